@@ -1,0 +1,126 @@
+package blobstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Lease is the right to add to a store, and the promise that what was found or
+// added under it stays until the lease ends: with Close, or with the process.
+// Its methods may be called from several goroutines.
+type Lease struct {
+	store *Store
+	file  *os.File // locked; lists the digests kept
+
+	mu   sync.Mutex
+	kept map[digest.Digest]bool
+}
+
+// Lease begins one. It also clears away the leases of processes that died.
+func (s *Store) Lease() (*Lease, error) {
+	s.dropDeadLeases()
+	id := strconv.Itoa(os.Getpid()) + "-" + randomHex(6)
+	f, err := locked(context.Background(), s.paths.lease(id), nil)
+	if err != nil {
+		return nil, fmt.Errorf("taking a lease on the store: %w", err)
+	}
+	return &Lease{store: s, file: f, kept: make(map[digest.Digest]bool)}, nil
+}
+
+// Close ends the lease.
+func (l *Lease) Close() error {
+	return errors.Join(os.Remove(l.file.Name()), l.file.Close())
+}
+
+// Has is as Store.Has, and keeps a blob that is there.
+func (l *Lease) Has(desc ocispec.Descriptor) (bool, error) {
+	// Kept before it is looked for: in the other order a sweep could come between.
+	if err := l.keep(desc.Digest); err != nil {
+		return false, err
+	}
+	return l.store.Has(desc)
+}
+
+// Put adds a small blob that is already in memory, such as a manifest, after
+// checking it against its descriptor. One that is there already is left.
+func (l *Lease) Put(ctx context.Context, desc ocispec.Descriptor, content []byte) error {
+	in, err := l.Ingest(ctx, desc, nil)
+	if errors.Is(err, ErrExists) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := in.WriteAt(content, 0); err != nil {
+		return errors.Join(fmt.Errorf("storing %s: %w", desc.Digest, err), in.Close())
+	}
+	return errors.Join(in.Commit(desc.Digest.Algorithm().FromBytes(content)), in.Close())
+}
+
+// keep writes a digest to the lease. It needs no sync: after a power cut no
+// process lives that could hold a lease.
+func (l *Lease) keep(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("keeping blob %q: %w", d, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.kept[d] {
+		return nil
+	}
+	if _, err := l.file.WriteString(d.String() + "\n"); err != nil {
+		return fmt.Errorf("writing the lease: %w", err)
+	}
+	l.kept[d] = true
+	return nil
+}
+
+// Leased lists the digests that living processes keep.
+func (s *Store) Leased() (map[digest.Digest]bool, error) {
+	s.dropDeadLeases()
+	files, err := filepath.Glob(s.paths.lease("*"))
+	if err != nil {
+		return nil, err
+	}
+	kept := make(map[digest.Digest]bool)
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it ended meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading a lease: %w", err)
+		}
+		for line := range bytes.Lines(raw) {
+			if d := digest.Digest(bytes.TrimSpace(line)); d.Validate() == nil {
+				kept[d] = true
+			}
+		}
+	}
+	return kept, nil
+}
+
+// dropDeadLeases removes leases that nobody holds. What can't be removed stays
+// for another time: it costs nothing but the space of what it keeps.
+func (s *Store) dropDeadLeases() {
+	files, _ := filepath.Glob(s.paths.lease("*"))
+	for _, path := range files {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		if won, err := tryLock(f); err == nil && won && sameFile(f, path) {
+			os.Remove(path)
+		}
+		f.Close()
+	}
+}

@@ -1,0 +1,63 @@
+package blobstore
+
+import (
+	"encoding/hex"
+	"net/url"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// paths is a store's folder. All of the store's names are made here:
+//
+//	oci-layout  index.json        of the OCI image layout; index.json is derived from roots/
+//	blobs/sha256/<hex>            whole and verified; appears by rename
+//	drayage.json                  marks the folder as a store, with its version
+//	lock                          held while roots/ and index.json change
+//	ingest/sha256-<hex>/data      what has arrived of a blob
+//	                    /lock     held by the process at work on it
+//	leases/<id>                   digests kept by a living process, which holds it locked
+//	roots/<escaped name>          a pulled image and the digests it needs
+type paths string
+
+func (p paths) join(elem ...string) string {
+	return filepath.Join(append([]string{string(p)}, elem...)...)
+}
+
+func (p paths) layout() string                  { return p.join(ocispec.ImageLayoutFile) }
+func (p paths) index() string                   { return p.join(ocispec.ImageIndexFile) }
+func (p paths) mark() string                    { return p.join("drayage.json") }
+func (p paths) lock() string                    { return p.join("lock") }
+func (p paths) ingests() string                 { return p.join("ingest") }
+func (p paths) leases() string                  { return p.join("leases") }
+func (p paths) roots() string                   { return p.join("roots") }
+func (p paths) blobs(a digest.Algorithm) string { return p.join(ocispec.ImageBlobsDir, a.String()) }
+func (p paths) blob(d digest.Digest) string {
+	return filepath.Join(p.blobs(d.Algorithm()), d.Encoded())
+}
+func (p paths) ingest(d digest.Digest) string {
+	return p.join("ingest", d.Algorithm().String()+"-"+d.Encoded())
+}
+func (p paths) ingestData(d digest.Digest) string { return filepath.Join(p.ingest(d), "data") }
+func (p paths) ingestLock(d digest.Digest) string { return filepath.Join(p.ingest(d), "lock") }
+func (p paths) lease(id string) string            { return filepath.Join(p.leases(), id) }
+
+// root is the file of a root. Names too long for a file are cut, and told
+// apart by their digest.
+func (p paths) root(name string) string {
+	const most = 200 // of the 255 bytes that file systems allow
+	escaped := url.QueryEscape(name)
+	if len(escaped) > most {
+		sum := digest.FromString(name).Encoded()
+		escaped = escaped[:most-len(sum)-1] + "-" + sum
+	}
+	return filepath.Join(p.roots(), escaped)
+}
+
+// randomHex is n random bytes as text, for names that must not collide.
+func randomHex(n int) string {
+	b := make([]byte, n)
+	fillRandom(b)
+	return hex.EncodeToString(b)
+}

@@ -1,0 +1,148 @@
+package blobstore
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// annotationImageName is containerd's annotation for an image's whole name,
+// which it and podman prefer over org.opencontainers.image.ref.name.
+const annotationImageName = "io.containerd.image.name"
+
+// Root is a pulled image: a name, what it stands for, and all that it needs.
+type Root struct {
+	Name   string             `json:"name"` // with registry, and tag or digest
+	Target ocispec.Descriptor `json:"target"`
+	Blobs  []digest.Digest    `json:"blobs"` // Target's and everything below, as far as it was pulled
+}
+
+// rootFile is a root as it lies on the disk.
+type rootFile struct {
+	Version int `json:"version"`
+	Root
+}
+
+const rootVersion = 1
+
+// Pin records images as pulled, all or those before a failure, and replaces
+// roots of the same names. The blobs should be in the store, under this lease.
+func (l *Lease) Pin(roots ...Root) error {
+	s := l.store
+	unlock, err := s.lock()
+	if err != nil {
+		return fmt.Errorf("pinning: %w", err)
+	}
+	defer unlock()
+	for _, r := range roots {
+		raw, err := json.Marshal(rootFile{Version: rootVersion, Root: r})
+		if err != nil {
+			return fmt.Errorf("pinning %s: %w", r.Name, err)
+		}
+		if old, err := os.ReadFile(s.paths.root(r.Name)); err == nil && string(old) == string(raw) {
+			continue
+		}
+		if err := replaceFile(s.paths.root(r.Name), raw); err != nil {
+			return fmt.Errorf("pinning %s: %w", r.Name, err)
+		}
+	}
+	if err := syncFolder(s.paths.roots()); err != nil { // once for all of them
+		return fmt.Errorf("pinning: %w", err)
+	}
+	if err := s.writeIndex(); err != nil {
+		return fmt.Errorf("writing the store's index.json: %w", err)
+	}
+	return nil
+}
+
+// Root finds an image by its whole name. The error wraps ErrNotFound when it
+// was never pulled, or its record is unreadable.
+func (s *Store) Root(name string) (Root, error) {
+	r, err := readRoot(s.paths.root(name))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && r.Name != name {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Root{}, fmt.Errorf("image %s: %w", name, err)
+	}
+	return r, nil
+}
+
+// Roots lists the pulled images by name. Records that can't be read are left
+// out.
+func (s *Store) Roots() ([]Root, error) {
+	files, err := os.ReadDir(s.paths.roots())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	var out []Root
+	for _, f := range files {
+		r, err := readRoot(filepath.Join(s.paths.roots(), f.Name()))
+		if err == nil && filepath.Base(s.paths.root(r.Name)) == f.Name() {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b Root) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// readRoot reads a root's file. One that is damaged is as if absent.
+func readRoot(path string) (Root, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Root{}, err
+	}
+	return decodeRoot(raw)
+}
+
+func decodeRoot(raw []byte) (Root, error) {
+	var f rootFile
+	if err := json.Unmarshal(raw, &f); err != nil || f.Version != rootVersion || f.Name == "" {
+		return Root{}, ErrNotFound
+	}
+	for _, d := range append(f.Blobs, f.Target.Digest) {
+		if d.Validate() != nil {
+			return Root{}, ErrNotFound
+		}
+	}
+	return f.Root, nil
+}
+
+// writeIndex derives index.json from the roots, as OCI tools read it. The
+// caller holds the store's lock.
+func (s *Store) writeIndex() error {
+	roots, err := s.Roots()
+	if err != nil {
+		return err
+	}
+	index := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: make([]ocispec.Descriptor, 0, len(roots)),
+	}
+	for _, r := range roots {
+		d := r.Target
+		d.Annotations = map[string]string{
+			annotationImageName:       r.Name,
+			ocispec.AnnotationRefName: r.Name,
+		}
+		index.Manifests = append(index.Manifests, d)
+	}
+	raw, err := json.Marshal(index)
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(s.paths.index()); err == nil && string(old) == string(raw) {
+		return nil
+	}
+	return writeFile(s.paths.index(), raw)
+}

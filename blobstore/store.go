@@ -1,0 +1,229 @@
+// Package blobstore keeps verified blobs in a folder that is a valid OCI image
+// layout, so that any OCI tool can read it.
+//
+// Reading is on Store; adding is possible only under a Lease, which protects
+// what was added and what was found from being swept away while it is needed.
+// Any number of processes may use one store at once: they agree by advisory
+// locks, which the kernel releases when a process dies.
+//
+// A file under blobs/ is complete and has the content of its name, at every
+// moment, kill -9 and power cuts included: its bytes are synced before it is
+// renamed into place, and the folder is synced after.
+package blobstore
+
+import (
+	_ "crypto/sha256" // the algorithms of blobs' digests
+	_ "crypto/sha512"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+var (
+	// ErrNotFound is wrapped when a blob or a root is not in the store.
+	ErrNotFound = errors.New("not in the store")
+	// ErrNotStore is wrapped when a folder is no store and can't become one.
+	ErrNotStore = errors.New("not a drayage store")
+)
+
+// SizeError says that a descriptor's size is not that of the verified blob of
+// its digest: whoever wrote the descriptor lied or was lied to.
+type SizeError struct {
+	Digest     digest.Digest
+	Want, Have int64 // bytes: what the descriptor says, what the blob has
+}
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("%s: its descriptor says %d bytes, and the blob has %d", e.Digest, e.Want, e.Have)
+}
+
+// Store is an open store. Its methods may be called from several goroutines.
+type Store struct {
+	paths  paths
+	folder *folderSync // of blobs/sha256, where nearly all blobs are
+}
+
+// Open opens the store in dir, and makes one there if dir is absent or empty.
+// A folder that holds anything else is refused with ErrNotStore.
+func Open(dir string) (*Store, error) {
+	s := newStore(dir)
+	if err := s.check(); err == nil {
+		return s, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("opening store %s: %w", dir, err)
+	}
+	if err := s.create(); err != nil {
+		return nil, fmt.Errorf("making store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// Peek opens the store in dir for reading and makes nothing: where there is no
+// store yet, it is empty. A folder that is no store is refused as by Open.
+func Peek(dir string) (*Store, error) {
+	s := newStore(dir)
+	if err := s.check(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("opening store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func newStore(dir string) *Store {
+	p := paths(dir)
+	return &Store{paths: p, folder: newFolderSync(p.blobs(digest.SHA256))}
+}
+
+// Dir is the folder that the store is in.
+func (s *Store) Dir() string { return string(s.paths) }
+
+// Stat is the size of a blob in bytes. The error wraps ErrNotFound when the
+// store doesn't have it.
+func (s *Store) Stat(d digest.Digest) (int64, error) {
+	if err := d.Validate(); err != nil {
+		return 0, fmt.Errorf("looking for blob %q: %w", d, err)
+	}
+	info, err := os.Stat(s.paths.blob(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("blob %s: %w", d, ErrNotFound)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking for blob: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("blob %s: %s is not a regular file", d, s.paths.blob(d))
+	}
+	return info.Size(), nil
+}
+
+// Has reports whether the store has the blob of a descriptor. Where it has one
+// of another size the error is a *SizeError.
+func (s *Store) Has(desc ocispec.Descriptor) (bool, error) {
+	size, err := s.Stat(desc.Digest)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if size != desc.Size {
+		return false, &SizeError{Digest: desc.Digest, Want: desc.Size, Have: size}
+	}
+	return true, nil
+}
+
+// Open opens a blob for reading; the caller closes it. The error wraps
+// ErrNotFound when the store doesn't have it.
+func (s *Store) Open(d digest.Digest) (*os.File, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("opening blob %q: %w", d, err)
+	}
+	f, err := os.Open(s.paths.blob(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("blob %s: %w", d, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening blob: %w", err)
+	}
+	return f, nil
+}
+
+// Read reads a whole blob of at most limit bytes, such as a manifest, and
+// checks it against its digest again: what is to be parsed should be what was
+// verified, whatever happened to the disk since.
+func (s *Store) Read(d digest.Digest, limit int64) ([]byte, error) {
+	f, err := s.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading blob: %w", err)
+	}
+	if int64(len(raw)) > limit {
+		return nil, fmt.Errorf("reading blob %s: larger than %d bytes", d, limit)
+	}
+	if got := d.Algorithm().FromBytes(raw); got != d {
+		return nil, fmt.Errorf("reading blob %s: damaged on disk, it now is %s", d, got)
+	}
+	return raw, nil
+}
+
+// mark is the file that tells a store from other folders, and its version.
+const (
+	mark     = `{"drayage":{"store":1}}` + "\n"
+	lostFile = "lost+found" // what an empty ext file system holds
+)
+
+// check reports whether the folder is a store. The error is fs.ErrNotExist
+// when it is none but may become one.
+func (s *Store) check() error {
+	got, err := os.ReadFile(s.paths.mark())
+	switch {
+	case err == nil && string(got) == mark:
+		return nil
+	case err == nil:
+		return fmt.Errorf("%w of this version: %s says %.60q; a newer drayage may have made it", ErrNotStore, s.paths.mark(), got)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	entries, err := os.ReadDir(s.Dir())
+	if err != nil {
+		return err // fs.ErrNotExist: to be made
+	}
+	// A store in the making has nothing but what create makes, the lock first.
+	// Its maker may be at work now, or have died.
+	foreign := ""
+	for _, e := range entries {
+		switch strings.TrimSuffix(e.Name(), besideSuffix) {
+		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.mark()),
+			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()):
+			foreign = e.Name()
+		case filepath.Base(s.paths.lock()), lostFile:
+		default:
+			return fmt.Errorf("%w: it has %q in it; name a folder that is empty or absent", ErrNotStore, e.Name())
+		}
+	}
+	if _, err := os.Stat(s.paths.lock()); foreign != "" && err != nil {
+		return fmt.Errorf("%w: it has %q, but drayage didn't make it; name a folder that is empty or absent", ErrNotStore, foreign)
+	}
+	return fs.ErrNotExist
+}
+
+// create makes the folders and files of an empty store. Any number of
+// processes may do so at once, and a later one finishes what a dead one began.
+func (s *Store) create() error {
+	if err := os.MkdirAll(s.Dir(), 0o755); err != nil {
+		return err
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if s.check() == nil {
+		return nil // another process was faster
+	}
+	for _, dir := range []string{s.paths.blobs(digest.SHA256), s.paths.ingests(), s.paths.roots(), s.paths.leases()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(s.paths.layout(), []byte(`{"imageLayoutVersion":"`+ocispec.ImageLayoutVersion+`"}`)); err != nil {
+		return err
+	}
+	if err := s.writeIndex(); err != nil {
+		return err
+	}
+	if err := syncFolder(filepath.Dir(s.paths.blobs(digest.SHA256))); err != nil {
+		return err
+	}
+	return writeFile(s.paths.mark(), []byte(mark)) // last: now it is a store
+}

@@ -1,0 +1,18 @@
+package blobstore
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// syncData waits until a file's bytes and size are on the disk; its times may
+// be lost.
+func syncData(f *os.File) error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}

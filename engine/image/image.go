@@ -1,0 +1,193 @@
+// Package image reads manifests and indexes, Docker's and OCI's: strictly,
+// within limits, and telling exactly what is wrong with a bad one.
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"mime"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// MaxSize is the largest manifest or index that is read, in bytes: the 4 MiB
+// that the distribution spec asks registries to accept, and clients not to
+// exceed.
+const MaxSize = 4 << 20
+
+// Docker's media types, by Image Manifest Version 2, Schema 1 and 2.
+const (
+	DockerManifest       = "application/vnd.docker.distribution.manifest.v2+json"
+	DockerList           = "application/vnd.docker.distribution.manifest.list.v2+json"
+	DockerConfig         = "application/vnd.docker.container.image.v1+json"
+	DockerSchema1        = "application/vnd.docker.distribution.manifest.v1+json"
+	DockerSchema1Signed  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	dockerReferenceType  = "vnd.docker.reference.type" // annotation of BuildKit's attestations
+	unknownPlatformField = "unknown"
+)
+
+// MediaTypes are the types of manifest that Decode understands, in the order
+// in which a registry should be asked for them.
+func MediaTypes() []string {
+	return []string{DockerList, DockerManifest, ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest}
+}
+
+// Errors that tell kinds of bad manifests apart.
+var (
+	// ErrInvalid is wrapped for bytes that are no manifest.
+	ErrInvalid = errors.New("not a valid manifest")
+	// ErrUnsupported is wrapped for manifests of a type that is not handled.
+	ErrUnsupported = errors.New("unsupported kind of manifest")
+)
+
+// Document is a manifest or an index, decoded, with its bytes as they came.
+type Document struct {
+	// Descriptor has the media type that the content has, whatever it was
+	// labelled, and the digest and size of Raw.
+	Descriptor ocispec.Descriptor
+	Raw        []byte
+
+	Index    *ocispec.Index    // set for an index or a Docker manifest list
+	Manifest *ocispec.Manifest // set for a manifest
+}
+
+// Decode reads a manifest or an index. The content's own mediaType field
+// decides what it is, then its fields, and only then contentType, the label
+// that the registry put on it (which may have parameters or be empty or
+// wrong). The errors wrap ErrInvalid or ErrUnsupported.
+func Decode(raw []byte, contentType string) (Document, error) {
+	if len(raw) > MaxSize {
+		return Document{}, fmt.Errorf("%w: larger than %d MiB", ErrInvalid, MaxSize>>20)
+	}
+	var look struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     string          `json:"mediaType"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Config        json.RawMessage `json:"config"`
+		Layers        json.RawMessage `json:"layers"`
+		FSLayers      json.RawMessage `json:"fsLayers"`
+	}
+	if err := json.Unmarshal(raw, &look); err != nil {
+		return Document{}, fmt.Errorf("%w: %s", ErrInvalid, notJSON(raw, err))
+	}
+	isIndex, isManifest := look.Manifests != nil, look.Config != nil || look.Layers != nil
+	if isIndex && isManifest {
+		// One document that readers take for two things: CVE-2021-41190.
+		return Document{}, fmt.Errorf("%w: it is a manifest and an index at once", ErrInvalid)
+	}
+	if look.FSLayers != nil || look.SchemaVersion == 1 {
+		return Document{}, fmt.Errorf("%w: a schema 1 manifest", ErrUnsupported)
+	}
+
+	doc := Document{Raw: raw}
+	doc.Descriptor = ocispec.Descriptor{
+		MediaType: mediaType(look.MediaType, contentType, isIndex, isManifest),
+		Digest:    digest.FromBytes(raw),
+		Size:      int64(len(raw)),
+	}
+	switch doc.Descriptor.MediaType {
+	case DockerList, ocispec.MediaTypeImageIndex:
+		doc.Index = new(ocispec.Index)
+		if err := json.Unmarshal(raw, doc.Index); err != nil {
+			return Document{}, fmt.Errorf("%w: %s", ErrInvalid, jsonError(err))
+		}
+		return doc, checkAll("manifest", doc.Index.Manifests)
+	case DockerManifest, ocispec.MediaTypeImageManifest:
+		if !isManifest {
+			return Document{}, fmt.Errorf("%w: it has neither config nor layers", ErrInvalid)
+		}
+		doc.Manifest = new(ocispec.Manifest)
+		if err := json.Unmarshal(raw, doc.Manifest); err != nil {
+			return Document{}, fmt.Errorf("%w: %s", ErrInvalid, jsonError(err))
+		}
+		if err := checkAll("config", []ocispec.Descriptor{doc.Manifest.Config}); err != nil {
+			return Document{}, err
+		}
+		return doc, checkAll("layer", doc.Manifest.Layers)
+	case "":
+		return Document{}, fmt.Errorf("%w: it has neither manifests nor layers", ErrInvalid)
+	default:
+		return Document{}, fmt.Errorf("%w: media type %q", ErrUnsupported, printable(doc.Descriptor.MediaType))
+	}
+}
+
+// mediaType settles what a document is, by its own word, its fields, its label.
+func mediaType(own, label string, isIndex, isManifest bool) string {
+	if own != "" {
+		return own
+	}
+	label, _, _ = mime.ParseMediaType(label) // "" when it does not parse
+	for _, known := range MediaTypes() {
+		if label == known && isIndex == (known == DockerList || known == ocispec.MediaTypeImageIndex) {
+			return label
+		}
+	}
+	switch {
+	case isIndex:
+		return ocispec.MediaTypeImageIndex
+	case isManifest:
+		return ocispec.MediaTypeImageManifest
+	}
+	return ""
+}
+
+// checkAll refuses descriptors that could not be fetched or kept safely.
+func checkAll(what string, descs []ocispec.Descriptor) error {
+	var total int64
+	for i, d := range descs {
+		if err := d.Digest.Validate(); err != nil {
+			return fmt.Errorf("%w: %s %d has digest %q", ErrInvalid, what, i, printable(d.Digest.String()))
+		}
+		if d.Size < 0 || d.Size > math.MaxInt64-total {
+			return fmt.Errorf("%w: %s %d has size %d", ErrInvalid, what, i, d.Size)
+		}
+		total += d.Size
+	}
+	return nil
+}
+
+// notJSON says in a few words what came instead of JSON. Login pages and
+// firewalls answer in HTML, so their title is worth showing.
+func notJSON(raw []byte, err error) string {
+	text := strings.TrimSpace(string(raw[:min(len(raw), 4096)]))
+	if strings.HasPrefix(text, "<") {
+		if _, rest, ok := strings.Cut(text, "<title>"); ok {
+			if title, _, ok := strings.Cut(rest, "<"); ok {
+				return fmt.Sprintf("a web page came instead, titled %q", printable(strings.TrimSpace(title)))
+			}
+		}
+		return "a web page came instead"
+	}
+	return jsonError(err)
+}
+
+// jsonError is a decoding error in a few words, without the names of our types.
+func jsonError(err error) string {
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		if wrong.Field == "" {
+			return "it is a JSON " + wrong.Value + ", not an object"
+		}
+		return fmt.Sprintf("its field %s is a %s", printable(wrong.Field), printable(wrong.Value))
+	}
+	return err.Error()
+}
+
+// printable cuts a foreign string down to what fits an error message.
+func printable(s string) string {
+	const most = 80
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+// IsImage reports whether a manifest is of a container image, by its config's
+// media type, and not of another kind of artifact.
+func IsImage(m *ocispec.Manifest) bool {
+	return m.Config.MediaType == DockerConfig || m.Config.MediaType == ocispec.MediaTypeImageConfig
+}

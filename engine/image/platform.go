@@ -1,0 +1,139 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Platform says for what machine an image is wanted.
+type Platform struct {
+	spec ocispec.Platform
+	// Explicit is set when a person named the platform: then an image for
+	// another is refused, where the default takes it with a warning.
+	Explicit bool
+}
+
+// DefaultPlatform is Linux on this machine's architecture, since images for
+// Linux are what other systems run as well.
+func DefaultPlatform() Platform {
+	return Platform{spec: platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH})}
+}
+
+// ParsePlatform reads OS/ARCH[/VARIANT], with the aliases that uname and
+// others use, such as x86_64 and aarch64. A lone ARCH means linux.
+func ParsePlatform(s string) (Platform, error) {
+	if !strings.Contains(s, "/") {
+		s = "linux/" + s
+	}
+	if strings.ContainsAny(s, "*") {
+		return Platform{}, fmt.Errorf("platform %q: name one OS/ARCH[/VARIANT]", s)
+	}
+	p, err := platforms.Parse(s)
+	if err != nil {
+		return Platform{}, fmt.Errorf("platform %q: want OS/ARCH[/VARIANT], such as linux/arm64", s)
+	}
+	return Platform{spec: platforms.Normalize(p), Explicit: true}, nil
+}
+
+// String is the platform as OS/ARCH[/VARIANT].
+func (p Platform) String() string { return platforms.Format(p.spec) }
+
+// Matches reports whether an image for q runs where p is wanted: the same
+// system and architecture, and the same variant or an older one.
+func (p Platform) Matches(q ocispec.Platform) bool {
+	q = platforms.Normalize(q)
+	// The comparer also takes related architectures (386 where amd64 is
+	// wanted, arm for arm64), which is a surprise to whoever named one.
+	return q.Architecture == p.spec.Architecture && platforms.Only(p.spec).Match(q)
+}
+
+// NoPlatformError says that an index has no image for the platform wanted.
+type NoPlatformError struct {
+	Want string
+	Have []string // what there is, as OS/ARCH[/VARIANT]
+}
+
+func (e *NoPlatformError) Error() string {
+	if len(e.Have) == 0 {
+		return fmt.Sprintf("no image for platform %s: the index has no images", e.Want)
+	}
+	return fmt.Sprintf("no image for platform %s: there is %s", e.Want, strings.Join(e.Have, ", "))
+}
+
+// Choose orders an index's children by how well they serve p: matching
+// manifests, best variant first; then nested indexes, which may hold one; then
+// a sole manifest that tells no platform. Children that can't serve are left
+// out, and attestations always are.
+func Choose(ix *ocispec.Index, p Platform) []ocispec.Descriptor {
+	order := platforms.Only(p.spec)
+	var exact, nested, untold []ocispec.Descriptor
+	for _, d := range Children(ix) {
+		fits := d.Platform != nil && p.Matches(*d.Platform)
+		switch {
+		case isIndexType(d.MediaType):
+			if fits || d.Platform == nil {
+				nested = append(nested, d)
+			}
+		case fits:
+			exact = append(exact, d)
+		case d.Platform == nil:
+			untold = append(untold, d)
+		}
+	}
+	slices.SortStableFunc(exact, func(a, b ocispec.Descriptor) int {
+		x, y := platforms.Normalize(*a.Platform), platforms.Normalize(*b.Platform)
+		switch {
+		case order.Less(x, y):
+			return -1
+		case order.Less(y, x):
+			return 1
+		}
+		return 0
+	})
+	out := append(exact, nested...)
+	if len(out) == 0 && len(untold) == 1 {
+		return untold
+	}
+	return out
+}
+
+// Children are an index's manifests less the attestations that BuildKit puts
+// beside each image.
+func Children(ix *ocispec.Index) []ocispec.Descriptor {
+	return slices.DeleteFunc(slices.Clone(ix.Manifests), func(d ocispec.Descriptor) bool {
+		return d.Annotations[dockerReferenceType] != "" ||
+			d.Platform != nil && d.Platform.OS == unknownPlatformField && d.Platform.Architecture == unknownPlatformField
+	})
+}
+
+// Platforms lists what an index has, sorted, each once.
+func Platforms(ix *ocispec.Index) []string {
+	var out []string
+	for _, d := range Children(ix) {
+		if d.Platform != nil {
+			out = append(out, printable(platforms.Format(*d.Platform)))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// ConfigPlatform reads the platform that an image's config tells. It is the
+// zero Platform when the config tells none.
+func ConfigPlatform(config []byte) (ocispec.Platform, error) {
+	var p ocispec.Platform
+	if err := json.Unmarshal(config, &p); err != nil {
+		return ocispec.Platform{}, fmt.Errorf("reading the image's config: %w", err)
+	}
+	return p, nil
+}
+
+func isIndexType(mediaType string) bool {
+	return mediaType == DockerList || mediaType == ocispec.MediaTypeImageIndex
+}

@@ -1,0 +1,120 @@
+// Package retry says whether a failed request is worth another try, and when.
+//
+// It is the one place that decides so; it knows HTTP and sockets and nothing
+// of images.
+package retry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Status reports whether a response of this status may turn out better when
+// asked for again: 408, 425, 429 and the 5xx that tell of a passing state.
+func Status(code int) bool {
+	switch code {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
+		http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// Error reports whether an error of a connection may be gone at the next try.
+// Cancellation is not, nor a certificate that does not verify, nor a host name
+// that does not exist; resets, timeouts, early ends and refusals are.
+func Error(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	var (
+		verify   *tls.CertificateVerificationError
+		unknown  x509.UnknownAuthorityError
+		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		dns      *net.DNSError
+	)
+	switch {
+	case errors.As(err, &verify), errors.As(err, &unknown), errors.As(err, &hostname), errors.As(err, &invalid):
+		return false
+	case errors.As(err, &dns):
+		return !dns.IsNotFound || dns.IsTemporary
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return false
+	}
+	return true
+}
+
+// Backoff is how long to wait between tries: it doubles from Min to Max, and
+// half of each wait is drawn at random so that many clients don't come back
+// together. The zero value waits 500 ms to 30 s.
+type Backoff struct {
+	Min time.Duration // before the second try; 0 means 500 ms
+	Max time.Duration // never longer than this; 0 means 30 s
+}
+
+// Delay is the wait after the given number of failed tries in a row, which
+// counts from 1.
+func (b Backoff) Delay(failed int) time.Duration {
+	low, high := b.Min, b.Max
+	if low <= 0 {
+		low = 500 * time.Millisecond
+	}
+	if high <= 0 {
+		high = 30 * time.Second
+	}
+	d := low
+	for i := 1; i < failed && d < high; i++ {
+		d *= 2
+	}
+	d = min(d, high)
+	return d/2 + rand.N(d/2+1)
+}
+
+// After reads a Retry-After header: seconds or a date (RFC 9110, section
+// 10.2.3), and the durations such as 1.16ms that some registries send. The
+// wait is at least one second, since some send zero or less and mean "later".
+func After(header string, now time.Time) (time.Duration, bool) {
+	header = strings.TrimSpace(header)
+	if header == "" {
+		return 0, false
+	}
+	var d time.Duration
+	if secs, err := strconv.ParseFloat(header, 64); err == nil {
+		// Also refuses NaN and what would overflow a Duration.
+		if !(secs >= 0 && secs < 1e9) {
+			return 0, false
+		}
+		d = time.Duration(secs * float64(time.Second))
+	} else if at, err := http.ParseTime(header); err == nil {
+		d = at.Sub(now)
+	} else if dur, err := time.ParseDuration(header); err == nil && dur >= 0 {
+		d = dur
+	} else {
+		return 0, false
+	}
+	return max(d, time.Second), true
+}
+
+// Sleep waits for d or until ctx is done, whichever comes first, and returns
+// ctx's error in the second case.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

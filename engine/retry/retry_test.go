@@ -1,0 +1,111 @@
+package retry_test
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"drayage/engine/retry"
+)
+
+func TestStatusRetriesOnlyPassingStates(t *testing.T) {
+	for code, want := range map[int]bool{
+		200: false, 206: false, 301: false, 400: false, 401: false, 403: false, 404: false, 410: false, 416: false,
+		408: true, 425: true, 429: true, 500: true, 501: false, 502: true, 503: true, 504: true,
+	} {
+		if got := retry.Status(code); got != want {
+			t.Errorf("Status(%d) = %v, want %v", code, got, want)
+		}
+	}
+}
+
+func TestErrorTellsPassingFromLasting(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{context.Canceled, false},
+		{fmt.Errorf("get: %w", syscall.ECONNRESET), true},
+		{syscall.ECONNREFUSED, true},
+		{io.ErrUnexpectedEOF, true},
+		{&net.DNSError{IsNotFound: true}, false},
+		{&net.DNSError{IsTimeout: true}, true},
+		{&net.DNSError{IsNotFound: true, IsTemporary: true}, true},
+		{fmt.Errorf("get: %w", x509.UnknownAuthorityError{}), false},
+		{x509.HostnameError{}, false},
+		{syscall.ENOSPC, false},
+	} {
+		if got := retry.Error(c.err); got != c.want {
+			t.Errorf("Error(%v) = %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+func TestBackoffGrowsToItsLimit(t *testing.T) {
+	b := retry.Backoff{Min: 100 * time.Millisecond, Max: time.Second}
+	for failed, limit := range map[int]time.Duration{
+		1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 3: 400 * time.Millisecond, 4: 800 * time.Millisecond,
+		5: time.Second, 60: time.Second, 1000: time.Second,
+	} {
+		for range 50 {
+			if d := b.Delay(failed); d < limit/2 || d > limit {
+				t.Fatalf("Delay(%d) = %v, want between %v and %v", failed, d, limit/2, limit)
+			}
+		}
+	}
+}
+
+func TestAfterReadsEveryFormSeen(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for in, want := range map[string]time.Duration{
+		"1": time.Second, "60": time.Minute, " 7 ": 7 * time.Second, "0": time.Second, "1.5": 1500 * time.Millisecond,
+		"1.16ms":                        time.Second, // G36
+		"2m":                            2 * time.Minute,
+		"Fri, 02 Jan 2026 03:05:05 GMT": time.Minute,
+		"Fri, 02 Jan 2026 03:00:00 GMT": time.Second, // in the past
+	} {
+		if got, ok := retry.After(in, now); !ok || got != want {
+			t.Errorf("After(%q) = %v, %v; want %v", in, got, ok, want)
+		}
+	}
+	for _, in := range []string{"", "soon", "-1", "NaN", "Inf", "1e300", "-5s"} {
+		if got, ok := retry.After(in, now); ok {
+			t.Errorf("After(%q) = %v, want none", in, got)
+		}
+	}
+}
+
+func TestSleepEndsWithTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := errors.New("enough")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(cause) })
+		start := time.Now()
+		if err := retry.Sleep(ctx, time.Hour); !errors.Is(err, cause) {
+			t.Errorf("Sleep = %v, want %v", err, cause)
+		}
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("Sleep took %v, want 1s", took)
+		}
+	})
+}
+
+func FuzzAfter(f *testing.F) {
+	for _, s := range []string{"1", "1.16ms", "Fri, 02 Jan 2026 03:05:05 GMT", "9999999999999999999"} {
+		f.Add(s)
+	}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, s string) {
+		if d, ok := retry.After(s, now); ok && d < time.Second {
+			t.Errorf("After(%q) = %v, less than a second", s, d)
+		}
+	})
+}
