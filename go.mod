@@ -6,13 +6,16 @@ require (
 	github.com/containerd/platforms v0.2.1
 	github.com/distribution/reference v0.6.0
 	github.com/google/go-cmp v0.7.0
+	github.com/hashicorp/go-retryablehttp v0.7.8
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
 	golang.org/x/sync v0.24.0
-	golang.org/x/sys v0.10.0
+	golang.org/x/sys v0.20.0
+	oras.land/oras-go/v2 v2.7.0
 )
 
 require (
 	github.com/containerd/log v0.1.0 // indirect
+	github.com/hashicorp/go-cleanhttp v0.5.2 // indirect
 	github.com/sirupsen/logrus v1.9.3 // indirect
 )

@@ -4,12 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
+
+	"drayage/blobstore/durable"
 )
 
 func fillRandom(b []byte) { rand.Read(b) } // never fails, by its contract
@@ -23,7 +22,7 @@ func writeFile(path string, data []byte) error {
 	if err := replaceFile(path, data); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(path))
+	return durable.SyncFolder(filepath.Dir(path))
 }
 
 // replaceFile replaces a small file: written beside, synced, renamed. The
@@ -45,14 +44,6 @@ func replaceFile(path string, data []byte) (err error) {
 		return err
 	}
 	return os.Rename(beside, path)
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // folderSync syncs one folder for many callers: a sync that begins after a
@@ -87,7 +78,7 @@ func (f *folderSync) sync() error {
 		}
 		f.begun++
 		f.mu.Unlock()
-		err := syncFolder(f.path)
+		err := durable.SyncFolder(f.path)
 		f.mu.Lock()
 		f.done, f.err = f.begun, err
 		f.changed.Broadcast()
@@ -95,61 +86,9 @@ func (f *folderSync) sync() error {
 	return f.err
 }
 
-// locked opens path, making it, and locks it for this process alone. Where
-// another holds it, waiting is called once and locked tries again until ctx is
-// done. The lock ends with the file's Close or the process.
-//
-// The file may be removed by its holder. So after a lock was won it must still
-// be the file under that name: otherwise two could hold "the" lock.
-func locked(ctx context.Context, path string, waiting func()) (*os.File, error) {
-	const between = 50 * time.Millisecond
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-		if errors.Is(err, fs.ErrNotExist) { // its folder was removed by a holder that is done
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		won, err := tryLock(f)
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("locking %s: %w", path, err)
-		}
-		if won && sameFile(f, path) {
-			return f, nil
-		}
-		f.Close()
-		if won {
-			continue // it was removed meanwhile: another try, at once
-		}
-		if waiting != nil {
-			waiting()
-			waiting = nil
-		}
-		select {
-		case <-time.After(between):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-func sameFile(f *os.File, path string) bool {
-	a, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	b, err := os.Stat(path)
-	return err == nil && os.SameFile(a, b)
-}
-
 // lock takes the store's lock, which is held for moments only.
 func (s *Store) lock() (unlock func(), err error) {
-	f, err := locked(context.Background(), s.paths.lock(), nil)
+	f, err := durable.Lock(context.Background(), s.paths.lock(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 
+	"drayage/blobstore/durable"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -49,7 +51,7 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 	if err := os.MkdirAll(s.paths.ingest(desc.Digest), 0o755); err != nil {
 		return nil, fmt.Errorf("making room for a blob: %w", err)
 	}
-	lock, err := locked(ctx, s.paths.ingestLock(desc.Digest), waiting)
+	lock, err := durable.Lock(ctx, s.paths.ingestLock(desc.Digest), waiting)
 	if err != nil {
 		return nil, fmt.Errorf("waiting for %s: %w", desc.Digest, err)
 	}
@@ -85,7 +87,7 @@ func (in *Ingest) Commit(got digest.Digest) error {
 	if got != in.desc.Digest || info.Size() != in.desc.Size {
 		return &MismatchError{Want: in.desc.Digest, Got: got, WantSize: in.desc.Size, GotSize: info.Size()}
 	}
-	if err := syncData(in.data); err != nil {
+	if err := durable.SyncData(in.data); err != nil {
 		return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
 	}
 	if err := in.publish(); err != nil {
@@ -110,7 +112,7 @@ func (in *Ingest) publish() error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
-	return errors.Join(syncFolder(folder), syncFolder(s.paths.join(ocispec.ImageBlobsDir)))
+	return errors.Join(durable.SyncFolder(folder), durable.SyncFolder(s.paths.join(ocispec.ImageBlobsDir)))
 }
 
 // Close ends the ingest and lets others have it. What was not committed is

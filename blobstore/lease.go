@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 
+	"drayage/blobstore/durable"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -29,7 +31,7 @@ type Lease struct {
 func (s *Store) Lease() (*Lease, error) {
 	s.dropDeadLeases()
 	id := strconv.Itoa(os.Getpid()) + "-" + randomHex(6)
-	f, err := locked(context.Background(), s.paths.lease(id), nil)
+	f, err := durable.Lock(context.Background(), s.paths.lease(id), nil)
 	if err != nil {
 		return nil, fmt.Errorf("taking a lease on the store: %w", err)
 	}
@@ -118,7 +120,7 @@ func (s *Store) dropDeadLeases() {
 		if err != nil {
 			continue
 		}
-		if won, err := tryLock(f); err == nil && won && sameFile(f, path) {
+		if won, err := durable.TryLock(f); err == nil && won && durable.StillNamed(f, path) {
 			os.Remove(path)
 		}
 		f.Close()

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"drayage/blobstore/durable"
+
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -55,7 +57,7 @@ func (l *Lease) Pin(roots ...Root) error {
 			return fmt.Errorf("pinning %s: %w", r.Name, err)
 		}
 	}
-	if err := syncFolder(s.paths.roots()); err != nil { // once for all of them
+	if err := durable.SyncFolder(s.paths.roots()); err != nil { // once for all of them
 		return fmt.Errorf("pinning: %w", err)
 	}
 	if err := s.writeIndex(); err != nil {

@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"drayage/blobstore/durable"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -222,7 +224,7 @@ func (s *Store) create() error {
 	if err := s.writeIndex(); err != nil {
 		return err
 	}
-	if err := syncFolder(filepath.Dir(s.paths.blobs(digest.SHA256))); err != nil {
+	if err := durable.SyncFolder(filepath.Dir(s.paths.blobs(digest.SHA256))); err != nil {
 		return err
 	}
 	return writeFile(s.paths.mark(), []byte(mark)) // last: now it is a store

@@ -81,6 +81,61 @@ func (b Backoff) Delay(failed int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
+// Policy bounds how often and how long something is tried. The zero value
+// gives what its fields' comments say.
+type Policy struct {
+	Backoff  Backoff
+	Tries    int           // of what fails in the same way each time; 0 means 5
+	Patience time.Duration // with a host that answered before, and with waits that a host asks for; 0 means 2 minutes
+}
+
+// Failure is what is known of something that failed.
+type Failure struct {
+	Tries      int           // so far, all of which failed
+	Since      time.Duration // since the first of them began
+	Err        error         // of the connection, or nil when there was an answer
+	Status     int           // of the answer
+	Throttled  bool          // the answer says, by its status or its body, that it is too many requests
+	RetryAfter string        // the answer's header
+	Reached    bool          // the host has answered something before
+}
+
+// Next says whether to try again, and after what wait.
+//
+// A host that asks to be left alone for a while gets that while, as long as
+// patience lasts. A host that can't be reached, but could before, is tried
+// until patience ends: that is what a bad link looks like. What else fails is
+// tried a few times.
+func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) {
+	tries, patience := p.Tries, p.Patience
+	if tries <= 0 {
+		tries = 5
+	}
+	if patience <= 0 {
+		patience = 2 * time.Minute
+	}
+	wait = p.Backoff.Delay(f.Tries)
+	if f.Err != nil {
+		if !Error(f.Err) {
+			return 0, false
+		}
+		if f.Reached {
+			return wait, f.Since+wait <= patience
+		}
+		return wait, f.Tries < tries
+	}
+	if !f.Throttled && !Status(f.Status) {
+		return 0, false
+	}
+	if told, ok := After(f.RetryAfter, now); ok {
+		return told, f.Since+told <= patience
+	}
+	if f.Throttled {
+		wait = max(wait, time.Second)
+	}
+	return wait, f.Tries < tries && f.Since+wait <= patience
+}
+
 // After reads a Retry-After header: seconds or a date (RFC 9110, section
 // 10.2.3), and the durations such as 1.16ms that some registries send. The
 // wait is at least one second, since some send zero or less and mean "later".

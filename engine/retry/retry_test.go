@@ -63,6 +63,35 @@ func TestBackoffGrowsToItsLimit(t *testing.T) {
 	}
 }
 
+func TestPolicy(t *testing.T) {
+	p := retry.Policy{Tries: 3, Patience: time.Minute, Backoff: retry.Backoff{Min: time.Second, Max: time.Second}}
+	now := time.Now()
+	for _, c := range []struct {
+		name  string
+		f     retry.Failure
+		again bool
+		least time.Duration
+	}{
+		{"a host never reached, at first", retry.Failure{Tries: 2, Err: syscall.ECONNREFUSED}, true, 0},
+		{"a host never reached, at last", retry.Failure{Tries: 3, Err: syscall.ECONNREFUSED}, false, 0},
+		{"a host that was there", retry.Failure{Tries: 30, Since: 50 * time.Second, Err: syscall.ECONNREFUSED, Reached: true}, true, 0},
+		{"a host that was there, out of patience", retry.Failure{Tries: 30, Since: 61 * time.Second, Err: syscall.ECONNREFUSED, Reached: true}, false, 0},
+		{"a certificate", retry.Failure{Tries: 1, Err: x509.UnknownAuthorityError{}, Reached: true}, false, 0},
+		{"404", retry.Failure{Tries: 1, Status: 404}, false, 0},
+		{"500", retry.Failure{Tries: 1, Status: 500}, true, 0},
+		{"500 again and again", retry.Failure{Tries: 3, Status: 500}, false, 0},
+		{"503 with a time", retry.Failure{Tries: 9, Status: 503, RetryAfter: "7"}, true, 7 * time.Second},
+		{"429 with too long a time", retry.Failure{Tries: 1, Status: 429, Throttled: true, RetryAfter: "3600"}, false, 0},
+		{"429 without a time", retry.Failure{Tries: 1, Status: 429, Throttled: true}, true, time.Second},
+		{"403 that means 429", retry.Failure{Tries: 1, Status: 403, Throttled: true}, true, time.Second},
+	} {
+		wait, again := p.Next(c.f, now)
+		if again != c.again || again && wait < c.least {
+			t.Errorf("%s: again %v after %v; want %v after at least %v", c.name, again, wait, c.again, c.least)
+		}
+	}
+}
+
 func TestAfterReadsEveryFormSeen(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for in, want := range map[string]time.Duration{

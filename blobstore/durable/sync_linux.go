@@ -1,4 +1,4 @@
-package blobstore
+package durable
 
 import (
 	"os"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncData waits until a file's bytes and size are on the disk; its times may
+// SyncData waits until a file's bytes and size are on the disk; its times may
 // be lost.
-func syncData(f *os.File) error {
+func SyncData(f *os.File) error {
 	for {
 		err := unix.Fdatasync(int(f.Fd()))
 		if err != unix.EINTR {

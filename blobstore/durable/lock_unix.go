@@ -1,6 +1,6 @@
 //go:build unix
 
-package blobstore
+package durable
 
 import (
 	"errors"
@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryLock takes an advisory lock on an open file, unless another holds it.
-func tryLock(f *os.File) (bool, error) {
+// TryLock takes an advisory lock on an open file, unless another holds it.
+func TryLock(f *os.File) (bool, error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {

@@ -1,0 +1,76 @@
+// Package durable has the few moves with files that surviving a crash takes:
+// locks that die with their process, and syncs of files and folders.
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// SyncFolder waits until the names in a folder are on the disk.
+func SyncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Lock opens path, making it, and locks it for this process alone. Where
+// another holds it, waiting (if not nil) is called once and Lock tries again until ctx is
+// done. The lock ends with the file's Close or the process.
+//
+// The file may be removed by its holder. So after a lock was won it must still
+// be the file under that name: otherwise two could hold "the" lock.
+func Lock(ctx context.Context, path string, waiting func()) (*os.File, error) {
+	const between = 50 * time.Millisecond
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		if errors.Is(err, fs.ErrNotExist) { // its folder was removed by a holder that is done
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		won, err := TryLock(f)
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		if won && StillNamed(f, path) {
+			return f, nil
+		}
+		f.Close()
+		if won {
+			continue // it was removed meanwhile: another try, at once
+		}
+		if waiting != nil {
+			waiting()
+			waiting = nil
+		}
+		select {
+		case <-time.After(between):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// StillNamed reports whether path still names an open file, which it doesn't
+// once the file was removed or replaced.
+func StillNamed(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(path)
+	return err == nil && os.SameFile(a, b)
+}

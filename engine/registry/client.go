@@ -1,0 +1,382 @@
+// Package registry speaks to container registries, by the OCI distribution
+// spec and Docker's: manifests and ranges of blobs, with authentication,
+// redirects, limits and errors understood.
+//
+// What registries do beyond the specification, and the rule followed here, has
+// a number from G1 on; tests name them.
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"drayage/engine/event"
+	"drayage/engine/reference"
+	"drayage/engine/retry"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+)
+
+// Options say how a Client speaks. The zero value is anonymous and careful.
+type Options struct {
+	// Credentials are asked for when a registry wants some; nil means none.
+	Credentials *Credentials
+	// PlainHTTP reaches registries without TLS, except Docker Hub. Those on
+	// the loopback interface are reached so in any case, if they speak it.
+	PlainHTTP bool
+	// TLS is used for every connection; nil means the system's authorities.
+	TLS *tls.Config
+	// PerHost bounds connections to one host; 0 means 8.
+	PerHost int
+	// UserAgent is sent with every request.
+	UserAgent string
+	// Retry bounds the tries to establish a request.
+	Retry retry.Policy
+	// Stall is how long a body may be silent; 0 means 15 seconds.
+	Stall time.Duration
+	// FirstByte is how long an answer may take to begin; 0 means 2 minutes,
+	// since some caches answer only when they have the whole blob (G54).
+	FirstByte time.Duration
+	// Observer is told of warnings, retries and requests; nil means nobody.
+	Observer event.Observer
+	// TraceHeaders adds headers to the Requested events, less their secrets.
+	TraceHeaders bool
+}
+
+// Client speaks to any number of registries. Its methods may be called from
+// several goroutines.
+type Client struct {
+	opts Options
+	base *http.Transport
+	http *http.Client
+
+	mu    sync.Mutex
+	hosts map[string]*host
+}
+
+// host is what is known of one registry.
+type host struct {
+	name      string // with port, as in URLs
+	stored    *auth.Client
+	anonymous *auth.Client
+
+	mu        sync.Mutex
+	scheme    string // "http" or "https"; "" while that isn't known
+	usedCreds bool   // credentials were found for it
+	goneAnon  bool   // stored credentials were refused, and it works without
+}
+
+// New makes a Client. Close it when done.
+func New(opts Options) *Client {
+	if opts.PerHost <= 0 {
+		opts.PerHost = 8
+	}
+	if opts.Stall <= 0 {
+		opts.Stall = 15 * time.Second
+	}
+	if opts.FirstByte <= 0 {
+		opts.FirstByte = 2 * time.Minute
+	}
+	if opts.Observer == nil {
+		opts.Observer = event.Observers{}
+	}
+	c := &Client{opts: opts, hosts: make(map[string]*host)}
+	// HTTP/1.1 only: the streams of an HTTP/2 connection share one congestion
+	// window, and some registries break HTTP/2 under load (G40, G41).
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	c.base = &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       opts.TLS,
+		TLSHandshakeTimeout:   15 * time.Second,
+		ResponseHeaderTimeout: opts.FirstByte,
+		MaxIdleConnsPerHost:   opts.PerHost,
+		MaxConnsPerHost:       opts.PerHost,
+		IdleConnTimeout:       90 * time.Second,
+		DisableCompression:    true,
+		Protocols:             &protocols,
+	}
+	c.http = &http.Client{Transport: newRetrying(c.base, opts), CheckRedirect: checkRedirect}
+	return c
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.base.CloseIdleConnections() }
+
+func (c *Client) host(ref reference.Image) *host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := ref.Host()
+	h := c.hosts[name]
+	if h != nil {
+		return h
+	}
+	h = &host{name: name, scheme: "https"}
+	local := isLoopback(name)
+	switch {
+	case local:
+		h.scheme = "" // found out by the first request
+	case c.opts.PlainHTTP && ref.Registry() != "docker.io":
+		h.scheme = ""
+	}
+	newAuth := func(credential auth.CredentialFunc) *auth.Client {
+		client := &auth.Client{
+			Client:     c.http,
+			Header:     http.Header{"User-Agent": {c.opts.UserAgent}},
+			Credential: credential,
+			Cache:      auth.NewCache(),
+			ClientID:   "drayage",
+		}
+		if local {
+			client.BlockedRealmPrefixes = []netip.Prefix{} // its token server may be on this machine too
+		}
+		return client
+	}
+	h.anonymous = newAuth(nil)
+	h.stored = newAuth(func(ctx context.Context, _ string) (auth.Credential, error) {
+		cred, err := c.opts.Credentials.get(ctx, ref.Registry())
+		if err == nil && cred != auth.EmptyCredential {
+			h.mu.Lock()
+			h.usedCreds = true
+			h.mu.Unlock()
+		}
+		return cred, err
+	})
+	c.hosts[name] = h
+	return h
+}
+
+// isLoopback reports whether a registry is on this machine: localhost,
+// 127.0.0.0/8 or ::1, as Docker has it.
+func isLoopback(hostport string) bool {
+	name := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		name = h
+	}
+	name = strings.Trim(name, "[]")
+	if name == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.IsLoopback()
+}
+
+// send sends a request below /v2/ of a reference's repository and returns the
+// response, whose body is watched for silence and whose errors are of this
+// package. want are the statuses that count as success.
+func (c *Client) send(ctx context.Context, method string, ref reference.Image, path string, header http.Header, want ...int) (*http.Response, error) {
+	h := c.host(ref)
+	ctx = auth.AppendScopesForHost(ctx, h.name, auth.ScopeRepository(ref.Repository(), auth.ActionPull))
+	ctx, cancel := context.WithCancelCause(ctx)
+	resp, err := c.authorized(ctx, h, method, "/v2/"+ref.Repository()+path, header)
+	if err != nil {
+		cancel(err)
+		return nil, err
+	}
+	for _, status := range want {
+		if resp.StatusCode == status {
+			resp.Body = watch(resp.Body, c.opts.Stall, cancel)
+			return resp, nil
+		}
+	}
+	defer cancel(nil)
+	return nil, responseError(resp, h.name, quotaUntil(resp))
+}
+
+func quotaUntil(resp *http.Response) time.Time {
+	if wait, ok := retry.After(resp.Header.Get("Retry-After"), time.Now()); ok {
+		return time.Now().Add(wait)
+	}
+	return time.Time{}
+}
+
+// authorized sends a request with what authorization it takes. Stored
+// credentials that are refused are left out once: a stale login should not
+// stand in the way of a public image (G32).
+func (c *Client) authorized(ctx context.Context, h *host, method, path string, header http.Header) (*http.Response, error) {
+	h.mu.Lock()
+	client := h.stored
+	if h.goneAnon || c.opts.Credentials == nil {
+		client = h.anonymous
+	}
+	h.mu.Unlock()
+	resp, err := c.over(ctx, h, client, method, path, header)
+
+	h.mu.Lock()
+	tryAnonymous := client == h.stored && h.usedCreds && c.opts.Credentials.Stored() && refused(resp, err)
+	h.mu.Unlock()
+	if !tryAnonymous {
+		return resp, err
+	}
+	again, errAgain := c.over(ctx, h, h.anonymous, method, path, header)
+	if errAgain != nil || refused(again, nil) {
+		if again != nil {
+			again.Body.Close()
+		}
+		return resp, err
+	}
+	if resp != nil {
+		resp.Body.Close()
+	}
+	h.mu.Lock()
+	first := !h.goneAnon
+	h.goneAnon = true
+	h.mu.Unlock()
+	if first {
+		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
+			"%s refuses the stored credentials; going on without. Log in again, or leave them out with -A", h.name)})
+	}
+	return again, nil
+}
+
+func refused(resp *http.Response, err error) bool {
+	if err != nil {
+		return errors.Is(err, ErrDenied)
+	}
+	return resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden
+}
+
+// over sends a request by HTTPS or, where that is allowed and the host speaks
+// it, by plain HTTP: that is tried first then, since a TLS server says at once
+// and clearly that it got plain HTTP, while the reverse may hang.
+func (c *Client) over(ctx context.Context, h *host, client *auth.Client, method, path string, header http.Header) (*http.Response, error) {
+	h.mu.Lock()
+	scheme := h.scheme
+	h.mu.Unlock()
+	try := scheme
+	if try == "" {
+		try = "http"
+	}
+	resp, err := c.once(ctx, client, method, try+"://"+h.name+path, header)
+	if scheme != "" {
+		return resp, err
+	}
+	if wantsTLS(resp, err) {
+		if resp != nil {
+			resp.Body.Close()
+		}
+		try = "https"
+		resp, err = c.once(ctx, client, method, try+"://"+h.name+path, header)
+	}
+	if err == nil {
+		h.mu.Lock()
+		h.scheme = try
+		h.mu.Unlock()
+	}
+	return resp, err
+}
+
+// wantsTLS reports whether a plain HTTP request reached a TLS server: servers
+// say so in an answer of status 400, or send a TLS alert.
+func wantsTLS(resp *http.Response, err error) bool {
+	if err != nil {
+		return strings.Contains(err.Error(), `malformed HTTP response "\x15`)
+	}
+	if resp.StatusCode != http.StatusBadRequest {
+		return false
+	}
+	text := string(bufferError(resp))
+	return strings.Contains(text, "HTTP request to an HTTPS server") || strings.Contains(text, "HTTP request was sent to HTTPS port")
+}
+
+func (c *Client) once(ctx context.Context, client *auth.Client, method, url string, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return nil, &Error{Method: method, URL: oneLine(url), Detail: bareError(err), kind: ErrInvalid}
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, requestError(ctx, req, err)
+	}
+	return resp, nil
+}
+
+// requestError makes the error of a request that got no response.
+func requestError(ctx context.Context, req *http.Request, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	e := &Error{Method: req.Method, URL: bareURL(req.URL), Detail: bareError(err), kind: ErrUnavailable}
+	var token *errcode.ErrorResponse
+	var local *CredentialsError
+	switch {
+	case errors.As(err, &local):
+		return local
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		e.Detail, e.Hint, e.kind = "it wants a user name and password, and there are none for it", "docker login, or -a", ErrDenied
+	case errors.As(err, &token):
+		e.Status = token.StatusCode
+		e.Detail = "no token from " + bareURL(token.URL)
+		if len(token.Errors) > 0 {
+			e.Detail += ": " + oneLine(token.Errors.Error())
+		}
+		switch {
+		case token.StatusCode == http.StatusTooManyRequests:
+			e.kind = ErrQuota
+		case token.StatusCode < 500:
+			e.kind = ErrDenied
+			e.Hint = "the credentials are wrong, or not for this repository"
+		}
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		e.Hint, e.kind = "the registry speaks plain HTTP: -I allows that", ErrInvalid
+	case errors.Is(err, errRedirect):
+		e.kind = ErrInvalid
+	case isCertificate(err):
+		e.Hint, e.kind = "--ca-cert names an authority of your own", ErrInvalid
+	}
+	return e
+}
+
+func isCertificate(err error) bool {
+	var verify *tls.CertificateVerificationError
+	return errors.As(err, &verify)
+}
+
+// errStalled ends a body that has been silent for too long.
+var errStalled = errors.New("no byte came for too long")
+
+// watch makes a body end with an error when a read of it gets nothing for a
+// while, and cancels the request when it is closed.
+func watch(body io.ReadCloser, stall time.Duration, cancel context.CancelCauseFunc) io.ReadCloser {
+	w := &watched{body: body, stall: stall, cancel: cancel}
+	w.timer = time.AfterFunc(stall, func() { cancel(errStalled) })
+	w.timer.Stop()
+	return w
+}
+
+type watched struct {
+	body   io.ReadCloser
+	stall  time.Duration
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	w.timer.Reset(w.stall)
+	n, err := w.body.Read(p)
+	if !w.timer.Stop() && err != nil {
+		err = fmt.Errorf("%w (%v)", errStalled, w.stall)
+	}
+	return n, err
+}
+
+func (w *watched) Close() error {
+	w.timer.Stop()
+	err := w.body.Close()
+	w.cancel(nil)
+	return err
+}

@@ -1,0 +1,138 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"drayage/engine/event"
+	"drayage/engine/image"
+	"drayage/engine/reference"
+	"drayage/engine/retry"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Manifest fetches a manifest or an index of ref's repository, by tag or by
+// digest. Asked for by digest, its content is verified; asked for by tag, it
+// is held against the digest that the registry announced. One GET, no more,
+// unless something is wrong.
+func (c *Client) Manifest(ctx context.Context, ref reference.Image, tagOrDigest string) (image.Document, error) {
+	want := digest.Digest(tagOrDigest)
+	if want.Validate() != nil {
+		want = ""
+	}
+	raw, contentType, announced, err := c.getManifest(ctx, ref, tagOrDigest)
+	if err != nil {
+		return image.Document{}, err
+	}
+	if want == "" && announced != "" && !matches(announced, raw) {
+		// Either the body was damaged on the way or the header is wrong, as
+		// caches have it (G42). Asking for the digest tells: if it has no
+		// manifest, or the same bytes come, the header was wrong.
+		again, againType, _, err := c.getManifest(ctx, ref, announced.String())
+		if err == nil && matches(announced, again) {
+			raw, contentType = again, againType
+		} else {
+			c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
+				"%s: the registry announces digest %s, but what it sends has %s; trusting the content", ref, announced, digest.FromBytes(raw))})
+		}
+	}
+	if want != "" && !matches(want, raw) {
+		if raw, contentType, _, err = c.getManifest(ctx, ref, tagOrDigest); err != nil {
+			return image.Document{}, err
+		}
+		if !matches(want, raw) {
+			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
+		}
+	}
+	doc, err := image.Decode(raw, contentType)
+	if err != nil {
+		return image.Document{}, err
+	}
+	if want != "" {
+		doc.Descriptor.Digest = want // which may be of another algorithm
+	}
+	return doc, nil
+}
+
+func matches(d digest.Digest, raw []byte) bool { return d.Algorithm().FromBytes(raw) == d }
+
+// Head asks for the digest that a tag stands for now. It is "" when the
+// registry doesn't tell, and then only fetching the manifest does.
+func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (digest.Digest, error) {
+	resp, err := c.send(ctx, http.MethodHead, ref, "/manifests/"+tag, accept(), http.StatusOK)
+	var e *Error
+	if errors.As(err, &e) && e.Status >= 400 && e.Status < 500 && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrQuota) {
+		return "", nil // some don't have HEAD, or not behind their redirects (G4)
+	}
+	if err != nil {
+		return "", err
+	}
+	resp.Body.Close()
+	return announcedDigest(resp), nil
+}
+
+func accept() http.Header {
+	// One header with a list: some registries read only the first (G43).
+	return http.Header{"Accept": {strings.Join(image.MediaTypes(), ", ")}}
+}
+
+func announcedDigest(resp *http.Response) digest.Digest {
+	d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+	if d.Validate() != nil {
+		return ""
+	}
+	return d
+}
+
+// getManifest gets a manifest's bytes, anew when they break off.
+func (c *Client) getManifest(ctx context.Context, ref reference.Image, tagOrDigest string) (raw []byte, contentType string, announced digest.Digest, err error) {
+	start := time.Now()
+	for tries := 1; ; tries++ {
+		resp, err := c.send(ctx, http.MethodGet, ref, "/manifests/"+tagOrDigest, accept(), http.StatusOK)
+		if err != nil {
+			return nil, "", "", err
+		}
+		raw, err := readManifest(resp)
+		if err == nil {
+			return raw, resp.Header.Get("Content-Type"), announcedDigest(resp), nil
+		}
+		if ctx.Err() != nil {
+			return nil, "", "", context.Cause(ctx)
+		}
+		if errors.Is(err, image.ErrInvalid) {
+			return nil, "", "", err
+		}
+		what := "GET " + bareURL(resp.Request.URL)
+		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
+		if !again {
+			return nil, "", "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: bareError(err), kind: ErrUnavailable}
+		}
+		c.opts.Observer.Observe(event.Retrying{What: what, Why: bareError(err), Try: tries + 1, Delay: wait})
+		if err := retry.Sleep(ctx, wait); err != nil {
+			return nil, "", "", err
+		}
+	}
+}
+
+// readManifest reads a body of at most image.MaxSize bytes.
+func readManifest(resp *http.Response) ([]byte, error) {
+	defer resp.Body.Close()
+	tooLarge := fmt.Errorf("%w: larger than %d MiB", image.ErrInvalid, image.MaxSize>>20)
+	if resp.ContentLength > image.MaxSize {
+		return nil, tooLarge
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > image.MaxSize {
+		return nil, tooLarge
+	}
+	return raw, nil
+}

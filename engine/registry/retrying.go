@@ -1,0 +1,217 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"drayage/engine/event"
+	"drayage/engine/retry"
+
+	"github.com/hashicorp/go-retryablehttp"
+)
+
+// retrying establishes requests: it tries again as the policy says, and when a
+// host wants to be left alone, it holds every request to that host back, not
+// just the one that was told.
+type retrying struct {
+	next     http.RoundTripper
+	policy   retry.Policy
+	observer event.Observer
+
+	mu    sync.Mutex
+	hosts map[string]*hostState
+}
+
+type hostState struct {
+	reached   bool      // it has answered
+	notBefore time.Time // no request is sent to it before then
+}
+
+func newRetrying(base http.RoundTripper, opts Options) *retrying {
+	return &retrying{
+		next:     &tracing{next: base, observer: opts.Observer, headers: opts.TraceHeaders},
+		policy:   opts.Retry,
+		observer: opts.Observer,
+		hosts:    make(map[string]*hostState),
+	}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
+	start := time.Now()
+	tries := 0
+	var wait time.Duration
+	client := &retryablehttp.Client{
+		HTTPClient: &http.Client{
+			Transport:     holding{t},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		RetryMax: 1 << 30, // the policy decides
+		CheckRetry: func(ctx context.Context, resp *http.Response, err error) (bool, error) {
+			if ctx.Err() != nil {
+				return false, context.Cause(ctx)
+			}
+			tries++
+			f := retry.Failure{Tries: tries, Since: time.Since(start), Err: err, Reached: t.reached(req.URL.Host)}
+			if err != nil && isProtocol(err) {
+				return false, nil
+			}
+			if resp != nil {
+				f.Status = resp.StatusCode
+				if resp.StatusCode < 400 {
+					return false, nil
+				}
+				f.RetryAfter = resp.Header.Get("Retry-After")
+				f.Throttled = throttled(resp.StatusCode, bufferError(resp))
+			}
+			var again bool
+			wait, again = t.policy.Next(f, time.Now())
+			if again {
+				if f.Throttled || f.Status == http.StatusServiceUnavailable {
+					t.holdBack(req.URL.Host, wait)
+				}
+				t.observer.Observe(event.Retrying{What: req.Method + " " + bareURL(req.URL), Why: why(resp, err), Try: tries + 1, Delay: wait})
+			}
+			return again, nil
+		},
+		Backoff:      func(_, _ time.Duration, _ int, _ *http.Response) time.Duration { return wait },
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+	}
+	retryable, err := retryablehttp.FromRequest(req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(retryable)
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err // the client above wraps again
+	}
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusUnauthorized {
+		oneChallenge(resp.Header)
+	}
+	return resp, nil
+}
+
+// isProtocol reports errors that come from speaking plain HTTP to a TLS server
+// or the reverse, which another try won't mend.
+func isProtocol(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "malformed HTTP response") || strings.Contains(text, "server gave HTTP response to HTTPS client")
+}
+
+func why(resp *http.Response, err error) string {
+	if err != nil {
+		return bareError(err)
+	}
+	return fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+}
+
+func (t *retrying) state(host string) *hostState {
+	s := t.hosts[host]
+	if s == nil {
+		s = &hostState{}
+		t.hosts[host] = s
+	}
+	return s
+}
+
+func (t *retrying) reached(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.state(host).reached
+}
+
+func (t *retrying) holdBack(host string, wait time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if until := time.Now().Add(wait); until.After(t.state(host).notBefore) {
+		t.state(host).notBefore = until
+	}
+}
+
+// holding sends a request when its host may be asked again.
+type holding struct{ t *retrying }
+
+func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
+	for {
+		h.t.mu.Lock()
+		wait := time.Until(h.t.state(req.URL.Host).notBefore)
+		h.t.mu.Unlock()
+		if wait <= 0 {
+			break
+		}
+		if err := retry.Sleep(req.Context(), wait); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := h.t.next.RoundTrip(req)
+	if err == nil {
+		h.t.mu.Lock()
+		h.t.state(req.URL.Host).reached = true
+		h.t.mu.Unlock()
+	}
+	return resp, err
+}
+
+// tracing tells the observer of each exchange.
+type tracing struct {
+	next     http.RoundTripper
+	observer event.Observer
+	headers  bool
+}
+
+func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
+	start := time.Now()
+	resp, err := t.next.RoundTrip(req)
+	e := event.Requested{Method: req.Method, URL: bareURL(req.URL), Took: time.Since(start)}
+	if err != nil {
+		e.Why = bareError(err)
+	} else {
+		e.Status = resp.StatusCode
+	}
+	if t.headers {
+		e.Request = redact(req.Header)
+		if err == nil {
+			e.Response = redact(resp.Header)
+		}
+	}
+	t.observer.Observe(e)
+	return resp, err
+}
+
+// open are the headers whose values may be shown. All others may hold secrets:
+// credentials, cookies, the signatures in Location.
+var open = []string{
+	"Accept", "Accept-Encoding", "Accept-Ranges", "Age", "Cache-Control", "Connection", "Content-Encoding",
+	"Content-Length", "Content-Range", "Content-Type", "Date", "Docker-Content-Digest",
+	"Docker-Distribution-Api-Version", "Etag", "Last-Modified", "Range", "Ratelimit-Limit",
+	"Ratelimit-Remaining", "Retry-After", "Server", "User-Agent", "Vary", "Via", "Www-Authenticate", "X-Cache",
+}
+
+func redact(h http.Header) map[string][]string {
+	out := make(map[string][]string, len(h))
+	for k, v := range h {
+		switch {
+		case slices.Contains(open, k):
+			out[k] = v
+		case k == "Location" && len(v) == 1:
+			out[k] = []string{"[hidden]"}
+			if u, err := url.Parse(v[0]); err == nil {
+				out[k] = []string{bareURL(u)}
+			}
+		default:
+			out[k] = []string{"[hidden]"}
+		}
+	}
+	return out
+}
