@@ -191,3 +191,7 @@ func printable(s string) string {
 func IsImage(m *ocispec.Manifest) bool {
 	return m.Config.MediaType == DockerConfig || m.Config.MediaType == ocispec.MediaTypeImageConfig
 }
+
+// IsZstd reports whether a layer's media type says that it is compressed with
+// zstd, which Docker reads from version 23 on.
+func IsZstd(mediaType string) bool { return strings.HasSuffix(mediaType, "+zstd") }

@@ -137,3 +137,6 @@ func ConfigPlatform(config []byte) (ocispec.Platform, error) {
 func isIndexType(mediaType string) bool {
 	return mediaType == DockerList || mediaType == ocispec.MediaTypeImageIndex
 }
+
+// FormatPlatform is a platform as OS/ARCH[/VARIANT].
+func FormatPlatform(p ocispec.Platform) string { return printable(platforms.Format(p)) }

@@ -31,6 +31,9 @@ type Source interface {
 // give a blob from its start but not from where it was asked to begin.
 var ErrRange = errors.New("the server can't begin within the blob")
 
+// ErrGaveUp is wrapped when connections to a source broke until patience ended.
+var ErrGaveUp = errors.New("the connection broke again and again")
+
 // MismatchError says that a source's content is not what the descriptor says,
 // at the second try too.
 type MismatchError struct {
@@ -167,7 +170,7 @@ func (f *fetch) from(ctx context.Context, src Source) error {
 			Tries: failures, Since: time.Since(lastByte), Err: broken.err, Reached: true,
 		}, time.Now())
 		if !again {
-			return fmt.Errorf("%s: %w", src.Host(), broken.err)
+			return fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, broken.err)
 		}
 		if f.off > before {
 			wait = 0 // it moves: no reason to wait

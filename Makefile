@@ -1,0 +1,59 @@
+# drayage: build, demo, tests. `make help` lists the targets.
+
+GO      ?= go
+TOOLS   := $(CURDIR)/.tools
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
+GOLANGCI_LINT := v2.15.0
+DISTRIBUTION  := v3.1.2
+FUZZTIME      ?= 20s
+
+.PHONY: help build demo test race-detector cover lint fuzz bench interop clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+build: ## build bin/drayage, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/drayage ./cmd/drayage
+
+demo: build ## pull several images from a registry on this machine into demo.tar, and check it
+	CGO_ENABLED=0 $(GO) build -o bin/demo ./cmd/demo
+	bin/demo -drayage bin/drayage -o demo.tar
+
+test: ## run all tests that need nothing but Go
+	$(GO) test -timeout 10m ./...
+
+race-detector: ## the same under the race detector (needs a C compiler)
+	$(GO) test -race -timeout 20m ./...
+
+cover: ## what the tests cover, as coverage.html
+	$(GO) test -coverpkg=./... -coverprofile=coverage.out ./...
+	$(GO) tool cover -func=coverage.out | tail -n 1
+	$(GO) tool cover -html=coverage.out -o coverage.html
+
+lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## run the linters
+	$< run ./...
+
+fuzz: ## run each fuzz test for FUZZTIME
+	@set -e; for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+bench: build ## measure against yardsticks in the same run
+	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars
+	bin/bars -drayage bin/drayage
+
+interop: build $(TOOLS)/registry-$(DISTRIBUTION) ## test against real registries and real loaders
+	bash cmd/drayage/testdata/interop/setup.sh
+	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
+
+clean: ## remove what was built
+	rm -rf bin .tools demo.tar demo.tar.part coverage.out coverage.html
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	mv $(TOOLS)/golangci-lint $@
+
+$(TOOLS)/registry-$(DISTRIBUTION):
+	GOBIN=$(TOOLS) $(GO) install github.com/distribution/distribution/v3/cmd/registry@$(DISTRIBUTION)
+	mv $(TOOLS)/registry $@

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"drayage/cmd/drayage/progress"
+	"drayage/engine/event"
+
+	"golang.org/x/term"
+)
+
+// displayFlags say how a run is shown.
+type displayFlags struct {
+	progress string
+	quiet    bool
+	debug    int
+	color    bool
+	noColor  bool
+}
+
+// display shows a run on standard error: progress, warnings, traces, errors.
+type display struct {
+	printer progress.Printer
+	err     *os.File
+	json    bool
+	debug   int
+	color   bool
+}
+
+func (d *displayFlags) display(s streams) (*display, error) {
+	mode := d.progress
+	if !slices.Contains([]string{"auto", "bar", "plain", "json", "none"}, mode) {
+		return nil, usageError{fmt.Errorf("--progress %q: want auto, bar, plain, json or none", mode)}
+	}
+	if d.color && d.noColor {
+		return nil, usageError{errors.New("-c and -C contradict each other")}
+	}
+	capable := isTerminal(s.err) && os.Getenv("TERM") != "dumb"
+	if mode == "auto" {
+		mode = "plain"
+		if capable {
+			mode = "bar"
+		}
+	}
+	if d.quiet && mode != "json" {
+		mode = "none"
+	}
+	out := &display{err: s.err, debug: d.debug, json: mode == "json"}
+	out.color = d.color || !d.noColor && capable && os.Getenv("NO_COLOR") == ""
+	switch mode {
+	case "bar":
+		out.printer = progress.NewBars(s.err, func() (int, int) { return terminalSize(s.err) })
+	case "plain":
+		out.printer = progress.NewPlain(s.err, 10*time.Second)
+	case "json":
+		out.printer = progress.NewJSON(s.err)
+	default:
+		out.printer = progress.None{W: s.err}
+	}
+	return out, nil
+}
+
+func terminalSize(f *os.File) (width, height int) {
+	width, height, err := term.GetSize(int(f.Fd()))
+	if err != nil || width < 20 || height < 4 {
+		return 80, 24
+	}
+	return width, height
+}
+
+// Observe implements event.Observer.
+func (d *display) Observe(e event.Event) {
+	if _, request := e.(event.Requested); request && d.debug == 0 {
+		return
+	}
+	d.printer.Observe(e)
+	if d.json {
+		return
+	}
+	if w, ok := e.(event.Warned); ok {
+		d.printer.Log(d.paint("33", "warning:") + " " + w.Message)
+		return
+	}
+	if d.debug > 0 {
+		for _, line := range trace(e) {
+			d.printer.Log(d.paint("2", line))
+		}
+	}
+}
+
+// trace is an event as lines of a log, or none for events that come by the
+// thousand.
+func trace(e event.Event) []string {
+	now := time.Now().Format("15:04:05.000 ")
+	switch e := e.(type) {
+	case event.Requested:
+		line := fmt.Sprintf("%s %s: %d in %s", e.Method, e.URL, e.Status, e.Took.Round(100*time.Microsecond))
+		if e.Why != "" {
+			line = fmt.Sprintf("%s %s: %s after %s", e.Method, e.URL, e.Why, e.Took.Round(100*time.Microsecond))
+		}
+		out := []string{now + line}
+		out = append(out, headers("> ", e.Request)...)
+		return append(out, headers("< ", e.Response)...)
+	case event.Retrying:
+		return []string{now + fmt.Sprintf("try %d in %s: %s: %s", e.Try, e.Delay.Round(time.Millisecond), e.What, e.Why)}
+	case event.Resolved:
+		return []string{now + fmt.Sprintf("%s is %s: %d blobs, %d bytes, %d here", e.Image, e.Digest, e.Blobs, e.Size, e.Here)}
+	case event.Fetching:
+		return []string{now + fmt.Sprintf("fetching %s, %d bytes, for %s", e.Digest, e.Size, e.Image)}
+	case event.Fetched:
+		return []string{now + fmt.Sprintf("have %s", e.Digest)}
+	case event.Failed:
+		return []string{now + fmt.Sprintf("gave up %s: %s", e.Digest, e.Why)}
+	}
+	return nil
+}
+
+func headers(mark string, h map[string][]string) []string {
+	var out []string
+	for k, values := range h {
+		for _, v := range values {
+			out = append(out, mark+k+": "+v)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (d *display) paint(code, s string) string {
+	if !d.color {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+// Close takes the progress off the screen. It may be called again.
+func (d *display) Close() { d.printer.Close() }
+
+// fail reports errors, a line each, and returns them for the exit status.
+func (d *display) fail(errs failures) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	var lines strings.Builder
+	for _, err := range errs {
+		report(&lines, err, d.color)
+	}
+	fmt.Fprint(d.err, lines.String())
+	return reported{errs}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"drayage/blobstore"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/engine/reference"
+	"drayage/engine/registry"
+	"drayage/engine/transfer"
+	"drayage/tarwriter"
+)
+
+// The exit statuses, which scripts rely on.
+const (
+	exitOK       = 0
+	exitFailed   = 1 // in several of the ways below, or in none of them
+	exitUsage    = 2
+	exitDenied   = 3
+	exitNotFound = 4
+	exitNetwork  = 5
+	exitContent  = 6
+	exitLocal    = 7
+	exitQuota    = 8
+	exitSignal   = 128 // plus the signal's number
+)
+
+// usageError is a command line that is wrong.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+// failures are the errors of several images or outputs.
+type failures []error
+
+func (f failures) Error() string { return errors.Join(f...).Error() }
+
+// statusOf is the exit status for an error: this is the only place that
+// decides it.
+func statusOf(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var several failures
+	if errors.As(err, &several) {
+		status := exitOK
+		for _, e := range several {
+			s := statusOf(e)
+			if status != exitOK && s != status {
+				return exitFailed
+			}
+			status = s
+		}
+		return status
+	}
+	var sig signalError
+	if errors.As(err, &sig) {
+		return exitSignal + int(sig.sig)
+	}
+	for _, k := range kinds {
+		if k.is(err) {
+			return k.status
+		}
+	}
+	return exitFailed
+}
+
+// kinds are asked in order. A local fault is named before the network, since
+// some errors of files look like errors of connections.
+var kinds = []struct {
+	status int
+	is     func(error) bool
+}{
+	{exitUsage, or(as[usageError], is(reference.ErrInvalid))},
+	{exitLocal, or(as[*transfer.LocalError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, exec.ErrNotFound), as[*exec.ExitError])},
+	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], is(registry.ErrContent))},
+	{exitQuota, is(registry.ErrQuota)},
+	{exitDenied, is(registry.ErrDenied)},
+	{exitNotFound, or(is(registry.ErrNotFound), as[*image.NoPlatformError])},
+	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, io.ErrUnexpectedEOF), as[net.Error])},
+	{exitLocal, or(as[*fs.PathError], as[*os.LinkError], as[*os.SyscallError], as[syscall.Errno])},
+}
+
+func as[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
+}
+
+func is(sentinels ...error) func(error) bool {
+	return func(err error) bool {
+		for _, s := range sentinels {
+			if errors.Is(err, s) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func or(preds ...func(error) bool) func(error) bool {
+	return func(err error) bool {
+		for _, p := range preds {
+			if p(err) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// hint is what the user can do about an error, or "".
+func hint(err error) string {
+	switch {
+	case errors.Is(err, tarwriter.ErrExists):
+		return "--force overwrites it"
+	case errors.Is(err, syscall.ENOSPC):
+		return "free some space and run the same command again: what is complete is kept"
+	case errors.Is(err, exec.ErrNotFound):
+		return "write to a file with -o and load it elsewhere"
+	case errors.Is(err, tarwriter.ErrNotImage):
+		return "--format oci"
+	}
+	if statusOf(err) == exitNetwork {
+		return "run the same command again to go on: what is complete is kept"
+	}
+	return ""
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func (o *outputFlags) add(f *pflag.FlagSet) {
+	f.StringVarP(&o.file, "output", "o", "", "write all images into one archive `FILE`, complete or not at all")
+	f.BoolVarP(&o.stdout, "stdout", "O", false, "write the archive to standard output")
+	f.BoolVarP(&o.load, "load", "l", false, "stream the archive into docker load")
+	f.StringVarP(&o.dir, "dir", "d", "", "write the layout as an unpacked folder `DIR`")
+	f.BoolVar(&o.force, "force", false, "overwrite FILE, or write into a DIR that is not empty")
+	f.StringVar(&o.format, "format", "docker", "`FORMAT` of the archive: docker, which docker load and all others take, or oci, a plain OCI layout")
+}
+
+func (n *networkFlags) add(f *pflag.FlagSet) {
+	f.StringVarP(&n.auth, "auth", "a", "", "`CREDENTIALS`: env:VAR, file:PATH, or base64 of user:password (default: what docker login or podman login stored)")
+	f.BoolVarP(&n.noAuth, "no-auth", "A", false, "send no credentials")
+	f.BoolVarP(&n.insecure, "insecure", "I", false, "plain HTTP, for registries other than Docker Hub")
+	f.BoolVar(&n.skipVerify, "tls-skip-verify", false, "accept any TLS certificate")
+	f.StringVar(&n.caCert, "ca-cert", "", "`FILE` with certificate authorities to trust besides the system's")
+	f.StringVar(&n.cert, "cert", "", "`FILE` with the TLS client certificate")
+	f.StringVar(&n.key, "key", "", "`FILE` with the TLS client key")
+}
+
+func (d *displayFlags) add(f *pflag.FlagSet) {
+	f.StringVarP(&d.progress, "progress", "p", "auto", "progress as `MODE`: auto, bar, plain, json or none; bare -p is bar")
+	f.Lookup("progress").NoOptDefVal = "bar"
+	f.BoolVarP(&d.quiet, "quiet", "q", false, "warnings and errors only")
+	f.CountVarP(&d.debug, "debug", "D", "log requests and decisions; twice: headers too")
+	f.BoolVarP(&d.color, "color", "c", false, "use colour even when not on a terminal")
+	f.BoolVarP(&d.noColor, "no-color", "C", false, "use no colour")
+}
+
+// plainUsage leaves out of the usage text what pflag says of each switch, that
+// it can be set to true or false, which is noise.
+func plainUsage(root *cobra.Command) {
+	noise := regexp.MustCompile(`\[=true\|false\]( *)`)
+	usage := root.UsageFunc()
+	root.SetUsageFunc(func(c *cobra.Command) error {
+		out := c.OutOrStderr()
+		var b bytes.Buffer
+		c.SetOut(&b)
+		err := usage(c)
+		c.SetOut(out)
+		const width = len("[=true|false]")
+		fmt.Fprint(out, noise.ReplaceAllString(b.String(), fmt.Sprintf("%*s$1", width, "")))
+		return err
+	})
+}

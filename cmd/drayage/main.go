@@ -1,0 +1,67 @@
+// Drayage downloads container images: many at once, resumable, verified, into
+// one archive that docker load takes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := interruptible(context.Background())
+	err := run(ctx, os.Args[1:], standardStreams())
+	stop()
+	os.Exit(statusOf(err))
+}
+
+// signalError is why a run was cancelled: a signal.
+type signalError struct{ sig syscall.Signal }
+
+func (e signalError) Error() string {
+	return fmt.Sprintf("interrupted by %s; what arrived is kept", signalNames[e.sig])
+}
+
+var signalNames = map[syscall.Signal]string{syscall.SIGINT: "SIGINT", syscall.SIGTERM: "SIGTERM"}
+
+// interruptible is a context that ends with the first SIGINT or SIGTERM. With
+// the second, or when a system call such as a long sync keeps the run from
+// ending within a second, the process exits at once: what is on disk is whole
+// at any moment.
+func interruptible(parent context.Context) (ctx context.Context, stop func()) {
+	const grace = 900 * time.Millisecond
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	over := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var why signalError
+		select {
+		case s := <-signals:
+			why = signalError{s.(syscall.Signal)}
+			cancel(why)
+		case <-over:
+			return
+		}
+		select {
+		case <-signals:
+		case <-time.After(grace):
+		case <-over:
+			return
+		}
+		fmt.Fprintln(os.Stderr, "\ndrayage: "+why.Error())
+		os.Exit(statusOf(why))
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(over)
+		<-ended
+		cancel(errors.New("the run is over"))
+	}
+}

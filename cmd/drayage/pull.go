@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"drayage/blobstore"
+	"drayage/engine"
+	"drayage/engine/event"
+	"drayage/engine/image"
+	"drayage/engine/reference"
+	"drayage/engine/registry"
+	"drayage/engine/schedule"
+	"drayage/tarwriter"
+
+	"github.com/spf13/cobra"
+)
+
+// pullOptions are the flags of pull, as given.
+type pullOptions struct {
+	outputFlags
+	displayFlags
+	networkFlags
+
+	list      string
+	arch      string
+	platform  string
+	store     string
+	jobs      int
+	perHost   int
+	keepGoing bool
+	failed    string
+	strip     bool
+	dryRun    bool
+}
+
+func pullCommand(s streams) *cobra.Command {
+	var o pullOptions
+	cmd := &cobra.Command{
+		Use:   "pull [flags] IMAGE...",
+		Short: "Download images into the store and write an archive",
+		Long: `Pull downloads images, all at once, into the store, and writes them into one
+archive or folder, or loads them. An image is [registry/]repository[:tag][@digest]
+with Docker's defaults. Blobs that the store has, or that images share, are
+fetched once. Without an output the images are in the store, for later.
+
+Standard output has one line an image: name, digest, bytes fetched, bytes
+reused. Everything else goes to standard error.`,
+		Example: `  drayage pull -o images.tar alpine:3.20 ghcr.io/org/app:1.2
+  drayage pull -f list.txt --keep-going --failed again.txt -o all.tar
+  drayage pull -l --platform linux/arm64 alpine
+  drayage pull -n -f list.txt`,
+		RunE: func(cmd *cobra.Command, args []string) error { return runPull(cmd.Context(), s, o, args) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	o.outputFlags.add(f)
+	f.StringVarP(&o.list, "file", "f", "", "read images from `LIST`, one a line, # comments, - for standard input")
+	f.StringVarP(&o.arch, "architecture", "r", "", "same as --platform linux/`ARCH`")
+	f.StringVar(&o.platform, "platform", "", "which image of a multi-platform index: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	f.StringVar(&o.store, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
+	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
+	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
+	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
+	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
+	f.BoolVar(&o.strip, "strip-registry", false, "name images in the archive without their registry")
+	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show the plan and fetch no layer")
+	o.networkFlags.add(f)
+	o.displayFlags.add(f)
+	return cmd
+}
+
+// runPull is what drayage pull does.
+func runPull(ctx context.Context, s streams, o pullOptions, args []string) error {
+	refs, bad, err := o.images(s, args)
+	if err != nil {
+		return err
+	}
+	platform, err := o.wantedPlatform()
+	if err != nil {
+		return err
+	}
+	if err := o.check(s, refs); err != nil {
+		return err
+	}
+	credentials, err := o.credentials(refs)
+	if err != nil {
+		return err
+	}
+	store, err := o.openStore()
+	if err != nil {
+		return err
+	}
+	display, err := o.display(s)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	client, err := o.client(credentials, o.perHost, display)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if one(o.auth) {
+		display.Observe(event.Warned{Message: "credentials on the command line can be seen by others; -a env:VAR and -a file:PATH are safer"})
+	}
+	opts := engine.Options{
+		Store: store, Registry: client, Platform: platform, KeepGoing: o.keepGoing, Observer: display,
+		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost},
+	}
+	if o.dryRun {
+		return o.plan(ctx, s, opts, display, refs, bad)
+	}
+	return o.pull(ctx, s, opts, display, refs, bad)
+}
+
+// one reports whether -a has the credentials themselves.
+func one(auth string) bool {
+	return auth != "" && !strings.HasPrefix(auth, "env:") && !strings.HasPrefix(auth, "file:")
+}
+
+// images are those of the command line and of the list. Words that name none
+// are an error, or with --keep-going failures among others.
+func (o *pullOptions) images(s streams, args []string) (refs []reference.Image, bad []error, err error) {
+	words := make([]named, 0, len(args))
+	for _, a := range args {
+		words = append(words, named{word: a})
+	}
+	if o.list != "" {
+		listed, err := readList(o.list, s.in)
+		if err != nil {
+			return nil, nil, err
+		}
+		words = append(words, listed...)
+	}
+	if len(words) == 0 {
+		return nil, nil, usageError{errors.New("no images named: give some, or a list with -f")}
+	}
+	refs, bad = parseNames(words)
+	if len(bad) > 0 && !o.keepGoing {
+		return nil, nil, usageError{bad[0]}
+	}
+	return refs, bad, nil
+}
+
+func (o *pullOptions) wantedPlatform() (image.Platform, error) {
+	switch {
+	case o.arch != "" && o.platform != "":
+		return image.Platform{}, usageError{errors.New("-r and --platform say the same thing: give one")}
+	case o.arch != "":
+		p, err := image.ParsePlatform("linux/" + o.arch)
+		if err != nil {
+			return p, usageError{err}
+		}
+		return p, nil
+	case o.platform != "":
+		p, err := image.ParsePlatform(o.platform)
+		if err != nil {
+			return p, usageError{err}
+		}
+		return p, nil
+	}
+	return image.DefaultPlatform(), nil
+}
+
+// check finds what is wrong with the command line as a whole.
+func (o *pullOptions) check(s streams, refs []reference.Image) error {
+	if o.jobs < 1 || o.perHost < 1 {
+		return usageError{errors.New("--jobs and --per-host must be at least 1")}
+	}
+	names := make(map[string]reference.Image)
+	for _, ref := range refs {
+		tag := o.archiveRef(ref).RepoTag()
+		if other, ok := names[tag]; ok && tag != "" && other != ref && o.any() {
+			return usageError{fmt.Errorf("%s and %s would have the same name in the archive, %s", other, ref, tag)}
+		}
+		names[tag] = ref
+	}
+	return o.outputFlags.check(s)
+}
+
+// archiveRef is the reference that an archive has for ref.
+func (o *pullOptions) archiveRef(ref reference.Image) reference.Image {
+	if o.strip {
+		return ref.WithoutRegistry()
+	}
+	return ref
+}
+
+func (o *pullOptions) openStore() (*blobstore.Store, error) {
+	dir := o.store
+	for _, from := range []func() (string, error){
+		func() (string, error) { return os.Getenv("DRAYAGE_STORE"), nil },
+		func() (string, error) {
+			cache, err := os.UserCacheDir()
+			return filepath.Join(cache, "drayage"), err
+		},
+	} {
+		if dir != "" {
+			break
+		}
+		var err error
+		if dir, err = from(); err != nil {
+			return nil, usageError{fmt.Errorf("no place for a store: %w; name one with --store", err)}
+		}
+	}
+	if o.dryRun {
+		return blobstore.Peek(dir)
+	}
+	return blobstore.Open(dir)
+}
+
+// pull fetches the images and writes the outputs.
+func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, display *display, refs []reference.Image, bad []error) (err error) {
+	outs, err := o.open(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, outs.Close()) }()
+
+	results, err := engine.Pull(ctx, opts, refs)
+	failed := failures(append(bad, engine.Failures(results)...))
+	if listErr := o.writeFailed(failed); err == nil && listErr != nil {
+		err = listErr
+	}
+	var done []engine.Result
+	for _, r := range results {
+		if r.Err == nil {
+			done = append(done, r)
+		}
+	}
+	if err == nil && len(done) > 0 && (len(failed) == 0 || o.keepGoing) {
+		err = o.writeOutputs(ctx, outs, opts.Store, done, display)
+	}
+	display.Close() // the bars are gone before the last lines come
+	if err != nil {
+		failed = append(failed, err)
+	} else if !o.stdout {
+		printResults(s.out, done)
+	}
+	return display.fail(failed)
+}
+
+func (o *pullOptions) writeOutputs(ctx context.Context, outs outputs, store *blobstore.Store, done []engine.Result, observer event.Observer) error {
+	if len(outs) == 0 {
+		return nil
+	}
+	members, err := o.layout()(archiveImages(done, o.archiveRef))
+	if err != nil {
+		return err
+	}
+	return outs.write(ctx, members, store, observer)
+}
+
+// archiveImages are pulled images as the tarwriter wants them.
+func archiveImages(results []engine.Result, name func(reference.Image) reference.Image) []tarwriter.Image {
+	var out []tarwriter.Image
+	for _, r := range results {
+		ref := name(r.Ref)
+		out = append(out, tarwriter.Image{
+			Name:     ref.Tagged(),
+			RepoTag:  ref.RepoTag(),
+			Manifest: r.Image.Descriptor(),
+			Config:   r.Image.Manifest.Config,
+			Layers:   r.Image.Manifest.Layers,
+			Runnable: image.IsImage(r.Image.Manifest),
+		})
+	}
+	return out
+}
+
+// writeFailed writes the list of what failed, also when it is empty: a list
+// from an earlier run would lie.
+func (o *pullOptions) writeFailed(failed failures) error {
+	if o.failed == "" {
+		return nil
+	}
+	var b strings.Builder
+	for _, err := range failed {
+		name := ""
+		var img *engine.ImageError
+		var bad badName
+		switch {
+		case errors.As(err, &img):
+			name = img.Ref.String()
+		case errors.As(err, &bad):
+			name = "# " + bad.word // it would fail again
+		}
+		fmt.Fprintf(&b, "%s # %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	if err := os.WriteFile(o.failed, []byte(b.String()), 0o644); err != nil {
+		return fmt.Errorf("writing the list of failures: %w", err)
+	}
+	return nil
+}
+
+// networkFlags are how registries are reached.
+type networkFlags struct {
+	auth       string
+	noAuth     bool
+	insecure   bool
+	skipVerify bool
+	caCert     string
+	cert, key  string
+}
+
+func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credentials, error) {
+	switch {
+	case n.noAuth && n.auth != "":
+		return nil, usageError{errors.New("-a and -A contradict each other")}
+	case n.noAuth:
+		return nil, nil
+	case n.auth == "":
+		return registry.StoredCredentials(), nil
+	}
+	c, forOne, err := registry.GivenCredentials(n.auth)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	for _, ref := range refs {
+		if forOne && ref.Registry() != refs[0].Registry() {
+			return nil, usageError{fmt.Errorf("-a has credentials for one registry, and the images are from %s and %s; "+
+				"-a file:PATH takes a file like Docker's config.json, with one for each", refs[0].Registry(), ref.Registry())}
+		}
+	}
+	return c, nil
+}
+
+func (n *networkFlags) client(c *registry.Credentials, perHost int, d *display) (*registry.Client, error) {
+	conf, err := n.tls()
+	if err != nil {
+		return nil, err
+	}
+	return registry.New(registry.Options{
+		Credentials: c, PlainHTTP: n.insecure, TLS: conf, PerHost: perHost,
+		UserAgent: "drayage/" + versionString(), Observer: d, TraceHeaders: d.debug > 1,
+	}), nil
+}
+
+func (n *networkFlags) tls() (*tls.Config, error) {
+	if (n.cert == "") != (n.key == "") {
+		return nil, usageError{errors.New("--cert and --key go together")}
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: n.skipVerify} // asked for by its name
+	if n.caCert != "" {
+		pem, err := os.ReadFile(n.caCert)
+		if err != nil {
+			return nil, fmt.Errorf("--ca-cert: %w", err)
+		}
+		if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
+			conf.RootCAs = x509.NewCertPool()
+		}
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, usageError{fmt.Errorf("--ca-cert: %s has no certificate in PEM form", n.caCert)}
+		}
+	}
+	if n.cert != "" {
+		pair, err := tls.LoadX509KeyPair(n.cert, n.key)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--cert and --key: %w", err)}
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return conf, nil
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// streams are what a command reads and writes besides files.
+type streams struct {
+	in  io.Reader
+	out *os.File // what was asked for, and nothing else
+	err *os.File // everything else
+}
+
+func standardStreams() streams { return streams{os.Stdin, os.Stdout, os.Stderr} }
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// reported wraps an error whose lines were written already.
+type reported struct{ error }
+
+func (r reported) Unwrap() error { return r.error }
+
+// run executes a command line and reports its error, which it returns for the
+// exit status.
+func run(ctx context.Context, args []string, s streams) error {
+	root := &cobra.Command{
+		Use:   "drayage",
+		Short: "Download container images: many at once, verified, into one archive",
+		Long: `Drayage downloads container images from registries, many at once, each blob
+once, verified as it arrives, into a store; and composes them into one archive
+that docker load, podman load and ctr images import take.`,
+		Example:           "  drayage pull -o images.tar alpine:3.20 ghcr.io/org/app:1.2\n  docker load -i images.tar",
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		Args:              cobra.NoArgs,
+	}
+	root.SetArgs(args)
+	root.SetIn(s.in)
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(pullCommand(s), versionCommand(s))
+	root.SuggestionsMinimumDistance = 2
+	plainUsage(root)
+
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return nil
+	}
+	if !as[reported](err) {
+		// What cobra finds wrong by itself has no type of its own.
+		if text := err.Error(); strings.HasPrefix(text, "unknown command") || strings.HasPrefix(text, "unknown flag") {
+			err = usageError{errors.New(strings.ReplaceAll(text, "\n", " "))}
+		}
+		report(s.err, err, false)
+	}
+	if statusOf(err) == exitUsage {
+		fmt.Fprintf(s.err, "Try '%s --help'.\n", cmd.CommandPath())
+	}
+	return err
+}
+
+// report writes one line for an error.
+func report(w io.Writer, err error, color bool) {
+	line := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if h := hint(err); h != "" {
+		line += " (" + h + ")"
+	}
+	prefix := "drayage:"
+	if color {
+		prefix = "\x1b[31mdrayage:\x1b[0m"
+	}
+	fmt.Fprintln(w, prefix, line)
+}

@@ -1,0 +1,87 @@
+// Package engine pulls images: from names to verified blobs in a store.
+//
+// It is the recipe, and its steps are packages of their own: plan resolves,
+// schedule bounds and orders, registry and transfer fetch, the store commits
+// and pins. The engine prints nothing; it tells an observer what it does.
+package engine
+
+import (
+	"errors"
+	"fmt"
+
+	"drayage/blobstore"
+	"drayage/engine/event"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/engine/reference"
+	"drayage/engine/registry"
+	"drayage/engine/retry"
+	"drayage/engine/schedule"
+)
+
+// Options say what to pull with, and how. Store and Registry must be set.
+type Options struct {
+	Store    *blobstore.Store
+	Registry *registry.Client
+	Platform image.Platform
+	Limits   schedule.Limits
+	Retry    retry.Policy // of bodies that break
+	// KeepGoing pulls the other images when one fails.
+	KeepGoing bool
+	Observer  event.Observer // nil means nobody
+}
+
+func (o Options) observe(e event.Event) {
+	if o.Observer != nil {
+		o.Observer.Observe(e)
+	}
+}
+
+// Result is what became of one image.
+type Result struct {
+	Ref     reference.Image
+	Image   *plan.Image // nil when its name could not be resolved
+	Fetched int64       // bytes that came over the network for it
+	Reused  int64       // bytes that the store had, or that came for another image
+	Err     error       // nil when all of it is in the store and pinned
+}
+
+// ErrStopped is the error of an image that was not finished because another
+// failed.
+var ErrStopped = errors.New("stopped, since another image failed")
+
+// ImageError is a failure with the image that it happened to.
+type ImageError struct {
+	Ref reference.Image
+	Err error
+}
+
+func (e *ImageError) Error() string { return fmt.Sprintf("%s: %v", e.Ref, e.Err) }
+
+// Unwrap is the failure itself.
+func (e *ImageError) Unwrap() error { return e.Err }
+
+// Failures are the errors of those results that failed by themselves, each an
+// *ImageError.
+func Failures(results []Result) []error {
+	var out []error
+	for _, r := range results {
+		if r.Err != nil && !errors.Is(r.Err, ErrStopped) {
+			out = append(out, &ImageError{Ref: r.Ref, Err: r.Err})
+		}
+	}
+	return out
+}
+
+// unique leaves out repeated references.
+func unique(refs []reference.Image) []reference.Image {
+	seen := make(map[reference.Image]bool, len(refs))
+	var out []reference.Image
+	for _, r := range refs {
+		if !seen[r] {
+			seen[r] = true
+			out = append(out, r)
+		}
+	}
+	return out
+}

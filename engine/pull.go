@@ -1,0 +1,392 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/engine/event"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/engine/reference"
+	"drayage/engine/schedule"
+	"drayage/engine/transfer"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Pull brings images into the store: every blob once, however many images
+// share it and whatever the store has already. The results are in the order of
+// refs, each reference once, and tell what became of each image; images that
+// are complete are pinned even when others fail. The error is not nil when
+// the run as a whole was ended, by ctx or by a fault of the store.
+func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Result, err error) {
+	lease, err := o.Store.Lease()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lease.Close()) }()
+
+	p := newPull(o, lease, unique(refs))
+	o.observe(event.Started{Images: len(p.images)})
+	runErr := schedule.Run(ctx, o.Limits, func(q *schedule.Queue) error {
+		p.queue = q
+		for _, img := range p.images {
+			q.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context) error {
+				return p.resolve(ctx, img)
+			}})
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	} else if runErr != nil && !errors.Is(runErr, errImage) {
+		err = runErr
+	}
+	return p.finish(), errors.Join(err, p.pin())
+}
+
+// errImage ends a run because an image failed, which its result tells.
+var errImage = errors.New("an image failed")
+
+// pull is a run of Pull.
+type pull struct {
+	opts   Options
+	lease  *blobstore.Lease
+	queue  *schedule.Queue
+	images []*pulling
+
+	mu      sync.Mutex // guards what follows, and the fields of pulling below its ref
+	plan    plan.Plan
+	byImage map[*plan.Image]*pulling
+	done    map[digest.Digest]bool // blobs of the plan that are in the store
+}
+
+// pulling is an image on its way.
+type pulling struct {
+	ref     reference.Image
+	image   *plan.Image // set once resolved
+	missing int         // blobs still to come
+	fetched int64
+	reused  int64
+	err     error
+	over    bool // pulled, or failed
+}
+
+func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
+	p := &pull{opts: o, lease: lease, byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool)}
+	for _, ref := range refs {
+		p.images = append(p.images, &pulling{ref: ref})
+	}
+	return p
+}
+
+// resolve finds what an image's name stands for, and queues what it needs.
+func (p *pull) resolve(ctx context.Context, img *pulling) error {
+	m := &manifests{opts: p.opts, keep: func(ctx context.Context, doc image.Document) error {
+		return p.lease.Put(ctx, doc.Descriptor, doc.Raw)
+	}}
+	resolved, err := plan.Resolve(ctx, m, img.ref, p.opts.Platform)
+	if err != nil {
+		return p.fail(ctx, img, err)
+	}
+	for _, doc := range resolved.Path { // also those that were here: the lease should keep them
+		if _, err := p.lease.Has(doc.Descriptor); err != nil {
+			return p.fail(ctx, img, err)
+		}
+	}
+	p.mu.Lock()
+	img.image, img.fetched, img.reused = resolved, m.fetched, m.reused
+	p.byImage[resolved] = img
+	p.mu.Unlock()
+
+	if p.opts.Platform.Explicit && resolved.Platform == nil && image.IsImage(resolved.Manifest) {
+		// Only the config tells the platform, so it goes ahead of the layers.
+		if err := p.configFirst(ctx, img); err != nil {
+			return p.fail(ctx, img, err)
+		}
+	}
+	return p.queueBlobs(ctx, img)
+}
+
+// configFirst fetches the config of an image, and checks its platform.
+func (p *pull) configFirst(ctx context.Context, img *pulling) error {
+	config := img.image.Manifest.Config
+	fetched, err := p.fetch(ctx, config, []*plan.Image{img.image})
+	if err != nil {
+		return fmt.Errorf("config %s: %w", config.Digest, err)
+	}
+	if fetched {
+		p.mu.Lock()
+		img.fetched += config.Size
+		img.reused -= config.Size // queueBlobs is going to find it here
+		p.mu.Unlock()
+	}
+	return p.checkPlatform(img)
+}
+
+// checkPlatform holds an image that no index led to against the platform
+// wanted, by its config, which is in the store. One that a person asked for
+// must match; the default only warns.
+func (p *pull) checkPlatform(img *pulling) error {
+	raw, err := p.opts.Store.Read(img.image.Manifest.Config.Digest, image.MaxSize)
+	if err != nil {
+		return err
+	}
+	has, err := image.ConfigPlatform(raw)
+	if err != nil || has.OS == "" || has.Architecture == "" || p.opts.Platform.Matches(has) {
+		return nil // odd configs are for the runtime to judge
+	}
+	have := image.FormatPlatform(has)
+	if p.opts.Platform.Explicit {
+		return &image.NoPlatformError{Want: p.opts.Platform.String(), Have: []string{have}}
+	}
+	p.opts.observe(event.Warned{Message: fmt.Sprintf("%s is for %s, not %s; taken all the same, since it is the only one there is",
+		img.ref, have, p.opts.Platform)})
+	return nil
+}
+
+// queueBlobs queues what an image needs and nobody has asked for yet.
+func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
+	all := img.image.Blobs()
+	here := make(map[digest.Digest]bool, len(all))
+	for _, d := range all {
+		has, err := p.lease.Has(d)
+		if err != nil {
+			return p.fail(ctx, img, err)
+		}
+		here[d.Digest] = has
+	}
+
+	p.mu.Lock()
+	added, err := p.plan.Add(img.image, func(d ocispec.Descriptor) (bool, error) { return here[d.Digest], nil })
+	if err != nil {
+		p.mu.Unlock()
+		return p.fail(ctx, img, err)
+	}
+	for _, b := range added {
+		if b.Here {
+			p.done[b.Digest] = true
+		}
+	}
+	size := img.image.ManifestSize()
+	found := size
+	for _, b := range all {
+		size += b.Size
+		if p.done[b.Digest] {
+			found += b.Size
+		} else {
+			img.missing++
+		}
+	}
+	fetch, reuse := shares(all, added)
+	img.fetched += fetch
+	img.reused += reuse
+	complete := img.missing == 0
+	p.mu.Unlock()
+
+	p.opts.observe(event.Resolved{Image: img.ref.String(), Digest: img.image.Target().Digest,
+		Blobs: len(all) + len(img.image.Path), Size: size, Here: found})
+	for _, b := range added {
+		if b.Here {
+			continue
+		}
+		p.opts.observe(event.Queued{Digest: b.Digest, Size: b.Size})
+		p.queue.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context) error {
+			return p.blob(ctx, b.Descriptor)
+		}})
+	}
+	if complete {
+		return p.complete(ctx, img)
+	}
+	return nil
+}
+
+// blob fetches a blob that images wait for.
+func (p *pull) blob(ctx context.Context, desc ocispec.Descriptor) error {
+	p.mu.Lock()
+	needing := p.alive(desc.Digest)
+	if len(needing) == 0 { // whoever needed it has failed
+		p.plan.Remove(desc.Digest)
+	}
+	p.mu.Unlock()
+	if len(needing) == 0 {
+		return nil
+	}
+	if _, err := p.fetch(ctx, desc, needing); err != nil {
+		return p.failBlob(ctx, desc, err)
+	}
+
+	var complete []*pulling
+	p.mu.Lock()
+	p.done[desc.Digest] = true
+	for _, img := range p.alive(desc.Digest) {
+		waiting := p.byImage[img]
+		if waiting.missing--; waiting.missing == 0 {
+			complete = append(complete, waiting)
+		}
+	}
+	p.mu.Unlock()
+	for _, img := range complete {
+		if err := p.complete(ctx, img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alive lists the images that need a blob and have not failed. The caller
+// holds p.mu.
+func (p *pull) alive(d digest.Digest) []*plan.Image {
+	var out []*plan.Image
+	for _, img := range p.plan.Needing(d) {
+		if !p.byImage[img].over {
+			out = append(out, img)
+		}
+	}
+	return out
+}
+
+// fetch brings a blob into the store, from any repository that has it, and
+// reports whether it came over the network: it is not fetched when another
+// process was at it.
+func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, needing []*plan.Image) (bool, error) {
+	in, err := p.lease.Ingest(ctx, desc, func() { p.opts.observe(event.Waiting{Digest: desc.Digest}) })
+	if errors.Is(err, blobstore.ErrExists) {
+		p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size, Reused: true})
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
+	got, err := transfer.Fetch(ctx, desc, p.sources(needing), in, transfer.Options{
+		Retry:    p.opts.Retry,
+		Progress: func(n int64) { p.opts.observe(event.Progress{Digest: desc.Digest, N: n}) },
+		Retrying: func(try int, wait time.Duration, why error) {
+			p.opts.observe(event.Retrying{What: "blob " + desc.Digest.String(), Why: why.Error(), Try: try, Delay: wait})
+		},
+	})
+	if err == nil {
+		err = in.Commit(got)
+	}
+	if err = errors.Join(err, in.Close()); err != nil {
+		return false, err
+	}
+	p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size})
+	return true, nil
+}
+
+// sources are the repositories that the images come from, each once.
+func (p *pull) sources(needing []*plan.Image) []transfer.Source {
+	seen := make(map[string]bool)
+	var out []transfer.Source
+	for _, img := range needing {
+		where := img.Ref.Host() + "/" + img.Ref.Repository()
+		if !seen[where] {
+			seen[where] = true
+			out = append(out, p.opts.Registry.Blobs(img.Ref))
+		}
+	}
+	return out
+}
+
+// complete ends an image of which all is in the store.
+func (p *pull) complete(ctx context.Context, img *pulling) error {
+	if img.image.Platform == nil && !p.opts.Platform.Explicit && image.IsImage(img.image.Manifest) {
+		if err := p.checkPlatform(img); err != nil {
+			return p.fail(ctx, img, err)
+		}
+	}
+	p.mu.Lock()
+	img.over = true
+	e := event.Pulled{Image: img.ref.String(), Digest: img.image.Target().Digest, Fetched: img.fetched, Reused: img.reused}
+	p.mu.Unlock()
+	p.opts.observe(e)
+	return nil
+}
+
+// failBlob fails every image that needs a blob.
+func (p *pull) failBlob(ctx context.Context, desc ocispec.Descriptor, why error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	p.opts.observe(event.Failed{Digest: desc.Digest, Why: why.Error()})
+	p.mu.Lock()
+	needing := p.alive(desc.Digest)
+	p.plan.Remove(desc.Digest)
+	var waiting []*pulling
+	for _, img := range needing {
+		waiting = append(waiting, p.byImage[img])
+	}
+	p.mu.Unlock()
+	var end error
+	for _, img := range waiting {
+		role := "layer"
+		if img.image.Manifest.Config.Digest == desc.Digest {
+			role = "config"
+		}
+		end = p.fail(ctx, img, fmt.Errorf("%s %s: %w", role, desc.Digest, why))
+	}
+	return end
+}
+
+// fail ends an image with an error, and the run with it unless it is to keep
+// going. An error that comes from the run's own end is not the image's.
+func (p *pull) fail(ctx context.Context, img *pulling, why error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	p.mu.Lock()
+	again := img.over
+	if !again {
+		img.err, img.over = why, true
+	}
+	p.mu.Unlock()
+	if !again {
+		p.opts.observe(event.Lost{Image: img.ref.String(), Why: why.Error()})
+	}
+	if p.opts.KeepGoing {
+		return nil
+	}
+	return errImage
+}
+
+// finish makes the results. All jobs have ended.
+func (p *pull) finish() []Result {
+	out := make([]Result, 0, len(p.images))
+	for _, img := range p.images {
+		if !img.over {
+			img.err = ErrStopped
+		}
+		out = append(out, Result{Ref: img.ref, Image: img.image, Fetched: img.fetched, Reused: img.reused, Err: img.err})
+	}
+	return out
+}
+
+// pin records the images that are complete.
+func (p *pull) pin() error {
+	var roots []blobstore.Root
+	for _, img := range p.images {
+		if img.err != nil || !img.over {
+			continue
+		}
+		name := img.ref.Tagged()
+		if name == "" {
+			name = img.ref.Name()
+		}
+		target := img.image.Target()
+		if len(img.image.Path) == 1 {
+			target = img.image.Descriptor()
+		}
+		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests()})
+	}
+	if len(roots) == 0 {
+		return nil
+	}
+	return p.lease.Pin(roots...)
+}

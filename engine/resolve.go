@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"drayage/blobstore"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/engine/reference"
+	"drayage/engine/schedule"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// manifests gives an image's manifests, out of the store where it can, and
+// counts which bytes came from where.
+type manifests struct {
+	opts            Options
+	keep            func(context.Context, image.Document) error // nil: don't
+	fetched, reused int64
+}
+
+// Manifest implements plan.Manifests with the fewest requests: none for a
+// digest that the store has; for a tag that was pulled before, the question
+// whether it still stands for the same; else one GET.
+func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDigest string) (image.Document, error) {
+	want := digest.Digest(tagOrDigest)
+	if want.Validate() != nil {
+		want = ""
+		if _, err := m.opts.Store.Root(ref.Tagged()); err == nil {
+			d, err := m.opts.Registry.Head(ctx, ref, tagOrDigest)
+			if err != nil {
+				return image.Document{}, err
+			}
+			want = d
+		}
+	}
+	if want != "" {
+		tagOrDigest = want.String()
+		raw, err := m.opts.Store.Read(want, image.MaxSize)
+		if err == nil {
+			m.reused += int64(len(raw))
+			return decodeStored(raw, want)
+		}
+		if !errors.Is(err, blobstore.ErrNotFound) {
+			return image.Document{}, err
+		}
+	}
+	doc, err := m.opts.Registry.Manifest(ctx, ref, tagOrDigest)
+	if err != nil {
+		return image.Document{}, err
+	}
+	m.fetched += doc.Descriptor.Size
+	if m.keep != nil {
+		err = m.keep(ctx, doc)
+	}
+	return doc, err
+}
+
+func decodeStored(raw []byte, want digest.Digest) (image.Document, error) {
+	doc, err := image.Decode(raw, "")
+	if err != nil {
+		return image.Document{}, fmt.Errorf("manifest %s in the store: %w", want, err)
+	}
+	doc.Descriptor.Digest = want
+	return doc, nil
+}
+
+// Plan resolves images and works out what pulling them would take. It fetches
+// manifests that the store doesn't have, and changes nothing. The results are
+// in the order of refs; those of images that can't be resolved have an error.
+// Fetched and Reused are what a pull would fetch and reuse for each image.
+func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *plan.Plan, error) {
+	refs = unique(refs)
+	results := make([]Result, len(refs))
+	err := schedule.Run(ctx, o.Limits, func(q *schedule.Queue) error {
+		for i, ref := range refs {
+			q.Add(schedule.Job{Host: ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context) error {
+				m := &manifests{opts: o}
+				img, err := plan.Resolve(ctx, m, ref, o.Platform)
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				results[i] = Result{Ref: ref, Image: img, Fetched: m.fetched, Reused: m.reused, Err: err}
+				return nil
+			}})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	// In order, so that the same images give the same plan.
+	p := new(plan.Plan)
+	for i := range results {
+		r := &results[i]
+		if r.Err != nil {
+			continue
+		}
+		added, err := p.Add(r.Image, o.Store.Has)
+		if err != nil {
+			r.Err = err
+			continue
+		}
+		f, reused := shares(r.Image.Blobs(), added)
+		r.Fetched += f
+		r.Reused += reused
+	}
+	return results, p, nil
+}
+
+// shares splits an image's blobs into the bytes that are to be fetched for it,
+// and those that are here or come for another image.
+func shares(all []ocispec.Descriptor, added []plan.Blob) (fetch, reuse int64) {
+	for _, b := range all {
+		reuse += b.Size
+	}
+	for _, b := range added {
+		if !b.Here {
+			fetch += b.Size
+		}
+	}
+	return fetch, reuse - fetch
+}
