@@ -435,4 +435,3 @@ func decode(t *testing.T, raw []byte, name string, v any) {
 		}
 	}
 }
-

@@ -103,7 +103,7 @@ func (b *Bars) Log(line string) {
 	width, _ := b.size()
 	b.erase(&out, width)
 	out.WriteString(line + "\n")
-	b.w.Write(out.Bytes())
+	fmt.Fprint(b.w, out.String())
 	if !b.closed {
 		b.paint()
 	}
@@ -130,7 +130,7 @@ func (b *Bars) Close() {
 	if b.tally.images > 0 {
 		out.WriteString(b.tally.summary() + "\n")
 	}
-	b.w.Write(out.Bytes())
+	fmt.Fprint(b.w, out.String())
 }
 
 // erase moves to the first line on the screen that is ours and clears from
@@ -169,7 +169,7 @@ func (b *Bars) paint() {
 		out.WriteString("\x1b[J")
 	}
 	b.shown = shown
-	b.w.Write(out.Bytes())
+	fmt.Fprint(b.w, out.String())
 }
 
 // lines are the picture: each at most width wide, and fewer than height.

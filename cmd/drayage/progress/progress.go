@@ -183,7 +183,7 @@ func (j *JSON) Observe(e event.Event) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.w.Write(append(line, '\n'))
+	fmt.Fprintf(j.w, "%s\n", line)
 }
 
 // Log implements Printer: a line that is no event is a warning.

@@ -2,7 +2,6 @@ package registrytest
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -113,7 +112,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		key = "access_token" // as some registries do
 	}
 	scope := strings.Join(r.Form["scope"], " ")
-	json.NewEncoder(w).Encode(map[string]any{key: fmt.Sprintf("token-%d-%s", number, scope), "expires_in": 300})
+	w.Write(mustJSON(map[string]any{key: fmt.Sprintf("token-%d-%s", number, scope), "expires_in": 300}))
 }
 
 // issue gives the number of a new token to whoever may have one.
