@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Installs the programs that `make interop` tests against, where apt-get can;
+# elsewhere it says what is missing.
+set -euo pipefail
+
+declare -A package=(
+  [docker-registry]=docker-registry
+  [htpasswd]=apache2-utils
+  [dockerd]=docker.io
+  [podman]=podman
+  [skopeo]=skopeo
+  [containerd]=containerd
+  [ctr]=containerd
+  [bsdtar]=libarchive-tools
+  [tar]=tar
+)
+
+missing=()
+for program in "${!package[@]}"; do
+  command -v "$program" >/dev/null || missing+=("${package[$program]}")
+done
+# The docker client may be there without its daemon, or the reverse.
+command -v docker >/dev/null || missing+=(docker.io)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
+  printf 'interop: missing: %s. Install them, or run this as root where apt-get is.\n' "${missing[*]}" >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+# Services that start by themselves are of no use here: the tests start their own.
+printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+apt-get install -q -y --no-install-recommends "${missing[@]}" crun iptables ca-certificates
