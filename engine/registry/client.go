@@ -69,6 +69,7 @@ type host struct {
 	name      string // with port, as in URLs
 	stored    *auth.Client
 	anonymous *auth.Client
+	deciding  chan struct{} // holds one: the request that finds out the scheme
 
 	mu        sync.Mutex
 	scheme    string // "http" or "https"; "" while that isn't known
@@ -122,7 +123,7 @@ func (c *Client) host(ref reference.Image) *host {
 	if h != nil {
 		return h
 	}
-	h = &host{name: name, scheme: "https"}
+	h = &host{name: name, scheme: "https", deciding: make(chan struct{}, 1)}
 	local := isLoopback(name)
 	switch {
 	case local:
@@ -248,37 +249,49 @@ func refused(resp *http.Response, err error) bool {
 }
 
 // over sends a request by HTTPS or, where that is allowed and the host speaks
-// it, by plain HTTP: that is tried first then, since a TLS server says at once
-// and clearly that it got plain HTTP, while the reverse may hang.
+// it, by plain HTTP. The first request to such a host finds out which; others
+// wait for it. Plain HTTP is tried first, since a TLS server says at once and
+// clearly that it got plain HTTP, while the reverse may hang.
 func (c *Client) over(ctx context.Context, h *host, client *auth.Client, method, path string, header http.Header) (*http.Response, error) {
-	h.mu.Lock()
-	scheme := h.scheme
-	h.mu.Unlock()
-	try := scheme
-	if try == "" {
-		try = "http"
+	scheme := h.spoken()
+	if scheme == "" {
+		select {
+		case h.deciding <- struct{}{}:
+			defer func() { <-h.deciding }()
+			scheme = h.spoken()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	resp, err := c.once(ctx, client, method, try+"://"+h.name+path, header)
 	if scheme != "" {
-		return resp, err
+		return c.once(ctx, client, method, scheme+"://"+h.name+path, header)
 	}
+	scheme = "http"
+	resp, err := c.once(ctx, client, method, "http://"+h.name+path, header)
 	if wantsTLS(resp, err) {
 		if resp != nil {
 			resp.Body.Close()
 		}
-		try = "https"
-		resp, err = c.once(ctx, client, method, try+"://"+h.name+path, header)
+		scheme = "https"
+		resp, err = c.once(ctx, client, method, "https://"+h.name+path, header)
 	}
 	if err == nil {
 		h.mu.Lock()
-		h.scheme = try
+		h.scheme = scheme
 		h.mu.Unlock()
 	}
 	return resp, err
 }
 
+func (h *host) spoken() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.scheme
+}
+
 // wantsTLS reports whether a plain HTTP request reached a TLS server: servers
-// say so in an answer of status 400, or send a TLS alert.
+// say so in an answer of status 400, whose text a HEAD doesn't show, or send a
+// TLS alert.
 func wantsTLS(resp *http.Response, err error) bool {
 	if err != nil {
 		return strings.Contains(err.Error(), `malformed HTTP response "\x15`)
@@ -287,7 +300,8 @@ func wantsTLS(resp *http.Response, err error) bool {
 		return false
 	}
 	text := string(bufferError(resp))
-	return strings.Contains(text, "HTTP request to an HTTPS server") || strings.Contains(text, "HTTP request was sent to HTTPS port")
+	return resp.Request.Method == http.MethodHead || strings.Contains(text, "HTTP request to an HTTPS server") ||
+		strings.Contains(text, "HTTP request was sent to HTTPS port")
 }
 
 func (c *Client) once(ctx context.Context, client *auth.Client, method, url string, header http.Header) (*http.Response, error) {

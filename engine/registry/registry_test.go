@@ -411,6 +411,11 @@ func TestLoopbackSpeaksEitherScheme(t *testing.T) {
 		if got := len(s.Requests()); got != 3 {
 			t.Errorf("%d requests, want 3", got)
 		}
+		// Also when the first question is a HEAD, whose answer has no text.
+		again := client(t, registry.Options{TLS: &tls.Config{RootCAs: s.Roots()}})
+		if d, err := again.Head(t.Context(), ref, "1"); err != nil || d == "" {
+			t.Errorf("Head: %q, %v", d, err)
+		}
 	}
 }
 
