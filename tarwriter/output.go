@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"drayage/blobstore/durable"
 )
@@ -38,7 +39,7 @@ func CreateFile(path string, force bool) (*File, error) {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
-		return nil, fmt.Errorf("output %s: %w, and is a folder", path, ErrExists)
+		return nil, &fs.PathError{Op: "writing to", Path: path, Err: syscall.EISDIR}
 	case err == nil && !info.Mode().IsRegular():
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {

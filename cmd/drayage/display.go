@@ -34,7 +34,7 @@ type display struct {
 
 func (d *displayFlags) display(s streams) (*display, error) {
 	mode := d.progress
-	if !slices.Contains([]string{"auto", "bar", "plain", "json", "none"}, mode) {
+	if !slices.Contains(progressModes[:], mode) {
 		return nil, usageError{fmt.Errorf("--progress %q: want auto, bar, plain, json or none", mode)}
 	}
 	if d.color && d.noColor {

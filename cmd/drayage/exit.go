@@ -73,8 +73,9 @@ func statusOf(err error) int {
 	return exitFailed
 }
 
-// kinds are asked in order. A local fault is named before the network, since
-// some errors of files look like errors of connections.
+// kinds are asked in order: what was marked as a local fault comes before the
+// network, and what merely looks like one after it. (net.Error won't do for
+// the network: the errors of files have its methods too.)
 var kinds = []struct {
 	status int
 	is     func(error) bool
@@ -85,7 +86,7 @@ var kinds = []struct {
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},
 	{exitNotFound, or(is(registry.ErrNotFound), as[*image.NoPlatformError])},
-	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, io.ErrUnexpectedEOF), as[net.Error])},
+	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, io.ErrUnexpectedEOF), as[*net.OpError], as[*net.DNSError])},
 	{exitLocal, or(as[*fs.PathError], as[*os.LinkError], as[*os.SyscallError], as[syscall.Errno])},
 }
 

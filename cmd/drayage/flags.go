@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -35,6 +37,33 @@ func (d *displayFlags) add(f *pflag.FlagSet) {
 	f.CountVarP(&d.debug, "debug", "D", "log requests and decisions; twice: headers too")
 	f.BoolVarP(&d.color, "color", "c", false, "use colour even when not on a terminal")
 	f.BoolVarP(&d.noColor, "no-color", "C", false, "use no colour")
+}
+
+// progressModes are the values of --progress.
+var progressModes = [...]string{"auto", "bar", "plain", "json", "none"}
+
+// joinProgress lets -p stand alone and take its value as a word of its own,
+// too: -p json, beside -pjson and --progress=json. A word that is no mode is
+// left to be an image.
+func joinProgress(args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		if args[i] == "--" {
+			return append(out, args[i:]...)
+		}
+		lone := args[i] == "-p" || args[i] == "--progress"
+		if lone && i+1 < len(args) && slices.Contains(progressModes[:], args[i+1]) {
+			out = append(out, "--progress="+args[i+1])
+			i++
+			continue
+		}
+		if mode, ok := strings.CutPrefix(args[i], "-p"); ok && slices.Contains(progressModes[:], mode) {
+			out = append(out, "--progress="+mode)
+			continue
+		}
+		out = append(out, args[i])
+	}
+	return out
 }
 
 // plainUsage leaves out of the usage text what pflag says of each switch, that

@@ -43,7 +43,7 @@ that docker load, podman load and ctr images import take.`,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 		Args:              cobra.NoArgs,
 	}
-	root.SetArgs(args)
+	root.SetArgs(joinProgress(args))
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
