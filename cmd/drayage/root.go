@@ -41,7 +41,6 @@ that docker load, podman load and ctr images import take.`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
-		Args:              cobra.NoArgs,
 	}
 	root.SetArgs(joinProgress(args))
 	root.SetIn(s.in)
@@ -59,7 +58,7 @@ that docker load, podman load and ctr images import take.`,
 	if !as[reported](err) {
 		// What cobra finds wrong by itself has no type of its own.
 		if text := err.Error(); strings.HasPrefix(text, "unknown command") || strings.HasPrefix(text, "unknown flag") {
-			err = usageError{errors.New(strings.ReplaceAll(text, "\n", " "))}
+			err = usageError{errors.New(strings.Join(strings.Fields(text), " "))}
 		}
 		report(s.err, err, false)
 	}
