@@ -230,9 +230,9 @@ func TestArchivesAreTheSameInAnyOrder(t *testing.T) {
 // members start where a file system can share them.
 func TestLargeMembersAreAligned(t *testing.T) {
 	blobs := folder(t.TempDir())
-	const large = 64 << 10
+	const medium, large = 16 << 10, 1 << 20
 	var layers []ocispec.Descriptor
-	for _, base := range []int64{1, 511, 512, 1024, 1536, 2048, 2560, 3072, 3584, 4096, large, large + 512, 3 * large} {
+	for _, base := range []int64{1, 511, 512, 1024, 1536, 2048, 2560, 3072, 3584, 4096, medium, medium + 512, 3 * medium, large, large + 512} {
 		for d := int64(-1); d <= 1; d++ {
 			layers = append(layers, blobs.add(t, base+d))
 		}
@@ -248,8 +248,11 @@ func TestLargeMembersAreAligned(t *testing.T) {
 				t.Fatalf("%s has the content of %s", f.name, f.digest)
 			}
 			i := slices.IndexFunc(layers, func(d ocispec.Descriptor) bool { return d.Digest.Encoded() == hex })
-			if i >= 0 && layers[i].Size >= large && f.at%4096 != 0 {
-				t.Errorf("member of %d bytes starts at %d", layers[i].Size, f.at)
+			if i < 0 {
+				continue
+			}
+			if size := layers[i].Size; size >= medium && f.at%4096 != 0 || size >= large && f.at%(64<<10) != 0 {
+				t.Errorf("member of %d bytes starts at %d", size, f.at)
 			}
 		}
 	}
@@ -259,7 +262,7 @@ func TestLargeMembersAreAligned(t *testing.T) {
 func TestHugeMembersAreAligned(t *testing.T) {
 	members := []tarwriter.Member{{Name: "a", Size: 1, Content: []byte("x")}, {Name: "blobs/sha256/x", Size: 9 << 30, Blob: "x"}}
 	size, err := tarwriter.Size(members)
-	if want := int64(4096 + 9<<30 + 1024); err != nil || size != want {
+	if want := int64(64<<10 + 9<<30 + 1024); err != nil || size != want {
 		t.Errorf("Size = %d, %v; want %d", size, err, want)
 	}
 }

@@ -37,8 +37,10 @@ const (
 	paintEvery = 100 * time.Millisecond
 	mostLines  = 20 // of blobs, also where more would fit
 
-	wholeTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{counters . "%s / %s" "%s / ?"}} {{speed . "%s/s" "- /s"}} {{rtime . "%s left" "" ""}}`
-	blobTemplate  pb.ProgressBarTemplate = `  {{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{counters . "%s / %s" "%s / ?"}} {{speed . "%s/s" "- /s"}}`
+	// Columns have a fixed width, so that bars end below each other and don't
+	// jump while numbers grow.
+	wholeTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-12s" (rtime . "%s left" "" "")}}`
+	blobTemplate  pb.ProgressBarTemplate = `  {{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-12s" ""}}`
 )
 
 // NewBars starts to draw on w. size tells the terminal's size at each picture.
@@ -179,14 +181,14 @@ func (b *Bars) lines(width, height int) []string {
 		return nil
 	}
 	if b.disk != nil {
-		b.disk.Set("head", "writing "+t.output).SetCurrent(t.written)
+		b.disk.Set("head", "writing "+t.output).Set("bytes", amount(t.written, t.size)).SetCurrent(t.written)
 		return []string{render(b.disk, width)}
 	}
 	head := fmt.Sprintf("%d/%d images, %d/%d blobs", t.pulled, t.images, t.blobsDone, t.blobs)
 	if t.lost > 0 {
 		head += fmt.Sprintf(", %d failed", t.lost)
 	}
-	b.whole.Set("head", head).SetTotal(t.want).SetCurrent(t.got)
+	b.whole.Set("head", head).Set("bytes", amount(t.got, t.want)).SetTotal(t.want).SetCurrent(t.got)
 	lines := []string{render(b.whole, width)}
 	room := min(mostLines, height-3)
 	hidden := 0
@@ -218,9 +220,12 @@ func (b *Bars) line(f *flight, width int) string {
 	if room := width/3 - len(name); room > 10 {
 		name += " " + pad(f.image, min(room, 32))
 	}
-	bar.Set("head", name).SetCurrent(f.got)
+	bar.Set("head", name).Set("bytes", amount(f.got, f.size)).SetCurrent(f.got)
 	return render(bar, width)
 }
+
+// amount is how much there is of how much, in a fixed width.
+func amount(got, of int64) string { return fmt.Sprintf("%10s of %-10s", Size(got), Size(of)) }
 
 func shortDigest(d digest.Digest) string {
 	const most = 12
