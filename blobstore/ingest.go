@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"drayage/blobstore/durable"
 
@@ -122,11 +123,37 @@ func (in *Ingest) Close() error {
 	if in.data != nil {
 		errs = append(errs, in.data.Close())
 	}
-	// The data may have been renamed away, and the folder may hold what a
-	// later version left: then it stays.
-	os.Remove(in.store.paths.ingestData(in.desc.Digest))
-	os.Remove(in.store.paths.ingestLock(in.desc.Digest))
-	os.Remove(in.store.paths.ingest(in.desc.Digest))
+	in.store.removeIngest(in.desc.Digest)
 	errs = append(errs, in.lock.Close())
 	return errors.Join(errs...)
+}
+
+// removeIngest clears an ingest away. The caller holds its lock. Files that it
+// doesn't know keep the folder from going.
+func (s *Store) removeIngest(d digest.Digest) {
+	os.Remove(s.paths.ingestData(d))
+	os.Remove(s.paths.ingestLock(d))
+	os.Remove(s.paths.ingest(d))
+}
+
+// dropDeadIngests clears away the ingests that no process is at work on. What
+// can't be removed stays for another time.
+func (s *Store) dropDeadIngests() {
+	entries, _ := os.ReadDir(s.paths.ingests())
+	for _, e := range entries {
+		algorithm, hex, _ := strings.Cut(e.Name(), "-")
+		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
+		if d.Validate() != nil {
+			continue // not ours
+		}
+		path := s.paths.ingestLock(d)
+		lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			continue
+		}
+		if won, err := durable.TryLock(lock); err == nil && won && durable.StillNamed(lock, path) {
+			s.removeIngest(d)
+		}
+		lock.Close()
+	}
 }

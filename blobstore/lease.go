@@ -27,9 +27,10 @@ type Lease struct {
 	kept map[digest.Digest]bool
 }
 
-// Lease begins one. It also clears away the leases of processes that died.
+// Lease begins one. It also clears away what processes that died have left.
 func (s *Store) Lease() (*Lease, error) {
 	s.dropDeadLeases()
+	s.dropDeadIngests()
 	id := strconv.Itoa(os.Getpid()) + "-" + randomHex(6)
 	f, err := durable.Lock(context.Background(), s.paths.lease(id), nil)
 	if err != nil {

@@ -444,3 +444,37 @@ func TestLeasesKeepWhatTheyFoundUntilTheyEnd(t *testing.T) {
 		t.Errorf("after its end: %v, %v", kept, err)
 	}
 }
+
+func TestALeaseClearsAwayWhatTheDeadLeft(t *testing.T) {
+	dir := t.TempDir()
+	s, l := open(t, dir)
+	living := describe([]byte("living"))
+	in, err := l.Ingest(t.Context(), living, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	dead := filepath.Join(dir, "ingest", "sha256-"+digest.FromString("dead").Encoded())
+	if err := os.MkdirAll(dead, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		filepath.Join(dead, "data"): "half", filepath.Join(dead, "lock"): "",
+		filepath.Join(dir, "leases", "1-dead"): digest.FromString("dead").String() + "\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := s.Lease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if left, _ := os.ReadDir(filepath.Join(dir, "ingest")); len(left) != 1 {
+		t.Errorf("ingests: %v, want the living one", left)
+	}
+	if kept, err := s.Leased(); err != nil || kept[digest.FromString("dead")] || !kept[living.Digest] {
+		t.Errorf("leased: %v, %v", kept, err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -161,16 +162,19 @@ func (loader) Close() error { return nil }
 
 // printResults writes the line of each image: for programs with tabs and bare
 // numbers, on a terminal for people.
-func printResults(out *os.File, results []engine.Result) {
+func printResults(out *os.File, results []engine.Result) error {
+	var text strings.Builder
 	if !isTerminal(out) {
 		for _, r := range results {
-			fmt.Fprintf(out, "%s\t%s\t%d\t%d\n", r.Ref, r.Image.Target().Digest, r.Fetched, r.Reused)
+			fmt.Fprintf(&text, "%s\t%s\t%d\t%d\n", r.Ref, r.Image.Target().Digest, r.Fetched, r.Reused)
 		}
-		return
+		_, err := out.WriteString(text.String())
+		return err
+	}
+	for _, r := range results {
+		fmt.Fprintf(&text, "%s\t%s\t%s fetched\t%s reused\n", r.Ref, r.Image.Target().Digest, progress.Size(r.Fetched), progress.Size(r.Reused))
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%s fetched\t%s reused\n", r.Ref, r.Image.Target().Digest, progress.Size(r.Fetched), progress.Size(r.Reused))
-	}
-	w.Flush()
+	_, err := w.Write([]byte(text.String()))
+	return errors.Join(err, w.Flush())
 }

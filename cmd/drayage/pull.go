@@ -239,10 +239,11 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 		err = o.writeOutputs(ctx, outs, opts.Store, done, display)
 	}
 	display.Close() // the bars are gone before the last lines come
+	if err == nil && !o.stdout {
+		err = printResults(s.out, done)
+	}
 	if err != nil {
 		failed = append(failed, err)
-	} else if !o.stdout {
-		printResults(s.out, done)
 	}
 	return display.fail(failed)
 }

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layers is the direction of imports: a package imports only from lower lines,
+// and one that is not here has no place yet. docs/architecture.md explains it.
+var layers = []string{
+	0: "engine/retry engine/schedule engine/reference engine/image blobstore/durable",
+	1: "blobstore tarwriter engine/transfer",
+	2: "engine/plan engine/event",
+	3: "engine/registry engine/registry/registrytest cmd/drayage/progress",
+	4: "engine",
+	5: "cmd/drayage cmd/demo bench/bars",
+}
+
+// goroutines are the functions that start some, each of which waits for its
+// own before it returns or is closed.
+var goroutines = []string{
+	"bench/bars.bareLoop",
+	"cmd/drayage.interruptible",
+	"cmd/drayage/progress.NewBars",
+	"engine/schedule.Run", // by its errgroup
+}
+
+func layerOf(pkg string) int {
+	for i, line := range layers {
+		if slices.Contains(strings.Fields(line), pkg) {
+			return i
+		}
+	}
+	return -1
+}
+
+// sources calls f with each of the project's Go files that is no test.
+func sources(t *testing.T, f func(pkg string, file *ast.File)) {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".") && d.Name() != ".." {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		pkg, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		f(filepath.ToSlash(pkg), file)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestImportsGoDownwardsOnly(t *testing.T) {
+	seen := 0
+	sources(t, func(pkg string, file *ast.File) {
+		seen++
+		from := layerOf(pkg)
+		if from < 0 {
+			t.Errorf("%s is in no layer", pkg)
+		}
+		for _, imp := range file.Imports {
+			path := strings.Trim(imp.Path.Value, `"`)
+			below, ours := strings.CutPrefix(path, "drayage/")
+			if !ours {
+				continue
+			}
+			if to := layerOf(below); to >= from {
+				t.Errorf("%s (layer %d) imports %s (layer %d)", pkg, from, below, to)
+			}
+			if strings.HasPrefix(pkg, "blobstore") || strings.HasPrefix(pkg, "tarwriter") {
+				if strings.HasPrefix(below, "engine") {
+					t.Errorf("%s knows the engine: it imports %s", pkg, below)
+				}
+			}
+		}
+	})
+	if seen < 30 {
+		t.Errorf("only %d files were read", seen)
+	}
+}
+
+func TestGoroutinesStartInAShortListOfPlaces(t *testing.T) {
+	found := map[string]bool{}
+	sources(t, func(pkg string, file *ast.File) {
+		for _, decl := range file.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			ast.Inspect(fn, func(n ast.Node) bool {
+				starts := false
+				switch n := n.(type) {
+				case *ast.GoStmt:
+					starts = true
+				case *ast.CallExpr:
+					sel, ok := n.Fun.(*ast.SelectorExpr)
+					starts = ok && sel.Sel.Name == "Go"
+				}
+				if starts {
+					found[pkg+"."+fn.Name.Name] = true
+				}
+				return true
+			})
+		}
+	})
+	for place := range found {
+		if !slices.Contains(goroutines, place) {
+			t.Errorf("%s starts a goroutine and is not in the list", place)
+		}
+	}
+	for _, place := range goroutines {
+		if !found[place] {
+			t.Errorf("%s is in the list and starts none", place)
+		}
+	}
+}
+
+// The module's top level has a few folders, each with its part of an image's
+// way.
+func TestTopLevel(t *testing.T) {
+	entries, err := os.ReadDir(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := strings.Fields("bench bin blobstore cmd docs engine tarwriter")
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && !slices.Contains(allowed, e.Name()) {
+			t.Errorf("unexpected folder %s", e.Name())
+		}
+	}
+}
