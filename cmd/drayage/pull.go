@@ -239,7 +239,7 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 		err = o.writeOutputs(ctx, outs, opts.Store, done, display)
 	}
 	display.Close() // the bars are gone before the last lines come
-	if err == nil && !o.stdout {
+	if err == nil && !o.stdout && len(done) > 0 {
 		err = printResults(s.out, done)
 	}
 	if err != nil {
