@@ -39,8 +39,8 @@ const (
 
 	// Columns have a fixed width, so that bars end below each other and don't
 	// jump while numbers grow.
-	wholeTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-12s" (rtime . "%s left" "" "")}}`
-	blobTemplate  pb.ProgressBarTemplate = `  {{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-12s" ""}}`
+	wholeTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" (rtime . "%s left" "" "")}}`
+	blobTemplate  pb.ProgressBarTemplate = `  {{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" ""}}`
 )
 
 // NewBars starts to draw on w. size tells the terminal's size at each picture.
@@ -224,8 +224,22 @@ func (b *Bars) line(f *flight, width int) string {
 	return render(bar, width)
 }
 
-// amount is how much there is of how much, in a fixed width.
-func amount(got, of int64) string { return fmt.Sprintf("%10s of %-10s", Size(got), Size(of)) }
+// amount is how much there is of how much, in one unit and a fixed width.
+func amount(got, of int64) string {
+	total := Size(of)
+	unit := total[strings.IndexByte(total, ' ')+1:]
+	per := float64(1)
+	for _, prefix := range "KMGTPE" {
+		if unit[0] == 'B' {
+			break
+		}
+		per *= 1024
+		if rune(unit[0]) == prefix {
+			break
+		}
+	}
+	return fmt.Sprintf("%17s", fmt.Sprintf("%.1f/%s", float64(got)/per, total))
+}
 
 func shortDigest(d digest.Digest) string {
 	const most = 12
