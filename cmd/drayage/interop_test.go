@@ -497,3 +497,38 @@ func startContainerd(t *testing.T) func(args ...string) string {
 		return command(t, ctr, append([]string{"-a", dir + "/sock"}, args...)...)
 	}
 }
+
+// A disk that is too small, for the store and for the archive: status 7, one
+// line, and nothing left of the archive.
+func TestInteropFullDisk(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("mounting needs root")
+	}
+	bin := build(t)
+	server := registrytest.New()
+	defer server.Close()
+	name := server.Push("big", "1", registrytest.Build("linux/amd64", registrytest.Random(1, 6<<20), registrytest.Random(2, 1<<20)))
+	small := t.TempDir()
+	command(t, "mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small)
+	t.Cleanup(func() { exec.Command("umount", small).Run() })
+	roomy := t.TempDir()
+	for _, args := range [][]string{
+		{"--store", small + "/store", "-o", roomy + "/x.tar"},
+		{"--store", roomy + "/store", "-o", small + "/x.tar"},
+		{"--store", roomy + "/store", "-d", small + "/x"},
+	} {
+		cmd := exec.CommandContext(t.Context(), bin, append([]string{"pull", "-q", "--platform", "linux/amd64", name}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if exitStatus(err) != 7 || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "no space left") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+		for _, dir := range []string{small, roomy} {
+			if left, _ := filepath.Glob(dir + "/x*"); len(left) > 0 {
+				t.Errorf("%v: left behind: %v", args, left)
+			}
+		}
+		if err := os.RemoveAll(small + "/store"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

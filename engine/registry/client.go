@@ -69,7 +69,6 @@ type host struct {
 	name      string // with port, as in URLs
 	stored    *auth.Client
 	anonymous *auth.Client
-	deciding  chan struct{} // holds one: the request that finds out the scheme
 
 	mu        sync.Mutex
 	scheme    string // "http" or "https"; "" while that isn't known
@@ -123,7 +122,7 @@ func (c *Client) host(ref reference.Image) *host {
 	if h != nil {
 		return h
 	}
-	h = &host{name: name, scheme: "https", deciding: make(chan struct{}, 1)}
+	h = &host{name: name, scheme: "https"}
 	local := isLoopback(name)
 	switch {
 	case local:
@@ -249,24 +248,15 @@ func refused(resp *http.Response, err error) bool {
 }
 
 // over sends a request by HTTPS or, where that is allowed and the host speaks
-// it, by plain HTTP. The first request to such a host finds out which; others
-// wait for it. Plain HTTP is tried first, since a TLS server says at once and
-// clearly that it got plain HTTP, while the reverse may hang.
+// it, by plain HTTP. While it isn't known which, plain HTTP is tried first,
+// since a TLS server says at once and clearly that it got plain HTTP, while the
+// reverse may hang. Requests that come meanwhile find out by themselves: if
+// they waited, one slow answer would hold them all up.
 func (c *Client) over(ctx context.Context, h *host, client *auth.Client, method, path string, header http.Header) (*http.Response, error) {
-	scheme := h.spoken()
-	if scheme == "" {
-		select {
-		case h.deciding <- struct{}{}:
-			defer func() { <-h.deciding }()
-			scheme = h.spoken()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	if scheme != "" {
+	if scheme := h.spoken(); scheme != "" {
 		return c.once(ctx, client, method, scheme+"://"+h.name+path, header)
 	}
-	scheme = "http"
+	scheme := "http"
 	resp, err := c.once(ctx, client, method, "http://"+h.name+path, header)
 	if wantsTLS(resp, err) {
 		if resp != nil {
