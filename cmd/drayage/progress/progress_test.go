@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -49,9 +50,8 @@ func (s *screen) Write(p []byte) (int, error) {
 	text := string(p)
 	for text != "" {
 		if rest, ok := strings.CutPrefix(text, "\x1b["); ok {
-			var n int
 			end := strings.IndexAny(rest, "AJK")
-			fmt.Sscanf(rest[:end], "%d", &n)
+			n, _ := strconv.Atoi(rest[:end]) // J and K come without a number
 			switch rest[end] {
 			case 'A':
 				if s.row -= n; s.row < 0 {
