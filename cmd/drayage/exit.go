@@ -49,8 +49,17 @@ func statusOf(err error) int {
 	if err == nil {
 		return exitOK
 	}
+	var sig signalError
+	if errors.As(err, &sig) {
+		return exitSignal + int(sig.sig)
+	}
 	var several failures
 	if errors.As(err, &several) {
+		for _, e := range several {
+			if errors.As(e, &sig) {
+				return statusOf(sig) // whatever had failed before it
+			}
+		}
 		status := exitOK
 		for _, e := range several {
 			s := statusOf(e)
@@ -60,10 +69,6 @@ func statusOf(err error) int {
 			status = s
 		}
 		return status
-	}
-	var sig signalError
-	if errors.As(err, &sig) {
-		return exitSignal + int(sig.sig)
 	}
 	for _, k := range kinds {
 		if k.is(err) {

@@ -11,7 +11,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -172,25 +171,20 @@ func isLoopback(hostport string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-// send sends a request below /v2/ of a reference's repository and returns the
-// response, whose body is watched for silence and whose errors are of this
-// package. want are the statuses that count as success.
+// send sends a request below /v2/ of a reference's repository. Its errors are of
+// this package, and so are those of the response's status. want are the statuses that count as success.
 func (c *Client) send(ctx context.Context, method string, ref reference.Image, path string, header http.Header, want ...int) (*http.Response, error) {
 	h := c.host(ref)
 	ctx = auth.AppendScopesForHost(ctx, h.name, auth.ScopeRepository(ref.Repository(), auth.ActionPull))
-	ctx, cancel := context.WithCancelCause(ctx)
 	resp, err := c.authorized(ctx, h, method, "/v2/"+ref.Repository()+path, header)
 	if err != nil {
-		cancel(err)
 		return nil, err
 	}
 	for _, status := range want {
 		if resp.StatusCode == status {
-			resp.Body = watch(resp.Body, c.opts.Stall, cancel)
 			return resp, nil
 		}
 	}
-	defer cancel(nil)
 	return nil, responseError(resp, h.name, quotaUntil(resp))
 }
 
@@ -348,39 +342,4 @@ func requestError(ctx context.Context, req *http.Request, err error) error {
 func isCertificate(err error) bool {
 	var verify *tls.CertificateVerificationError
 	return errors.As(err, &verify)
-}
-
-// errStalled ends a body that has been silent for too long.
-var errStalled = errors.New("no byte came for too long")
-
-// watch makes a body end with an error when a read of it gets nothing for a
-// while, and cancels the request when it is closed.
-func watch(body io.ReadCloser, stall time.Duration, cancel context.CancelCauseFunc) io.ReadCloser {
-	w := &watched{body: body, stall: stall, cancel: cancel}
-	w.timer = time.AfterFunc(stall, func() { cancel(errStalled) })
-	w.timer.Stop()
-	return w
-}
-
-type watched struct {
-	body   io.ReadCloser
-	stall  time.Duration
-	timer  *time.Timer
-	cancel context.CancelCauseFunc
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	w.timer.Reset(w.stall)
-	n, err := w.body.Read(p)
-	if !w.timer.Stop() && err != nil {
-		err = fmt.Errorf("%w (%v)", errStalled, w.stall)
-	}
-	return n, err
-}
-
-func (w *watched) Close() error {
-	w.timer.Stop()
-	err := w.body.Close()
-	w.cancel(nil)
-	return err
 }

@@ -650,6 +650,33 @@ func TestSilentBodiesEnd(t *testing.T) {
 	}
 }
 
+// A refusal whose text never ends, and a token that never comes whole.
+func TestSilentErrorsAndTokensEnd(t *testing.T) {
+	stalling := func(status int) registrytest.Fault {
+		return func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", "1000")
+				w.WriteHeader(status)
+				io.WriteString(w, `{"token":"`)
+				http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			})
+		}
+	}
+	s := serve(t)
+	ref := parse(t, s.Push("r", "1", small()))
+	c := client(t, registry.Options{Stall: 50 * time.Millisecond})
+	s.Break("/manifests/", 1, stalling(404))
+	if _, err := c.Manifest(t.Context(), ref, "1"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("an error: %v", err)
+	}
+	s.RequireToken("", "")
+	s.Break("/auth/token", 1, stalling(200))
+	if _, err := c.Manifest(t.Context(), ref, "1"); !errors.Is(err, registry.ErrUnavailable) {
+		t.Errorf("a token: %v", err)
+	}
+}
+
 func TestCancellationEndsEveryWait(t *testing.T) {
 	s := serve(t)
 	img := small()

@@ -36,7 +36,7 @@ type hostState struct {
 
 func newRetrying(base http.RoundTripper, opts Options) *retrying {
 	return &retrying{
-		next:     &tracing{next: base, observer: opts.Observer, headers: opts.TraceHeaders},
+		next:     &tracing{next: base, observer: opts.Observer, headers: opts.TraceHeaders, stall: opts.Stall},
 		policy:   opts.Retry,
 		observer: opts.Observer,
 		hosts:    make(map[string]*hostState),
@@ -163,11 +163,12 @@ func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// tracing tells the observer of each exchange.
+// tracing tells the observer of each exchange, and has the body watched.
 type tracing struct {
 	next     http.RoundTripper
 	observer event.Observer
 	headers  bool
+	stall    time.Duration
 }
 
 func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -178,6 +179,7 @@ func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 		e.Why = bareError(err)
 	} else {
 		e.Status = resp.StatusCode
+		resp.Body = watch(resp.Body, t.stall)
 	}
 	if t.headers {
 		e.Request = redact(req.Header)
