@@ -61,7 +61,7 @@ func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDige
 }
 
 func decodeStored(raw []byte, want digest.Digest) (image.Document, error) {
-	doc, err := image.Decode(raw, "")
+	doc, err := image.Decode(raw)
 	if err != nil {
 		return image.Document{}, fmt.Errorf("manifest %s in the store: %w", want, err)
 	}

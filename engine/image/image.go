@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"mime"
 	"strings"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -55,22 +55,15 @@ type Document struct {
 	Manifest *ocispec.Manifest // set for a manifest
 }
 
-// Decode reads a manifest or an index. The content's own mediaType field
-// decides what it is, then its fields, and only then contentType, the label
-// that the registry put on it (which may have parameters or be empty or
-// wrong). The errors wrap ErrInvalid or ErrUnsupported.
-func Decode(raw []byte, contentType string) (Document, error) {
+// Decode reads a manifest or an index. The content alone decides what it is, by
+// its mediaType field or else by its other fields: the label that a registry
+// puts on it may be missing or wrong (G44), and isn't there any more when the
+// same bytes come from the store. The errors wrap ErrInvalid or ErrUnsupported.
+func Decode(raw []byte) (Document, error) {
 	if len(raw) > MaxSize {
 		return Document{}, fmt.Errorf("%w: larger than %d MiB", ErrInvalid, MaxSize>>20)
 	}
-	var look struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Manifests     json.RawMessage `json:"manifests"`
-		Config        json.RawMessage `json:"config"`
-		Layers        json.RawMessage `json:"layers"`
-		FSLayers      json.RawMessage `json:"fsLayers"`
-	}
+	var look shape
 	if err := json.Unmarshal(raw, &look); err != nil {
 		return Document{}, fmt.Errorf("%w: %s", ErrInvalid, notJSON(raw, err))
 	}
@@ -85,7 +78,7 @@ func Decode(raw []byte, contentType string) (Document, error) {
 
 	doc := Document{Raw: raw}
 	doc.Descriptor = ocispec.Descriptor{
-		MediaType: mediaType(look.MediaType, contentType, isIndex, isManifest),
+		MediaType: look.mediaType(isIndex, isManifest),
 		Digest:    digest.FromBytes(raw),
 		Size:      int64(len(raw)),
 	}
@@ -115,21 +108,30 @@ func Decode(raw []byte, contentType string) (Document, error) {
 	}
 }
 
-// mediaType settles what a document is, by its own word, its fields, its label.
-func mediaType(own, label string, isIndex, isManifest bool) string {
-	if own != "" {
-		return own
-	}
-	label, _, _ = mime.ParseMediaType(label) // "" when it does not parse
-	for _, known := range MediaTypes() {
-		if label == known && isIndex == (known == DockerList || known == ocispec.MediaTypeImageIndex) {
-			return label
-		}
-	}
+// shape is what tells kinds of manifests apart.
+type shape struct {
+	SchemaVersion int             `json:"schemaVersion"`
+	MediaType     string          `json:"mediaType"`
+	Manifests     json.RawMessage `json:"manifests"`
+	Config        json.RawMessage `json:"config"`
+	Layers        json.RawMessage `json:"layers"`
+	FSLayers      json.RawMessage `json:"fsLayers"`
+}
+
+// mediaType settles what a document is: by its own word, else by its fields.
+// OCI's types are optional in the content, Docker's are not; a manifest without
+// one is Docker's only when its config is.
+func (s shape) mediaType(isIndex, isManifest bool) string {
 	switch {
+	case s.MediaType != "":
+		return s.MediaType
 	case isIndex:
 		return ocispec.MediaTypeImageIndex
 	case isManifest:
+		var config ocispec.Descriptor
+		if json.Unmarshal(s.Config, &config) == nil && config.MediaType == DockerConfig {
+			return DockerManifest
+		}
 		return ocispec.MediaTypeImageManifest
 	}
 	return ""
@@ -183,7 +185,12 @@ func printable(s string) string {
 	if len(s) > most {
 		s = s[:most] + "…"
 	}
-	return strings.ToValidUTF8(s, "?")
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1 // no control of the terminal
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
 }
 
 // IsImage reports whether a manifest is of a container image, by its config's

@@ -24,19 +24,17 @@ const (
 func TestDecodeSettlesWhatItIs(t *testing.T) {
 	manifest := `"schemaVersion":2,"config":` + desc + `,"layers":[` + desc + `]`
 	index := `"schemaVersion":2,"manifests":[` + desc + `]`
-	for _, c := range []struct{ name, body, label, want string }{
-		{"own type wins over label", `{"mediaType":"` + image.DockerManifest + `",` + manifest + `}`, ociType, image.DockerManifest},
-		{"no own type, label", `{` + manifest + `}`, image.DockerManifest, image.DockerManifest},
-		{"no own type, label with parameters", `{` + manifest + `}`, image.DockerManifest + "; charset=utf-8", image.DockerManifest},
-		{"no own type, useless label", `{` + manifest + `}`, "application/json", ociType},
-		{"no own type, label of the other kind", `{` + manifest + `}`, ociIndex, ociType},
-		{"no own type, broken label", `{` + manifest + `}`, ";;", ociType},
-		{"index without type", `{` + index + `}`, "", ociIndex},
-		{"list by label", `{` + index + `}`, image.DockerList, image.DockerList},
-		{"zero layers", `{"config":` + desc + `,"layers":[]}`, "", ociType},
-		{"unknown fields", `{"new":1,` + manifest + `}`, "", ociType},
+	docker := strings.Replace(manifest, `{"digest"`, `{"mediaType":"`+image.DockerConfig+`","digest"`, 1)
+	for _, c := range []struct{ name, body, want string }{
+		{"own type", `{"mediaType":"` + image.DockerManifest + `",` + manifest + `}`, image.DockerManifest},
+		{"no own type, a config of Docker's", `{` + docker + `}`, image.DockerManifest},
+		{"no own type", `{` + manifest + `}`, ociType},
+		{"index without type", `{` + index + `}`, ociIndex},
+		{"list", `{"mediaType":"` + image.DockerList + `",` + index + `}`, image.DockerList},
+		{"zero layers", `{"config":` + desc + `,"layers":[]}`, ociType},
+		{"unknown fields", `{"new":1,` + manifest + `}`, ociType},
 	} {
-		doc, err := image.Decode([]byte(c.body), c.label)
+		doc, err := image.Decode([]byte(c.body))
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -58,36 +56,36 @@ func TestDecodeRefuses(t *testing.T) {
 		return `{"config":` + desc + `,"layers":[{"digest":"` + d + `","size":` + size + `}]}`
 	}
 	for _, c := range []struct {
-		name, body, label string
-		want              error
+		name, body string
+		want       error
 	}{
-		{"nothing", "", "", image.ErrInvalid},
-		{"no JSON", "hello", "", image.ErrInvalid},
-		{"trailing bytes", `{"manifests":[]} {}`, "", image.ErrInvalid},
-		{"web page", "<html><title> Sign in </title>", "text/html", image.ErrInvalid},
-		{"another JSON", `{"a":1}`, ociType, image.ErrInvalid},
-		{"a list", `[]`, "", image.ErrInvalid},
-		{"index and manifest at once", `{"manifests":[],"layers":[]}`, "", image.ErrInvalid},
-		{"type of an index without manifests", `{"mediaType":"` + ociType + `"}`, "", image.ErrInvalid},
-		{"no config", `{"layers":[]}`, "", image.ErrInvalid},
-		{"digest that climbs", layer("sha256:../../x", "1"), "", image.ErrInvalid},
-		{"digest too short", layer("sha256:abcd", "1"), "", image.ErrInvalid},
-		{"digest of an unknown algorithm", layer("md5:d41d8cd98f00b204e9800998ecf8427e", "1"), "", image.ErrInvalid},
-		{"negative size", layer(someDigest, "-1"), "", image.ErrInvalid},
-		{"size that overflows", layer(someDigest, "99999999999999999999"), "", image.ErrInvalid},
-		{"sizes that overflow together", `{"config":` + desc + `,"layers":[{"digest":"` + someDigest + `","size":9223372036854775807},{"digest":"` + someDigest + `","size":1}]}`, "", image.ErrInvalid},
-		{"unknown media type", `{"mediaType":"application/x-new","layers":[]}`, "", image.ErrUnsupported},
-		{"schema 1", `{"schemaVersion":1,"fsLayers":[]}`, "", image.ErrUnsupported},
-		{"too large", strings.Repeat(" ", image.MaxSize) + "{}", "", image.ErrInvalid},
+		{"nothing", "", image.ErrInvalid},
+		{"no JSON", "hello", image.ErrInvalid},
+		{"trailing bytes", `{"manifests":[]} {}`, image.ErrInvalid},
+		{"web page", "<html><title> Sign in </title>", image.ErrInvalid},
+		{"another JSON", `{"a":1}`, image.ErrInvalid},
+		{"a list", `[]`, image.ErrInvalid},
+		{"index and manifest at once", `{"manifests":[],"layers":[]}`, image.ErrInvalid},
+		{"type of an index without manifests", `{"mediaType":"` + ociType + `"}`, image.ErrInvalid},
+		{"no config", `{"layers":[]}`, image.ErrInvalid},
+		{"digest that climbs", layer("sha256:../../x", "1"), image.ErrInvalid},
+		{"digest too short", layer("sha256:abcd", "1"), image.ErrInvalid},
+		{"digest of an unknown algorithm", layer("md5:d41d8cd98f00b204e9800998ecf8427e", "1"), image.ErrInvalid},
+		{"negative size", layer(someDigest, "-1"), image.ErrInvalid},
+		{"size that overflows", layer(someDigest, "99999999999999999999"), image.ErrInvalid},
+		{"sizes that overflow together", `{"config":` + desc + `,"layers":[{"digest":"` + someDigest + `","size":9223372036854775807},{"digest":"` + someDigest + `","size":1}]}`, image.ErrInvalid},
+		{"unknown media type", `{"mediaType":"application/x-new","layers":[]}`, image.ErrUnsupported},
+		{"schema 1", `{"schemaVersion":1,"fsLayers":[]}`, image.ErrUnsupported},
+		{"too large", strings.Repeat(" ", image.MaxSize) + "{}", image.ErrInvalid},
 	} {
-		_, err := image.Decode([]byte(c.body), c.label)
+		_, err := image.Decode([]byte(c.body))
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		} else if strings.Contains(err.Error(), "\n") || len(err.Error()) > 300 {
 			t.Errorf("%s: message is not one short line: %q", c.name, err)
 		}
 	}
-	if _, err := image.Decode([]byte("<html><title> Sign in </title>"), ""); err == nil || !strings.Contains(err.Error(), `"Sign in"`) {
+	if _, err := image.Decode([]byte("<html><title> Sign in </title>")); err == nil || !strings.Contains(err.Error(), `"Sign in"`) {
 		t.Errorf("the page's title is not told: %v", err)
 	}
 }
@@ -157,14 +155,14 @@ func TestParsePlatform(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{"schemaVersion":2,"config":`+desc+`,"layers":[`+desc+`]}`), "")
-	f.Add([]byte(`{"manifests":[{"digest":"`+someDigest+`","size":1,"platform":{"os":"linux","architecture":"amd64"}}]}`), image.DockerList)
+	f.Add([]byte(`{"schemaVersion":2,"config":` + desc + `,"layers":[` + desc + `]}`))
+	f.Add([]byte(`{"manifests":[{"digest":"` + someDigest + `","size":1,"platform":{"os":"linux","architecture":"amd64"}}]}`))
 	want, err := image.ParsePlatform("linux/amd64")
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, raw []byte, label string) {
-		doc, err := image.Decode(raw, label)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		doc, err := image.Decode(raw)
 		if err != nil {
 			return
 		}

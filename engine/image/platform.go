@@ -60,6 +60,10 @@ type NoPlatformError struct {
 }
 
 func (e *NoPlatformError) Error() string {
+	const most = 20
+	if len(e.Have) > most {
+		return fmt.Sprintf("no image for platform %s: there is %s, and %d more", e.Want, strings.Join(e.Have[:most], ", "), len(e.Have)-most)
+	}
 	if len(e.Have) == 0 {
 		return fmt.Sprintf("no image for platform %s: the index has no images", e.Want)
 	}

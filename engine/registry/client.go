@@ -72,7 +72,9 @@ type host struct {
 	mu        sync.Mutex
 	scheme    string // "http" or "https"; "" while that isn't known
 	usedCreds bool   // credentials were found for it
-	goneAnon  bool   // stored credentials were refused, and it works without
+	// Repositories that refuse the stored credentials and work without. Others
+	// of the same registry may need them.
+	anonymously map[string]bool
 }
 
 // New makes a Client. Close it when done.
@@ -121,7 +123,7 @@ func (c *Client) host(ref reference.Image) *host {
 	if h != nil {
 		return h
 	}
-	h = &host{name: name, scheme: "https"}
+	h = &host{name: name, scheme: "https", anonymously: make(map[string]bool)}
 	local := isLoopback(name)
 	switch {
 	case local:
@@ -176,7 +178,7 @@ func isLoopback(hostport string) bool {
 func (c *Client) send(ctx context.Context, method string, ref reference.Image, path string, header http.Header, want ...int) (*http.Response, error) {
 	h := c.host(ref)
 	ctx = auth.AppendScopesForHost(ctx, h.name, auth.ScopeRepository(ref.Repository(), auth.ActionPull))
-	resp, err := c.authorized(ctx, h, method, "/v2/"+ref.Repository()+path, header)
+	resp, err := c.authorized(ctx, h, method, ref.Repository(), path, header)
 	if err != nil {
 		return nil, err
 	}
@@ -198,23 +200,24 @@ func quotaUntil(resp *http.Response) time.Time {
 // authorized sends a request with what authorization it takes. Stored
 // credentials that are refused are left out once: a stale login should not
 // stand in the way of a public image (G32).
-func (c *Client) authorized(ctx context.Context, h *host, method, path string, header http.Header) (*http.Response, error) {
+func (c *Client) authorized(ctx context.Context, h *host, method, repo, path string, header http.Header) (*http.Response, error) {
+	path = "/v2/" + repo + path
 	h.mu.Lock()
 	client := h.stored
-	if h.goneAnon || c.opts.Credentials == nil {
+	if h.anonymously[repo] || c.opts.Credentials == nil {
 		client = h.anonymous
 	}
 	h.mu.Unlock()
 	resp, err := c.over(ctx, h, client, method, path, header)
 
 	h.mu.Lock()
-	tryAnonymous := client == h.stored && h.usedCreds && c.opts.Credentials.Stored() && refused(resp, err)
+	tryAnonymous := client == h.stored && h.usedCreds && c.opts.Credentials.Stored() && h.refused(resp, err)
 	h.mu.Unlock()
 	if !tryAnonymous {
 		return resp, err
 	}
 	again, errAgain := c.over(ctx, h, h.anonymous, method, path, header)
-	if errAgain != nil || refused(again, nil) {
+	if errAgain != nil || h.refused(again, nil) {
 		if again != nil {
 			again.Body.Close()
 		}
@@ -224,21 +227,24 @@ func (c *Client) authorized(ctx context.Context, h *host, method, path string, h
 		resp.Body.Close()
 	}
 	h.mu.Lock()
-	first := !h.goneAnon
-	h.goneAnon = true
+	first := len(h.anonymously) == 0
+	h.anonymously[repo] = true
 	h.mu.Unlock()
 	if first {
 		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
-			"%s refuses the stored credentials; going on without. Log in again, or leave them out with -A", h.name)})
+			"%s refuses the stored credentials for %s; going on without. Log in again, or leave them out with -A", h.name, repo)})
 	}
 	return again, nil
 }
 
-func refused(resp *http.Response, err error) bool {
+// refused reports whether the registry itself, and not a host that it
+// redirects to, refuses who asks, and not how often.
+func (h *host) refused(resp *http.Response, err error) bool {
 	if err != nil {
 		return errors.Is(err, ErrDenied)
 	}
-	return resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden
+	return (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) &&
+		resp.Request.URL.Host == h.name && !throttled(resp.StatusCode, bufferError(resp))
 }
 
 // over sends a request by HTTPS or, where that is allowed and the host speaks

@@ -26,7 +26,7 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Image, tagOrDigest 
 	if want.Validate() != nil {
 		want = ""
 	}
-	raw, contentType, announced, err := c.getManifest(ctx, ref, tagOrDigest)
+	raw, announced, err := c.getManifest(ctx, ref, tagOrDigest)
 	if err != nil {
 		return image.Document{}, err
 	}
@@ -34,23 +34,23 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Image, tagOrDigest 
 		// Either the body was damaged on the way or the header is wrong, as
 		// caches have it (G42). Asking for the digest tells: if it has no
 		// manifest, or the same bytes come, the header was wrong.
-		again, againType, _, err := c.getManifest(ctx, ref, announced.String())
+		again, _, err := c.getManifest(ctx, ref, announced.String())
 		if err == nil && matches(announced, again) {
-			raw, contentType = again, againType
+			raw = again
 		} else {
 			c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
 				"%s: the registry announces digest %s, but what it sends has %s; trusting the content", ref, announced, digest.FromBytes(raw))})
 		}
 	}
 	if want != "" && !matches(want, raw) {
-		if raw, contentType, _, err = c.getManifest(ctx, ref, tagOrDigest); err != nil {
+		if raw, _, err = c.getManifest(ctx, ref, tagOrDigest); err != nil {
 			return image.Document{}, err
 		}
 		if !matches(want, raw) {
 			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
 		}
 	}
-	doc, err := image.Decode(raw, contentType)
+	doc, err := image.Decode(raw)
 	if err != nil {
 		return image.Document{}, err
 	}
@@ -91,31 +91,31 @@ func announcedDigest(resp *http.Response) digest.Digest {
 }
 
 // getManifest gets a manifest's bytes, anew when they break off.
-func (c *Client) getManifest(ctx context.Context, ref reference.Image, tagOrDigest string) (raw []byte, contentType string, announced digest.Digest, err error) {
+func (c *Client) getManifest(ctx context.Context, ref reference.Image, tagOrDigest string) (raw []byte, announced digest.Digest, err error) {
 	start := time.Now()
 	for tries := 1; ; tries++ {
 		resp, err := c.send(ctx, http.MethodGet, ref, "/manifests/"+tagOrDigest, accept(), http.StatusOK)
 		if err != nil {
-			return nil, "", "", err
+			return nil, "", err
 		}
 		raw, err := readManifest(resp)
 		if err == nil {
-			return raw, resp.Header.Get("Content-Type"), announcedDigest(resp), nil
+			return raw, announcedDigest(resp), nil
 		}
 		if ctx.Err() != nil {
-			return nil, "", "", context.Cause(ctx)
+			return nil, "", context.Cause(ctx)
 		}
 		if errors.Is(err, image.ErrInvalid) {
-			return nil, "", "", err
+			return nil, "", err
 		}
 		what := "GET " + bareURL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
 		if !again {
-			return nil, "", "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: bareError(err), kind: ErrUnavailable}
+			return nil, "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: bareError(err), kind: ErrUnavailable}
 		}
 		c.opts.Observer.Observe(event.Retrying{What: what, Why: bareError(err), Try: tries + 1, Delay: wait})
 		if err := retry.Sleep(ctx, wait); err != nil {
-			return nil, "", "", err
+			return nil, "", err
 		}
 	}
 }

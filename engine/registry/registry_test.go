@@ -368,6 +368,25 @@ func TestRedirectsEnd(t *testing.T) {
 	}
 }
 
+func TestMalformedLocationsAreNotTold(t *testing.T) {
+	s := serve(t)
+	ref := parse(t, s.Push("r", "1", small()))
+	s.Break("/blobs/", registrytest.Always, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "https://cdn.example/%zz?X-Signature="+registrytest.Signature)
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		})
+	})
+	rec := &record{}
+	err := pull(t.Context(), client(t, registry.Options{Observer: rec, TraceHeaders: true}), ref)
+	if !errors.Is(err, registry.ErrInvalid) || strings.Contains(err.Error()+rec.text(), registrytest.Signature) {
+		t.Errorf("%v %s", err, rec.text())
+	}
+	if got := s.Count("/blobs/"); got != 1 {
+		t.Errorf("asked %d times, want once", got)
+	}
+}
+
 func TestHTTPSNeverRedirectsToHTTP(t *testing.T) {
 	s := registrytest.NewTLS()
 	defer s.Close()

@@ -60,7 +60,7 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			tries++
 			f := retry.Failure{Tries: tries, Since: time.Since(start), Err: err, Reached: t.reached(req.URL.Host)}
-			if err != nil && isProtocol(err) {
+			if err != nil && (isProtocol(err) || errors.Is(err, errRedirect)) {
 				return false, nil
 			}
 			if resp != nil {
@@ -155,6 +155,14 @@ func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	resp, err := h.t.next.RoundTrip(req)
+	if err == nil && resp.StatusCode/100 == 3 {
+		// net/http would put a location that it can't read into its error,
+		// signature and all.
+		if _, bad := url.Parse(resp.Header.Get("Location")); bad != nil {
+			resp.Body.Close()
+			return nil, fmt.Errorf("%w: its location is malformed", errRedirect)
+		}
+	}
 	if err == nil {
 		h.t.mu.Lock()
 		h.t.state(req.URL.Host).reached = true

@@ -128,7 +128,7 @@ func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) 
 		return 0, false
 	}
 	if told, ok := After(f.RetryAfter, now); ok {
-		return told, f.Since+told <= patience
+		return told, told <= patience-f.Since // this way round: a date may be far away
 	}
 	if f.Throttled {
 		wait = max(wait, time.Second)

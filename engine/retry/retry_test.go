@@ -82,6 +82,7 @@ func TestPolicy(t *testing.T) {
 		{"500 again and again", retry.Failure{Tries: 3, Status: 500}, false, 0},
 		{"503 with a time", retry.Failure{Tries: 9, Status: 503, RetryAfter: "7"}, true, 7 * time.Second},
 		{"429 with too long a time", retry.Failure{Tries: 1, Status: 429, Throttled: true, RetryAfter: "3600"}, false, 0},
+		{"503 until the end of time", retry.Failure{Tries: 1, Since: time.Second, Status: 503, RetryAfter: "Fri, 31 Dec 9999 23:59:59 GMT"}, false, 0},
 		{"429 without a time", retry.Failure{Tries: 1, Status: 429, Throttled: true}, true, time.Second},
 		{"403 that means 429", retry.Failure{Tries: 1, Status: 403, Throttled: true}, true, time.Second},
 	} {
