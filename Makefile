@@ -48,7 +48,7 @@ interop: build $(TOOLS)/registry-$(DISTRIBUTION) ## test against real registries
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
 
 clean: ## remove what was built
-	rm -rf bin .tools demo.tar demo.tar.part coverage.out coverage.html
+	rm -rf bin .tools demo.tar demo.tar.drayage-part coverage.out coverage.html
 
 $(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)

@@ -28,7 +28,10 @@ type Options struct {
 	Retry    retry.Policy // of bodies that break
 	// KeepGoing pulls the other images when one fails.
 	KeepGoing bool
-	Observer  event.Observer // nil means nobody
+	// Accept, if not nil, may refuse an image once it is resolved, before any
+	// of its blobs is fetched.
+	Accept   func(*plan.Image) error
+	Observer event.Observer // nil means nobody
 }
 
 func (o Options) observe(e event.Event) {
@@ -47,8 +50,8 @@ type Result struct {
 }
 
 // ErrStopped is the error of an image that was not finished because another
-// failed.
-var ErrStopped = errors.New("stopped, since another image failed")
+// failed, or the run was ended.
+var ErrStopped = errors.New("stopped before it was complete")
 
 // ImageError is a failure with the image that it happened to.
 type ImageError struct {

@@ -476,6 +476,71 @@ func TestBlobsComeFromAnyRepositoryThatHasThem(t *testing.T) {
 	f.mustPull(t, names...)
 }
 
+// G55 again: the image whose repository has the blob comes while the other's
+// is asked for it.
+func TestAnImageThatComesLateBringsItsRepository(t *testing.T) {
+	f := setup(t)
+	f.opts.KeepGoing = true
+	shared := registrytest.Random(1, 1000)
+	a := registrytest.Build("linux/amd64", shared)
+	b := registrytest.Build("linux/amd64", shared, registrytest.Random(3, 10))
+	names := []string{f.Push("a", "1", a), f.Push("b", "1", b)}
+	layer := a.Layers[0].Digest
+	f.DropBlob("a", layer)
+	asked, resolved := make(chan struct{}), make(chan struct{})
+	f.Break("/b/manifests/", 1, registrytest.Hold(asked))
+	f.Break("/a/blobs/"+layer.String(), 1, func(next http.Handler) http.Handler {
+		close(asked)
+		return registrytest.Hold(resolved)(next)
+	})
+	f.record.on = func(e event.Event) {
+		if r, ok := e.(event.Resolved); ok && r.Image == names[1] {
+			close(resolved)
+		}
+	}
+	f.mustPull(t, names...)
+}
+
+func TestImagesCanBeRefusedOnceResolved(t *testing.T) {
+	f := setup(t)
+	f.opts.KeepGoing = true
+	odd := errors.New("odd")
+	bad := f.Push("bad", "1", registrytest.Build("linux/amd64", registrytest.Random(2, 1000)))
+	good := f.Push("good", "1", registrytest.Build("linux/amd64", registrytest.Random(1, 1000)))
+	f.opts.Accept = func(img *plan.Image) error {
+		if img.Ref.String() == bad {
+			return odd
+		}
+		return nil
+	}
+	results, failed := f.pull(t, bad, good)
+	if len(failed) != 1 || !errors.Is(failed[0], odd) || results[1].Err != nil || f.Count("/bad/blobs/") != 0 {
+		t.Errorf("%v, %d blobs fetched in vain", failed, f.Count("/bad/blobs/"))
+	}
+}
+
+func TestIndexesThatListThemselvesOverAndOver(t *testing.T) {
+	f := setup(t)
+	empty := registrytest.Index(ocispec.MediaTypeImageIndex)
+	f.PushManifest("r", "", ocispec.MediaTypeImageIndex, empty)
+	raw := empty
+	for range 3 {
+		children := make([]ocispec.Descriptor, 5000)
+		for i := range children {
+			children[i] = registrytest.Describe(ocispec.MediaTypeImageIndex, raw)
+		}
+		raw = registrytest.Index(ocispec.MediaTypeImageIndex, children...)
+		f.PushManifest("r", "1", ocispec.MediaTypeImageIndex, raw)
+	}
+	var none *image.NoPlatformError
+	if _, failed := f.pull(t, f.Host()+"/r:1"); len(failed) != 1 || !errors.As(failed[0], &none) {
+		t.Errorf("%v", failed)
+	}
+	if n := len(f.Requests()); n > 4 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 func TestOneFailureStopsTheOthersUnlessToldToGoOn(t *testing.T) {
 	f := setup(t)
 	good := f.Push("good", "1", registrytest.Build("linux/amd64", registrytest.Random(1, 1000)))

@@ -12,6 +12,7 @@ import (
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
+	"drayage/engine/registry"
 	"drayage/engine/schedule"
 	"drayage/engine/transfer"
 
@@ -90,7 +91,7 @@ func (p *pull) resolve(ctx context.Context, img *pulling) error {
 	m := &manifests{opts: p.opts, keep: func(ctx context.Context, doc image.Document) error {
 		return p.lease.Put(ctx, doc.Descriptor, doc.Raw)
 	}}
-	resolved, err := plan.Resolve(ctx, m, img.ref, p.opts.Platform)
+	resolved, err := p.opts.resolve(ctx, m, img.ref)
 	if err != nil {
 		return p.fail(ctx, img, err)
 	}
@@ -116,9 +117,16 @@ func (p *pull) resolve(ctx context.Context, img *pulling) error {
 // configFirst fetches the config of an image, and checks its platform.
 func (p *pull) configFirst(ctx context.Context, img *pulling) error {
 	config := img.image.Manifest.Config
-	fetched, err := p.fetch(ctx, config, []*plan.Image{img.image})
+	has, err := p.lease.Has(config)
 	if err != nil {
-		return fmt.Errorf("config %s: %w", config.Digest, err)
+		return err
+	}
+	fetched := false
+	if !has {
+		p.opts.observe(event.Queued{Digest: config.Digest, Size: config.Size})
+		if fetched, err = p.fetch(ctx, config, []*plan.Image{img.image}, p.sources([]*plan.Image{img.image})); err != nil {
+			return fmt.Errorf("config %s: %w", config.Digest, err)
+		}
 	}
 	if fetched {
 		p.mu.Lock()
@@ -197,7 +205,7 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 		}
 		p.opts.observe(event.Queued{Digest: b.Digest, Size: b.Size})
 		p.queue.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context) error {
-			return p.blob(ctx, b.Descriptor)
+			return p.blob(ctx, b.Descriptor, img)
 		}})
 	}
 	if complete {
@@ -206,8 +214,9 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 	return nil
 }
 
-// blob fetches a blob that images wait for.
-func (p *pull) blob(ctx context.Context, desc ocispec.Descriptor) error {
+// blob fetches a blob that images wait for. It counts as fetched for the image
+// that queued it.
+func (p *pull) blob(ctx context.Context, desc ocispec.Descriptor, img *pulling) error {
 	p.mu.Lock()
 	needing := p.alive(desc.Digest)
 	if len(needing) == 0 { // whoever needed it has failed
@@ -217,15 +226,20 @@ func (p *pull) blob(ctx context.Context, desc ocispec.Descriptor) error {
 	if len(needing) == 0 {
 		return nil
 	}
-	if _, err := p.fetch(ctx, desc, needing); err != nil {
+	fetched, err := p.fetchAnywhere(ctx, desc, needing)
+	if err != nil {
 		return p.failBlob(ctx, desc, err)
 	}
 
 	var complete []*pulling
 	p.mu.Lock()
 	p.done[desc.Digest] = true
-	for _, img := range p.alive(desc.Digest) {
-		waiting := p.byImage[img]
+	if !fetched { // another process did
+		img.fetched -= desc.Size
+		img.reused += desc.Size
+	}
+	for _, needs := range p.alive(desc.Digest) {
+		waiting := p.byImage[needs]
 		if waiting.missing--; waiting.missing == 0 {
 			complete = append(complete, waiting)
 		}
@@ -251,10 +265,30 @@ func (p *pull) alive(d digest.Digest) []*plan.Image {
 	return out
 }
 
-// fetch brings a blob into the store, from any repository that has it, and
-// reports whether it came over the network: it is not fetched when another
-// process was at it.
-func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, needing []*plan.Image) (bool, error) {
+// fetchAnywhere fetches a blob from the repositories of all images that need
+// it, those too that came to need it while others were tried.
+func (p *pull) fetchAnywhere(ctx context.Context, desc ocispec.Descriptor, needing []*plan.Image) (fetched bool, err error) {
+	tried := 0
+	for {
+		sources := p.sources(needing)
+		if len(sources) <= tried { // none that is new
+			return fetched, err
+		}
+		fetched, err = p.fetch(ctx, desc, needing, sources[tried:])
+		if err == nil || !errors.Is(err, registry.ErrNotFound) && !errors.Is(err, registry.ErrDenied) {
+			return fetched, err
+		}
+		tried = len(sources)
+		p.mu.Lock()
+		needing = append([]*plan.Image(nil), p.plan.Needing(desc.Digest)...)
+		p.mu.Unlock()
+	}
+}
+
+// fetch brings a blob into the store, from any of the sources, and reports
+// whether it came over the network: it is not fetched when another process was
+// at it.
+func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (bool, error) {
 	in, err := p.lease.Ingest(ctx, desc, func() { p.opts.observe(event.Waiting{Digest: desc.Digest}) })
 	if errors.Is(err, blobstore.ErrExists) {
 		p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size, Reused: true})
@@ -264,7 +298,7 @@ func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, needing []*pl
 		return false, err
 	}
 	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
-	got, err := transfer.Fetch(ctx, desc, p.sources(needing), in, transfer.Options{
+	got, err := transfer.Fetch(ctx, desc, sources, in, transfer.Options{
 		Retry:    p.opts.Retry,
 		Progress: func(n int64) { p.opts.observe(event.Progress{Digest: desc.Digest, N: n}) },
 		Retrying: func(try int, wait time.Duration, why error) {

@@ -60,6 +60,15 @@ func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDige
 	return doc, err
 }
 
+// resolve finds the image that a name stands for, if it is one to accept.
+func (o Options) resolve(ctx context.Context, m *manifests, ref reference.Image) (*plan.Image, error) {
+	img, err := plan.Resolve(ctx, m, ref, o.Platform)
+	if err == nil && o.Accept != nil {
+		err = o.Accept(img)
+	}
+	return img, err
+}
+
 func decodeStored(raw []byte, want digest.Digest) (image.Document, error) {
 	doc, err := image.Decode(raw)
 	if err != nil {
@@ -80,7 +89,7 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 		for i, ref := range refs {
 			q.Add(schedule.Job{Host: ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context) error {
 				m := &manifests{opts: o}
-				img, err := plan.Resolve(ctx, m, ref, o.Platform)
+				img, err := o.resolve(ctx, m, ref)
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}

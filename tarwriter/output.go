@@ -20,7 +20,7 @@ var (
 )
 
 // partSuffix ends the name under which an archive is written.
-const partSuffix = ".part"
+const partSuffix = ".drayage-part"
 
 // File is an archive on its way to the disk. It appears under its name when it
 // is complete and synced, or not at all.
@@ -28,12 +28,13 @@ type File struct {
 	path    string
 	part    *os.File
 	special bool // a device or pipe, which is written to directly
+	force   bool
 	done    bool
 }
 
 // CreateFile begins an archive that will be called path. One that exists is
 // refused with ErrExists unless force says to replace it. Bytes go to a file
-// beside it, named with .part at the end, which a later try takes over if this
+// beside it, named with .drayage-part at the end, which a later try takes over if this
 // process dies. The caller must call Close.
 func CreateFile(path string, force bool) (*File, error) {
 	info, err := os.Stat(path)
@@ -55,7 +56,7 @@ func CreateFile(path string, force bool) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("output %s: %w", path, err)
 	}
-	f := &File{path: path, part: part}
+	f := &File{path: path, part: part, force: force}
 	if err := part.Truncate(0); err != nil {
 		return nil, errors.Join(fmt.Errorf("output: %w", err), f.Close())
 	}
@@ -95,7 +96,7 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 	if err := f.part.Sync(); err != nil {
 		return fmt.Errorf("syncing %s: %w", f.path, err)
 	}
-	if err := os.Rename(f.part.Name(), f.path); err != nil {
+	if err := f.name(); err != nil {
 		return fmt.Errorf("naming the archive: %w", err)
 	}
 	f.done = true
@@ -103,6 +104,25 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 		return fmt.Errorf("syncing the folder of %s: %w", f.path, err)
 	}
 	return nil
+}
+
+// name gives the archive its name. Without force it takes none that another
+// has meanwhile: a link refuses that, where there are links.
+func (f *File) name() error {
+	part := f.part.Name()
+	if f.force {
+		return os.Rename(part, f.path)
+	}
+	switch err := os.Link(part, f.path); {
+	case err == nil:
+		return os.Remove(part)
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s: %w", f.path, ErrExists)
+	}
+	if _, err := os.Lstat(f.path); err == nil {
+		return fmt.Errorf("%s: %w", f.path, ErrExists)
+	}
+	return os.Rename(part, f.path)
 }
 
 // Close ends the writing. What has not got its name is removed.
@@ -182,10 +202,13 @@ func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress f
 	if err = errors.Join(err, part.Close()); err != nil {
 		return err
 	}
+	_, before := os.Lstat(path)
 	if err := os.Rename(part.Name(), path); err != nil {
 		return err
 	}
-	d.written = append(d.written, path)
+	if before != nil { // what was there stays, also when the rest fails
+		d.written = append(d.written, path)
+	}
 	return nil
 }
 

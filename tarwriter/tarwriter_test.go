@@ -321,7 +321,7 @@ func TestFileAppearsWholeOrNotAtAll(t *testing.T) {
 func TestFileTakesOverWhatADeadWriterLeft(t *testing.T) {
 	blobs := folder(t.TempDir())
 	path := filepath.Join(t.TempDir(), "x.tar")
-	if err := os.WriteFile(path+".part", bytes.Repeat([]byte("junk"), 1<<20), 0o644); err != nil {
+	if err := os.WriteFile(path+".drayage-part", bytes.Repeat([]byte("junk"), 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	members, err := tarwriter.OCI([]tarwriter.Image{blobs.image(t, "x:1")})

@@ -197,7 +197,7 @@ func TestKillNineAtAnyMoment(t *testing.T) {
 				t.Errorf("left in %s: %v", dir, left)
 			}
 		}
-		if _, err := os.Stat(in.out() + ".part"); err == nil {
+		if _, err := os.Stat(in.out() + ".drayage-part"); err == nil {
 			t.Error("a part of the archive was left")
 		}
 	}

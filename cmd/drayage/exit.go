@@ -129,6 +129,8 @@ func hint(err error) string {
 		return "--force overwrites it"
 	case errors.Is(err, syscall.ENOSPC):
 		return "free some space and run the same command again: what is complete is kept"
+	case as[*registry.CredentialsError](err):
+		return ""
 	case errors.Is(err, exec.ErrNotFound):
 		return "write to a file with -o and load it elsewhere"
 	case errors.Is(err, tarwriter.ErrNotImage):

@@ -14,6 +14,7 @@ import (
 	"drayage/engine"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/schedule"
@@ -113,6 +114,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	opts := engine.Options{
 		Store: store, Registry: client, Platform: platform, KeepGoing: o.keepGoing, Observer: display,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost},
+		Accept: o.accept,
 	}
 	if o.dryRun {
 		return o.plan(ctx, s, opts, display, refs, bad)
@@ -185,6 +187,15 @@ func (o *pullOptions) check(s streams, refs []reference.Image) error {
 	return o.outputFlags.check(s)
 }
 
+// accept refuses images that the outputs have no place for, before they are
+// fetched.
+func (o *pullOptions) accept(img *plan.Image) error {
+	if o.any() && o.format == "docker" && !image.IsImage(img.Manifest) {
+		return fmt.Errorf("%w, its config is %q: the docker format can't hold it", tarwriter.ErrNotImage, img.Manifest.Config.MediaType)
+	}
+	return nil
+}
+
 // archiveRef is the reference that an archive has for ref.
 func (o *pullOptions) archiveRef(ref reference.Image) reference.Image {
 	if o.strip {
@@ -226,7 +237,7 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 
 	results, err := engine.Pull(ctx, opts, refs)
 	failed := failures(append(bad, engine.Failures(results)...))
-	if listErr := o.writeFailed(failed); err == nil && listErr != nil {
+	if listErr := o.writeFailed(failed, results); err == nil && listErr != nil {
 		err = listErr
 	}
 	var done []engine.Result
@@ -276,9 +287,9 @@ func archiveImages(results []engine.Result, name func(reference.Image) reference
 	return out
 }
 
-// writeFailed writes the list of what failed, also when it is empty: a list
-// from an earlier run would lie.
-func (o *pullOptions) writeFailed(failed failures) error {
+// writeFailed writes the list of what failed and of what was stopped, also when
+// it is empty: a list from an earlier run would lie.
+func (o *pullOptions) writeFailed(failed failures, results []engine.Result) error {
 	if o.failed == "" {
 		return nil
 	}
@@ -294,6 +305,11 @@ func (o *pullOptions) writeFailed(failed failures) error {
 			name = "# " + bad.word // it would fail again
 		}
 		fmt.Fprintf(&b, "%s # %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	for _, r := range results {
+		if errors.Is(r.Err, engine.ErrStopped) {
+			fmt.Fprintf(&b, "%s # %v\n", r.Ref, r.Err)
+		}
 	}
 	if err := os.WriteFile(o.failed, []byte(b.String()), 0o644); err != nil {
 		return fmt.Errorf("writing the list of failures: %w", err)

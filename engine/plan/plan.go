@@ -88,6 +88,9 @@ func (e *SizeError) Error() string {
 // maxDepth is how deep indexes may be nested.
 const maxDepth = 4
 
+// maxChildren is how many manifests are fetched in search of one image.
+const maxChildren = 100
+
 // Resolve finds the image that ref names for a platform: the manifest itself,
 // or the best of an index and the indexes in it. When there is none the error
 // is an *image.NoPlatformError with all that there is.
@@ -97,14 +100,16 @@ func Resolve(ctx context.Context, from Manifests, ref reference.Image, p image.P
 		return nil, err
 	}
 	img := &Image{Ref: ref, Path: []image.Document{doc}}
-	if err := img.descend(ctx, from, p); err != nil {
+	if err := img.descend(ctx, from, p, make(map[digest.Digest]bool)); err != nil {
 		return nil, err
 	}
 	return img, nil
 }
 
-// descend goes from the last document of the path to a manifest.
-func (i *Image) descend(ctx context.Context, from Manifests, p image.Platform) error {
+// descend goes from the last document of the path to a manifest. seen are the
+// children that were looked at: an index may list one a thousand times, and so
+// may the ones below it.
+func (i *Image) descend(ctx context.Context, from Manifests, p image.Platform, seen map[digest.Digest]bool) error {
 	doc := i.Path[len(i.Path)-1]
 	if doc.Manifest != nil {
 		i.Manifest = doc.Manifest
@@ -115,6 +120,13 @@ func (i *Image) descend(ctx context.Context, from Manifests, p image.Platform) e
 	}
 	none := &image.NoPlatformError{Want: p.String(), Have: image.Platforms(doc.Index)}
 	for _, child := range image.Choose(doc.Index, p) {
+		if seen[child.Digest] {
+			continue
+		}
+		seen[child.Digest] = true
+		if len(seen) > maxChildren {
+			return fmt.Errorf("%w: more than %d manifests to look at for one image", image.ErrInvalid, maxChildren)
+		}
 		below, err := from.Manifest(ctx, i.Ref, child.Digest.String())
 		if err != nil {
 			return fmt.Errorf("manifest %s of the index: %w", child.Digest, err)
@@ -126,7 +138,7 @@ func (i *Image) descend(ctx context.Context, from Manifests, p image.Platform) e
 		if below.Manifest != nil {
 			i.Platform = child.Platform
 		}
-		err = i.descend(ctx, from, p)
+		err = i.descend(ctx, from, p, seen)
 		var deeper *image.NoPlatformError
 		if !errors.As(err, &deeper) {
 			return err

@@ -81,6 +81,15 @@ func Fetch(ctx context.Context, want ocispec.Descriptor, sources []Source, sink 
 		o.Retrying = func(int, time.Duration, error) {}
 	}
 	f := &fetch{want: want, sink: sink, opts: o, hash: want.Digest.Algorithm().Digester(), endedAt: -1}
+	got, err := f.fromAny(ctx, sources)
+	if err != nil {
+		f.restart() // what arrived is of no use now, and doesn't count
+	}
+	return got, err
+}
+
+// fromAny fetches from one source after the other.
+func (f *fetch) fromAny(ctx context.Context, sources []Source) (digest.Digest, error) {
 	err := errors.New("nobody has it")
 	mismatched := false
 	for i := 0; i < len(sources); {

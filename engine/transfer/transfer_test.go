@@ -178,9 +178,13 @@ func TestFetchTakesTheNextSource(t *testing.T) {
 	if len(second.asked) != 1 || second.asked[0] != 400 {
 		t.Errorf("the second source was asked from %v, want 400", second.asked)
 	}
-	all := []transfer.Source{&script{tries: []try{{open: errors.New("first")}}}, &script{tries: []try{{open: gone}}}}
-	if _, err := transfer.Fetch(t.Context(), want, all, dst, transfer.Options{}); !errors.Is(err, gone) {
-		t.Errorf("with no source left: %v", err)
+	all := []transfer.Source{
+		&script{content: whole, tries: []try{{most: 400, end: syscall.ECONNRESET}, {open: errors.New("first")}}}, &script{tries: []try{{open: gone}}},
+	}
+	var progress int64
+	count := transfer.Options{Progress: func(n int64) { progress += n }}
+	if _, err := transfer.Fetch(t.Context(), want, all, dst, count); !errors.Is(err, gone) || progress != 0 {
+		t.Errorf("with no source left: %v; %d bytes count as arrived", err, progress)
 	}
 }
 
