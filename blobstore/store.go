@@ -31,6 +31,8 @@ import (
 var (
 	// ErrNotFound is wrapped when a blob or a root is not in the store.
 	ErrNotFound = errors.New("not in the store")
+	// ErrDamaged is wrapped when a blob is no longer what was verified.
+	ErrDamaged = errors.New("damaged on disk")
 	// ErrNotStore is wrapped when a folder is no store and can't become one.
 	ErrNotStore = errors.New("not a drayage store")
 )
@@ -152,8 +154,8 @@ func (s *Store) Read(d digest.Digest, limit int64) ([]byte, error) {
 	if int64(len(raw)) > limit {
 		return nil, fmt.Errorf("reading blob %s: larger than %d bytes", d, limit)
 	}
-	if got := d.Algorithm().FromBytes(raw); got != d {
-		return nil, fmt.Errorf("reading blob %s: damaged on disk, it now is %s", d, got)
+	if d.Algorithm().FromBytes(raw) != d {
+		return nil, fmt.Errorf("reading blob %s: %w: remove %s, and it is fetched anew", d, ErrDamaged, s.paths.blob(d))
 	}
 	return raw, nil
 }

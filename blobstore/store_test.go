@@ -223,7 +223,7 @@ func TestReadNoticesDamage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Dir(), "blobs/sha256", d.Digest.Encoded()), []byte("manifesT"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Read(d.Digest, 100); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if _, err := s.Read(d.Digest, 100); !errors.Is(err, blobstore.ErrDamaged) {
 		t.Errorf("Read = %v", err)
 	}
 	if _, err := s.Read(d.Digest, 7); err == nil {

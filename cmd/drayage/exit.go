@@ -86,7 +86,7 @@ var kinds = []struct {
 	is     func(error) bool
 }{
 	{exitUsage, or(as[usageError], is(reference.ErrInvalid))},
-	{exitLocal, or(as[*transfer.LocalError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, exec.ErrNotFound), as[*exec.ExitError])},
+	{exitLocal, or(as[*transfer.LocalError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, exec.ErrNotFound), as[*exec.ExitError])},
 	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], is(registry.ErrContent))},
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},
