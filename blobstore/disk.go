@@ -18,17 +18,24 @@ const besideSuffix = ".tmp"
 
 // writeFile replaces a small file and syncs its folder: then it is there to
 // stay.
-func writeFile(path string, data []byte) error {
-	if err := replaceFile(path, data); err != nil {
+func (s *Store) writeFile(path string, data []byte) error {
+	if err := replaceFile(path, data, s.sync); err != nil {
 		return err
 	}
-	return durable.SyncFolder(filepath.Dir(path))
+	return s.syncFolder(filepath.Dir(path))
 }
 
-// replaceFile replaces a small file: written beside, synced, renamed. The
-// folder is left to the caller to sync. The caller holds the store's lock, so
+func (s *Store) syncFolder(path string) error {
+	if !s.sync {
+		return nil
+	}
+	return s.disk.SyncFolder(path)
+}
+
+// replaceFile replaces a small file: written beside, synced if so wanted,
+// renamed. The folder is left to the caller to sync. The caller holds the store's lock, so
 // the name beside is its own, and one that a dead process left is written over.
-func replaceFile(path string, data []byte) (err error) {
+func replaceFile(path string, data []byte, sync bool) (err error) {
 	beside := path + besideSuffix
 	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
@@ -40,7 +47,10 @@ func replaceFile(path string, data []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(beside, path)
@@ -49,6 +59,7 @@ func replaceFile(path string, data []byte) (err error) {
 // folderSync syncs one folder for many callers: a sync that begins after a
 // rename covers it, so callers who come while one is running share the next.
 type folderSync struct {
+	disk durable.Disk
 	path string
 
 	mu      sync.Mutex
@@ -58,8 +69,8 @@ type folderSync struct {
 	err     error
 }
 
-func newFolderSync(path string) *folderSync {
-	f := &folderSync{path: path}
+func newFolderSync(disk durable.Disk, path string) *folderSync {
+	f := &folderSync{disk: disk, path: path}
 	f.changed = sync.NewCond(&f.mu)
 	return f
 }
@@ -78,7 +89,7 @@ func (f *folderSync) sync() error {
 		}
 		f.begun++
 		f.mu.Unlock()
-		err := durable.SyncFolder(f.path)
+		err := f.disk.SyncFolder(f.path)
 		f.mu.Lock()
 		f.done, f.err = f.begun, err
 		f.changed.Broadcast()

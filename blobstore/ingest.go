@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"drayage/blobstore/durable"
 
@@ -29,14 +31,22 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("content of %s has the digest %s", e.Want, e.Got)
 }
 
-// Ingest is a blob on its way into the store: a file of its own that one
-// process at a time may write. WriteAt and ReadAt may be called from several
-// goroutines; Commit and Close may not be called beside them.
+// Ingest is a blob on its way into the store: a file of its own, of the blob's
+// size from the start, that one process at a time may write. Beside it is a
+// journal, in which the writer notes what has arrived: what an ingest that was
+// closed or died holds, the next one of the same blob finds again.
+//
+// The methods may be called from several goroutines, but for Commit, Close,
+// Forget and Notes.
 type Ingest struct {
-	store *Store
-	desc  ocispec.Descriptor
-	lock  *os.File
-	data  *os.File
+	store   *Store
+	desc    ocispec.Descriptor
+	lock    *os.File
+	data    durable.File
+	journal *journal
+	notes   [][]byte
+	named   bool // the names of the files are on the disk
+	done    bool // committed
 }
 
 // Ingest begins to add a blob, or returns ErrExists. Where another process is
@@ -62,12 +72,44 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 		err = ErrExists
 	}
 	if err == nil {
-		in.data, err = os.OpenFile(s.paths.ingestData(desc.Digest), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+		err = in.open()
+	}
+	if errors.Is(err, ErrExists) {
+		s.removeIngest(desc.Digest)
 	}
 	if err != nil {
 		return nil, errors.Join(err, in.Close())
 	}
 	return in, nil
+}
+
+// journalFrom is the size from which on a blob has a journal. What is smaller
+// arrives in one go or not at all.
+const journalFrom = 256 << 10
+
+// open opens the files of an ingest, and finds what an earlier one has noted.
+// Data without a journal, and a journal without data, are of no use.
+func (in *Ingest) open() (err error) {
+	s, d := in.store, in.desc.Digest
+	_, noData := os.Stat(s.paths.ingestData(d))
+	if in.data, err = s.disk.Open(s.paths.ingestData(d)); err != nil {
+		return err
+	}
+	if in.desc.Size < journalFrom {
+		return in.data.Truncate(0) // grows as it is written: cheaper than reserving little
+	}
+	if in.journal, in.notes, err = openJournal(s.disk, s.paths.ingestJournal(d), in.desc, s.boot); err != nil {
+		return err
+	}
+	if noData != nil && len(in.notes) > 0 {
+		if err := in.Forget(); err != nil {
+			return err
+		}
+	}
+	if err := in.data.Allocate(in.desc.Size); err != nil {
+		return fmt.Errorf("reserving %d bytes: %w", in.desc.Size, err)
+	}
+	return nil
 }
 
 // WriteAt implements io.WriterAt.
@@ -76,24 +118,82 @@ func (in *Ingest) WriteAt(p []byte, off int64) (int, error) { return in.data.Wri
 // ReadAt implements io.ReaderAt.
 func (in *Ingest) ReadAt(p []byte, off int64) (int, error) { return in.data.ReadAt(p, off) }
 
+// StartWriting has the system begin to write a range to the disk.
+func (in *Ingest) StartWriting(off, n int64) {
+	if in.store.sync {
+		in.data.StartWriting(off, n)
+	}
+}
+
+// Note appends to the journal. It should be called after what it speaks of was
+// written: then it is found again however this process dies. After a power cut
+// it is found only when a Checkpoint began later and succeeded. Blobs that are
+// too small for a journal have none, and Note does nothing.
+func (in *Ingest) Note(p []byte) error {
+	if in.journal == nil {
+		return nil
+	}
+	if err := in.journal.note(p); err != nil {
+		return fmt.Errorf("noting what arrived of %s: %w", in.desc.Digest, err)
+	}
+	return nil
+}
+
+// Notes are those that earlier ingests of the blob have left, oldest first, as
+// far as they count: what they speak of was written, though disks and people
+// may have changed it since.
+func (in *Ingest) Notes() [][]byte { return in.notes }
+
+// Checkpoint makes all that was noted so far outlast a power cut: what was
+// written is on the disk before the journal says so. One at a time.
+func (in *Ingest) Checkpoint() error {
+	if in.journal == nil || !in.store.sync {
+		return nil
+	}
+	if err := in.journal.checkpoint(in.data); err != nil {
+		return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
+	}
+	if in.named {
+		return nil
+	}
+	err := errors.Join(in.store.disk.SyncFolder(in.store.paths.ingest(in.desc.Digest)), in.store.disk.SyncFolder(in.store.paths.ingests()))
+	if err != nil {
+		return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
+	}
+	in.named = true
+	return nil
+}
+
+// Forget drops the journal: what was written is of no use.
+func (in *Ingest) Forget() error {
+	in.notes = nil
+	if in.journal == nil {
+		return nil
+	}
+	if err := in.journal.reset(in.desc, in.store.sync); err != nil {
+		return fmt.Errorf("starting over with %s: %w", in.desc.Digest, err)
+	}
+	return nil
+}
+
 // Commit makes what was written a blob of the store. got is the digest of all
 // that was written, by who wrote it; Commit refuses with a *MismatchError when
 // it or the size is not the descriptor's. When Commit returns nil the blob is
 // on the disk, under its name, for good. Close must still be called.
 func (in *Ingest) Commit(got digest.Digest) error {
-	info, err := in.data.Stat()
-	if err != nil {
-		return fmt.Errorf("committing %s: %w", in.desc.Digest, err)
+	n := size(in.data.Stat())
+	if got != in.desc.Digest || n != in.desc.Size {
+		return &MismatchError{Want: in.desc.Digest, Got: got, WantSize: in.desc.Size, GotSize: n}
 	}
-	if got != in.desc.Digest || info.Size() != in.desc.Size {
-		return &MismatchError{Want: in.desc.Digest, Got: got, WantSize: in.desc.Size, GotSize: info.Size()}
-	}
-	if err := durable.SyncData(in.data); err != nil {
-		return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
+	if in.store.sync {
+		if err := in.data.SyncData(); err != nil {
+			return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
+		}
 	}
 	if err := in.publish(); err != nil {
 		return fmt.Errorf("committing %s: %w", in.desc.Digest, err)
 	}
+	in.done = true
 	return nil
 }
 
@@ -101,7 +201,7 @@ func (in *Ingest) publish() error {
 	s, d := in.store, in.desc.Digest
 	from, to := s.paths.ingestData(d), s.paths.blob(d)
 	if d.Algorithm() == digest.SHA256 {
-		if err := os.Rename(from, to); err != nil {
+		if err := s.disk.Rename(from, to); err != nil || !s.sync {
 			return err
 		}
 		return s.folder.sync()
@@ -110,50 +210,82 @@ func (in *Ingest) publish() error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	if err := os.Rename(from, to); err != nil {
+	if err := s.disk.Rename(from, to); err != nil || !s.sync {
 		return err
 	}
-	return errors.Join(durable.SyncFolder(folder), durable.SyncFolder(s.paths.join(ocispec.ImageBlobsDir)))
+	return errors.Join(s.disk.SyncFolder(folder), s.disk.SyncFolder(s.paths.join(ocispec.ImageBlobsDir)))
 }
 
-// Close ends the ingest and lets others have it. What was not committed is
-// thrown away.
+// Close ends the ingest and lets others have it. What was noted of a blob that
+// was not committed stays for the next one.
 func (in *Ingest) Close() error {
+	keep := false
 	var errs []error
+	if in.journal != nil {
+		keep = !in.done && in.journal.end > int64(len(journalHeader(in.desc)))
+		errs = append(errs, in.journal.file.Close())
+	}
 	if in.data != nil {
 		errs = append(errs, in.data.Close())
 	}
-	in.store.removeIngest(in.desc.Digest)
-	errs = append(errs, in.lock.Close())
-	return errors.Join(errs...)
+	if !keep {
+		in.store.removeIngest(in.desc.Digest)
+	}
+	return errors.Join(append(errs, in.lock.Close())...)
 }
 
 // removeIngest clears an ingest away. The caller holds its lock. Files that it
 // doesn't know keep the folder from going.
 func (s *Store) removeIngest(d digest.Digest) {
+	os.Remove(s.paths.ingestJournal(d)) // first: data that nobody speaks for is nothing
 	os.Remove(s.paths.ingestData(d))
 	os.Remove(s.paths.ingestLock(d))
 	os.Remove(s.paths.ingest(d))
 }
 
-// dropDeadIngests clears away the ingests that no process is at work on. What
-// can't be removed stays for another time.
+// Partial is how many bytes of the disk are taken by what was fetched of a
+// blob that isn't in the store yet.
+func (s *Store) Partial(d digest.Digest) int64 {
+	info, err := os.Stat(s.paths.ingestData(d))
+	if err != nil {
+		return 0
+	}
+	return durable.Allocated(info)
+}
+
+// dropDeadIngests clears away the ingests that no process is at work on, when
+// they hold nothing that could be continued or nobody has for long. What can't
+// be removed stays for another time.
 func (s *Store) dropDeadIngests() {
 	entries, _ := os.ReadDir(s.paths.ingests())
 	for _, e := range entries {
 		algorithm, hex, _ := strings.Cut(e.Name(), "-")
 		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
-		if d.Validate() != nil {
-			continue // not ours
+		if d.Validate() != nil || s.worthKeeping(d) {
+			continue // not ours, or of use
 		}
 		path := s.paths.ingestLock(d)
 		lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			continue
 		}
-		if won, err := durable.TryLock(lock); err == nil && won && durable.StillNamed(lock, path) {
+		if won, err := durable.TryLock(lock); err == nil && won && durable.StillNamed(lock, path) && !s.worthKeeping(d) {
 			s.removeIngest(d)
 		}
 		lock.Close()
 	}
+}
+
+// worthKeeping reports whether an ingest may be continued.
+func (s *Store) worthKeeping(d digest.Digest) bool {
+	if _, err := os.Stat(s.paths.blob(d)); err == nil {
+		return false
+	}
+	for _, path := range []string{s.paths.ingestData(d), s.paths.ingestJournal(d)} {
+		info, err := os.Stat(path)
+		if err != nil || time.Since(info.ModTime()) > s.partialAge && filepath.Base(path) == journalFile {
+			return false
+		}
+	}
+	return true
 }

@@ -15,8 +15,10 @@ import (
 //	blobs/sha256/<hex>            whole and verified; appears by rename
 //	drayage.json                  marks the folder as a store, with its version
 //	lock                          held while roots/ and index.json change
-//	ingest/sha256-<hex>/data      what has arrived of a blob
+//	ingest/sha256-<hex>/data      as long as the blob; holds what the journal says, maybe more
+//	                    /journal  what has arrived of it; appended to
 //	                    /lock     held by the process at work on it
+//	hosts                         what was learned of registries' hosts
 //	leases/<id>                   digests kept by a living process, which holds it locked
 //	roots/<escaped name>          a pulled image and the digests it needs
 type paths string
@@ -29,6 +31,7 @@ func (p paths) layout() string                  { return p.join(ocispec.ImageLay
 func (p paths) index() string                   { return p.join(ocispec.ImageIndexFile) }
 func (p paths) mark() string                    { return p.join("drayage.json") }
 func (p paths) lock() string                    { return p.join("lock") }
+func (p paths) hosts() string                   { return p.join("hosts") }
 func (p paths) ingests() string                 { return p.join("ingest") }
 func (p paths) leases() string                  { return p.join("leases") }
 func (p paths) roots() string                   { return p.join("roots") }
@@ -40,8 +43,13 @@ func (p paths) ingest(d digest.Digest) string {
 	return p.join("ingest", d.Algorithm().String()+"-"+d.Encoded())
 }
 func (p paths) ingestData(d digest.Digest) string { return filepath.Join(p.ingest(d), "data") }
+func (p paths) ingestJournal(d digest.Digest) string {
+	return filepath.Join(p.ingest(d), journalFile)
+}
 func (p paths) ingestLock(d digest.Digest) string { return filepath.Join(p.ingest(d), "lock") }
 func (p paths) lease(id string) string            { return filepath.Join(p.leases(), id) }
+
+const journalFile = "journal"
 
 // root is the file of a root. Names too long for a file are cut, and told
 // apart by their digest.

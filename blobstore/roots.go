@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"drayage/blobstore/durable"
-
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -53,11 +51,11 @@ func (l *Lease) Pin(roots ...Root) error {
 		if old, err := os.ReadFile(s.paths.root(r.Name)); err == nil && string(old) == string(raw) {
 			continue
 		}
-		if err := replaceFile(s.paths.root(r.Name), raw); err != nil {
+		if err := replaceFile(s.paths.root(r.Name), raw, s.sync); err != nil {
 			return fmt.Errorf("pinning %s: %w", r.Name, err)
 		}
 	}
-	if err := durable.SyncFolder(s.paths.roots()); err != nil { // once for all of them
+	if err := s.syncFolder(s.paths.roots()); err != nil { // once for all of them
 		return fmt.Errorf("pinning: %w", err)
 	}
 	if err := s.writeIndex(); err != nil {
@@ -146,5 +144,5 @@ func (s *Store) writeIndex() error {
 	if old, err := os.ReadFile(s.paths.index()); err == nil && string(old) == string(raw) {
 		return nil
 	}
-	return writeFile(s.paths.index(), raw)
+	return s.writeFile(s.paths.index(), raw)
 }

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"drayage/blobstore/durable"
 
@@ -50,14 +51,36 @@ func (e *SizeError) Error() string {
 
 // Store is an open store. Its methods may be called from several goroutines.
 type Store struct {
-	paths  paths
-	folder *folderSync // of blobs/sha256, where nearly all blobs are
+	paths      paths
+	disk       durable.Disk
+	boot       string // tells this run of the system from others
+	sync       bool
+	partialAge time.Duration
+	folder     *folderSync // of blobs/sha256, where nearly all blobs are
+}
+
+// Options are how a store keeps what it is given. The zero value is careful.
+type Options struct {
+	// NoSync never waits for the disk: a power cut may then cost the store,
+	// while the death of a process still does no harm.
+	NoSync bool
+	// PartialAge is how long what has arrived of a blob is kept when nobody
+	// continues it; 0 means two weeks.
+	PartialAge time.Duration
+	// Disk makes the calls that bring blobs in; nil means durable.OS.
+	Disk durable.Disk
+	// Boot tells this run of the system from others; "" means the system's own
+	// word for it.
+	Boot string
 }
 
 // Open opens the store in dir, and makes one there if dir is absent or empty.
 // A folder that holds anything else is refused with ErrNotStore.
-func Open(dir string) (*Store, error) {
-	s := newStore(dir)
+func Open(dir string) (*Store, error) { return OpenWith(dir, Options{}) }
+
+// OpenWith is Open with options.
+func OpenWith(dir string, o Options) (*Store, error) {
+	s := newStore(dir, o)
 	if err := s.check(); err == nil {
 		return s, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -72,16 +95,30 @@ func Open(dir string) (*Store, error) {
 // Peek opens the store in dir for reading and makes nothing: where there is no
 // store yet, it is empty. A folder that is no store is refused as by Open.
 func Peek(dir string) (*Store, error) {
-	s := newStore(dir)
+	s := newStore(dir, Options{})
 	if err := s.check(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("opening store %s: %w", dir, err)
 	}
 	return s, nil
 }
 
-func newStore(dir string) *Store {
-	p := paths(dir)
-	return &Store{paths: p, folder: newFolderSync(p.blobs(digest.SHA256))}
+func newStore(dir string, o Options) *Store {
+	const twoWeeks = 14 * 24 * time.Hour
+	s := &Store{paths: paths(dir), disk: o.Disk, boot: o.Boot, sync: !o.NoSync, partialAge: o.PartialAge}
+	if s.disk == nil {
+		s.disk = durable.OS{}
+	}
+	if s.boot == "" {
+		s.boot = durable.Boot()
+	}
+	if s.boot == "" { // then only what was synced counts for another process
+		s.boot = randomHex(16)
+	}
+	if s.partialAge <= 0 {
+		s.partialAge = twoWeeks
+	}
+	s.folder = newFolderSync(s.disk, s.paths.blobs(digest.SHA256))
+	return s
 }
 
 // Dir is the folder that the store is in.
@@ -188,7 +225,7 @@ func (s *Store) check() error {
 	for _, e := range entries {
 		switch strings.TrimSuffix(e.Name(), besideSuffix) {
 		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.mark()),
-			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()):
+			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()), filepath.Base(s.paths.hosts()):
 			foreign = e.Name()
 		case filepath.Base(s.paths.lock()), lostFile:
 		default:
@@ -220,14 +257,14 @@ func (s *Store) create() error {
 			return err
 		}
 	}
-	if err := writeFile(s.paths.layout(), []byte(`{"imageLayoutVersion":"`+ocispec.ImageLayoutVersion+`"}`)); err != nil {
+	if err := s.writeFile(s.paths.layout(), []byte(`{"imageLayoutVersion":"`+ocispec.ImageLayoutVersion+`"}`)); err != nil {
 		return err
 	}
 	if err := s.writeIndex(); err != nil {
 		return err
 	}
-	if err := durable.SyncFolder(filepath.Dir(s.paths.blobs(digest.SHA256))); err != nil {
+	if err := s.syncFolder(filepath.Dir(s.paths.blobs(digest.SHA256))); err != nil {
 		return err
 	}
-	return writeFile(s.paths.mark(), []byte(mark)) // last: now it is a store
+	return s.writeFile(s.paths.mark(), []byte(mark)) // last: now it is a store
 }

@@ -30,7 +30,11 @@ type Options struct {
 	KeepGoing bool
 	// Accept, if not nil, may refuse an image once it is resolved, before any
 	// of its blobs is fetched.
-	Accept   func(*plan.Image) error
+	Accept func(*plan.Image) error
+	// Room, if not nil, is called for each image once it is resolved, with the
+	// bytes that all blobs known so far will take of the store's disk, and may
+	// refuse the image: before its first byte, rather than when the disk is full.
+	Room     func(img *plan.Image, toFetch int64) error
 	Observer event.Observer // nil means nobody
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"drayage/blobstore"
@@ -13,6 +14,7 @@ import (
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/retry"
 	"drayage/engine/schedule"
 	"drayage/engine/transfer"
 
@@ -36,13 +38,19 @@ func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Res
 	o.observe(event.Started{Images: len(p.images)})
 	runErr := schedule.Run(ctx, o.Limits, func(q *schedule.Queue) error {
 		p.queue = q
+		p.learning.teach(q, o.Registry)
 		for _, img := range p.images {
-			q.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context) error {
-				return p.resolve(ctx, img)
+			q.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
+				return p.resolve(ctx, place, img)
 			}})
 		}
 		return nil
 	})
+	if p.toFetch > 0 { // what can't be kept is found out again
+		_ = lease.KeepHosts(func(old []byte) []byte {
+			return p.learning.merge(old, p.queue.Learned(), o.Registry.Learned())
+		})
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	} else if runErr != nil && !errors.Is(runErr, errImage) {
@@ -61,11 +69,25 @@ type pull struct {
 	queue  *schedule.Queue
 	images []*pulling
 
+	learning *learning
+	commits  chan struct{} // one for each commit that may be under way
+	waits    chan struct{} // and for each blob that may wait for another process
+
 	mu      sync.Mutex // guards what follows, and the fields of pulling below its ref
 	plan    plan.Plan
 	byImage map[*plan.Image]*pulling
 	done    map[digest.Digest]bool // blobs of the plan that are in the store
+	toFetch int64                  // bytes of the disk that the blobs to fetch will take
 }
+
+const (
+	// commitsAtOnce bounds the syncs that go on while their connections are at
+	// the next blobs: enough for a disk to do many small ones in one go.
+	commitsAtOnce = 32
+	// waitsAtOnce bounds how many blobs that other processes are fetching are
+	// waited for beside the work on others.
+	waitsAtOnce = 64
+)
 
 // pulling is an image on its way.
 type pulling struct {
@@ -79,7 +101,11 @@ type pulling struct {
 }
 
 func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
-	p := &pull{opts: o, lease: lease, byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool)}
+	p := &pull{
+		opts: o, lease: lease, byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
+		learning: newLearning(o.Store.Hosts()),
+		commits:  make(chan struct{}, commitsAtOnce), waits: make(chan struct{}, waitsAtOnce),
+	}
 	for _, ref := range refs {
 		p.images = append(p.images, &pulling{ref: ref})
 	}
@@ -87,7 +113,7 @@ func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 }
 
 // resolve finds what an image's name stands for, and queues what it needs.
-func (p *pull) resolve(ctx context.Context, img *pulling) error {
+func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling) error {
 	m := &manifests{opts: p.opts, keep: func(ctx context.Context, doc image.Document) error {
 		return p.lease.Put(ctx, doc.Descriptor, doc.Raw)
 	}}
@@ -107,7 +133,7 @@ func (p *pull) resolve(ctx context.Context, img *pulling) error {
 
 	if p.opts.Platform.Explicit && resolved.Platform == nil && image.IsImage(resolved.Manifest) {
 		// Only the config tells the platform, so it goes ahead of the layers.
-		if err := p.configFirst(ctx, img); err != nil {
+		if err := p.configFirst(ctx, place, img); err != nil {
 			return p.fail(ctx, img, err)
 		}
 	}
@@ -115,25 +141,26 @@ func (p *pull) resolve(ctx context.Context, img *pulling) error {
 }
 
 // configFirst fetches the config of an image, and checks its platform.
-func (p *pull) configFirst(ctx context.Context, img *pulling) error {
+func (p *pull) configFirst(ctx context.Context, place *schedule.Place, img *pulling) error {
 	config := img.image.Manifest.Config
 	has, err := p.lease.Has(config)
 	if err != nil {
 		return err
 	}
-	fetched := false
+	var fetched int64
 	if !has {
 		p.opts.observe(event.Queued{Digest: config.Digest, Size: config.Size})
-		if fetched, err = p.fetch(ctx, config, []*plan.Image{img.image}, p.sources([]*plan.Image{img.image})); err != nil {
+		if fetched, err = p.fetch(ctx, place, config, []*plan.Image{img.image}, p.sources(config.Digest, []*plan.Image{img.image})); err != nil {
 			return fmt.Errorf("config %s: %w", config.Digest, err)
 		}
+		if err := place.Regain(ctx); err != nil {
+			return err
+		}
 	}
-	if fetched {
-		p.mu.Lock()
-		img.fetched += config.Size
-		img.reused -= config.Size // queueBlobs is going to find it here
-		p.mu.Unlock()
-	}
+	p.mu.Lock()
+	img.fetched += fetched
+	img.reused -= fetched // queueBlobs is going to find it here
+	p.mu.Unlock()
 	return p.checkPlatform(img)
 }
 
@@ -195,17 +222,28 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 	img.fetched += fetch
 	img.reused += reuse
 	complete := img.missing == 0
+	for _, b := range added {
+		if !b.Here {
+			p.toFetch += max(0, b.Size-p.opts.Store.Partial(b.Digest))
+		}
+	}
+	toFetch := p.toFetch
 	p.mu.Unlock()
 
 	p.opts.observe(event.Resolved{Image: img.ref.String(), Digest: img.image.Target().Digest,
 		Blobs: len(all) + len(img.image.Path), Size: size, Here: found})
+	if p.opts.Room != nil {
+		if err := p.opts.Room(img.image, toFetch); err != nil {
+			return p.fail(ctx, img, &transfer.LocalError{Err: err})
+		}
+	}
 	for _, b := range added {
 		if b.Here {
 			continue
 		}
 		p.opts.observe(event.Queued{Digest: b.Digest, Size: b.Size})
-		p.queue.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context) error {
-			return p.blob(ctx, b.Descriptor, img)
+		p.queue.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context, place *schedule.Place) error {
+			return p.blob(ctx, place, b.Descriptor, img)
 		}})
 	}
 	if complete {
@@ -216,7 +254,7 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 
 // blob fetches a blob that images wait for. It counts as fetched for the image
 // that queued it.
-func (p *pull) blob(ctx context.Context, desc ocispec.Descriptor, img *pulling) error {
+func (p *pull) blob(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, img *pulling) error {
 	p.mu.Lock()
 	needing := p.alive(desc.Digest)
 	if len(needing) == 0 { // whoever needed it has failed
@@ -226,7 +264,7 @@ func (p *pull) blob(ctx context.Context, desc ocispec.Descriptor, img *pulling) 
 	if len(needing) == 0 {
 		return nil
 	}
-	fetched, err := p.fetchAnywhere(ctx, desc, needing)
+	fetched, err := p.fetchAnywhere(ctx, place, desc, needing)
 	if err != nil {
 		return p.failBlob(ctx, desc, err)
 	}
@@ -234,10 +272,8 @@ func (p *pull) blob(ctx context.Context, desc ocispec.Descriptor, img *pulling) 
 	var complete []*pulling
 	p.mu.Lock()
 	p.done[desc.Digest] = true
-	if !fetched { // another process did
-		img.fetched -= desc.Size
-		img.reused += desc.Size
-	}
+	img.fetched -= desc.Size - fetched // another process, or an earlier run, did the rest
+	img.reused += desc.Size - fetched
 	for _, needs := range p.alive(desc.Digest) {
 		waiting := p.byImage[needs]
 		if waiting.missing--; waiting.missing == 0 {
@@ -267,14 +303,14 @@ func (p *pull) alive(d digest.Digest) []*plan.Image {
 
 // fetchAnywhere fetches a blob from the repositories of all images that need
 // it, those too that came to need it while others were tried.
-func (p *pull) fetchAnywhere(ctx context.Context, desc ocispec.Descriptor, needing []*plan.Image) (fetched bool, err error) {
+func (p *pull) fetchAnywhere(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, needing []*plan.Image) (fetched int64, err error) {
 	tried := 0
 	for {
-		sources := p.sources(needing)
+		sources := p.sources(desc.Digest, needing)
 		if len(sources) <= tried { // none that is new
 			return fetched, err
 		}
-		fetched, err = p.fetch(ctx, desc, needing, sources[tried:])
+		fetched, err = p.fetch(ctx, place, desc, needing, sources[tried:])
 		if err == nil || !errors.Is(err, registry.ErrNotFound) && !errors.Is(err, registry.ErrDenied) {
 			return fetched, err
 		}
@@ -285,45 +321,152 @@ func (p *pull) fetchAnywhere(ctx context.Context, desc ocispec.Descriptor, needi
 	}
 }
 
-// fetch brings a blob into the store, from any of the sources, and reports
-// whether it came over the network: it is not fetched when another process was
-// at it.
-func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (bool, error) {
-	in, err := p.lease.Ingest(ctx, desc, func() { p.opts.observe(event.Waiting{Digest: desc.Digest}) })
+// fetch brings a blob into the store, from any of the sources, and returns how
+// many of its bytes came over the network now: none when another process was
+// at it, fewer than all when an earlier run had begun.
+func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (int64, error) {
+	in, err := p.ingest(ctx, place, desc)
 	if errors.Is(err, blobstore.ErrExists) {
 		p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size, Reused: true})
-		return false, nil
+		return 0, nil
 	}
 	if err != nil {
-		return false, err
+		return 0, p.tellSpace(local(err))
 	}
 	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
-	got, err := transfer.Fetch(ctx, desc, sources, in, transfer.Options{
-		Retry:    p.opts.Retry,
-		Progress: func(n int64) { p.opts.observe(event.Progress{Digest: desc.Digest, N: n}) },
+	t := transfer.New(desc, sources, in, p.transferOptions(desc, needing[0].Ref.Host()))
+	place.Share(t)
+	got, err := t.Run(ctx)
+	place.Share(nil)
+	if err == nil {
+		err = p.commit(ctx, place, in, got)
+	}
+	if err = errors.Join(err, in.Close()); err != nil {
+		return 0, p.tellSpace(err)
+	}
+	p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size})
+	return desc.Size - t.Kept(), nil
+}
+
+// local marks an error of the store as a local fault, but for those that tell
+// of the content, or of the run's end.
+func local(err error) error {
+	var size *blobstore.SizeError
+	if errors.As(err, &size) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &transfer.LocalError{Err: err}
+}
+
+// tellSpace adds to a full disk's error how much is missing for the whole run,
+// as far as that is known.
+func (p *pull) tellSpace(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	p.mu.Lock()
+	need := int64(0)
+	for _, b := range p.plan.Blobs() {
+		if !p.done[b.Digest] {
+			need += max(0, b.Size-p.opts.Store.Partial(b.Digest))
+		}
+	}
+	p.mu.Unlock()
+	free, freeErr := p.opts.Store.Free()
+	if freeErr != nil || need <= free {
+		return err
+	}
+	return &transfer.LocalError{Err: &blobstore.SpaceError{Where: p.opts.Store.Dir(), Need: need, Free: free}}
+}
+
+// ingest begins to add a blob. While another process is fetching it, its
+// connection serves other blobs.
+func (p *pull) ingest(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor) (*blobstore.Ingest, error) {
+	waited := false
+	in, err := p.lease.Ingest(ctx, desc, func() {
+		p.opts.observe(event.Waiting{Digest: desc.Digest})
+		select {
+		case p.waits <- struct{}{}:
+			waited = true
+			place.Release()
+		default: // enough do
+		}
+	})
+	if ctx.Err() != nil {
+		if err == nil {
+			err = in.Close()
+		}
+		return nil, errors.Join(context.Cause(ctx), err)
+	}
+	if !waited {
+		return in, err
+	}
+	<-p.waits
+	if err != nil {
+		return nil, err
+	}
+	if err := place.Regain(ctx); err != nil {
+		return nil, errors.Join(err, in.Close())
+	}
+	return in, nil
+}
+
+// commit publishes a blob. The connection serves others while the disk is
+// waited for.
+func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.Ingest, got digest.Digest) error {
+	select {
+	case p.commits <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-p.commits }()
+	place.Release()
+	if err := in.Commit(got); err != nil {
+		return local(err)
+	}
+	return nil
+}
+
+func (p *pull) transferOptions(desc ocispec.Descriptor, host string) transfer.Options {
+	return transfer.Options{
+		Budget: retry.NewBudget(p.opts.Retry, p.opts.Registry.Pulse(), func(f retry.Failure) {
+			if f.Congested() {
+				p.queue.Trouble(host, true)
+			}
+		}),
+		Pulse:        p.opts.Registry.Pulse(),
+		IgnoresRange: p.learning.ignoresRanges(host),
+		Resumed: func(n int64) {
+			p.opts.observe(event.Resumed{Digest: desc.Digest, N: n})
+		},
+		Progress: func(n int64) {
+			p.opts.observe(event.Progress{Digest: desc.Digest, N: n})
+			if n > 0 {
+				p.queue.Arrived(host, n)
+			}
+		},
 		Retrying: func(try int, wait time.Duration, why error) {
 			p.opts.observe(event.Retrying{What: "blob " + desc.Digest.String(), Why: why.Error(), Try: try, Delay: wait})
 		},
-	})
-	if err == nil {
-		err = in.Commit(got)
+		Ranged: func(yes bool) {
+			p.learning.ranged(host, yes)
+			if yes {
+				p.queue.Ranged(host)
+			}
+		},
+		Broken: func() { p.queue.Trouble(host, false) },
 	}
-	if err = errors.Join(err, in.Close()); err != nil {
-		return false, err
-	}
-	p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size})
-	return true, nil
 }
 
 // sources are the repositories that the images come from, each once.
-func (p *pull) sources(needing []*plan.Image) []transfer.Source {
+func (p *pull) sources(d digest.Digest, needing []*plan.Image) []transfer.Source {
 	seen := make(map[string]bool)
 	var out []transfer.Source
 	for _, img := range needing {
 		where := img.Ref.Host() + "/" + img.Ref.Repository()
 		if !seen[where] {
 			seen[where] = true
-			out = append(out, p.opts.Registry.Blobs(img.Ref))
+			out = append(out, p.opts.Registry.Blob(img.Ref, d))
 		}
 	}
 	return out

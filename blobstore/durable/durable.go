@@ -74,3 +74,10 @@ func StillNamed(f *os.File, path string) bool {
 	b, err := os.Stat(path)
 	return err == nil && os.SameFile(a, b)
 }
+
+// SameDisk reports whether two paths, which must exist, are on one file system.
+func SameDisk(a, b string) bool {
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	return errA == nil && errB == nil && device(x) == device(y)
+}

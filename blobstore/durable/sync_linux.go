@@ -1,7 +1,9 @@
 package durable
 
 import (
+	"errors"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,4 +17,49 @@ func SyncData(f *os.File) error {
 			return err
 		}
 	}
+}
+
+// allocate reserves the space of a file. A file system in memory would fill
+// it with zeros there and then, for nothing.
+func allocate(f *os.File, size int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && fs.Type == unix.TMPFS_MAGIC || size == 0 {
+		return errors.ErrUnsupported
+	}
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		switch err {
+		case unix.EINTR:
+			continue
+		case unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL:
+			return errors.ErrUnsupported
+		case nil:
+			return nil
+		}
+		return &os.PathError{Op: "fallocate", Path: f.Name(), Err: err}
+	}
+}
+
+func startWriting(f *os.File, off, n int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) // a hint: what fails here fails in the sync
+}
+
+// Boot tells this run of the system from those before: what a file system took
+// in since then it still has, synced or not. It is "" when that can't be told.
+func Boot() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// Free is how many bytes a user may still write to the file system of path,
+// which must exist, and whether files there can share their blocks.
+func Free(path string) (free int64, shares bool, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return 0, false, &os.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return int64(fs.Bavail) * fs.Bsize, fs.Type == unix.XFS_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -28,6 +29,10 @@ func (n *networkFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&n.caCert, "ca-cert", "", "`FILE` with certificate authorities to trust besides the system's")
 	f.StringVar(&n.cert, "cert", "", "`FILE` with the TLS client certificate")
 	f.StringVar(&n.key, "key", "", "`FILE` with the TLS client key")
+	f.Var(&n.limit, "limit-rate", "bytes a second over all connections, at most `RATE`: 20M, 1.5MiB")
+	f.DurationVar(&n.stall, "stall", 15*time.Second, "drop a connection that is silent for `DUR`, and fetch its rest anew")
+	f.DurationVar(&n.connect, "connect-timeout", 15*time.Second, "make a connection within `DUR`, and as long again for TLS")
+	f.DurationVar(&n.firstByte, "answer-timeout", 2*time.Minute, "wait for an answer to begin at most `DUR`; less where a host is known to be faster")
 }
 
 func (d *displayFlags) add(f *pflag.FlagSet) {

@@ -9,17 +9,22 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/durable"
 	"drayage/engine"
 	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/retry"
 	"drayage/engine/schedule"
 	"drayage/tarwriter"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 )
 
@@ -35,6 +40,8 @@ type pullOptions struct {
 	store     string
 	jobs      int
 	perHost   int
+	giveUp    time.Duration
+	noSync    bool
 	keepGoing bool
 	failed    string
 	strip     bool
@@ -68,6 +75,8 @@ reused. Everything else goes to standard error.`,
 	f.StringVar(&o.store, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
 	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
 	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
+	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "stop when no byte has arrived for `DUR`; while bytes arrive, it goes on")
+	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
 	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
 	f.BoolVar(&o.strip, "strip-registry", false, "name images in the archive without their registry")
@@ -94,7 +103,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	if err != nil {
 		return err
 	}
-	store, err := o.openStore()
+	store, err := o.openStore(s.disk)
 	if err != nil {
 		return err
 	}
@@ -103,7 +112,8 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		return err
 	}
 	defer display.Close()
-	client, err := o.client(credentials, o.perHost, display)
+	policy := retry.Policy{Patience: o.giveUp}
+	client, err := o.client(credentials, o.perHost, policy, display)
 	if err != nil {
 		return err
 	}
@@ -113,8 +123,8 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	}
 	opts := engine.Options{
 		Store: store, Registry: client, Platform: platform, KeepGoing: o.keepGoing, Observer: display,
-		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost},
-		Accept: o.accept,
+		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
+		Accept: o.accept, Room: o.room(store),
 	}
 	if o.dryRun {
 		return o.plan(ctx, s, opts, display, refs, bad)
@@ -176,6 +186,14 @@ func (o *pullOptions) check(s streams, refs []reference.Image) error {
 	if o.jobs < 1 || o.perHost < 1 {
 		return usageError{errors.New("--jobs and --per-host must be at least 1")}
 	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{{"--give-up-after", o.giveUp}, {"--stall", o.stall}, {"--connect-timeout", o.connect}, {"--answer-timeout", o.firstByte}} {
+		if d.value <= 0 {
+			return usageError{fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag)}
+		}
+	}
 	names := make(map[string]reference.Image)
 	for _, ref := range refs {
 		tag := o.archiveRef(ref).RepoTag()
@@ -204,7 +222,7 @@ func (o *pullOptions) archiveRef(ref reference.Image) reference.Image {
 	return ref
 }
 
-func (o *pullOptions) openStore() (*blobstore.Store, error) {
+func (o *pullOptions) openStore(disk durable.Disk) (*blobstore.Store, error) {
 	dir := o.store
 	for _, from := range []func() (string, error){
 		func() (string, error) { return os.Getenv("DRAYAGE_STORE"), nil },
@@ -224,7 +242,44 @@ func (o *pullOptions) openStore() (*blobstore.Store, error) {
 	if o.dryRun {
 		return blobstore.Peek(dir)
 	}
-	return blobstore.Open(dir)
+	return blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: disk})
+}
+
+// room refuses images for which there is no room, in the store and for the
+// output together, before the first byte of them is fetched.
+func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) error {
+	out := o.dir
+	if o.file != "" {
+		out = filepath.Dir(o.file)
+	}
+	cheap, same := true, false // without an output in a file, only the store takes space
+	if out != "" {
+		cheap, same = store.Cheap(out)
+	}
+	free, errFree := store.Free()
+	var mu sync.Mutex
+	var archive int64
+	counted := make(map[digest.Digest]bool)
+	return func(img *plan.Image, toFetch int64) error {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, b := range img.Blobs() {
+			if !counted[b.Digest] && !cheap {
+				archive += b.Size
+			}
+			counted[b.Digest] = true
+		}
+		need := toFetch
+		if same {
+			need += archive
+		} else if err := blobstore.CheckSpace(out, archive); err != nil && archive > 0 {
+			return err
+		}
+		if errFree == nil && need > free {
+			return &blobstore.SpaceError{Where: store.Dir(), Need: need, Free: free}
+		}
+		return nil
+	}
 }
 
 // pull fetches the images and writes the outputs.
@@ -325,6 +380,11 @@ type networkFlags struct {
 	skipVerify bool
 	caCert     string
 	cert, key  string
+
+	limit     rate
+	stall     time.Duration
+	connect   time.Duration
+	firstByte time.Duration
 }
 
 func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credentials, error) {
@@ -349,7 +409,7 @@ func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credential
 	return c, nil
 }
 
-func (n *networkFlags) client(c *registry.Credentials, perHost int, d *display) (*registry.Client, error) {
+func (n *networkFlags) client(c *registry.Credentials, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
 	conf, err := n.tls()
 	if err != nil {
 		return nil, err
@@ -357,6 +417,7 @@ func (n *networkFlags) client(c *registry.Credentials, perHost int, d *display) 
 	return registry.New(registry.Options{
 		Credentials: c, PlainHTTP: n.insecure, TLS: conf, PerHost: perHost,
 		UserAgent: "drayage/" + versionString(), Observer: d, TraceHeaders: d.debug > 1,
+		Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
 	}), nil
 }
 

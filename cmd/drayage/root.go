@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"drayage/blobstore/durable"
+
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
@@ -17,9 +19,11 @@ type streams struct {
 	in  io.Reader
 	out *os.File // what was asked for, and nothing else
 	err *os.File // everything else
+
+	disk durable.Disk // what the store is kept on; nil means this machine's
 }
 
-func standardStreams() streams { return streams{os.Stdin, os.Stdout, os.Stderr} }
+func standardStreams() streams { return streams{in: os.Stdin, out: os.Stdout, err: os.Stderr} }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 

@@ -30,6 +30,7 @@ var goroutines = []string{
 	"cmd/drayage.interruptible",
 	"cmd/drayage/progress.NewBars",
 	"engine/schedule.Run", // by its errgroup
+	"engine/transfer.Run",
 }
 
 func layerOf(pkg string) int {

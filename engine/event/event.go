@@ -71,6 +71,13 @@ type Progress struct {
 	N      int64         `json:"bytes"`
 }
 
+// Resumed says that bytes of a blob are here from an earlier run, checked, and
+// won't be fetched.
+type Resumed struct {
+	Digest digest.Digest `json:"digest"`
+	N      int64         `json:"bytes"`
+}
+
 // Retrying says that a transfer broke and will be tried again.
 type Retrying struct {
 	What  string        `json:"what"`
@@ -158,6 +165,9 @@ func (Waiting) Kind() string { return "waiting" }
 
 // Kind implements Event.
 func (Progress) Kind() string { return "progress" }
+
+// Kind implements Event.
+func (Resumed) Kind() string { return "resumed" }
 
 // Kind implements Event.
 func (Retrying) Kind() string { return "retrying" }

@@ -202,6 +202,15 @@ func (p *Plan) Add(img *Image, here func(ocispec.Descriptor) (bool, error)) ([]B
 	return added, nil
 }
 
+// Blobs lists the blobs of the plan, in no order.
+func (p *Plan) Blobs() []Blob {
+	out := make([]Blob, 0, len(p.blobs))
+	for _, b := range p.blobs {
+		out = append(out, *b)
+	}
+	return out
+}
+
 // Needing lists the images that need a blob, as far as they are known now.
 func (p *Plan) Needing(d digest.Digest) []*Image {
 	if b := p.blobs[d]; b != nil {

@@ -6,113 +6,334 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
+	"drayage/engine/event"
 	"drayage/engine/reference"
 	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// Blobs are the blobs of one repository.
-type Blobs struct {
+// Blob is one blob of a repository, as a source of a transfer. Where the
+// registry redirects to another host for it, that is asked once: the URL is
+// shared by all who read the blob, until it is about to expire or stops
+// working.
+type Blob struct {
 	client *Client
 	ref    reference.Image
+	digest digest.Digest
+
+	mu        sync.Mutex
+	lease     *lease
+	direct    bool          // the registry sends the blob itself
+	resolving chan struct{} // closed when who finds out which has done so
 }
 
-// Blobs is where the blobs of an image can be fetched.
-func (c *Client) Blobs(ref reference.Image) Blobs { return Blobs{client: c, ref: ref} }
+// lease is a signed URL of another host, and when to ask for a new one.
+type lease struct {
+	url   *url.URL
+	renew time.Time // zero: when it stops working
+}
+
+// Blob is where a blob of an image's repository can be fetched.
+func (c *Client) Blob(ref reference.Image, d digest.Digest) *Blob {
+	return &Blob{client: c, ref: ref, digest: d}
+}
 
 // Host is the registry that is asked, which is not always the host that sends.
-func (b Blobs) Host() string { return b.ref.Host() }
+func (b *Blob) Host() string { return b.ref.Host() }
 
-// Open begins to fetch the bytes of a blob from offset from up to, and without,
-// offset to; a blob is fetched whole by 0 and its size. The caller closes the
-// body. The bytes are as the registry has them, and not verified; there may be
-// fewer or more of them than asked for, when the blob is not what its
-// descriptor says. The error wraps
-// transfer.ErrRange when the server can't begin there.
-func (b Blobs) Open(ctx context.Context, d digest.Digest, from, to int64) (io.ReadCloser, error) {
+// Open implements transfer.Source. The bytes are as the registry has them, and
+// not verified; there may be fewer or more of them than asked for, when the
+// blob is not what its descriptor says.
+func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error) {
+	ctx = withTries(ctx, tries{budget: a.Budget, once: a.Once})
 	header := http.Header{"Accept-Encoding": {"identity"}} // the digest is over the bytes as stored (G21)
-	if from > 0 {
+	ranged := a.From > 0 || a.To < a.Size
+	if ranged {
 		// Closed, and within the blob: some refuse or miscount others (G13, G14).
-		header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", a.From, a.To-1))
 	}
-	resp, err := b.send(ctx, d, header)
+	resp, err := b.get(ctx, header, ranged)
 	if err != nil {
 		return nil, err
 	}
-	skip := from // a 200 is the whole blob, range or not (G11)
-	if resp.StatusCode == http.StatusPartialContent {
-		start, ok := rangeStart(resp.Header.Get("Content-Range"))
-		if !ok || start > from {
-			resp.Body.Close()
-			return nil, fmt.Errorf("%w: asked for bytes from %d, it answers %q", transfer.ErrRange, from, oneLine(resp.Header.Get("Content-Range")))
+	if resp.StatusCode != http.StatusPartialContent {
+		return &transfer.Body{ReadCloser: resp.Body}, nil // the whole blob, range or not (G11)
+	}
+	text := resp.Header.Get("Content-Range")
+	r, ok := parseContentRange(text)
+	if ok && r.total >= 0 && r.total != a.Size {
+		resp.Body.Close()
+		return nil, fmt.Errorf("%w: %w", transfer.ErrRange, &transfer.TotalError{Total: r.total})
+	}
+	if !ok || r.first > a.From || r.last < a.From {
+		resp.Body.Close()
+		return nil, fmt.Errorf("%w: asked for bytes from %d, it answers %q", transfer.ErrRange, a.From, oneLine(text))
+	}
+	return &transfer.Body{ReadCloser: resp.Body, From: r.first, Ranged: ranged}, nil
+}
+
+// get asks for the blob, at the URL that was found earlier or at the registry.
+// Where the host that the registry redirects to refuses, the signed URL may
+// have been stale: the registry is asked for another, once (G5).
+func (b *Blob) get(ctx context.Context, header http.Header, ranged bool) (*http.Response, error) {
+	for again := false; ; again = true {
+		l, found, err := b.leased(ctx)
+		if err != nil {
+			return nil, err
 		}
-		skip = from - start
+		var resp *http.Response
+		if l != nil {
+			resp, err = b.fromStorage(ctx, l.url, header)
+		} else {
+			resp, l, err = b.fromRegistry(ctx, header, again)
+		}
+		found(l, err)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
+			return resp, nil
+		}
+		if l != nil && stale(resp.StatusCode) && !throttled(resp.StatusCode, bufferError(resp)) {
+			b.forget(l)
+			if !again {
+				continue
+			}
+		}
+		e := responseError(resp, b.ref.Host(), quotaUntil(resp))
+		switch {
+		case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+			if r, ok := parseContentRange(resp.Header.Get("Content-Range")); ok && r.total >= 0 {
+				return nil, fmt.Errorf("%w: %w", e, &transfer.TotalError{Total: r.total})
+			}
+		case l != nil && ranged && resp.StatusCode == http.StatusBadRequest:
+			e.kind = transfer.ErrRange // some refuse ranges so (G19)
+		}
+		return nil, e
 	}
-	if skip > 0 {
-		return &skipping{ReadCloser: resp.Body, left: skip}, nil
-	}
-	return resp.Body, nil
 }
 
-// skipping reads over the first bytes of a body. If there are not so many, it
-// ends with transfer.ErrRange.
-type skipping struct {
-	io.ReadCloser
-	left int64
+// stale reports whether a status is what hosts answer to a signed URL whose
+// time is over.
+func stale(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone:
+		return true
+	}
+	return false
 }
 
-func (s *skipping) Read(p []byte) (int, error) {
-	if s.left > 0 {
-		n, err := io.CopyN(io.Discard, s.ReadCloser, s.left)
-		s.left -= n
-		if errors.Is(err, io.EOF) {
-			return 0, fmt.Errorf("%w: it is %d bytes shorter", transfer.ErrRange, s.left)
+// leased returns the URL to ask, nil for the registry, and a function that must
+// be called with what was found there. While one finds out, the others wait.
+func (b *Blob) leased(ctx context.Context) (*lease, func(*lease, error), error) {
+	for {
+		b.mu.Lock()
+		l := b.lease
+		if l != nil && !l.renew.IsZero() && time.Now().After(l.renew) {
+			b.lease, l = nil, nil
+		}
+		waiting := b.resolving
+		if l != nil || b.direct {
+			b.mu.Unlock()
+			return l, func(*lease, error) {}, nil
+		}
+		if waiting == nil {
+			done := make(chan struct{})
+			b.resolving = done
+			b.mu.Unlock()
+			return nil, func(found *lease, err error) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.resolving = nil
+				b.lease, b.direct = found, err == nil && found == nil
+				close(done)
+			}, nil
+		}
+		b.mu.Unlock()
+		select {
+		case <-waiting:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (b *Blob) forget(l *lease) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lease == l {
+		b.lease = nil
+	}
+}
+
+// fromRegistry asks the registry, and follows where it sends us. The lease is
+// nil when that is nowhere else.
+func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool) (*http.Response, *lease, error) {
+	if again {
+		header = header.Clone()
+		header.Set("Cache-Control", "no-cache")
+	}
+	path := "/blobs/" + b.digest.String()
+	resp, err := b.client.ask(followingByHand(ctx), http.MethodGet, b.ref, path, header)
+	if err != nil || !isRedirect(resp) {
+		return resp, nil, err
+	}
+	target := b.expired(resp)
+	if target && !again { // a cache has kept it (G7)
+		resp.Body.Close()
+		header = header.Clone()
+		header.Set("Cache-Control", "no-cache")
+		resp, err = b.client.ask(followingByHand(ctx), http.MethodGet, b.ref, path+"?drayage="+strconv.FormatInt(time.Now().UnixNano(), 36), header)
+		if err != nil || !isRedirect(resp) {
+			return resp, nil, err
+		}
+		b.client.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
+			"%s redirects to a URL that has expired already: a proxy caches redirects, or this machine's clock is wrong", b.ref.Host())})
+	}
+	got := time.Now()
+	resp, left, err := b.follow(ctx, resp, header)
+	if err != nil || !left {
+		return resp, nil, err
+	}
+	l := &lease{url: resp.Request.URL}
+	if until := expiry(l.url); until.After(got) {
+		const share = 0.8 // of its life
+		l.renew = got.Add(time.Duration(share * float64(until.Sub(got))))
+	}
+	return resp, l, nil
+}
+
+// expired reports whether a redirect leads to a URL whose time is over.
+func (b *Blob) expired(resp *http.Response) bool {
+	to, err := resp.Location()
+	if err != nil {
+		return false
+	}
+	until := expiry(to)
+	return !until.IsZero() && until.Before(time.Now())
+}
+
+func isRedirect(resp *http.Response) bool {
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return resp.Header.Get("Location") != ""
+	}
+	return false
+}
+
+// follow follows redirects. Authorization goes along as long as they stay at
+// the registry, and not a hop further; left reports whether they left it.
+func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Header) (_ *http.Response, left bool, err error) {
+	home := resp.Request.URL
+	for nth := 1; isRedirect(resp); nth++ {
+		from := resp.Request.URL
+		to, err := resp.Location()
+		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a page for people, perhaps (G9)
+		resp.Body.Close()
+		if err != nil {
+			err = fmt.Errorf("%w: its location is malformed", errRedirect)
+		} else {
+			err = mayFollow(from, to, nth)
 		}
 		if err != nil {
-			return 0, err
+			return nil, left, &Error{Method: http.MethodGet, URL: bareURL(from), Detail: err.Error(), kind: ErrInvalid}
+		}
+		left = left || !sameOrigin(home, to)
+		if left {
+			resp, err = b.fromStorage(ctx, to, header)
+		} else {
+			resp, err = b.client.askURL(followingByHand(ctx), b.ref, to.String(), header)
+		}
+		if err != nil {
+			return nil, left, err
 		}
 	}
-	return s.ReadCloser.Read(p)
+	return resp, left, nil
 }
 
-// send asks the registry for a blob. Where the host that the registry
-// redirects to refuses, the signed URL may have been stale: the registry is
-// asked for another, once (G5).
-func (b Blobs) send(ctx context.Context, d digest.Digest, header http.Header) (*http.Response, error) {
-	for again := false; ; again = true {
-		resp, err := b.client.send(ctx, http.MethodGet, b.ref, "/blobs/"+d.String(), header, http.StatusOK, http.StatusPartialContent)
-		var e *Error
-		if err == nil || again || !errors.As(err, &e) || strings.Contains(e.URL, "//"+b.ref.Host()+"/") {
-			return resp, err
-		}
-		switch e.Status {
-		case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone:
-		default:
-			return resp, err
+// fromStorage asks another host than the registry: without credentials.
+func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, &Error{Method: http.MethodGet, URL: bareURL(u), Detail: "the URL is malformed", kind: ErrInvalid}
+	}
+	for _, name := range []string{"Accept-Encoding", "Range"} {
+		if v := header.Values(name); v != nil {
+			req.Header[name] = v
 		}
 	}
+	req.Header.Set("User-Agent", b.client.opts.UserAgent)
+	resp, err := b.client.http.Do(req)
+	if err != nil {
+		return nil, requestError(ctx, req, err)
+	}
+	return resp, nil
 }
 
-// rangeStart is where the part of a 206 begins, by its Content-Range (RFC
-// 9110, section 14.4). A missing unit is let pass (G17).
-func rangeStart(s string) (int64, bool) {
+// expiry is when a signed URL stops working, by the parameters that storage
+// services give it; the zero time when there are none (G5).
+func expiry(u *url.URL) time.Time {
+	q := u.Query()
+	for _, vendor := range []string{"X-Amz-", "X-Goog-"} {
+		at, err := time.Parse("20060102T150405Z", q.Get(vendor+"Date"))
+		life, errLife := strconv.Atoi(q.Get(vendor + "Expires"))
+		if err == nil && errLife == nil && life >= 0 && life < 1e9 {
+			return at.Add(time.Duration(life) * time.Second)
+		}
+	}
+	if secs, err := strconv.ParseInt(q.Get("Expires"), 10, 64); err == nil && secs > 0 && secs < 1<<40 {
+		return time.Unix(secs, 0)
+	}
+	for _, form := range []string{time.RFC3339, "2006-01-02T15:04Z", "2006-01-02"} {
+		if at, err := time.Parse(form, q.Get("se")); err == nil {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// contentRange is what a Content-Range says (RFC 9110, section 14.4).
+type contentRange struct {
+	first, last int64 // inclusive; -1 when it says "*", as with status 416
+	total       int64 // -1 when it isn't told
+}
+
+// parseContentRange reads a Content-Range. A missing unit is let pass (G17).
+func parseContentRange(s string) (contentRange, bool) {
 	s = strings.TrimSpace(s)
 	if rest, ok := strings.CutPrefix(strings.ToLower(s), "bytes"); ok {
 		s = strings.TrimLeft(rest, " \t=:")
 	}
-	first, rest, ok := strings.Cut(s, "-")
+	part, total, ok := strings.Cut(s, "/")
 	if !ok {
-		return 0, false
+		return contentRange{}, false
 	}
-	last, _, ok := strings.Cut(rest, "/")
+	r := contentRange{first: -1, last: -1, total: -1}
+	var err error
+	if total = strings.TrimSpace(total); total != "*" {
+		if r.total, err = strconv.ParseInt(total, 10, 64); err != nil || r.total < 0 {
+			return contentRange{}, false
+		}
+	}
+	if part = strings.TrimSpace(part); part == "*" {
+		return r, true
+	}
+	first, last, ok := strings.Cut(part, "-")
 	if !ok {
-		return 0, false
+		return contentRange{}, false
 	}
-	start, err := strconv.ParseInt(strings.TrimSpace(first), 10, 64)
-	end, errEnd := strconv.ParseInt(strings.TrimSpace(last), 10, 64)
-	return start, err == nil && errEnd == nil && start >= 0 && end >= start
+	r.first, err = strconv.ParseInt(strings.TrimSpace(first), 10, 64)
+	var errLast error
+	r.last, errLast = strconv.ParseInt(strings.TrimSpace(last), 10, 64)
+	if errors.Join(err, errLast) != nil || r.first < 0 || r.last < r.first || r.total >= 0 && r.last >= r.total {
+		return contentRange{}, false
+	}
+	return r, true
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"net/http"
+	"net/url"
 	"testing"
 )
 
@@ -28,12 +29,32 @@ func FuzzChallenge(f *testing.F) {
 }
 
 func FuzzContentRange(f *testing.F) {
-	for _, s := range []string{"bytes 0-1/2", "1-2/*", "bytes=5-6/7", "bytes */5", "-1-2/3"} {
+	for _, s := range []string{"bytes 0-9/10", "bytes */10", "0-9/10", "bytes=5-9/*", "bytes 9-5/10", "bytes 0-10/10", "bytes 0-99999999999999999999/1", "", "bytes -/", "bytes 0-1/-1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if start, ok := rangeStart(s); ok && start < 0 {
-			t.Errorf("%q begins at %d", s, start)
+		r, ok := parseContentRange(s)
+		if !ok {
+			return
+		}
+		if r.first > r.last || (r.first < 0) != (r.last < 0) || r.total < -1 || r.total >= 0 && r.last >= r.total {
+			t.Errorf("%q: %+v", s, r)
+		}
+	})
+}
+
+func FuzzExpiry(f *testing.F) {
+	for _, s := range []string{
+		"https://h/x?X-Amz-Date=20260102T030405Z&X-Amz-Expires=300", "https://h/x?Expires=1767323045", "https://h/x?se=2026-01-02T03%3A04%3A05Z",
+		"https://h/x?X-Amz-Date=20260102T030405Z&X-Amz-Expires=-1", "https://h/x?Expires=99999999999999999999", "https://h/x?se=2026-01-02T03:04Z",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(_ *testing.T, s string) {
+		if u, err := url.Parse(s); err == nil {
+			expiry(u)
+			_ = mayFollow(&url.URL{Scheme: "https", Host: "registry.example"}, u, 1)
+			sameOrigin(u, u)
 		}
 	})
 }

@@ -22,6 +22,7 @@ import (
 	"drayage/engine/reference"
 	"drayage/engine/retry"
 
+	"golang.org/x/time/rate"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
@@ -41,11 +42,17 @@ type Options struct {
 	UserAgent string
 	// Retry bounds the tries to establish a request.
 	Retry retry.Policy
+	// Connect is how long a connection may take to be made, and as long again
+	// its TLS handshake; 0 means 15 seconds.
+	Connect time.Duration
 	// Stall is how long a body may be silent; 0 means 15 seconds.
 	Stall time.Duration
 	// FirstByte is how long an answer may take to begin; 0 means 2 minutes,
-	// since some caches answer only when they have the whole blob (G54).
+	// since some caches answer only when they have the whole blob (G54). A host
+	// that was seen to answer fast gets less, and more again when that failed.
 	FirstByte time.Duration
+	// Limit, if not nil, is waited for with every byte of every body.
+	Limit *rate.Limiter
 	// Observer is told of warnings, retries and requests; nil means nobody.
 	Observer event.Observer
 	// TraceHeaders adds headers to the Requested events, less their secrets.
@@ -58,6 +65,9 @@ type Client struct {
 	opts Options
 	base *http.Transport
 	http *http.Client
+
+	pulse  *retry.Pulse
+	habits *habits
 
 	mu    sync.Mutex
 	hosts map[string]*host
@@ -82,6 +92,9 @@ func New(opts Options) *Client {
 	if opts.PerHost <= 0 {
 		opts.PerHost = 8
 	}
+	if opts.Connect <= 0 {
+		opts.Connect = 15 * time.Second
+	}
 	if opts.Stall <= 0 {
 		opts.Stall = 15 * time.Second
 	}
@@ -91,26 +104,28 @@ func New(opts Options) *Client {
 	if opts.Observer == nil {
 		opts.Observer = event.Observers{}
 	}
-	c := &Client{opts: opts, hosts: make(map[string]*host)}
+	c := &Client{opts: opts, hosts: make(map[string]*host), pulse: new(retry.Pulse), habits: newHabits(opts)}
 	// HTTP/1.1 only: the streams of an HTTP/2 connection share one congestion
 	// window, and some registries break HTTP/2 under load (G40, G41).
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	c.base = &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       opts.TLS,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: opts.FirstByte,
-		MaxIdleConnsPerHost:   opts.PerHost,
-		MaxConnsPerHost:       opts.PerHost,
-		IdleConnTimeout:       90 * time.Second,
-		DisableCompression:    true,
-		Protocols:             &protocols,
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: opts.Connect, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:     opts.TLS,
+		TLSHandshakeTimeout: opts.Connect,
+		MaxIdleConnsPerHost: opts.PerHost,
+		MaxConnsPerHost:     opts.PerHost,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true,
+		Protocols:           &protocols,
 	}
-	c.http = &http.Client{Transport: newRetrying(c.base, opts), CheckRedirect: checkRedirect}
+	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: checkRedirect}
 	return c
 }
+
+// Pulse tells when a byte of a good answer last arrived.
+func (c *Client) Pulse() *retry.Pulse { return c.pulse }
 
 // Close closes idle connections.
 func (c *Client) Close() { c.base.CloseIdleConnections() }
@@ -176,9 +191,7 @@ func isLoopback(hostport string) bool {
 // send sends a request below /v2/ of a reference's repository. Its errors are of
 // this package, and so are those of the response's status. want are the statuses that count as success.
 func (c *Client) send(ctx context.Context, method string, ref reference.Image, path string, header http.Header, want ...int) (*http.Response, error) {
-	h := c.host(ref)
-	ctx = auth.AppendScopesForHost(ctx, h.name, auth.ScopeRepository(ref.Repository(), auth.ActionPull))
-	resp, err := c.authorized(ctx, h, method, ref.Repository(), path, header)
+	resp, err := c.ask(ctx, method, ref, path, header)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +200,33 @@ func (c *Client) send(ctx context.Context, method string, ref reference.Image, p
 			return resp, nil
 		}
 	}
-	return nil, responseError(resp, h.name, quotaUntil(resp))
+	return nil, responseError(resp, ref.Host(), quotaUntil(resp))
+}
+
+// ask is send without a look at the status.
+func (c *Client) ask(ctx context.Context, method string, ref reference.Image, path string, header http.Header) (*http.Response, error) {
+	h := c.host(ref)
+	return c.authorized(scoped(ctx, h, ref), h, method, ref.Repository(), path, header)
+}
+
+// askURL is ask for a URL of the registry that it has redirected to.
+func (c *Client) askURL(ctx context.Context, ref reference.Image, url string, header http.Header) (*http.Response, error) {
+	h := c.host(ref)
+	return c.once(scoped(ctx, h, ref), c.client(h, ref.Repository()), http.MethodGet, url, header)
+}
+
+func scoped(ctx context.Context, h *host, ref reference.Image) context.Context {
+	return auth.AppendScopesForHost(ctx, h.name, auth.ScopeRepository(ref.Repository(), auth.ActionPull))
+}
+
+// client is what a repository is asked with: stored credentials, or none.
+func (c *Client) client(h *host, repo string) *auth.Client {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.anonymously[repo] || c.opts.Credentials == nil {
+		return h.anonymous
+	}
+	return h.stored
 }
 
 func quotaUntil(resp *http.Response) time.Time {
@@ -202,12 +241,7 @@ func quotaUntil(resp *http.Response) time.Time {
 // stand in the way of a public image (G32).
 func (c *Client) authorized(ctx context.Context, h *host, method, repo, path string, header http.Header) (*http.Response, error) {
 	path = "/v2/" + repo + path
-	h.mu.Lock()
-	client := h.stored
-	if h.anonymously[repo] || c.opts.Credentials == nil {
-		client = h.anonymous
-	}
-	h.mu.Unlock()
+	client := c.client(h, repo)
 	resp, err := c.over(ctx, h, client, method, path, header)
 
 	h.mu.Lock()
@@ -314,7 +348,7 @@ func requestError(ctx context.Context, req *http.Request, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	e := &Error{Method: req.Method, URL: bareURL(req.URL), Detail: bareError(err), kind: ErrUnavailable}
+	e := &Error{Method: req.Method, URL: bareURL(req.URL), Detail: bareError(err), kind: ErrUnavailable, passing: true}
 	var token *errcode.ErrorResponse
 	var local *CredentialsError
 	switch {
@@ -342,6 +376,7 @@ func requestError(ctx context.Context, req *http.Request, err error) error {
 	case isCertificate(err):
 		e.Hint, e.kind = "--ca-cert names an authority of your own", ErrInvalid
 	}
+	e.passing = e.passing && e.kind == ErrUnavailable && retry.Error(err)
 	return e
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"drayage/engine/retry"
 	"drayage/engine/transfer"
 )
 
@@ -41,6 +42,8 @@ type Error struct {
 	Hint   string // what the user may do about it
 	Until  time.Time
 	kind   error
+
+	passing bool // another try, or another source, may do better
 }
 
 func (e *Error) Error() string {
@@ -66,6 +69,9 @@ func (e *Error) Error() string {
 
 // Unwrap is the kind of the error: ErrNotFound and its like.
 func (e *Error) Unwrap() error { return e.kind }
+
+// Is makes an error that may pass a transfer.ErrPassing.
+func (e *Error) Is(target error) bool { return e.passing && target == transfer.ErrPassing }
 
 // errorBodyLimit bounds what is read of an error's body.
 const errorBodyLimit = 64 << 10
@@ -146,7 +152,15 @@ func responseError(resp *http.Response, registryHost string, until time.Time) *E
 	default:
 		e.kind = ErrInvalid
 	}
+	e.passing = e.kind == ErrQuota || e.kind == ErrUnavailable && retry.Status(resp.StatusCode)
 	return e
+}
+
+// spentQuota reports whether a throttling answer tells that it is about a quota
+// over hours, not about requests a second: what Docker Hub says (G35).
+func spentQuota(resp *http.Response, body []byte) bool {
+	left, _, _ := strings.Cut(resp.Header.Get("Ratelimit-Remaining"), ";")
+	return strings.TrimSpace(left) == "0" || strings.Contains(strings.ToLower(string(body[:min(len(body), 2048)])), "pull rate limit")
 }
 
 // describe is the message of an error body, in one short line.

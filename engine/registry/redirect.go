@@ -19,15 +19,11 @@ var errRedirect = errors.New("redirect refused")
 // host and port that they are for: Go keeps them for subdomains and other
 // ports (G1 to G3). Once a chain has left, they don't come back.
 func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) > maxRedirects {
-		return fmt.Errorf("%w: more than %d hops", errRedirect, maxRedirects)
+	if byHand(req.Context()) && via[0].Method == http.MethodGet && strings.Contains(via[0].URL.Path, "/blobs/") {
+		return http.ErrUseLastResponse
 	}
-	from := via[len(via)-1].URL
-	if from.Scheme == "https" && req.URL.Scheme != "https" {
-		return fmt.Errorf("%w: from HTTPS to %s at %s", errRedirect, strings.ToUpper(req.URL.Scheme), req.URL.Host)
-	}
-	if req.URL.Scheme != "http" && req.URL.Scheme != "https" {
-		return fmt.Errorf("%w: to the scheme %q", errRedirect, req.URL.Scheme)
+	if err := mayFollow(via[len(via)-1].URL, req.URL, len(via)); err != nil {
+		return err
 	}
 	req.Header.Del("Referer")
 	for _, hop := range append(via[1:len(via):len(via)], req) {
@@ -37,6 +33,20 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 			}
 			break
 		}
+	}
+	return nil
+}
+
+// mayFollow says whether a redirect may be followed, the nth of a request.
+func mayFollow(from, to *url.URL, nth int) error {
+	if nth > maxRedirects {
+		return fmt.Errorf("%w: more than %d hops", errRedirect, maxRedirects)
+	}
+	if from.Scheme == "https" && to.Scheme != "https" {
+		return fmt.Errorf("%w: from HTTPS to %s at %s", errRedirect, strings.ToUpper(to.Scheme), to.Host)
+	}
+	if to.Scheme != "http" && to.Scheme != "https" {
+		return fmt.Errorf("%w: to the scheme %q", errRedirect, to.Scheme)
 	}
 	return nil
 }

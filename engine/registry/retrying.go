@@ -23,6 +23,7 @@ import (
 type retrying struct {
 	next     http.RoundTripper
 	policy   retry.Policy
+	pulse    *retry.Pulse
 	observer event.Observer
 
 	mu    sync.Mutex
@@ -34,23 +35,48 @@ type hostState struct {
 	notBefore time.Time // no request is sent to it before then
 }
 
-func newRetrying(base http.RoundTripper, opts Options) *retrying {
+func newRetrying(c *Client) *retrying {
 	return &retrying{
-		next:     &tracing{next: base, observer: opts.Observer, headers: opts.TraceHeaders, stall: opts.Stall},
-		policy:   opts.Retry,
-		observer: opts.Observer,
+		next: &tracing{
+			next: &timely{next: c.base, habits: c.habits}, observer: c.opts.Observer, headers: c.opts.TraceHeaders,
+			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit, pulse: c.pulse},
+		},
+		policy:   c.opts.Retry,
+		pulse:    c.pulse,
+		observer: c.opts.Observer,
 		hosts:    make(map[string]*hostState),
 	}
 }
 
+// tries say what a request's tries are drawn from. They go with the request's
+// context, since the auth library and net/http stand between who knows and who
+// tries.
+type tries struct {
+	budget *retry.Budget
+	once   bool // the caller has other sources to try
+}
+
+type triesKey struct{}
+
+func withTries(ctx context.Context, t tries) context.Context {
+	return context.WithValue(ctx, triesKey{}, t)
+}
+
+func (t *retrying) triesOf(ctx context.Context) tries {
+	given, _ := ctx.Value(triesKey{}).(tries)
+	if given.budget == nil {
+		given.budget = retry.NewBudget(t.policy, t.pulse, nil)
+	}
+	return given
+}
+
 // RoundTrip implements http.RoundTripper.
 func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
-	start := time.Now()
-	tries := 0
+	tries := t.triesOf(req.Context())
 	var wait time.Duration
 	client := &retryablehttp.Client{
 		HTTPClient: &http.Client{
-			Transport:     holding{t},
+			Transport:     holding{t, tries.once},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		RetryMax: 1 << 30, // the policy decides
@@ -58,8 +84,7 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			if ctx.Err() != nil {
 				return false, context.Cause(ctx)
 			}
-			tries++
-			f := retry.Failure{Tries: tries, Since: time.Since(start), Err: err, Reached: t.reached(req.URL.Host)}
+			f := retry.Failure{Err: err, Reached: t.reached(req.URL.Host)}
 			if err != nil && (isProtocol(err) || errors.Is(err, errRedirect)) {
 				return false, nil
 			}
@@ -68,16 +93,27 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				if resp.StatusCode < 400 {
 					return false, nil
 				}
+				body := bufferError(resp)
 				f.RetryAfter = resp.Header.Get("Retry-After")
-				f.Throttled = throttled(resp.StatusCode, bufferError(resp))
+				f.Throttled = throttled(resp.StatusCode, body)
+				f.Spent = f.Throttled && spentQuota(resp, body)
+				if !f.Throttled && !retry.Status(f.Status) {
+					return false, nil
+				}
+			}
+			if tries.once {
+				if told, ok := retry.After(f.RetryAfter, time.Now()); ok && f.Congested() {
+					t.holdBack(req.URL.Host, told)
+				}
+				return false, nil
 			}
 			var again bool
-			wait, again = t.policy.Next(f, time.Now())
+			wait, again = tries.budget.Next(f)
 			if again {
-				if f.Throttled || f.Status == http.StatusServiceUnavailable {
+				if f.Congested() {
 					t.holdBack(req.URL.Host, wait)
 				}
-				t.observer.Observe(event.Retrying{What: req.Method + " " + bareURL(req.URL), Why: why(resp, err), Try: tries + 1, Delay: wait})
+				t.observer.Observe(event.Retrying{What: req.Method + " " + bareURL(req.URL), Why: why(resp, err), Try: tries.budget.Tries() + 1, Delay: wait})
 			}
 			return again, nil
 		},
@@ -140,7 +176,14 @@ func (t *retrying) holdBack(host string, wait time.Duration) {
 }
 
 // holding sends a request when its host may be asked again.
-type holding struct{ t *retrying }
+type holding struct {
+	t    *retrying
+	once bool
+}
+
+// errHeldBack ends a request to a host that wants to be left alone for a while,
+// when others can be asked instead.
+var errHeldBack = errors.New("the host wants to be left alone for a while")
 
 func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 	for {
@@ -149,6 +192,9 @@ func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 		h.t.mu.Unlock()
 		if wait <= 0 {
 			break
+		}
+		if h.once && wait > time.Second {
+			return nil, errHeldBack
 		}
 		if err := retry.Sleep(req.Context(), wait); err != nil {
 			return nil, err
@@ -176,7 +222,7 @@ type tracing struct {
 	next     http.RoundTripper
 	observer event.Observer
 	headers  bool
-	stall    time.Duration
+	watch    watch
 }
 
 func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -187,7 +233,7 @@ func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 		e.Why = bareError(err)
 	} else {
 		e.Status = resp.StatusCode
-		resp.Body = watch(resp.Body, t.stall)
+		resp.Body = t.watch.body(req.Context(), resp)
 	}
 	if t.headers {
 		e.Request = redact(req.Header)

@@ -1,37 +1,64 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
+
+	"drayage/engine/retry"
+
+	"golang.org/x/time/rate"
 )
 
 // errStalled ends a body that has been silent for too long.
 var errStalled = errors.New("no byte came for too long")
 
-// watch makes a body end with an error when a read of it gets nothing for a
-// while. Bodies of every kind are watched, those of errors and tokens too: none
-// may keep a run waiting for ever.
-func watch(body io.ReadCloser, stall time.Duration) io.ReadCloser {
-	w := &watched{body: body, stall: stall}
-	// Closing the body ends a read of it, and the connection.
-	w.timer = time.AfterFunc(stall, func() { body.Close() })
-	w.timer.Stop()
-	return w
+// watch makes bodies end with an error when a read gets nothing for a while,
+// and come no faster than allowed. Bodies of every kind are watched, those of
+// errors and tokens too: none may keep a run waiting for ever.
+type watch struct {
+	stall time.Duration
+	limit *rate.Limiter // nil means none
+	pulse *retry.Pulse  // beats with the bytes of good answers
 }
 
+func (w watch) body(ctx context.Context, resp *http.Response) io.ReadCloser {
+	out := &watched{watch: w, ctx: ctx, body: resp.Body}
+	if resp.StatusCode >= 300 {
+		out.pulse = nil // a storm of errors is no progress
+	}
+	// Closing the body ends a read of it, and the connection.
+	out.timer = time.AfterFunc(w.stall, func() { out.body.Close() })
+	out.timer.Stop()
+	return out
+}
+
+// watched is a body under watch. The context is that of its request, whose end
+// ends the body too.
 type watched struct {
+	watch
+	ctx   context.Context
 	body  io.ReadCloser
-	stall time.Duration
 	timer *time.Timer // runs while a read waits
 }
 
 func (w *watched) Read(p []byte) (int, error) {
+	if w.limit != nil && len(p) > w.limit.Burst() {
+		p = p[:w.limit.Burst()]
+	}
 	w.timer.Reset(w.stall)
 	n, err := w.body.Read(p)
 	if !w.timer.Stop() && err != nil {
 		err = fmt.Errorf("%w (%v)", errStalled, w.stall)
+	}
+	if n > 0 && w.pulse != nil {
+		w.pulse.Beat()
+	}
+	if n > 0 && w.limit != nil && err == nil {
+		err = w.limit.WaitN(w.ctx, n) // afterwards: the bytes are here, the next ones wait
 	}
 	return n, err
 }

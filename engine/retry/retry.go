@@ -85,47 +85,51 @@ func (b Backoff) Delay(failed int) time.Duration {
 // gives what its fields' comments say.
 type Policy struct {
 	Backoff  Backoff
-	Tries    int           // of what fails in the same way each time; 0 means 5
-	Patience time.Duration // with a host that answered before, and with waits that a host asks for; 0 means 2 minutes
+	Tries    int           // of a host that refuses connections and never took one; 0 means 5
+	Patience time.Duration // without a byte arriving from anywhere; 0 means 2 minutes
 }
 
 // Failure is what is known of something that failed.
 type Failure struct {
 	Tries      int           // so far, all of which failed
-	Since      time.Duration // since the first of them began
+	Since      time.Duration // since the first of them began, or the last byte came
 	Err        error         // of the connection, or nil when there was an answer
 	Status     int           // of the answer
 	Throttled  bool          // the answer says, by its status or its body, that it is too many requests
+	Spent      bool          // the answer says that a quota is used up, which a short wait won't change
 	RetryAfter string        // the answer's header
 	Reached    bool          // the host has answered something before
 }
 
+// Congested reports whether the failure tells of a host or link that would do
+// better with fewer connections.
+func (f Failure) Congested() bool {
+	return f.Throttled || f.Status == http.StatusServiceUnavailable
+}
+
 // Next says whether to try again, and after what wait.
 //
-// A host that asks to be left alone for a while gets that while, as long as
-// patience lasts. A host that can't be reached, but could before, is tried
-// until patience ends: that is what a bad link looks like. What else fails is
-// tried a few times.
+// What may pass is tried until patience ends: that is what a bad link looks
+// like, and a server in trouble. A host that asks to be left alone for a while
+// gets that while, if patience lasts so long. Only a host that refuses
+// connections, and never took one, is believed sooner.
 func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) {
-	tries, patience := p.Tries, p.Patience
+	tries, patience := p.Tries, p.patience()
 	if tries <= 0 {
 		tries = 5
 	}
-	if patience <= 0 {
-		patience = 2 * time.Minute
-	}
-	wait = p.Backoff.Delay(f.Tries)
+	wait = min(p.Backoff.Delay(f.Tries), max(patience/4, time.Millisecond)) // several tries, however little patience
 	if f.Err != nil {
-		if !Error(f.Err) {
+		if !Error(f.Err) || !f.Reached && errors.Is(f.Err, syscall.ECONNREFUSED) && f.Tries >= tries {
 			return 0, false
 		}
-		if f.Reached {
-			return wait, f.Since+wait <= patience
-		}
-		return wait, f.Tries < tries
+		return wait, f.Since+wait <= patience
 	}
 	if !f.Throttled && !Status(f.Status) {
 		return 0, false
+	}
+	if f.Spent && f.Tries > 1 {
+		return 0, false // whatever it tells: some say a minute and mean six hours (G35)
 	}
 	if told, ok := After(f.RetryAfter, now); ok {
 		return told, told <= patience-f.Since // this way round: a date may be far away
@@ -133,7 +137,14 @@ func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) 
 	if f.Throttled {
 		wait = max(wait, time.Second)
 	}
-	return wait, f.Tries < tries && f.Since+wait <= patience
+	return wait, f.Since+wait <= patience
+}
+
+func (p Policy) patience() time.Duration {
+	if p.Patience <= 0 {
+		return 2 * time.Minute
+	}
+	return p.Patience
 }
 
 // After reads a Retry-After header: seconds or a date (RFC 9110, section

@@ -1,13 +1,16 @@
 // Package schedule decides what runs next and how much runs at once.
 //
 // It holds one queue for a whole run. Jobs may add jobs; the run ends when
-// none is left. The package knows hosts and costs, and nothing of images.
+// none is left. A job that is large may let others help it, when nothing else
+// waits for its host. How many connections a host is worth is found out as
+// they run. The package knows hosts and costs, and nothing of images.
 package schedule
 
 import (
 	"container/heap"
 	"context"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -21,9 +24,8 @@ type Limits struct {
 // Kind tells small requests, whose answers make new work, from bulk.
 type Kind int
 
-// The kinds of jobs. When jobs of both wait for a host they share its places
-// evenly, so that neither holds the other up: bulk starts as soon as there is
-// any, and the rest of it becomes known meanwhile.
+// The kinds of jobs. Small requests never queue behind bulk: as long as there
+// are any for a host, one of its places is kept free of bulk, and they go first.
 const (
 	Bulk Kind = iota
 	Small
@@ -39,10 +41,21 @@ type Job struct {
 	// Run does the work. It should return soon after ctx is done. An error ends
 	// the whole run: the other jobs' contexts are cancelled and what is queued
 	// is dropped. A job whose failure should stop nothing returns nil.
-	Run func(ctx context.Context) error
+	Run func(ctx context.Context, p *Place) error
 }
 
-// Queue takes jobs while Run runs.
+// Sharer is a job's work as others may take part in it.
+type Sharer interface {
+	// Rest is how many bytes another connection could take over now, with
+	// gain; 0 for none. It must not block, nor call the queue.
+	Rest() int64
+	// Help takes part until nothing is left to take, or surplus reports that
+	// the place is wanted back. An error ends the whole run.
+	Help(ctx context.Context, surplus func() bool) error
+}
+
+// Queue takes jobs while Run runs. Its methods may be called from several
+// goroutines.
 type Queue struct {
 	limits Limits
 	spawn  func(func(context.Context) error) // in the run's errgroup
@@ -56,7 +69,11 @@ type Queue struct {
 
 type host struct {
 	waiting [kinds]jobHeap
-	running [kinds]int
+	running [kinds]int             // with helpers
+	helping int                    // of them
+	back    [kinds][]chan struct{} // jobs that want their place back
+	sharing []*Place
+	width   width
 }
 
 func (h *host) total() int { return h.running[Bulk] + h.running[Small] }
@@ -84,14 +101,99 @@ func Run(ctx context.Context, l Limits, start func(*Queue) error) error {
 func (q *Queue) Add(j Job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	h := q.hosts[j.Host]
-	if h == nil {
-		h = &host{}
-		q.hosts[j.Host] = h
-	}
+	h := q.host(j.Host)
 	q.seq++
 	heap.Push(&h.waiting[j.Kind], queued{Job: j, seq: q.seq})
 	q.dispatch()
+}
+
+// host finds a host. The caller holds q.mu.
+func (q *Queue) host(name string) *host {
+	h := q.hosts[name]
+	if h == nil {
+		h = &host{width: newWidth(q.limits.PerHost)}
+		q.hosts[name] = h
+	}
+	return h
+}
+
+// Place is what a running job has: the right to one connection.
+type Place struct {
+	queue *Queue
+	host  *host
+	kind  Kind
+
+	// Under queue.mu:
+	held   bool
+	shared Sharer
+}
+
+// Release gives the place to others before the job ends, for work that needs
+// no connection.
+func (p *Place) Release() {
+	p.queue.mu.Lock()
+	defer p.queue.mu.Unlock()
+	p.release()
+	p.queue.dispatch()
+}
+
+// release gives up the place. The caller holds queue.mu.
+func (p *Place) release() {
+	if p.held {
+		p.held = false
+		p.host.running[p.kind]--
+		p.queue.running--
+	}
+}
+
+// Regain waits for a place after Release, ahead of the jobs that wait. The
+// error is ctx's.
+func (p *Place) Regain(ctx context.Context) error {
+	q := p.queue
+	q.mu.Lock()
+	if p.held {
+		q.mu.Unlock()
+		return nil
+	}
+	ready := make(chan struct{})
+	p.host.back[p.kind] = append(p.host.back[p.kind], ready)
+	q.dispatch()
+	q.mu.Unlock()
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		q.mu.Lock()
+		for i, c := range p.host.back[p.kind] {
+			if c == ready {
+				p.host.back[p.kind] = append(p.host.back[p.kind][:i], p.host.back[p.kind][i+1:]...)
+				q.mu.Unlock()
+				return context.Cause(ctx)
+			}
+		}
+		q.mu.Unlock() // it came at the same moment
+	}
+	q.mu.Lock()
+	p.held = true
+	q.mu.Unlock()
+	return nil
+}
+
+// Share lets others help the job; nil ends that for those who don't yet.
+func (p *Place) Share(s Sharer) {
+	p.queue.mu.Lock()
+	defer p.queue.mu.Unlock()
+	h := p.host
+	p.shared = s
+	for i, other := range h.sharing {
+		if other == p {
+			h.sharing = append(h.sharing[:i], h.sharing[i+1:]...)
+			break
+		}
+	}
+	if s != nil {
+		h.sharing = append(h.sharing, p)
+	}
+	p.queue.dispatch()
 }
 
 // dispatch starts all that may start now. The caller holds q.mu.
@@ -99,37 +201,96 @@ func (q *Queue) dispatch() {
 	for q.running < q.limits.Jobs && !q.over() {
 		h, k := q.next()
 		if h == nil {
-			return
+			break
 		}
-		j := heap.Pop(&h.waiting[k]).(queued)
 		h.running[k]++
 		q.running++
+		if len(h.back[k]) > 0 {
+			close(h.back[k][0])
+			h.back[k] = h.back[k][1:]
+			continue
+		}
+		j := heap.Pop(&h.waiting[k]).(queued)
+		p := &Place{queue: q, host: h, kind: k, held: true}
 		q.spawn(func(ctx context.Context) error {
-			err := j.Run(ctx)
+			err := j.Run(ctx, p)
+			p.Share(nil)
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			h.running[k]--
-			q.running--
+			p.release()
 			if err == nil {
 				q.dispatch()
 			}
 			return err
 		})
 	}
+	for q.running < q.limits.Jobs && !q.over() && q.help() {
+	}
 }
+
+// help has one more connection help where most is left to do, and reports
+// whether there was such a place.
+func (q *Queue) help() bool {
+	var best *Place
+	var most int64
+	for _, h := range q.hosts {
+		if h.busy() || h.total() >= h.width.helped() {
+			continue
+		}
+		for _, p := range h.sharing {
+			if rest := p.shared.Rest(); rest > most {
+				best, most = p, rest
+			}
+		}
+	}
+	if best == nil {
+		return false
+	}
+	h, work := best.host, best.shared
+	h.running[Bulk]++
+	h.helping++
+	q.running++
+	h.width.helperStarted()
+	q.spawn(func(ctx context.Context) error {
+		err := work.Help(ctx, func() bool {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			return h.busy() || h.total() > h.width.allowed()
+		})
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		h.running[Bulk]--
+		h.helping--
+		q.running--
+		h.width.helperEnded()
+		if err == nil {
+			q.dispatch()
+		}
+		return err
+	})
+	return true
+}
+
+// busy reports whether jobs wait for the host.
+func (h *host) busy() bool {
+	return h.waits(Bulk) || h.waits(Small)
+}
+
+func (h *host) waits(k Kind) bool { return h.waiting[k].Len() > 0 || len(h.back[k]) > 0 }
 
 // next finds the host and kind whose turn it is: small requests before bulk,
 // then the host with the fewest running, then the costliest job. A nil host
 // means that nothing may start.
 func (q *Queue) next() (*host, Kind) {
+	smalls := false
+	for _, h := range q.hosts {
+		smalls = smalls || h.waits(Small)
+	}
 	var best *host
 	var bestKind Kind
 	for _, h := range q.hosts {
-		if h.total() >= q.limits.PerHost {
-			continue
-		}
 		k, ok := h.turn()
-		if !ok {
+		if !ok || k == Bulk && smalls && q.limits.Jobs > 1 && q.running >= q.limits.Jobs-1 {
 			continue
 		}
 		if best == nil || before(h, k, best, bestKind) {
@@ -139,18 +300,18 @@ func (q *Queue) next() (*host, Kind) {
 	return best, bestKind
 }
 
-// turn is the kind that goes next on this host: of two that wait, the one that
-// has fewer running, and small requests when that is equal.
+// turn is the kind that goes next on this host, if any may.
 func (h *host) turn() (Kind, bool) {
-	small, bulk := h.waiting[Small].Len() > 0, h.waiting[Bulk].Len() > 0
+	room := h.width.allowed() - h.total()
 	switch {
-	case small && bulk && h.running[Small] > h.running[Bulk]:
-		return Bulk, true
-	case small:
+	case room <= 0:
+		return Bulk, false
+	case h.waits(Small) && (h.running[Small] <= h.running[Bulk] || !h.waits(Bulk)):
 		return Small, true
-	default:
-		return Bulk, bulk
+	case h.waits(Bulk) && (h.running[Bulk] < h.width.allowed()-1 || !h.waits(Small) && h.running[Small] == 0):
+		return Bulk, true
 	}
+	return Small, h.waits(Small)
 }
 
 func before(a *host, ak Kind, b *host, bk Kind) bool {
@@ -160,11 +321,69 @@ func before(a *host, ak Kind, b *host, bk Kind) bool {
 	if a.total() != b.total() {
 		return a.total() < b.total()
 	}
-	x, y := a.waiting[ak][0], b.waiting[bk][0]
+	x, y := a.first(ak), b.first(bk)
 	if x.Cost != y.Cost {
 		return x.Cost > y.Cost
 	}
 	return x.seq < y.seq
+}
+
+// first is the job that a kind starts with; one that wants its place back is
+// before all others.
+func (h *host) first(k Kind) queued {
+	if len(h.back[k]) > 0 {
+		return queued{Job: Job{Cost: 1<<63 - 1}}
+	}
+	return h.waiting[k][0]
+}
+
+// Arrived tells of bytes that came from a host.
+func (q *Queue) Arrived(name string, n int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	h := q.host(name)
+	if h.width.arrived(n, h.total(), h.helping, time.Now()) {
+		q.dispatch()
+	}
+}
+
+// Ranged tells that a host has given a range that it was asked for: so it can
+// serve several connections with parts of one blob.
+func (q *Queue) Ranged(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	h := q.host(name)
+	h.width.ranged(time.Now())
+	q.dispatch()
+}
+
+// Trouble tells that a connection to a host broke, or that the host wants less
+// to do: it gets fewer connections for a while.
+func (q *Queue) Trouble(name string, congested bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	h := q.host(name)
+	h.width.trouble(h.total(), congested, time.Now())
+}
+
+// Learn tells what was found out of a host in an earlier run: whether it is
+// known to serve ranges, and how many connections were worth it.
+func (q *Queue) Learn(name string, ranges bool, connections int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.host(name).width.learn(ranges, connections)
+}
+
+// Learned is what Learn is to be told in a later run, for each host that
+// showed it: how many connections were worth it, 0 when that isn't known.
+func (q *Queue) Learned() map[string]int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := make(map[string]int)
+	for name, h := range q.hosts {
+		out[name] = h.width.learned()
+	}
+	return out
 }
 
 type queued struct {

@@ -1,12 +1,18 @@
-// Package transfer brings one blob from where it is to where it should be:
-// hashed as it passes, continued where a connection broke, from another source
-// when one gives up.
+// Package transfer brings one blob from where it is to where it should be.
+//
+// The bytes come over one connection or several, each at work on a piece of
+// what is missing, and are written where they belong as they arrive. Their hash
+// follows the front, the offset before which all is there. What has arrived is
+// noted beside the data, so that whoever comes next, in this process or a later
+// one, goes on from there: a connection that breaks loses what was on the wire,
+// a process that dies hardly more.
 package transfer
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"time"
@@ -19,20 +25,49 @@ import (
 
 // Source is a place that has the blob.
 type Source interface {
-	// Open begins to read the bytes from offset from up to, and without, to.
-	// When it fails the source has done its own tries and gives up; the error
-	// wraps ErrRange when it can only give the blob from its start.
-	Open(ctx context.Context, d digest.Digest, from, to int64) (io.ReadCloser, error)
+	// Open begins to read the blob. Its errors wrap ErrRange when the source
+	// can't begin where it was asked to, and ErrPassing when another try, there
+	// or elsewhere, may succeed.
+	Open(ctx context.Context, a Ask) (*Body, error)
 	// Host names the source in messages.
 	Host() string
 }
 
-// ErrRange is wrapped by a Source, and by the body that it opened, when it can
-// give a blob from its start but not from where it was asked to begin.
-var ErrRange = errors.New("the server can't begin within the blob")
+// Ask is what a source is asked for.
+type Ask struct {
+	From, To int64 // bytes from offset From up to, and without, To
+	Size     int64 // of the whole blob
+	// Budget is what tries are drawn from. Where Once is set there should be
+	// only one: there are other sources.
+	Budget *retry.Budget
+	Once   bool
+}
 
-// ErrGaveUp is wrapped when connections to a source broke until patience ended.
-var ErrGaveUp = errors.New("the connection broke again and again")
+// Body is an answer. The caller closes it.
+type Body struct {
+	io.ReadCloser
+	From   int64 // where it begins, at or before what was asked for
+	Ranged bool  // the source gave a range because it was asked to
+}
+
+var (
+	// ErrRange is wrapped by a Source when it can give a blob from its start
+	// but not from where it was asked to begin.
+	ErrRange = errors.New("the server can't begin within the blob")
+	// ErrPassing is wrapped by a Source's errors that may pass.
+	ErrPassing = errors.New("another try may succeed")
+	// ErrGaveUp is wrapped when connections to a source broke until patience ended.
+	ErrGaveUp = errors.New("the connection broke again and again")
+	// ErrWasteful is wrapped when a source that can't begin within a blob
+	// broke so often that trying on would only fetch the same bytes again.
+	ErrWasteful = errors.New("the server can't continue a blob, and the connection doesn't hold for a whole one")
+)
+
+// TotalError is wrapped, together with ErrRange, by a Source that says how
+// many bytes the blob has there.
+type TotalError struct{ Total int64 }
+
+func (e *TotalError) Error() string { return fmt.Sprintf("the blob has %d bytes there", e.Total) }
 
 // MismatchError says that a source's content is not what the descriptor says,
 // at the second try too.
@@ -60,192 +95,321 @@ func (e *LocalError) Error() string { return e.Err.Error() }
 // Unwrap is the fault itself.
 func (e *LocalError) Unwrap() error { return e.Err }
 
-// Options are how to transfer. The zero value is useful.
-type Options struct {
-	Retry    retry.Policy                                 // of bodies that break
-	Progress func(n int64)                                // n bytes have arrived, or are thrown away when negative
-	Retrying func(try int, wait time.Duration, why error) // a body broke
+// Sink is where the bytes go, with a journal beside them. What was noted is
+// found again by the next transfer into the same sink, in Notes.
+type Sink interface {
+	io.WriterAt
+	io.ReaderAt
+	Notes() [][]byte              // of earlier transfers, oldest first
+	Note(p []byte) error          // is kept if the process dies
+	Checkpoint() error            // what was noted is kept at a power cut too
+	Forget() error                // drops all notes
+	StartWriting(off, size int64) // begin to write back; size 0 means to the end
 }
 
-// Fetch writes the blob of a descriptor to sink and returns the digest of what
-// it wrote, which is the descriptor's. A body that breaks is continued, with
-// backoff, as long as bytes come; when a source gives up the next is tried.
-// Content that doesn't match is fetched once more, from the next source if
-// there is one, before it is a *MismatchError. A fault of the sink is a
-// *LocalError.
-func Fetch(ctx context.Context, want ocispec.Descriptor, sources []Source, sink io.WriterAt, o Options) (digest.Digest, error) {
+// Options are how to transfer. The zero value is useful. The functions may be
+// nil, and are called from several goroutines.
+type Options struct {
+	Budget *retry.Budget // for all tries; nil means one by the zero Policy
+	Pulse  *retry.Pulse  // of the run; tells that others move while a connection is silent
+	// Hush is how long a connection may be silent while others move; 0 means
+	// 3 seconds. It is for links where one of several connections hangs.
+	Hush time.Duration
+	// IgnoresRange says that the sources are known to give whole blobs only.
+	IgnoresRange bool
+
+	Resumed  func(n int64)                                // n bytes were here from an earlier transfer
+	Progress func(n int64)                                // n bytes have arrived, or are thrown away when negative
+	Retrying func(try int, wait time.Duration, why error) // a body broke
+	Ranged   func(yes bool)                               // a source gave a range that it was asked for, or ignores ranges
+	Broken   func()                                       // a connection broke, or fell silent
+}
+
+func (o *Options) fill() {
+	if o.Budget == nil {
+		o.Budget = retry.NewBudget(retry.Policy{}, o.Pulse, nil)
+	}
+	if o.Hush <= 0 {
+		o.Hush = 3 * time.Second
+	}
+	if o.Resumed == nil {
+		o.Resumed = func(int64) {}
+	}
 	if o.Progress == nil {
 		o.Progress = func(int64) {}
 	}
 	if o.Retrying == nil {
 		o.Retrying = func(int, time.Duration, error) {}
 	}
-	f := &fetch{want: want, sink: sink, opts: o, hash: want.Digest.Algorithm().Digester(), endedAt: -1}
-	got, err := f.fromAny(ctx, sources)
-	if err != nil {
-		f.restart() // what arrived is of no use now, and doesn't count
+	if o.Ranged == nil {
+		o.Ranged = func(bool) {}
 	}
-	return got, err
+	if o.Broken == nil {
+		o.Broken = func() {}
+	}
 }
 
-// fromAny fetches from one source after the other.
-func (f *fetch) fromAny(ctx context.Context, sources []Source) (digest.Digest, error) {
-	err := errors.New("nobody has it")
-	mismatched := false
-	for i := 0; i < len(sources); {
-		err = f.from(ctx, sources[i])
-		if err == nil {
-			return f.hash.Digest(), nil
-		}
-		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
-		}
-		var mismatch *MismatchError
-		var local *LocalError
-		switch {
-		case errors.As(err, &local):
-			return "", err
-		case errors.As(err, &mismatch):
-			if mismatched {
-				return "", err
-			}
-			mismatched = true
-			f.restart()
-			i = min(i+1, len(sources)-1)
-		default:
-			i++
-		}
-	}
-	return "", err
-}
-
-// fetch is a transfer under way.
-type fetch struct {
+// Transfer is a blob on its way. Run does it; Help, from other goroutines,
+// makes it faster.
+type Transfer struct {
 	want ocispec.Descriptor
-	sink io.WriterAt
+	sink Sink
 	opts Options
 
-	hash    digest.Digester // of the bytes before off
-	off     int64
-	endedAt int64 // where a body ended in good order but too early, or -1
+	mu       sync.Mutex
+	changed  *sync.Cond // anything below
+	sources  []*source  // the one to ask first
+	gaps     []*gap     // what is missing, by offset
+	workers  map[*worker]bool
+	ranged   bool  // a source has shown that it serves ranges
+	arrived  int64 // bytes since the start, or since all was thrown away
+	kept     int64 // bytes from an earlier transfer
+	wasted   int64 // bytes read over
+	asked    int64 // from where the lead asked last
+	endedAt  int64 // where a body ended in good order but too early, or -1
+	verified bool  // what an earlier transfer left was checked
+	over     bool  // Run is returning
+	fault    error // of the sink: ends everything
+	front    front
+}
+
+// source is a Source with what was learned of it.
+type source struct {
+	Source
+	noRanges bool
+}
+
+// New prepares a transfer of the blob of a descriptor from any of the sources,
+// the first one first, into sink.
+func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Transfer {
+	o.fill()
+	t := &Transfer{want: want, sink: sink, opts: o, workers: make(map[*worker]bool), endedAt: -1}
+	t.changed = sync.NewCond(&t.mu)
+	for _, s := range sources {
+		t.sources = append(t.sources, &source{Source: s, noRanges: o.IgnoresRange})
+	}
+	t.gaps = wholeGap(want.Size)
+	t.front.hash = t.newHash()
+	return t
+}
+
+// Fetch is New and Run.
+func Fetch(ctx context.Context, want ocispec.Descriptor, sources []Source, sink Sink, o Options) (digest.Digest, error) {
+	return New(want, sources, sink, o).Run(ctx)
+}
+
+func (t *Transfer) newHash() hash.Hash { return t.want.Digest.Algorithm().Hash() }
+
+// Run writes the blob to the sink and returns the digest of what it wrote,
+// which is the descriptor's. A body that breaks is continued, with backoff, as
+// long as bytes come; when a source gives up the next is tried. Content that
+// doesn't match is thrown away and fetched once more, from the next source if
+// there is one, before it is a *MismatchError. A fault of the sink is a
+// *LocalError. What has arrived when Run fails otherwise is noted in the sink.
+func (t *Transfer) Run(ctx context.Context) (got digest.Digest, err error) {
+	t.load()
+	var background sync.WaitGroup
+	stop := make(chan struct{})
+	background.Go(t.follow)
+	background.Go(func() { t.listen(stop) })
+	background.Go(func() { t.keep(stop) })
+	defer func() {
+		close(stop)
+		t.end()
+		background.Wait()
+	}()
+
+	mismatched := false
+	for {
+		got, err := t.round(ctx)
+		var mismatch *MismatchError
+		if !errors.As(err, &mismatch) {
+			return got, err
+		}
+		if err := t.restart(); err != nil {
+			return "", err
+		}
+		if mismatched {
+			return "", mismatch
+		}
+		mismatched = true
+		t.next()
+	}
+}
+
+// round fetches what is missing, and holds the whole against its digest.
+func (t *Transfer) round(ctx context.Context) (digest.Digest, error) {
+	if err := t.lead(ctx); err != nil {
+		return "", err
+	}
+	sum, err := t.await(ctx)
+	if err != nil {
+		return "", err
+	}
+	got := digest.NewDigestFromBytes(t.want.Digest.Algorithm(), sum)
+	if got != t.want.Digest {
+		return "", &MismatchError{Want: t.want.Digest, Got: got, WantSize: t.want.Size, GotSize: t.want.Size, Host: t.source().Host()}
+	}
+	return got, nil
+}
+
+// end lets all others who are at work on the transfer leave, and waits for
+// them.
+func (t *Transfer) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	for w := range t.workers {
+		w.interrupt()
+	}
+	t.changed.Broadcast()
+	for len(t.workers) > 0 {
+		t.changed.Wait()
+	}
 }
 
 // restart throws away what has arrived.
-func (f *fetch) restart() {
-	f.opts.Progress(-f.off)
-	f.hash, f.off, f.endedAt = f.want.Digest.Algorithm().Digester(), 0, -1
-}
-
-// from reads the rest of the blob from one source.
-func (f *fetch) from(ctx context.Context, src Source) error {
-	failures, restarted := 0, false
-	lastByte := time.Now()
-	for {
-		before := f.off
-		err := f.attempt(ctx, src)
-		if err == nil {
-			return f.verify(src)
-		}
-		if f.off > before {
-			failures, lastByte = 0, time.Now()
-		}
-		var broken *brokenError
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.Is(err, errLonger):
-			return &MismatchError{Want: f.want.Digest, WantSize: f.want.Size, GotSize: f.want.Size + 1, Host: src.Host()}
-		case errors.Is(err, errEnded) || errors.Is(err, ErrRange):
-			// A body that ends early may be a bad proxy's. But if there is
-			// nothing more to be had from there, the blob ends there.
-			if f.endedAt == f.off {
-				return &MismatchError{Want: f.want.Digest, WantSize: f.want.Size, GotSize: f.off, Host: src.Host()}
-			}
-			if errors.Is(err, errEnded) {
-				f.endedAt = f.off
-				continue
-			}
-			if restarted || f.off == 0 {
-				return err
-			}
-			restarted = true
-			f.restart()
-			continue
-		case !errors.As(err, &broken):
-			return err
-		}
-		failures++
-		wait, again := f.opts.Retry.Next(retry.Failure{
-			Tries: failures, Since: time.Since(lastByte), Err: broken.err, Reached: true,
-		}, time.Now())
-		if !again {
-			return fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, broken.err)
-		}
-		if f.off > before {
-			wait = 0 // it moves: no reason to wait
-		}
-		f.opts.Retrying(failures+1, wait, broken.err)
-		if err := retry.Sleep(ctx, wait); err != nil {
-			return err
-		}
+func (t *Transfer) restart() error {
+	t.mu.Lock()
+	for w := range t.workers {
+		w.interrupt()
 	}
-}
-
-func (f *fetch) verify(src Source) error {
-	if got := f.hash.Digest(); got != f.want.Digest {
-		return &MismatchError{Want: f.want.Digest, Got: got, WantSize: f.want.Size, GotSize: f.want.Size, Host: src.Host()}
+	for len(t.workers) > 0 || t.front.busy || !t.verified && t.fault == nil {
+		t.changed.Wait()
+	}
+	lost := t.arrived
+	t.gaps = wholeGap(t.want.Size)
+	t.arrived, t.kept, t.endedAt, t.verified = 0, 0, -1, true
+	t.front.reset(t.newHash())
+	t.mu.Unlock()
+	t.opts.Progress(-lost)
+	if err := t.sink.Forget(); err != nil {
+		return &LocalError{err}
 	}
 	return nil
 }
 
-var (
-	errEnded  = errors.New("the body ended too early")
-	errLonger = errors.New("the body goes on after its end")
-)
+// source is the one to ask now.
+func (t *Transfer) source() *source {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sources[0]
+}
 
-// brokenError is a body that broke off: reading on may help.
-type brokenError struct{ err error }
+// next puts the first source behind the others.
+func (t *Transfer) next() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
+}
 
-func (e *brokenError) Error() string { return e.err.Error() }
-func (e *brokenError) Unwrap() error { return e.err }
-
-// buffers are as large as keeps a fast link busy and hashing in the cache; one
-// is in use for each connection.
-var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
-
-// attempt reads from where f is until the blob's end.
-func (f *fetch) attempt(ctx context.Context, src Source) error {
-	body, err := src.Open(ctx, f.want.Digest, f.off, f.want.Size)
-	if err != nil {
-		return err
+// drop leaves a source out, and reports whether others are left.
+func (t *Transfer) drop(s *source) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.sources) == 1 {
+		return false
 	}
-	defer body.Close()
-	buf := buffers.Get().(*[256 << 10]byte)
-	defer buffers.Put(buf)
+	for i, other := range t.sources {
+		if other == s {
+			t.sources = append(t.sources[:i:i], t.sources[i+1:]...)
+			break
+		}
+	}
+	return true
+}
+
+// fail records a fault of the sink, which ends the transfer.
+func (t *Transfer) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fault == nil {
+		t.fault = &LocalError{err}
+	}
+	t.changed.Broadcast()
+}
+
+// Kept is how many bytes an earlier transfer had left, checked and of use. It
+// is right once Run has returned.
+func (t *Transfer) Kept() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.kept
+}
+
+// Missing is how many bytes are still to come.
+func (t *Transfer) Missing() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var n int64
+	for _, g := range t.gaps {
+		n += g.size()
+	}
+	return n
+}
+
+// keep makes what was noted last: a power cut costs what came since the last
+// checkpoint. It also has the system write back early, so that the sync of the
+// whole in the end finds little to do.
+func (t *Transfer) keep(stop <-chan struct{}) {
+	const (
+		writeBack  = 500 * time.Millisecond
+		checkpoint = 5 * time.Second
+	)
+	tick := time.NewTicker(writeBack)
+	defer tick.Stop()
+	var saved int64
+	last := time.Now()
 	for {
-		// Once the end is there, one byte is asked for that must not come.
-		room := buf[:min(int64(len(buf)), max(f.want.Size-f.off, 1))]
-		n, err := body.Read(room)
-		if n > 0 && f.off == f.want.Size {
-			return errLonger
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
 		}
-		if n > 0 {
-			if _, err := f.sink.WriteAt(room[:n], f.off); err != nil {
-				return &LocalError{err}
+		t.mu.Lock()
+		arrived := t.arrived
+		t.mu.Unlock()
+		if arrived == saved {
+			continue
+		}
+		t.sink.StartWriting(0, 0)
+		if time.Since(last) < checkpoint {
+			continue
+		}
+		if err := t.sink.Checkpoint(); err != nil {
+			t.fail(err)
+			return
+		}
+		saved, last = arrived, time.Now()
+	}
+}
+
+// listen replaces connections that are silent while others move.
+func (t *Transfer) listen(stop <-chan struct{}) {
+	const moved = 250 * time.Millisecond
+	tick := time.NewTicker(t.opts.Hush / 6)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		t.mu.Lock()
+		now := time.Now()
+		for w := range t.workers {
+			if w.body == nil || now.Sub(w.heard) < t.opts.Hush {
+				continue
 			}
-			f.hash.Hash().Write(room[:n])
-			f.off += int64(n)
-			f.opts.Progress(int64(n))
+			others := t.opts.Pulse != nil && t.opts.Pulse.Last().Sub(w.heard) > moved
+			for o := range t.workers {
+				others = others || o != w && o.heard.Sub(w.heard) > moved
+			}
+			if others {
+				w.hushed = true
+				w.body.Close()
+			}
 		}
-		switch {
-		case errors.Is(err, ErrRange):
-			return err
-		case err != nil && f.off == f.want.Size:
-			return nil // all is here, however the connection ended
-		case errors.Is(err, io.EOF):
-			return errEnded
-		case err != nil:
-			return &brokenError{err}
-		}
+		t.mu.Unlock()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -37,7 +38,8 @@ type script struct {
 
 func (s *script) Host() string { return "host" }
 
-func (s *script) Open(_ context.Context, _ digest.Digest, from, _ int64) (io.ReadCloser, error) {
+func (s *script) Open(_ context.Context, a transfer.Ask) (*transfer.Body, error) {
+	from := a.From
 	s.asked = append(s.asked, from)
 	t := try{}
 	if len(s.tries) > 0 {
@@ -62,7 +64,8 @@ func (s *script) Open(_ context.Context, _ digest.Digest, from, _ int64) (io.Rea
 	if end == nil {
 		end = io.EOF
 	}
-	return io.NopCloser(io.MultiReader(bytes.NewReader(content), failing{end})), nil
+	body := io.NopCloser(io.MultiReader(bytes.NewReader(content), failing{end}))
+	return &transfer.Body{ReadCloser: body, From: from, Ranged: from > 0}, nil
 }
 
 type failing struct{ err error }
@@ -70,9 +73,41 @@ type failing struct{ err error }
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // sink is a file in memory.
-type sink struct{ data []byte }
+type sink struct {
+	mu    sync.Mutex
+	data  []byte
+	old   [][]byte // notes of earlier transfers
+	notes [][]byte
+}
+
+func (s *sink) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return copy(p, s.data[off:]), nil
+}
+
+func (s *sink) Notes() [][]byte { return s.old }
+
+func (s *sink) Note(p []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notes = append(s.notes, bytes.Clone(p))
+	return nil
+}
+
+func (s *sink) Forget() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.old, s.notes = nil, nil
+	return nil
+}
+
+func (*sink) Checkpoint() error         { return nil }
+func (*sink) StartWriting(int64, int64) {}
 
 func (s *sink) WriteAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if end := int(off) + len(p); end > len(s.data) {
 		s.data = append(s.data, make([]byte, end-len(s.data))...)
 	}
@@ -183,8 +218,8 @@ func TestFetchTakesTheNextSource(t *testing.T) {
 	}
 	var progress int64
 	count := transfer.Options{Progress: func(n int64) { progress += n }}
-	if _, err := transfer.Fetch(t.Context(), want, all, dst, count); !errors.Is(err, gone) || progress != 0 {
-		t.Errorf("with no source left: %v; %d bytes count as arrived", err, progress)
+	if _, err := transfer.Fetch(t.Context(), want, all, dst, count); !errors.Is(err, gone) || progress != 400 {
+		t.Errorf("with no source left: %v; %d bytes count as arrived, want the 400 that are kept", err, progress)
 	}
 }
 
@@ -196,21 +231,21 @@ func TestFetchGivesUpWhenNoByteComes(t *testing.T) {
 		}
 		start := time.Now()
 		_, err := transfer.Fetch(t.Context(), ocispec.Descriptor{Digest: digest.FromBytes(src.content), Size: 10},
-			[]transfer.Source{src}, &sink{}, transfer.Options{Retry: retry.Policy{Patience: time.Minute}})
+			[]transfer.Source{src}, &sink{}, transfer.Options{Budget: retry.NewBudget(retry.Policy{Patience: time.Minute}, nil, nil)})
 		if took := time.Since(start); !errors.Is(err, syscall.ECONNRESET) || took > time.Minute || took < 20*time.Second {
 			t.Errorf("gave up after %v with %v", took, err)
 		}
 	})
 }
 
-type fullDisk struct{}
+type fullDisk struct{ sink }
 
-func (fullDisk) WriteAt([]byte, int64) (int, error) { return 0, syscall.ENOSPC }
+func (*fullDisk) WriteAt([]byte, int64) (int, error) { return 0, syscall.ENOSPC }
 
 func TestFetchDoesNotRetryALocalFault(t *testing.T) {
 	src := &script{content: content(10)}
 	_, err := transfer.Fetch(t.Context(), ocispec.Descriptor{Digest: digest.FromBytes(src.content), Size: 10},
-		[]transfer.Source{src, src}, fullDisk{}, transfer.Options{})
+		[]transfer.Source{src, src}, new(fullDisk), transfer.Options{})
 	var local *transfer.LocalError
 	if !errors.As(err, &local) || !errors.Is(err, syscall.ENOSPC) || len(src.asked) != 1 {
 		t.Errorf("%v after %d requests", err, len(src.asked))

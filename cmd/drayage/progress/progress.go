@@ -32,6 +32,7 @@ type tally struct {
 	blobs, blobsDone         int
 	want, got                int64 // bytes to fetch as far as known, and fetched
 	reused                   int64
+	resumed                  int64 // bytes of half-fetched blobs that were here
 	flying                   map[digest.Digest]*flight
 	order                    []*flight // by place: one that ends leaves its place to the next
 	output                   string    // being written, or ""
@@ -66,6 +67,12 @@ func (t *tally) add(e event.Event) {
 		t.take(&flight{digest: e.Digest, image: e.Image, size: e.Size})
 	case event.Progress:
 		t.got += e.N
+		if f := t.flying[e.Digest]; f != nil {
+			f.got += e.N
+		}
+	case event.Resumed:
+		t.want -= e.N
+		t.resumed += e.N
 		if f := t.flying[e.Digest]; f != nil {
 			f.got += e.N
 		}
@@ -126,7 +133,11 @@ func (t *tally) summary() string {
 	if t.got > 0 && took > 0 {
 		line += fmt.Sprintf(" (%s/s)", Size(int64(float64(t.got)/took.Seconds())))
 	}
-	return line + fmt.Sprintf(", %s reused", Size(t.reused))
+	line += fmt.Sprintf(", %s reused", Size(t.reused))
+	if t.resumed > 0 {
+		line += fmt.Sprintf(", %s of them in half-fetched blobs", Size(t.resumed))
+	}
+	return line
 }
 
 // Size is a number of bytes for people, in powers of 1024.

@@ -1,0 +1,32 @@
+package blobstore
+
+import (
+	"fmt"
+	"os"
+)
+
+// Hosts is what earlier runs have learned of registries' hosts, in the words of
+// who learned it. It is empty when there is nothing, or it can't be read.
+func (s *Store) Hosts() []byte {
+	raw, err := os.ReadFile(s.paths.hosts())
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// KeepHosts replaces what was learned of hosts by what change makes of it,
+// which may be called beside other processes and loses none of theirs.
+func (l *Lease) KeepHosts(change func(old []byte) []byte) error {
+	s := l.store
+	unlock, err := s.lock()
+	if err != nil {
+		return fmt.Errorf("keeping what was learned of hosts: %w", err)
+	}
+	defer unlock()
+	// Not synced: losing it costs a little speed.
+	if err := replaceFile(s.paths.hosts(), change(s.Hosts()), false); err != nil {
+		return fmt.Errorf("keeping what was learned of hosts: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+package blobstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"sync"
+
+	"drayage/blobstore/durable"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// journal is what is noted of an ingest beside its data, in the order in which
+// it happened. It is only ever appended to, so that a process that dies, or a
+// system, leaves a prefix of it.
+//
+// The file is a header, which binds it to its blob, and records:
+//
+//	length of the payload   uint32, little-endian, as all numbers here
+//	kind                    one byte
+//	payload
+//	CRC-32C                 uint32, of all of the record before it
+//
+// A session record opens what one process wrote and says during which boot of
+// the system. A note is the writer's, opaque here. A mark says that all that
+// the process knew of the journal before an offset is on the disk, and so is
+// the data that it speaks of.
+//
+// After a reboot only what is before a mark of its own boot counts: the notes
+// behind it, and their data, may have been lost in part. Within one boot
+// everything counts, since the system has what a process wrote, however it died.
+type journal struct {
+	file durable.File
+	boot string
+
+	mu   sync.Mutex
+	end  int64 // where the next record goes
+	used bool  // this process has opened its session
+}
+
+const (
+	journalMagic  = "drayage journal 1\n"
+	journalMost   = 256 << 20 // bytes; a larger one is not ours
+	recordMost    = 1 << 20   // bytes of a payload
+	recordSession = 1
+	recordNote    = 2
+	recordMark    = 3
+	recordFrame   = 4 + 1 + 4
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func journalHeader(desc ocispec.Descriptor) []byte {
+	return fmt.Appendf(nil, "%s%s %d\n", journalMagic, desc.Digest, desc.Size)
+}
+
+// openJournal opens the journal of a blob and returns the notes that count. A
+// file that is no journal of this blob is emptied; a tail that can't be read is
+// cut off.
+func openJournal(disk durable.Disk, path string, desc ocispec.Descriptor, boot string) (*journal, [][]byte, error) {
+	f, err := disk.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := readAll(f, journalMost)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	notes, end := readJournal(raw, journalHeader(desc), boot)
+	if end < int64(len(raw)) {
+		err = f.Truncate(end)
+	}
+	j := &journal{file: f, boot: boot, end: end}
+	if err == nil && end == 0 {
+		err = j.write(journalHeader(desc))
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return j, notes, nil
+}
+
+// readAll reads a file, or nothing of it when it is larger than most.
+func readAll(f durable.File, most int64) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() > most {
+		return nil, err
+	}
+	raw := make([]byte, info.Size())
+	n, err := f.ReadAt(raw, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return raw[:n], err
+}
+
+// readJournal returns the notes that count during a boot, and the offset
+// behind the last record that can be read; 0 when the header is not this one.
+func readJournal(raw, header []byte, boot string) (notes [][]byte, end int64) {
+	if !bytes.HasPrefix(raw, header) {
+		return nil, 0
+	}
+	type note struct {
+		payload []byte
+		end     int64
+		boot    string
+	}
+	var all []note
+	marked := make(map[string]int64) // by boot: before which offset notes are durable
+	session, known := "", false
+	end = int64(len(header))
+	for {
+		kind, payload, size := cutRecord(raw[end:])
+		if size == 0 {
+			break
+		}
+		end += int64(size)
+		switch {
+		case kind == recordSession:
+			session, known = string(payload), true
+		case !known: // nobody wrote this
+		case kind == recordNote:
+			all = append(all, note{payload, end, session})
+		case kind == recordMark && len(payload) == 8:
+			if before := int64(binary.LittleEndian.Uint64(payload)); before <= end {
+				marked[session] = max(marked[session], before)
+			}
+		}
+	}
+	for _, n := range all {
+		if n.boot == boot && boot != "" || n.end <= marked[n.boot] {
+			notes = append(notes, n.payload)
+		}
+	}
+	return notes, end
+}
+
+// cutRecord reads the record at the front of raw. The size is 0 when there is
+// no whole one.
+func cutRecord(raw []byte) (kind byte, payload []byte, size int) {
+	if len(raw) < recordFrame {
+		return 0, nil, 0
+	}
+	n := binary.LittleEndian.Uint32(raw)
+	if n > recordMost || len(raw) < recordFrame+int(n) {
+		return 0, nil, 0
+	}
+	body, sum := raw[:5+n], raw[5+n:]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(sum) {
+		return 0, nil, 0
+	}
+	return raw[4], body[5:], recordFrame + int(n)
+}
+
+func appendRecord(b []byte, kind byte, payload []byte) []byte {
+	from := len(b)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
+	b = append(b, kind)
+	b = append(b, payload...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[from:], castagnoli))
+}
+
+// note appends a note. It is not synced.
+func (j *journal) note(payload []byte) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.append(recordNote, payload)
+}
+
+// append appends a record, and before the first one this process's session.
+// The caller holds j.mu.
+func (j *journal) append(kind byte, payload []byte) error {
+	var b []byte
+	if !j.used {
+		b = appendRecord(b, recordSession, []byte(j.boot))
+	}
+	if err := j.write(appendRecord(b, kind, payload)); err != nil {
+		return err
+	}
+	j.used = true
+	return nil
+}
+
+func (j *journal) write(b []byte) error {
+	if _, err := j.file.WriteAt(b, j.end); err != nil {
+		return err
+	}
+	j.end += int64(len(b))
+	return nil
+}
+
+// checkpoint syncs data, and then marks what the journal said before as
+// durable.
+func (j *journal) checkpoint(data durable.File) error {
+	j.mu.Lock()
+	before := j.end
+	j.mu.Unlock()
+	if err := data.SyncData(); err != nil { // not under the lock: notes go on
+		return err
+	}
+	j.mu.Lock()
+	err := j.append(recordMark, binary.LittleEndian.AppendUint64(nil, uint64(before)))
+	j.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return j.file.SyncData()
+}
+
+// reset forgets all notes, for good.
+func (j *journal) reset(desc ocispec.Descriptor, sync bool) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.file.Truncate(0); err != nil {
+		return err
+	}
+	j.end, j.used = 0, false
+	if err := j.write(journalHeader(desc)); err != nil || !sync {
+		return err
+	}
+	return j.file.SyncData()
+}
+
+// size is how many bytes a file has, or -1.
+func size(info fs.FileInfo, err error) int64 {
+	if err != nil {
+		return -1
+	}
+	return info.Size()
+}

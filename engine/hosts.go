@@ -1,0 +1,128 @@
+package engine
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+
+	"drayage/engine/registry"
+	"drayage/engine/schedule"
+)
+
+// hostMemory is what runs have learned of hosts, as the store keeps it. It is
+// forgotten with time, for servers and lines change.
+type hostMemory struct {
+	Version int                   `json:"version"`
+	Hosts   map[string]hostHabits `json:"hosts"`
+}
+
+// hostHabits are one host's.
+type hostHabits struct {
+	// Ranges is whether the host serves ranges of blobs; absent when nobody
+	// has asked it for one.
+	Ranges *bool `json:"ranges,omitempty"`
+	// Connections is how many were worth it; 0 when that isn't known.
+	Connections int `json:"connections,omitempty"`
+	// FirstByte is how long the host may take to begin to send a blob.
+	FirstByte time.Duration `json:"first_byte_ns,omitempty"`
+	Seen      time.Time     `json:"seen"`
+}
+
+const (
+	hostMemoryVersion = 1
+	hostMemoryMost    = 1000               // hosts
+	rangesFor         = 7 * 24 * time.Hour // how long it is believed that a host serves ranges, or takes its time
+	noRangesFor       = 24 * time.Hour     // and that it doesn't
+	connectionsFor    = 24 * time.Hour     // and how many connections are worth it
+)
+
+// parseHosts reads what was kept. What can't be read is as if absent, and so is
+// what is too old.
+func parseHosts(raw []byte, now time.Time) hostMemory {
+	m := hostMemory{Version: hostMemoryVersion}
+	var read hostMemory
+	if json.Unmarshal(raw, &read) != nil || read.Version != hostMemoryVersion {
+		read.Hosts = nil
+	}
+	m.Hosts = make(map[string]hostHabits, len(read.Hosts))
+	for name, h := range read.Hosts {
+		age := now.Sub(h.Seen)
+		if age < 0 || age > rangesFor || len(m.Hosts) >= hostMemoryMost {
+			continue
+		}
+		if h.Ranges != nil && !*h.Ranges && age > noRangesFor {
+			h.Ranges = nil
+		}
+		if age > connectionsFor || h.Connections < 0 {
+			h.Connections = 0
+		}
+		if h.FirstByte < 0 {
+			h.FirstByte = 0
+		}
+		m.Hosts[name] = h
+	}
+	return m
+}
+
+// learning is what a run finds out of hosts.
+type learning struct {
+	mu     sync.Mutex
+	before hostMemory
+	ranges map[string]bool
+}
+
+func newLearning(kept []byte) *learning {
+	return &learning{before: parseHosts(kept, time.Now()), ranges: make(map[string]bool)}
+}
+
+// teach tells a queue and a client what earlier runs have found out.
+func (l *learning) teach(q *schedule.Queue, c *registry.Client) {
+	for name, h := range l.before.Hosts {
+		q.Learn(name, h.Ranges != nil && *h.Ranges, h.Connections)
+		c.Learn(name, h.FirstByte)
+	}
+}
+
+// ignoresRanges reports whether a host is known to give whole blobs only.
+func (l *learning) ignoresRanges(host string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if yes, ok := l.ranges[host]; ok {
+		return !yes
+	}
+	r := l.before.Hosts[host].Ranges
+	return r != nil && !*r
+}
+
+func (l *learning) ranged(host string, yes bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ranges[host] = yes
+}
+
+// merge adds what this run has found out to what is kept now.
+func (l *learning) merge(old []byte, connections map[string]int, firstByte map[string]time.Duration) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now().UTC()
+	m := parseHosts(old, now)
+	for name, n := range connections {
+		h := m.Hosts[name]
+		h.Seen = now
+		if yes, ok := l.ranges[name]; ok {
+			h.Ranges = &yes
+		}
+		if n > 0 {
+			h.Connections = n
+		}
+		if d := firstByte[name]; d > 0 {
+			h.FirstByte = d
+		}
+		m.Hosts[name] = h
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return old // its types can all be marshalled
+	}
+	return raw
+}

@@ -1,0 +1,180 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"time"
+)
+
+// errNoAnswer ends a request whose answer didn't begin in time.
+var errNoAnswer = errors.New("no answer in time")
+
+// habits remember how long hosts take to begin an answer, so that a dead
+// connection is noticed early and a slow cache is left its time. Blobs are apart
+// from the rest: caches may have to fetch them first (G54).
+type habits struct {
+	long  time.Duration // for whom nothing is known of
+	least time.Duration
+
+	mu    sync.Mutex
+	hosts map[string]*habit
+}
+
+type habit struct {
+	answers int
+	slowest time.Duration // of the latest answers
+	missed  int           // answers in a row that didn't come in time
+}
+
+func newHabits(o Options) *habits {
+	return &habits{long: o.FirstByte, least: o.Stall, hosts: make(map[string]*habit)}
+}
+
+func habitOf(req *http.Request) string {
+	if strings.Contains(req.URL.Path, "/blobs/") || req.Header.Get("Range") != "" {
+		return req.URL.Host + " blobs"
+	}
+	return req.URL.Host
+}
+
+func (h *habits) of(key string) *habit {
+	if h.hosts[key] == nil {
+		h.hosts[key] = &habit{}
+	}
+	return h.hosts[key]
+}
+
+// patience is how long to wait for an answer.
+func (h *habits) patience(key string) time.Duration {
+	const (
+		known = 4  // answers, from which on a host is known
+		times = 10 // longer than ever seen is too long
+	)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := h.of(key)
+	if b.answers < known {
+		return h.long
+	}
+	d := max(h.least, times*b.slowest)
+	for range b.missed { // it was more than impatience
+		d *= 4
+		if d >= h.long {
+			return h.long
+		}
+	}
+	return min(d, h.long)
+}
+
+// answered records how long an answer took to begin.
+func (h *habits) answered(key string, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := h.of(key)
+	b.answers++
+	b.missed = 0
+	b.slowest = max(took, b.slowest-b.slowest/64) // forgotten with time
+}
+
+func (h *habits) miss(key string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.of(key).missed++
+}
+
+// Learn tells how long a host took to begin to send blobs in an earlier run.
+func (c *Client) Learn(host string, firstByte time.Duration) {
+	c.habits.mu.Lock()
+	defer c.habits.mu.Unlock()
+	b := c.habits.of(host + " blobs")
+	b.slowest = max(b.slowest, firstByte)
+}
+
+// Learned is what Learn is to be told in a later run, for each host.
+func (c *Client) Learned() map[string]time.Duration {
+	c.habits.mu.Lock()
+	defer c.habits.mu.Unlock()
+	out := make(map[string]time.Duration)
+	for key, b := range c.habits.hosts {
+		if host, blobs := strings.CutSuffix(key, " blobs"); blobs && b.slowest > 0 {
+			out[host] = b.slowest
+		}
+	}
+	return out
+}
+
+// timely ends requests whose answer doesn't begin in time. The clock starts
+// when the request is written: waiting for a connection, and making one, have
+// clocks of their own.
+type timely struct {
+	next   http.RoundTripper
+	habits *habits
+}
+
+func (t *timely) RoundTrip(req *http.Request) (*http.Response, error) {
+	key := habitOf(req)
+	ctx, cancel := context.WithCancelCause(req.Context())
+	patience := t.habits.patience(key)
+	var mu sync.Mutex
+	var timer *time.Timer
+	var wrote time.Time
+	done := false
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) {
+		mu.Lock()
+		defer mu.Unlock()
+		if timer != nil || done {
+			return // net/http tries again by itself when a connection had gone
+		}
+		wrote = time.Now()
+		timer = time.AfterFunc(patience, func() { cancel(fmt.Errorf("%w (%v)", errNoAnswer, patience)) })
+	}})
+	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	mu.Lock()
+	done = true
+	if timer != nil {
+		timer.Stop()
+	}
+	took := time.Since(wrote)
+	mu.Unlock()
+	if err != nil {
+		if why := context.Cause(ctx); errors.Is(why, errNoAnswer) {
+			t.habits.miss(key)
+			err = why
+		}
+		cancel(nil)
+		return nil, err
+	}
+	if !wrote.IsZero() {
+		t.habits.answered(key, took)
+	}
+	resp.Body = &cancelling{resp.Body, cancel}
+	return resp, nil
+}
+
+// cancelling ends a body's context with the body.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c *cancelling) Close() error {
+	err := c.ReadCloser.Close()
+	c.cancel(nil)
+	return err
+}
+
+type byHandKey struct{}
+
+// followingByHand makes redirects of blobs come back to who asked, who keeps
+// their URLs for other requests.
+func followingByHand(ctx context.Context) context.Context {
+	return context.WithValue(ctx, byHandKey{}, true)
+}
+
+func byHand(ctx context.Context) bool { return ctx.Value(byHandKey{}) != nil }

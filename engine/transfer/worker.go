@@ -1,0 +1,697 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"drayage/engine/retry"
+)
+
+// worker is a connection at work on a transfer, one piece after the other. What
+// stands under t.mu is guarded by the transfer's.
+type worker struct {
+	t     *Transfer
+	leads bool // it is Run's own
+	buf   *buffer
+
+	// Under t.mu:
+	gap     *gap
+	body    *Body
+	cancel  context.CancelFunc // of an Open under way
+	pos     int64              // where the body is
+	written int64
+	pass    bool      // it reads the whole blob, for all gaps
+	cut     bool      // it was interrupted
+	hushed  bool      // because it was silent
+	began   time.Time // when the body's first byte was waited for
+	heard   time.Time // when a byte last came, or was first waited for
+	speed   float64   // bytes a second, smoothed
+	from    time.Time // the window over which speed is measured
+	bytes   int64
+}
+
+// A buffer is as large as keeps a fast link busy and hashing in the cache. Each
+// connection has one in use, and the front a few.
+type buffer [256 << 10]byte
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
+
+var (
+	errHushed = errors.New("the connection fell silent while others went on")
+)
+
+// endedError is a body that ended in good order, but too early, or that can't
+// begin where it was asked to.
+type endedError struct {
+	at  int64
+	err error // ErrRange, or nil
+}
+
+func (e *endedError) Error() string { return "the body ended too early" }
+func (e *endedError) Unwrap() error { return e.err }
+
+// brokenError is a body that broke off: reading on may help.
+type brokenError struct{ err error }
+
+func (e *brokenError) Error() string { return e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }
+
+// join makes a worker. leave must be called when it is done.
+func (t *Transfer) join() *worker {
+	w := &worker{t: t, buf: buffers.Get().(*buffer)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		buffers.Put(w.buf)
+		return nil
+	}
+	t.workers[w] = true
+	return w
+}
+
+func (w *worker) leave() {
+	w.t.mu.Lock()
+	defer w.t.mu.Unlock()
+	w.t.give(w)
+	delete(w.t.workers, w)
+	buffers.Put(w.buf)
+	w.t.changed.Broadcast()
+}
+
+// interrupt ends what a worker waits for. The caller holds t.mu.
+func (w *worker) interrupt() {
+	w.cut = true
+	if w.cancel != nil {
+		w.cancel()
+	}
+	if w.body != nil {
+		w.body.Close()
+	}
+}
+
+// rate is a worker's speed in bytes a second, 0 while it isn't known. A silent
+// one gets slower as time goes by. The caller holds t.mu.
+func (w *worker) rate(now time.Time) float64 {
+	const enough = 100 * time.Millisecond
+	if w.from.IsZero() {
+		return w.speed
+	}
+	took := now.Sub(w.from)
+	current := float64(w.bytes) / max(took, enough).Seconds()
+	if w.speed == 0 {
+		if took < enough {
+			return 0
+		}
+		return current
+	}
+	if took > time.Second {
+		return min(w.speed, current)
+	}
+	return w.speed
+}
+
+// measure counts bytes for the speed. The caller holds t.mu.
+func (w *worker) measure(n int64, now time.Time) {
+	const window = 200 * time.Millisecond
+	w.heard = now
+	w.bytes += n
+	took := now.Sub(w.from)
+	if took < window {
+		return
+	}
+	current := float64(w.bytes) / took.Seconds()
+	if w.speed == 0 {
+		w.speed = current
+	} else {
+		w.speed += (current - w.speed) * 0.4
+	}
+	w.from, w.bytes = now, 0
+}
+
+// lead fetches until nothing is missing, with patience, whatever fails.
+func (t *Transfer) lead(ctx context.Context) error {
+	w := t.join()
+	w.leads = true
+	defer w.leave()
+	failed := 0 // sources in a row that gave no byte
+	for {
+		ok, err := t.nextPiece(ctx, w)
+		if err != nil || !ok {
+			return err
+		}
+		src := t.source()
+		before := w.wrote()
+		err = w.fetch(ctx, src)
+		moved := w.wrote() > before
+		if moved {
+			failed = 0
+			t.opts.Budget.Progress()
+		}
+		if err != nil {
+			err = t.settle(ctx, src, err, moved, &failed)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// nextPiece waits for something to fetch, and reports whether there is any:
+// while others are at the last pieces, they may fail, or turn out to be slow.
+func (t *Transfer) nextPiece(ctx context.Context, w *worker) (bool, error) {
+	const again = 100 * time.Millisecond
+	wake := time.AfterFunc(again, t.wake)
+	defer wake.Stop()
+	defer context.AfterFunc(ctx, t.wake)()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.give(w)
+	for {
+		switch {
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case t.fault != nil:
+			return false, t.fault
+		case t.verified && len(t.gaps) == 0:
+			return false, nil
+		}
+		if t.take(w) != nil {
+			return true, nil
+		}
+		t.changed.Wait()
+		wake.Reset(again)
+	}
+}
+
+func (t *Transfer) wake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed.Broadcast()
+}
+
+// wrote is how many bytes a worker has written, to tell whether a try brought
+// anything.
+func (w *worker) wrote() int64 {
+	w.t.mu.Lock()
+	defer w.t.mu.Unlock()
+	return w.written
+}
+
+// settle decides what becomes of the transfer after the lead's fetch failed:
+// nil means to go on.
+func (t *Transfer) settle(ctx context.Context, src *source, err error, moved bool, failed *int) error {
+	var broken *brokenError
+	var mismatch *MismatchError
+	var local *LocalError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &local), errors.As(err, &mismatch), errors.Is(err, ErrWasteful):
+		return err
+	case errors.Is(err, errInterrupted):
+		return nil
+	case errors.Is(err, ErrRange), errors.As(err, new(*endedError)):
+		if err := t.settleRange(src, err); err == nil || errors.As(err, &mismatch) || !t.drop(src) {
+			return err
+		}
+		return nil
+	case errors.As(err, &broken):
+		t.opts.Broken()
+		if moved {
+			// It moves: no reason to wait, nor to look elsewhere.
+			t.opts.Retrying(1, 0, broken.err)
+			return nil
+		}
+		t.next()
+		err = fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, broken.err)
+	case errors.Is(err, ErrPassing):
+		// The source has done what tries it had.
+		*failed++
+		t.mu.Lock()
+		sources := len(t.sources)
+		t.mu.Unlock()
+		if sources == 1 {
+			return err
+		}
+		t.next()
+		if *failed < sources {
+			return nil // the next one, at once
+		}
+		*failed = 0
+	default:
+		if t.drop(src) {
+			return nil
+		}
+		return err
+	}
+	wait, again := t.opts.Budget.Next(retry.Failure{Err: err, Reached: true})
+	if !again {
+		return err
+	}
+	t.opts.Retrying(t.opts.Budget.Tries()+1, wait, err)
+	return retry.Sleep(ctx, wait)
+}
+
+// settleRange decides after a source could not begin where it was asked to, or
+// ended in good order before the end.
+func (t *Transfer) settleRange(src *source, err error) error {
+	var total *TotalError
+	if errors.As(err, &total) && total.Total != t.want.Size {
+		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: min(total.Total, t.want.Size+1), Host: src.Host()}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := t.asked
+	var ended *endedError
+	if errors.As(err, &ended) {
+		at = ended.at
+	}
+	// A body that ends early may be a bad proxy's. But if there is nothing more
+	// to be had from there, the blob ends there.
+	if t.endedAt == at {
+		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: at, Host: src.Host()}
+	}
+	if ended != nil && ended.err == nil {
+		t.endedAt = at
+		return nil
+	}
+	if src.noRanges || at == 0 {
+		return err
+	}
+	src.noRanges = true
+	return nil
+}
+
+// Help implements schedule.Sharer: it fetches pieces until there is nothing to
+// take, or surplus says that the connection is wanted elsewhere. What fails is
+// left to Run.
+func (t *Transfer) Help(ctx context.Context, surplus func() bool) error {
+	w := t.join()
+	if w == nil {
+		return nil
+	}
+	defer w.leave()
+	for ctx.Err() == nil && !surplus() {
+		t.mu.Lock()
+		t.give(w)
+		var piece *gap
+		if !t.over && t.fault == nil && !t.sources[0].noRanges {
+			piece = t.take(w)
+		}
+		t.mu.Unlock()
+		if piece == nil {
+			return nil
+		}
+		src := t.source()
+		before := w.wrote()
+		err := w.fetch(ctx, src)
+		if err == nil || errors.Is(err, errInterrupted) {
+			continue
+		}
+		var local *LocalError
+		var broken *brokenError
+		switch {
+		case errors.As(err, &local):
+			t.fail(local.Err)
+			return nil
+		case errors.As(err, &broken):
+			t.opts.Broken()
+			if w.wrote() == before {
+				return nil
+			}
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// errInterrupted ends a fetch because its piece was given to another, or the
+// transfer is over.
+var errInterrupted = errors.New("interrupted")
+
+// fetch fetches a worker's piece, and what follows it if the body goes on and
+// nobody else is at it.
+func (w *worker) fetch(ctx context.Context, src *source) error {
+	t := w.t
+	t.mu.Lock()
+	if w.gap == nil {
+		t.mu.Unlock()
+		return nil
+	}
+	ask := Ask{From: w.gap.off, To: w.gap.end, Size: t.want.Size, Budget: t.opts.Budget, Once: len(t.sources) > 1}
+	if src.noRanges {
+		ask.From, ask.To = 0, t.want.Size
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.cut, w.hushed, w.cancel, w.pos = false, false, cancel, ask.From
+	if w.leads {
+		t.asked = ask.From
+	}
+	if t.over {
+		w.cut = true
+	}
+	stopped := w.cut
+	t.mu.Unlock()
+	if stopped {
+		return errInterrupted
+	}
+
+	body, err := src.Open(ctx, ask)
+	t.mu.Lock()
+	w.cancel = nil
+	if err == nil {
+		w.body = body
+		w.began, w.heard, w.from, w.bytes = time.Now(), time.Now(), time.Now(), 0
+	}
+	stopped = w.cut
+	t.mu.Unlock()
+	if err != nil {
+		if stopped {
+			return errInterrupted
+		}
+		return err
+	}
+	err = w.read(src, ask, body)
+	t.mu.Lock()
+	w.body, w.pass = nil, false
+	stopped, hushed := w.cut, w.hushed
+	t.mu.Unlock()
+	body.Close()
+	switch {
+	case err == nil || errors.As(err, new(*LocalError)):
+		return err
+	case stopped:
+		return errInterrupted
+	case hushed:
+		return &brokenError{errHushed}
+	}
+	return err
+}
+
+// read reads a body that was opened for ask.
+func (w *worker) read(src *source, ask Ask, body *Body) error {
+	const little = 1 << 20 // bytes that may be read over rather than asked for anew
+	t := w.t
+	if body.Ranged {
+		t.mu.Lock()
+		t.ranged = true
+		t.mu.Unlock()
+		t.opts.Ranged(true)
+	}
+	skip := ask.From - body.From
+	switch {
+	case ask.From == 0 && ask.To == ask.Size && src.noRanges:
+		return w.passOver(src, body)
+	case skip == 0:
+		if !body.Ranged {
+			if ask.From > 0 || ask.To < ask.Size {
+				w.ignores(src)
+			}
+			ask.To = ask.Size
+		}
+		return w.copy(src, body, ask.To)
+	case skip < 0:
+		return fmt.Errorf("%w: asked for bytes from %d, it begins at %d", ErrRange, ask.From, body.From)
+	case body.Ranged && skip > little:
+		return fmt.Errorf("%w: asked for bytes from %d, it begins at %d", ErrRange, ask.From, body.From)
+	case body.Ranged || skip <= little:
+		if !body.Ranged {
+			w.ignores(src)
+		}
+		if err := w.skip(body, skip); err != nil {
+			return err
+		}
+		if !body.Ranged {
+			ask.To = ask.Size
+		}
+		return w.copy(src, body, ask.To)
+	}
+	// The server ignores ranges. Others may not; else the body is read from its
+	// start, for what is missing wherever it is.
+	w.ignores(src)
+	t.mu.Lock()
+	lead, alone := len(t.workers) == 1, len(t.sources) == 1
+	for i := range t.sources {
+		if len(t.sources) > 1 && t.sources[0].noRanges && i < len(t.sources)-1 {
+			t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
+		}
+	}
+	all := true
+	for _, s := range t.sources {
+		all = all && s.noRanges
+	}
+	t.mu.Unlock()
+	if !alone && !all || !lead {
+		return errInterrupted
+	}
+	return w.passOver(src, body)
+}
+
+// ignores records that a source gives whole blobs only.
+func (w *worker) ignores(src *source) {
+	w.t.mu.Lock()
+	known := src.noRanges
+	src.noRanges = true
+	w.t.mu.Unlock()
+	if !known {
+		w.t.opts.Ranged(false)
+	}
+}
+
+// skip reads over bytes that are here already.
+func (w *worker) skip(body *Body, n int64) error {
+	for n > 0 {
+		m, err := body.Read(w.buf[:min(int64(len(w.buf)), n)])
+		n -= int64(m)
+		w.heardOf(int64(m))
+		if err := w.waste(int64(m)); err != nil {
+			return err
+		}
+		if err != nil && n > 0 {
+			if errors.Is(err, io.EOF) {
+				return fmt.Errorf("%w: it is %d bytes shorter", ErrRange, n)
+			}
+			return &brokenError{err}
+		}
+	}
+	return nil
+}
+
+func (w *worker) heardOf(n int64) {
+	w.t.mu.Lock()
+	defer w.t.mu.Unlock()
+	if n > 0 {
+		w.measure(n, time.Now())
+	}
+}
+
+// waste counts bytes that were read over. There is a limit to it: on a link
+// that never holds for a whole blob, the same bytes would come for ever.
+func (w *worker) waste(n int64) error {
+	const times = 3
+	w.t.mu.Lock()
+	defer w.t.mu.Unlock()
+	w.t.wasted += n
+	if w.t.wasted > times*w.t.want.Size+(16<<20) {
+		return ErrWasteful
+	}
+	return nil
+}
+
+// fill reads until a buffer is full, or for a moment: what has arrived should
+// be written and noted soon, however slowly more comes.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	const moment = 20 * time.Millisecond
+	var first time.Time
+	for n < len(p) {
+		m, err := r.Read(p[n:])
+		n += m
+		if err != nil {
+			return n, err
+		}
+		now := time.Now()
+		if first.IsZero() {
+			first = now
+		} else if now.Sub(first) > moment {
+			break
+		}
+	}
+	return n, nil
+}
+
+// copy writes a body, which is at w.pos and should end at end, into the
+// worker's piece and what it goes on to.
+func (w *worker) copy(src *source, body *Body, end int64) error {
+	t := w.t
+	for {
+		more, err := w.room(end)
+		if err != nil || !more {
+			return err
+		}
+		// At the end, one byte is asked for that must not come: so that the end
+		// is known to be one, and the connection can be used again.
+		n, err := fill(body, w.buf[:min(int64(len(w.buf)), max(end-w.pos, 1))])
+		if n > 0 && w.pos == end {
+			if end == t.want.Size {
+				return w.longer(src)
+			}
+			return nil // more than was asked for: of no use
+		}
+		if n > 0 {
+			done, werr := w.write(int64(n))
+			if werr != nil || done {
+				return werr
+			}
+		}
+		switch {
+		case w.pos == end && err != nil:
+			return nil // all is here, however the connection ended
+		case errors.Is(err, ErrRange):
+			return err
+		case errors.Is(err, io.EOF):
+			return &endedError{at: w.pos}
+		case err != nil:
+			return &brokenError{err}
+		}
+	}
+}
+
+func (w *worker) longer(src *source) error {
+	want := w.t.want
+	return &MismatchError{Want: want.Digest, WantSize: want.Size, GotSize: want.Size + 1, Host: src.Host()}
+}
+
+// room reports whether the worker should read on: in its piece, in what it goes
+// on to, or to see whether the body ends where it should.
+func (w *worker) room(end int64) (bool, error) {
+	t := w.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w.cut || t.over {
+		return false, errInterrupted
+	}
+	return w.gap != nil || w.pos == end || t.goOn(w, end), nil
+}
+
+// write writes the first n bytes of the buffer to where the worker is, as far
+// as they are its own, and reports whether its body is of no more use.
+func (w *worker) write(n int64) (done bool, err error) {
+	t := w.t
+	t.mu.Lock()
+	g, pos := w.gap, w.pos
+	if g == nil { // it was taken away meanwhile
+		t.mu.Unlock()
+		return false, errInterrupted
+	}
+	keep := min(n, g.end-pos)
+	g.taken = pos + keep
+	t.mu.Unlock()
+
+	if err := t.put(w.buf[:keep], pos); err != nil {
+		return false, err
+	}
+
+	t.mu.Lock()
+	t.filled(g, keep)
+	t.arrived += keep
+	w.written += keep
+	w.pos = pos + n
+	w.measure(keep, time.Now())
+	if t.front.offer(w.buf, pos, keep) {
+		w.buf = buffers.Get().(*buffer)
+	}
+	t.changed.Broadcast()
+	t.mu.Unlock()
+	t.opts.Progress(keep)
+	return keep < n, nil
+}
+
+// put writes bytes to the sink and notes that they are there.
+func (t *Transfer) put(p []byte, at int64) error {
+	if _, err := t.sink.WriteAt(p, at); err != nil {
+		return &LocalError{err}
+	}
+	if err := t.sink.Note(extentNote(at, p)); err != nil {
+		return &LocalError{err}
+	}
+	return nil
+}
+
+// passOver reads the blob from its start to its end, over what is here, and
+// writes what is missing wherever that is.
+func (w *worker) passOver(src *source, body *Body) error {
+	t := w.t
+	t.mu.Lock()
+	t.give(w)
+	w.pass, w.pos = true, body.From
+	t.mu.Unlock()
+	for {
+		n, err := fill(body, w.buf[:min(int64(len(w.buf)), max(t.want.Size-w.pos, 1))])
+		if n > 0 && w.pos == t.want.Size {
+			return w.longer(src)
+		}
+		if n > 0 {
+			if err := w.writeMissing(w.buf[:n]); err != nil {
+				return err
+			}
+		}
+		t.mu.Lock()
+		stopped := w.cut || t.over
+		t.mu.Unlock()
+		switch {
+		case stopped:
+			return errInterrupted
+		case w.pos == t.want.Size && err != nil:
+			return nil
+		case errors.Is(err, io.EOF):
+			return &endedError{at: w.pos}
+		case err != nil:
+			return &brokenError{err}
+		}
+	}
+}
+
+// writeMissing writes of the bytes at w.pos those that are missing.
+func (w *worker) writeMissing(p []byte) error {
+	t := w.t
+	var kept int64
+	for pos, end := w.pos, w.pos+int64(len(p)); ; {
+		t.mu.Lock()
+		var g *gap
+		if len(t.gaps) > 0 && t.gaps[0].off < end {
+			g = t.gaps[0]
+			for _, other := range t.gaps { // the first that isn't behind us
+				if g = other; other.end > pos {
+					break
+				}
+			}
+		}
+		if g == nil || g.off >= end || g.end <= pos {
+			w.pos = end
+			w.measure(int64(len(p)), time.Now())
+			t.arrived += kept
+			w.written += kept
+			t.changed.Broadcast()
+			t.mu.Unlock()
+			t.opts.Progress(kept)
+			return w.waste(int64(len(p)) - kept)
+		}
+		off := g.off
+		n := min(end, g.end) - off
+		t.mu.Unlock()
+		if err := t.put(p[off-w.pos:off-w.pos+n], off); err != nil {
+			return err
+		}
+		t.mu.Lock()
+		t.filled(g, n)
+		t.mu.Unlock()
+		kept += n
+		pos = off + n
+	}
+}
