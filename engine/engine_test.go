@@ -15,6 +15,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine"
+	"drayage/engine/chaos"
 	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/plan"
@@ -386,9 +387,9 @@ func TestASoleManifestForAnotherPlatform(t *testing.T) {
 }
 
 func TestBrokenBodiesAreContinued(t *testing.T) {
-	for name, fault := range map[string]registrytest.Fault{
-		"reset": registrytest.ResetAfter(30_000), "closed": registrytest.CloseAfter(30_000), "flipped": registrytest.Flip(50_000),
-		"stalled": registrytest.StallAfter(30_000), "500": registrytest.Status(500), "429": registrytest.Status(429, "Retry-After", "1"),
+	for name, fault := range map[string]chaos.Fault{
+		"reset": chaos.ResetAfter(30_000), "closed": chaos.CloseAfter(30_000), "flipped": chaos.Flip(50_000),
+		"stalled": chaos.StallAfter(30_000), "500": chaos.Status(500), "429": chaos.Status(429, "Retry-After", "1"),
 	} {
 		f := setup(t)
 		img := registrytest.Build("linux/amd64", registrytest.Random(1, 100_000))
@@ -488,10 +489,10 @@ func TestAnImageThatComesLateBringsItsRepository(t *testing.T) {
 	layer := a.Layers[0].Digest
 	f.DropBlob("a", layer)
 	asked, resolved := make(chan struct{}), make(chan struct{})
-	f.Break("/b/manifests/", 1, registrytest.Hold(asked))
+	f.Break("/b/manifests/", 1, chaos.Hold(asked))
 	f.Break("/a/blobs/"+layer.String(), 1, func(next http.Handler) http.Handler {
 		close(asked)
-		return registrytest.Hold(resolved)(next)
+		return chaos.Hold(resolved)(next)
 	})
 	f.record.on = func(e event.Event) {
 		if r, ok := e.(event.Resolved); ok && r.Image == names[1] {
@@ -599,8 +600,8 @@ func TestTwoPullsOnOneStoreFetchEachBlobOnce(t *testing.T) {
 }
 
 func TestCancellationEndsAPull(t *testing.T) {
-	for name, fault := range map[string]registrytest.Fault{
-		"no answer": registrytest.Hold(nil), "silence": registrytest.StallAfter(100), "told to wait": registrytest.Status(503, "Retry-After", "2"),
+	for name, fault := range map[string]chaos.Fault{
+		"no answer": chaos.Hold(nil), "silence": chaos.StallAfter(100), "told to wait": chaos.Status(503, "Retry-After", "2"),
 	} {
 		for _, where := range []string{"/manifests/", "/blobs/"} {
 			f := setup(t)
@@ -627,7 +628,7 @@ func TestFetchingStartsWithTheFirstResolvedImage(t *testing.T) {
 	first := f.Push("first", "1", registrytest.Build("linux/amd64", registrytest.Random(1, 1000)))
 	last := f.Push("last", "1", registrytest.Build("linux/amd64", registrytest.Random(2, 1000)))
 	release := make(chan struct{})
-	f.Break("/last/manifests/", 1, registrytest.Hold(release))
+	f.Break("/last/manifests/", 1, chaos.Hold(release))
 	var once sync.Once
 	f.record.on = func(e event.Event) {
 		if _, ok := e.(event.Pulled); ok {
@@ -641,7 +642,7 @@ func TestEventsAddUp(t *testing.T) {
 	f := setup(t)
 	img := registrytest.Build("linux/amd64", registrytest.Random(1, 100_000), registrytest.Random(2, 1000))
 	name := f.Push("r", "1", img)
-	f.Break("/blobs/", 1, registrytest.ResetAfter(500))
+	f.Break("/blobs/", 1, chaos.ResetAfter(500))
 	f.mustPull(t, name)
 	var queued, progress, fetched, blobs int64
 	for _, e := range f.record.events {

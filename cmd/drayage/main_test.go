@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"drayage/engine/chaos"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -160,18 +161,18 @@ func cmdBreak(ts *testscript.TestScript, _ bool, args []string) {
 		arg, err = strconv.Atoi(args[3])
 		ts.Check(err)
 	}
-	var f registrytest.Fault
+	var f chaos.Fault
 	switch args[2] {
 	case "reset":
-		f = registrytest.ResetAfter(int64(arg))
+		f = chaos.ResetAfter(int64(arg))
 	case "flip":
-		f = registrytest.Flip(int64(arg))
+		f = chaos.Flip(int64(arg))
 	case "status":
-		f = registrytest.Status(arg, args[min(4, len(args)):]...)
+		f = chaos.Status(arg, args[min(4, len(args)):]...)
 	case "redirect":
 		location, storage := server(ts).NewStorage()
 		ts.Defer(storage.Close)
-		f = registrytest.Redirect(location)
+		f = chaos.Redirect(location)
 	default:
 		ts.Fatalf("unknown fault %s", args[2])
 	}

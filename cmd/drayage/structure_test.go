@@ -15,7 +15,7 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "engine/retry engine/schedule engine/reference engine/image blobstore/durable",
+	0: "engine/retry engine/chaos engine/schedule engine/reference engine/image blobstore/durable",
 	1: "blobstore tarwriter engine/transfer",
 	2: "engine/plan engine/event",
 	3: "engine/registry engine/registry/registrytest cmd/drayage/progress",
@@ -29,6 +29,7 @@ var goroutines = []string{
 	"bench/bars.bareLoop",
 	"cmd/drayage.interruptible",
 	"cmd/drayage/progress.NewBars",
+	"engine/chaos.Serve",
 	"engine/schedule.Run", // by its errgroup
 	"engine/transfer.Run",
 }

@@ -161,7 +161,6 @@ type Transfer struct {
 	sources  []*source  // the one to ask first
 	gaps     []*gap     // what is missing, by offset
 	workers  map[*worker]bool
-	ranged   bool  // a source has shown that it serves ranges
 	arrived  int64 // bytes since the start, or since all was thrown away
 	kept     int64 // bytes from an earlier transfer
 	wasted   int64 // bytes read over
@@ -176,8 +175,15 @@ type Transfer struct {
 // source is a Source with what was learned of it.
 type source struct {
 	Source
-	noRanges bool
+	noRanges bool // it is to be asked for the whole
+	honoured bool // it has given a range as it was asked to
+	odd      int  // answers since then that were no such thing
 }
+
+// mostOdd is how many odd answers in a row a source that has served ranges may
+// give, before it is asked for the whole: behind one name there may be servers
+// of several kinds.
+const mostOdd = 3
 
 // New prepares a transfer of the blob of a descriptor from any of the sources,
 // the first one first, into sink.

@@ -41,7 +41,8 @@ type buffer [256 << 10]byte
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 var (
-	errHushed = errors.New("the connection fell silent while others went on")
+	errIgnored = errors.New("the server sent the whole blob for a range of it")
+	errHushed  = errors.New("the connection fell silent while others went on")
 )
 
 // endedError is a body that ended in good order, but too early, or that can't
@@ -282,6 +283,9 @@ func (t *Transfer) settleRange(src *source, err error) error {
 	if src.noRanges || at == 0 {
 		return err
 	}
+	if src.odd++; src.honoured && src.odd <= mostOdd {
+		return nil
+	}
 	src.noRanges = true
 	return nil
 }
@@ -398,9 +402,9 @@ func (w *worker) fetch(ctx context.Context, src *source) error {
 func (w *worker) read(src *source, ask Ask, body *Body) error {
 	const little = 1 << 20 // bytes that may be read over rather than asked for anew
 	t := w.t
-	if body.Ranged {
+	if body.Ranged && body.From == ask.From {
 		t.mu.Lock()
-		t.ranged = true
+		src.honoured, src.odd = true, 0
 		t.mu.Unlock()
 		t.opts.Ranged(true)
 	}
@@ -432,22 +436,27 @@ func (w *worker) read(src *source, ask Ask, body *Body) error {
 		}
 		return w.copy(src, body, ask.To)
 	}
-	// The server ignores ranges. Others may not; else the body is read from its
-	// start, for what is missing wherever it is.
+	// The server ignores ranges, this time at least. Others may not; else the
+	// body is read from its start, for what is missing wherever it is.
+	t.mu.Lock()
+	src.odd++
+	again := src.honoured && src.odd <= mostOdd
+	t.mu.Unlock()
+	if again {
+		return &brokenError{errIgnored}
+	}
 	w.ignores(src)
 	t.mu.Lock()
-	lead, alone := len(t.workers) == 1, len(t.sources) == 1
-	for i := range t.sources {
-		if len(t.sources) > 1 && t.sources[0].noRanges && i < len(t.sources)-1 {
-			t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
-		}
-	}
-	all := true
+	alone := len(t.workers) == 1
+	others := false
 	for _, s := range t.sources {
-		all = all && s.noRanges
+		others = others || !s.noRanges
+	}
+	for others && t.sources[0].noRanges {
+		t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
 	}
 	t.mu.Unlock()
-	if !alone && !all || !lead {
+	if others || !alone {
 		return errInterrupted
 	}
 	return w.passOver(src, body)
@@ -456,8 +465,8 @@ func (w *worker) read(src *source, ask Ask, body *Body) error {
 // ignores records that a source gives whole blobs only.
 func (w *worker) ignores(src *source) {
 	w.t.mu.Lock()
-	known := src.noRanges
-	src.noRanges = true
+	known := src.noRanges || src.honoured
+	src.noRanges = src.noRanges || !src.honoured || src.odd > mostOdd
 	w.t.mu.Unlock()
 	if !known {
 		w.t.opts.Ranged(false)
@@ -652,6 +661,10 @@ func (w *worker) passOver(src *source, body *Body) error {
 		case errors.Is(err, io.EOF):
 			return &endedError{at: w.pos}
 		case err != nil:
+			// The next try asks for a range again: another whole may break just so.
+			t.mu.Lock()
+			src.noRanges = false
+			t.mu.Unlock()
 			return &brokenError{err}
 		}
 	}

@@ -1,0 +1,198 @@
+package chaos
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// listener gives connections the faults of a bad line.
+type listener struct {
+	net.Listener
+	p *Proxy
+}
+
+// Accept implements net.Listener.
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.p.wrap(c), nil
+}
+
+func (p *Proxy) wrap(c net.Conn) *conn {
+	nth := p.stats.Connections.Add(1)
+	p.stats.Open.Add(1)
+	o := p.opts
+	random := rand.New(rand.NewPCG(o.Seed, uint64(nth)))
+	about := func(n int64) int64 { // half of it to one and a half
+		if n <= 0 {
+			return -1
+		}
+		return n/2 + random.Int64N(n+1)
+	}
+	out := &conn{Conn: c, p: p, resetIn: about(o.ResetAfter), closeIn: about(o.CloseAfter), stallIn: about(o.StallAfter), total: p.rate}
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(sendBuffer) // what is counted as sent should be nearly there
+	}
+	perConn := o.RatePerConnection
+	if random.Float64() < o.Slow {
+		perConn = o.SlowRate
+		p.stats.Slow.Add(1)
+	}
+	out.own = limiter(perConn)
+	out.ctx, out.cancel = context.WithCancel(context.Background())
+	return out
+}
+
+const (
+	sendBuffer = 256 << 10
+	writeSize  = 16 << 10 // bytes that are let through at once
+)
+
+// limiter is a token bucket of so many bytes a second; nil for no limit.
+func limiter(perSecond int64) *rate.Limiter {
+	if perSecond <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(perSecond), int(max(writeSize, perSecond/50)))
+}
+
+// conn is a connection on a bad line. Faults are counted in bytes that go to
+// the client.
+type conn struct {
+	net.Conn
+	p          *Proxy
+	ctx        context.Context // ends with Close
+	cancel     context.CancelFunc
+	own, total *rate.Limiter
+	closing    sync.Once
+	met        bool // it has had its first request
+
+	resetIn, closeIn, stallIn int64 // bytes until it happens; negative for never
+}
+
+// Read implements net.Conn. What the client sends arrives late: by a round
+// trip, and by another one on a new connection, for making it.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.p.stats.Received.Add(int64(n))
+	if late := c.p.opts.Latency; n > 0 && late > 0 {
+		if !c.met {
+			c.met = true
+			late *= 2
+		}
+		t := time.NewTimer(late)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-c.ctx.Done():
+		}
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(b []byte) (n int, err error) {
+	for n < len(b) {
+		p := b[n:min(len(b), n+writeSize)]
+		for _, l := range []*rate.Limiter{c.own, c.total} {
+			if l != nil {
+				if err := l.WaitN(c.ctx, len(p)); err != nil {
+					return n, net.ErrClosed
+				}
+			}
+		}
+		m, err := c.send(p)
+		n += m
+		c.p.stats.Sent.Add(int64(m))
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// send sends some bytes, up to where the connection meets its fault.
+func (c *conn) send(p []byte) (int, error) {
+	size := int64(len(p))
+	upTo := func(left *int64) (int64, bool) {
+		if *left < 0 {
+			return size, false
+		}
+		if *left > size {
+			*left -= size
+			return size, false
+		}
+		n := *left
+		*left = -1
+		return n, true
+	}
+	if n, now := upTo(&c.resetIn); now {
+		m, _ := c.Conn.Write(p[:n])
+		drain(c.Conn)
+		c.p.stats.Resets.Add(1)
+		c.reset()
+		return m, net.ErrClosed
+	}
+	if n, now := upTo(&c.closeIn); now {
+		m, _ := c.Conn.Write(p[:n])
+		c.p.stats.Closes.Add(1)
+		c.Close()
+		return m, net.ErrClosed
+	}
+	if n, now := upTo(&c.stallIn); now {
+		m, err := c.Conn.Write(p[:n])
+		if err != nil {
+			return m, err
+		}
+		c.p.stats.Stalls.Add(1)
+		c.stall()
+		more, err := c.Conn.Write(p[n:])
+		return m + more, err
+	}
+	return c.Conn.Write(p)
+}
+
+// stall waits in silence, for as long as wanted, or until the connection ends.
+func (c *conn) stall() {
+	var after <-chan time.Time
+	if d := c.p.opts.StallFor; d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		after = t.C
+	}
+	select {
+	case <-after:
+	case <-c.ctx.Done():
+	}
+}
+
+func (c *conn) reset() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+// SetLinger lets a fault reset the connection.
+func (c *conn) SetLinger(sec int) error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		return tcp.SetLinger(sec)
+	}
+	return nil
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.closing.Do(func() {
+		c.cancel()
+		c.p.stats.Open.Add(-1)
+	})
+	return c.Conn.Close()
+}

@@ -1,0 +1,29 @@
+package chaos
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// drain waits until what was sent has arrived, or for a moment: a reset throws
+// away what hasn't, and "after N bytes" should mean what the client got.
+func drain(c net.Conn) {
+	const moment, step = 200 * time.Millisecond, time.Millisecond
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	for range moment / step {
+		left := 0
+		if err := raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil || left == 0 {
+			return
+		}
+		time.Sleep(step)
+	}
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package chaos
+
+import "net"
+
+func drain(net.Conn) {}

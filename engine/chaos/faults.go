@@ -1,0 +1,218 @@
+package chaos
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// Fault changes how a server answers a request.
+type Fault func(next http.Handler) http.Handler
+
+// Status answers with a status, an error body as registries send it, and
+// headers given in pairs.
+func Status(code int, headers ...string) Fault {
+	return func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			for i := 0; i+1 < len(headers); i += 2 {
+				w.Header().Set(headers[i], headers[i+1])
+			}
+			w.WriteHeader(code)
+			fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, errorCode(code), http.StatusText(code))
+		})
+	}
+}
+
+func errorCode(status int) string {
+	switch status {
+	case http.StatusTooManyRequests:
+		return "TOOMANYREQUESTS"
+	case http.StatusForbidden:
+		return "DENIED"
+	case http.StatusUnauthorized:
+		return "UNAUTHORIZED"
+	}
+	return "UNKNOWN"
+}
+
+// Body answers 200 with other content.
+func Body(contentType string, raw []byte) Fault {
+	return func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", contentType)
+			w.Write(raw)
+		})
+	}
+}
+
+// ResetAfter sends n bytes of the body and then resets the connection.
+func ResetAfter(n int64) Fault {
+	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
+		return &cut{ResponseWriter: w, left: n, end: reset}
+	})
+}
+
+// CloseAfter sends n bytes of the body and then closes the connection, without
+// having sent the length that was announced.
+func CloseAfter(n int64) Fault {
+	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
+		return &cut{ResponseWriter: w, left: n, end: func(w http.ResponseWriter) {
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}}
+	})
+}
+
+// StallAfter sends n bytes of the body and then nothing, until the client
+// hangs up.
+func StallAfter(n int64) Fault {
+	return wrap(func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+		return &cut{ResponseWriter: w, left: n, end: func(w http.ResponseWriter) {
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}}
+	})
+}
+
+// Flip changes one bit of the byte at an offset of the body.
+func Flip(at int64) Fault {
+	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
+		return &flip{ResponseWriter: w, at: at}
+	})
+}
+
+// IgnoreRange answers as if no Range had been asked for.
+func IgnoreRange() Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r = r.Clone(r.Context())
+			r.Header.Del("Range")
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// WrongRange answers a request for a range with another Content-Range than the
+// one that is sent: shifted by some bytes.
+func WrongRange(shift int64) Fault {
+	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
+		return &shifted{ResponseWriter: w, by: shift}
+	})
+}
+
+// Hold keeps a request waiting until release is closed or the client hangs up.
+func Hold(release <-chan struct{}) Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-release:
+				next.ServeHTTP(w, r)
+			case <-r.Context().Done():
+			}
+		})
+	}
+}
+
+// Redirect answers 307 with a location, which may have %s for the last part of
+// the path.
+func Redirect(location string) Fault {
+	return func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			to := location
+			if strings.Contains(to, "%s") {
+				to = fmt.Sprintf(location, r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:])
+			}
+			w.Header().Set("Set-Cookie", "session=secret; Path=/")
+			http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+		})
+	}
+}
+
+func wrap(f func(http.ResponseWriter, *http.Request) http.ResponseWriter) Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(f(w, r), r) })
+	}
+}
+
+// cut ends a response after some bytes of its body.
+type cut struct {
+	http.ResponseWriter
+	left int64
+	end  func(http.ResponseWriter)
+	over bool
+}
+
+func (c *cut) Write(p []byte) (int, error) {
+	if c.over {
+		return 0, http.ErrHandlerTimeout
+	}
+	if int64(len(p)) < c.left {
+		c.left -= int64(len(p))
+		return c.ResponseWriter.Write(p)
+	}
+	n, err := c.ResponseWriter.Write(p[:c.left])
+	c.over = true
+	c.end(c.ResponseWriter)
+	if err == nil {
+		err = http.ErrHandlerTimeout
+	}
+	return n, err
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (c *cut) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// flip changes one bit of a body.
+type flip struct {
+	http.ResponseWriter
+	at int64
+}
+
+func (f *flip) Write(p []byte) (int, error) {
+	if f.at >= 0 && f.at < int64(len(p)) {
+		p = append([]byte(nil), p...)
+		p[f.at] ^= 1
+	}
+	f.at -= int64(len(p))
+	return f.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (f *flip) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
+// shifted lies in its Content-Range.
+type shifted struct {
+	http.ResponseWriter
+	by int64
+}
+
+func (s *shifted) WriteHeader(status int) {
+	var first, last, total int64
+	text := s.Header().Get("Content-Range")
+	if n, err := fmt.Sscanf(text, "bytes %d-%d/%d", &first, &last, &total); n == 3 && err == nil {
+		s.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", max(0, first+s.by), last, total))
+	}
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (s *shifted) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// reset ends the connection with a TCP reset.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	resetConn(conn)
+}
+
+func resetConn(conn net.Conn) {
+	if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0) // without it the client sees a clean close, which is a fault too
+	}
+	conn.Close()
+}
