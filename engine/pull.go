@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,6 +72,7 @@ type pull struct {
 	images []*pulling
 
 	learning *learning
+	flying   atomic.Int32  // transfers under way
 	commits  chan struct{} // one for each commit that may be under way
 	waits    chan struct{} // and for each blob that may wait for another process
 
@@ -335,10 +338,13 @@ func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.De
 	}
 	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
 	t := transfer.New(desc, sources, in, p.transferOptions(desc, needing[0].Ref.Host()))
+	p.flying.Add(1)
 	place.Share(t)
 	got, err := t.Run(ctx)
 	place.Share(nil)
+	p.flying.Add(-1)
 	if err == nil {
+		p.opts.observe(event.Verified{Digest: desc.Digest})
 		err = p.commit(ctx, place, in, got)
 	}
 	if err = errors.Join(err, in.Close()); err != nil {
@@ -436,6 +442,7 @@ func (p *pull) transferOptions(desc ocispec.Descriptor, host string) transfer.Op
 		}),
 		Pulse:        p.opts.Registry.Pulse(),
 		IgnoresRange: p.learning.ignoresRanges(host),
+		Crowded:      func() bool { return int(p.flying.Load()) >= runtime.GOMAXPROCS(0) },
 		Resumed: func(n int64) {
 			p.opts.observe(event.Resumed{Digest: desc.Digest, N: n})
 		},

@@ -51,7 +51,7 @@ func (p *Proxy) wrap(c net.Conn) *conn {
 }
 
 const (
-	sendBuffer = 256 << 10
+	sendBuffer = 64 << 10
 	writeSize  = 16 << 10 // bytes that are let through at once
 )
 

@@ -86,6 +86,12 @@ type Retrying struct {
 	Delay time.Duration `json:"delay_ns"`
 }
 
+// Verified says that all of a blob has arrived and has its digest. What is left
+// is to wait for the disk.
+type Verified struct {
+	Digest digest.Digest `json:"digest"`
+}
+
 // Fetched says that a blob is in the store: complete, verified and synced.
 type Fetched struct {
 	Digest digest.Digest `json:"digest"`
@@ -171,6 +177,9 @@ func (Resumed) Kind() string { return "resumed" }
 
 // Kind implements Event.
 func (Retrying) Kind() string { return "retrying" }
+
+// Kind implements Event.
+func (Verified) Kind() string { return "verified" }
 
 // Kind implements Event.
 func (Fetched) Kind() string { return "fetched" }

@@ -111,7 +111,7 @@ func New(opts Options) *Client {
 	protocols.SetHTTP1(true)
 	c.base = &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: opts.Connect, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:         dialer(opts.Connect),
 		TLSClientConfig:     opts.TLS,
 		TLSHandshakeTimeout: opts.Connect,
 		MaxIdleConnsPerHost: opts.PerHost,

@@ -18,6 +18,7 @@ type front struct {
 	hashed   int64    // bytes of the blob that are in the hash
 	promised int64    // bytes that are, or are queued
 	queue    []filled // buffers to hash, in order
+	handed   bool     // who has the next buffer waits for room in the queue
 	busy     bool     // work goes on outside the lock
 	noted    int64    // where the state was noted last
 }
@@ -51,6 +52,14 @@ func (f *front) offer(buf *buffer, pos, n int64) bool {
 	return true
 }
 
+// full reports whether a buffer at pos is next, and has to wait for room. The
+// caller holds t.mu.
+func (f *front) full(pos int64) bool { return pos == f.promised && len(f.queue) >= frontQueue }
+
+// idleAt reports whether the hash waits for the bytes at pos. The caller holds
+// t.mu.
+func (f *front) idleAt(pos int64) bool { return pos == f.promised && !f.busy && len(f.queue) == 0 }
+
 // follow keeps the hash at the front until the transfer is over. First it
 // checks what an earlier transfer has left.
 func (t *Transfer) follow() {
@@ -64,15 +73,18 @@ func (t *Transfer) follow() {
 	for {
 		f := &t.front
 		switch {
-		case t.over:
+		case t.over && !f.busy:
 			f.reset(nil)
 			return
+		case f.busy: // a worker does it
+			t.changed.Wait()
 		case len(f.queue) > 0:
 			q := f.queue[0]
 			f.queue = f.queue[1:]
+			t.changed.Broadcast() // there is room
 			t.hashing(f.hash, func(h hash.Hash) error { h.Write(q.buf[:q.n]); return nil }, q.n)
 			buffers.Put(q.buf)
-		case t.frontier() > f.promised && t.fault == nil:
+		case t.frontier() > f.promised && t.fault == nil && !f.handed:
 			from := f.promised
 			n := min(int64(len(buf)), t.frontier()-from)
 			f.promised += n
@@ -143,6 +155,7 @@ func (t *Transfer) isVerified() bool {
 const (
 	kindExtent = 'e'
 	kindState  = 's'
+	extentMost = int64(len(buffer{})) // bytes
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -194,7 +207,7 @@ func parseNotes(notes [][]byte, size int64) (extents []extent, states []state) {
 		switch {
 		case n[0] == kindExtent && len(n) == 17:
 			e := extent{off: off, size: int64(binary.LittleEndian.Uint32(n[9:])), sum: binary.LittleEndian.Uint32(n[13:]), seq: i}
-			if e.size > 0 && e.size <= int64(len(buffer{})) && e.size <= size-off {
+			if e.size > 0 && e.size <= extentMost && e.size <= size-off {
 				extents = append(extents, e)
 			}
 		case n[0] == kindState && off > 0:

@@ -32,6 +32,8 @@ const (
 	pieceTime = 2 * time.Second
 	// lastPieces is the same when little is left.
 	lastPieces = 500 * time.Millisecond
+	// surely is so much that help pays on most links.
+	surely = 64 << 20
 	// worthTime is how long others must still be busy for help to pay.
 	worthTime = 250 * time.Millisecond
 )
@@ -127,7 +129,7 @@ func (w *worker) left(now time.Time) time.Duration {
 	}
 	rate := w.likelyRate(now)
 	if rate <= 0 {
-		if rest < 2*least && now.Sub(w.began) < patience {
+		if rest < surely && now.Sub(w.began) < patience {
 			return 0 // it has hardly begun
 		}
 		return forever

@@ -117,6 +117,9 @@ type Options struct {
 	Hush time.Duration
 	// IgnoresRange says that the sources are known to give whole blobs only.
 	IgnoresRange bool
+	// Crowded reports whether other transfers keep all processors busy: then
+	// what arrives is hashed by who received it, else beside it.
+	Crowded func() bool
 
 	Resumed  func(n int64)                                // n bytes were here from an earlier transfer
 	Progress func(n int64)                                // n bytes have arrived, or are thrown away when negative
@@ -131,6 +134,9 @@ func (o *Options) fill() {
 	}
 	if o.Hush <= 0 {
 		o.Hush = 3 * time.Second
+	}
+	if o.Crowded == nil {
+		o.Crowded = func() bool { return false }
 	}
 	if o.Resumed == nil {
 		o.Resumed = func(int64) {}

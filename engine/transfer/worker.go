@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"time"
@@ -36,7 +37,7 @@ type worker struct {
 
 // A buffer is as large as keeps a fast link busy and hashing in the cache. Each
 // connection has one in use, and the front a few.
-type buffer [256 << 10]byte
+type buffer [128 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
@@ -97,7 +98,7 @@ func (w *worker) interrupt() {
 // rate is a worker's speed in bytes a second, 0 while it isn't known. A silent
 // one gets slower as time goes by. The caller holds t.mu.
 func (w *worker) rate(now time.Time) float64 {
-	const enough = 100 * time.Millisecond
+	const enough = 50 * time.Millisecond
 	if w.from.IsZero() {
 		return w.speed
 	}
@@ -612,10 +613,22 @@ func (w *worker) write(n int64) (done bool, err error) {
 	w.written += keep
 	w.pos = pos + n
 	w.measure(keep, time.Now())
-	if t.front.offer(w.buf, pos, keep) {
-		w.buf = buffers.Get().(*buffer)
-	}
 	t.changed.Broadcast()
+	// At the front the hash is waited for, rather than left behind: what it has
+	// to read back costs more than what it is given.
+	for t.front.full(pos) && !w.cut && !t.over && t.fault == nil {
+		t.front.handed = true
+		t.changed.Wait()
+		t.front.handed = false
+	}
+	if t.front.idleAt(pos) && t.opts.Crowded() {
+		// Every core has a transfer of its own: here the bytes are in its cache.
+		t.front.promised += keep
+		t.hashing(t.front.hash, func(h hash.Hash) error { h.Write(w.buf[:keep]); return nil }, keep)
+	} else if t.front.offer(w.buf, pos, keep) {
+		w.buf = buffers.Get().(*buffer)
+		t.changed.Broadcast()
+	}
 	t.mu.Unlock()
 	t.opts.Progress(keep)
 	return keep < n, nil

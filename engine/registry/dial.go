@@ -1,0 +1,21 @@
+package registry
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// dialer makes connections that take in no more ahead than their round trip
+// needs: what lies in a socket's buffer when the process or the connection dies
+// is fetched again.
+func dialer(timeout time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, network, address)
+		if err == nil {
+			limitWindow(c)
+		}
+		return c, err
+	}
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package registry
+
+import "net"
+
+func limitWindow(net.Conn) {}
