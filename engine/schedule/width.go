@@ -47,7 +47,7 @@ const (
 	windowBytes   = 512 << 10
 	windowLongest = time.Second // is enough, however few bytes came
 	settledWindow = 3 * time.Second
-	growth        = 4   // times as many connections with each step
+	growth        = 8   // times as many connections with each step: what didn't pay is taken back
 	worth         = 0.3 // of what was added must show in the goodput
 )
 
@@ -77,7 +77,7 @@ func (w *width) helperEnded() { w.waiting = max(0, w.waiting-1) }
 func (w *width) ranged(now time.Time) {
 	if !w.proven {
 		w.proven = true
-		w.reach = max(w.reach, 2)
+		w.reach = max(w.reach, min(w.most, max(1, w.conns)*growth))
 	}
 	w.waiting = max(0, w.waiting-1)
 	w.restart(w.conns, w.helpers, now)

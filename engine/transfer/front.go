@@ -7,6 +7,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"slices"
+	"time"
 )
 
 // front hashes what has arrived, in order. What arrives just there is hashed
@@ -21,6 +22,7 @@ type front struct {
 	handed   bool     // who has the next buffer waits for room in the queue
 	busy     bool     // work goes on outside the lock
 	noted    int64    // where the state was noted last
+	speed    float64  // bytes a second that are hashed, smoothed
 }
 
 type filled struct {
@@ -52,13 +54,17 @@ func (f *front) offer(buf *buffer, pos, n int64) bool {
 	return true
 }
 
-// full reports whether a buffer at pos is next, and has to wait for room. The
-// caller holds t.mu.
-func (f *front) full(pos int64) bool { return pos == f.promised && len(f.queue) >= frontQueue }
-
 // idleAt reports whether the hash waits for the bytes at pos. The caller holds
 // t.mu.
 func (f *front) idleAt(pos int64) bool { return pos == f.promised && !f.busy && len(f.queue) == 0 }
+
+// ahead reports whether bytes come faster than they can be hashed, and so much
+// is waiting that more of them would be of no use. The caller holds t.mu.
+func (t *Transfer) ahead() bool {
+	f := &t.front
+	behind := f.handed || t.frontier()-f.hashed > mostLag/4 // the hash has all it can do
+	return behind && t.verified && t.kept+t.arrived-f.hashed > mostLag
+}
 
 // follow keeps the hash at the front until the transfer is over. First it
 // checks what an earlier transfer has left.
@@ -107,13 +113,20 @@ func (t *Transfer) hashing(h hash.Hash, work func(hash.Hash) error, n int64) {
 	at := f.hashed + n
 	note := at-f.noted >= stateEvery
 	t.mu.Unlock()
+	begun := time.Now()
 	err := work(h)
+	took := time.Since(begun)
 	if err == nil && note {
 		err = t.sink.Note(stateNote(at, h))
 	}
 	t.mu.Lock()
 	f.busy = false
 	f.hashed = at
+	if now := float64(n) / max(took, time.Microsecond).Seconds(); f.speed == 0 {
+		f.speed = now
+	} else {
+		f.speed += (now - f.speed) * 0.1
+	}
 	if note {
 		f.noted = at
 	}

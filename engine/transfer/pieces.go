@@ -26,12 +26,15 @@ const (
 	firstPiece = 4 << 20
 	// mostPiece bounds how far ahead of the front bytes arrive: what is there
 	// early has to be read back.
-	mostPiece = 64 << 20
+	mostPiece = 48 << 20
+	// mostLag bounds how far the hash may fall behind the front: when it can't
+	// keep up, bytes that come faster only have to wait for it in the end.
+	mostLag = 32 << 20
 	// pieceTime is how long a piece should take when there is enough to do: long
 	// beside a round trip, short beside the whole.
-	pieceTime = 2 * time.Second
+	pieceTime = 4 * time.Second
 	// lastPieces is the same when little is left.
-	lastPieces = 500 * time.Millisecond
+	lastPieces = time.Second
 	// surely is so much that help pays on most links.
 	surely = 64 << 20
 	// worthTime is how long others must still be busy for help to pay.
@@ -83,11 +86,32 @@ func (t *Transfer) pieceSize(w *worker, now time.Time) int64 {
 	}
 	rate := w.rate(now)
 	if rate == 0 {
+		rate = t.typicalRate(now) / 2 // who turns out to be slower has to share
+	}
+	if rate == 0 {
 		return max(least, min(firstPiece, free/int64(len(t.workers))))
 	}
 	lower := max(least, int64(rate*lastPieces.Seconds()))
-	upper := max(least, min(mostPiece, int64(rate*pieceTime.Seconds())))
+	upper := max(least, min(t.mostAhead(now), int64(rate*pieceTime.Seconds())))
+	lower = min(lower, upper)
 	return max(lower, min(upper, free/int64(len(t.workers))))
+}
+
+// mostAhead is how large a piece may be so that, when the last byte arrives, the
+// hash has not much left to do beside the time that the whole takes. That is
+// much on a link that is slow beside the hash, and little on one that is as
+// fast. The caller holds t.mu.
+func (t *Transfer) mostAhead(now time.Time) int64 {
+	const share = 0.02 // of the whole's time
+	var rate float64
+	for w := range t.workers {
+		rate += w.rate(now)
+	}
+	if rate == 0 || t.front.speed == 0 {
+		return mostPiece
+	}
+	ahead := share * float64(t.want.Size) * t.front.speed / rate
+	return max(least, min(mostPiece, int64(ahead)/int64(len(t.workers))))
 }
 
 // split makes two gaps of one; the second is nobody's, and returned. The caller
@@ -166,9 +190,11 @@ func (t *Transfer) cutOff(from, helper *worker, now time.Time) *gap {
 		share = theirs / (mine + theirs)
 	}
 	keep := int64(float64(rest) * share)
-	if n := int64(theirs * pieceTime.Seconds()); theirs > 0 && n >= least && keep > n {
-		keep = n // and what it doesn't get to soon is for whoever is there then
+	soon := int64(firstPiece * 4)
+	if theirs > 0 {
+		soon = max(least, min(t.mostAhead(now), int64(theirs*pieceTime.Seconds())))
 	}
+	keep = min(keep, soon) // what it doesn't get to soon is for whoever is there then
 	switch {
 	case rest-keep < least && share > 0.25:
 		return nil // not worth a request

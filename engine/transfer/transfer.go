@@ -396,7 +396,30 @@ func (t *Transfer) keep(stop <-chan struct{}) {
 	}
 }
 
-// listen replaces connections that are silent while others move.
+// tooSlow reports whether a worker's connection is so much slower than the
+// others that a new one, perhaps to another server behind the same name, should
+// have its place. The caller holds t.mu.
+func (t *Transfer) tooSlow(w *worker, now time.Time) bool {
+	const (
+		times = 8
+		watch = 2 * time.Second  // before a connection is judged
+		again = 15 * time.Second // before its successor is
+	)
+	if now.Sub(w.began) < watch || now.Sub(w.from) > watch || now.Sub(w.replaced) < again || w.gap == nil || w.pass {
+		return false
+	}
+	rate := w.rate(now)
+	faster := 0
+	for o := range t.workers {
+		if o != w && o.rate(now) > times*rate {
+			faster++
+		}
+	}
+	return rate > 0 && faster > 0 && 2*faster >= len(t.workers) && float64(w.gap.size()) > rate*watch.Seconds()
+}
+
+// listen replaces connections that are silent, or much too slow, while others
+// move.
 func (t *Transfer) listen(stop <-chan struct{}) {
 	const moved = 250 * time.Millisecond
 	tick := time.NewTicker(t.opts.Hush / 6)
@@ -410,7 +433,15 @@ func (t *Transfer) listen(stop <-chan struct{}) {
 		t.mu.Lock()
 		now := time.Now()
 		for w := range t.workers {
-			if w.body == nil || now.Sub(w.heard) < t.opts.Hush {
+			if w.body == nil || w.paced {
+				continue
+			}
+			if t.tooSlow(w, now) {
+				w.hushed, w.replaced = true, now
+				w.body.Close()
+				continue
+			}
+			if now.Sub(w.heard) < t.opts.Hush {
 				continue
 			}
 			others := t.opts.Pulse != nil && t.opts.Pulse.Last().Sub(w.heard) > moved

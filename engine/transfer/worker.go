@@ -20,19 +20,21 @@ type worker struct {
 	buf   *buffer
 
 	// Under t.mu:
-	gap     *gap
-	body    *Body
-	cancel  context.CancelFunc // of an Open under way
-	pos     int64              // where the body is
-	written int64
-	pass    bool      // it reads the whole blob, for all gaps
-	cut     bool      // it was interrupted
-	hushed  bool      // because it was silent
-	began   time.Time // when the body's first byte was waited for
-	heard   time.Time // when a byte last came, or was first waited for
-	speed   float64   // bytes a second, smoothed
-	from    time.Time // the window over which speed is measured
-	bytes   int64
+	gap      *gap
+	body     *Body
+	cancel   context.CancelFunc // of an Open under way
+	pos      int64              // where the body is
+	written  int64
+	pass     bool      // it reads the whole blob, for all gaps
+	cut      bool      // it was interrupted
+	hushed   bool      // because it was silent, or too slow
+	replaced time.Time // when its connection was last found too slow
+	paced    bool      // it waits for the hash
+	began    time.Time // when the body's first byte was waited for
+	heard    time.Time // when a byte last came, or was first waited for
+	speed    float64   // bytes a second, smoothed
+	from     time.Time // the window over which speed is measured
+	bytes    int64
 }
 
 // A buffer is as large as keeps a fast link busy and hashing in the cache. Each
@@ -394,7 +396,7 @@ func (w *worker) fetch(ctx context.Context, src *source) error {
 	case stopped:
 		return errInterrupted
 	case hushed:
-		return &brokenError{errHushed}
+		return &brokenError{errHushed} // or slow
 	}
 	return err
 }
@@ -614,13 +616,10 @@ func (w *worker) write(n int64) (done bool, err error) {
 	w.pos = pos + n
 	w.measure(keep, time.Now())
 	t.changed.Broadcast()
-	// At the front the hash is waited for, rather than left behind: what it has
-	// to read back costs more than what it is given.
-	for t.front.full(pos) && !w.cut && !t.over && t.fault == nil {
-		t.front.handed = true
-		t.changed.Wait()
-		t.front.handed = false
-	}
+	t.mu.Unlock()
+	t.opts.Progress(keep)
+	t.mu.Lock()
+	w.pace(pos)
 	if t.front.idleAt(pos) && t.opts.Crowded() {
 		// Every core has a transfer of its own: here the bytes are in its cache.
 		t.front.promised += keep
@@ -630,8 +629,29 @@ func (w *worker) write(n int64) (done bool, err error) {
 		t.changed.Broadcast()
 	}
 	t.mu.Unlock()
-	t.opts.Progress(keep)
 	return keep < n, nil
+}
+
+// pace keeps a worker from getting too far ahead of the hash, which should get
+// the bytes at pos. At the front there is a wait for room in its queue: what it
+// has to read back costs more than what it is given. The caller holds t.mu.
+func (w *worker) pace(pos int64) {
+	t := w.t
+	for !w.cut && !t.over && t.fault == nil {
+		next := pos == t.front.promised
+		if next && len(t.front.queue) < frontQueue || !next && !t.ahead() {
+			break
+		}
+		w.paced = true
+		t.front.handed = t.front.handed || next
+		t.changed.Wait()
+		if next {
+			t.front.handed = false
+		}
+	}
+	if w.paced { // the connection is not to blame
+		w.paced, w.heard, w.from, w.bytes = false, time.Now(), time.Now(), 0
+	}
 }
 
 // put writes bytes to the sink and notes that they are there.
