@@ -8,6 +8,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"drayage/blobstore"
 	"drayage/engine/event"
@@ -26,6 +27,9 @@ type Options struct {
 	Platform image.Platform
 	Limits   schedule.Limits
 	Retry    retry.Policy // of bodies that break
+	// Checkpoint is how often what has arrived of a blob is made to outlast a
+	// power cut; 0 means every 5 seconds.
+	Checkpoint time.Duration
 	// KeepGoing pulls the other images when one fails.
 	KeepGoing bool
 	// Accept, if not nil, may refuse an image once it is resolved, before any

@@ -446,6 +446,11 @@ func (p *pull) transferOptions(desc ocispec.Descriptor, host string) transfer.Op
 		Resumed: func(n int64) {
 			p.opts.observe(event.Resumed{Digest: desc.Digest, N: n})
 		},
+		Checkpoint: p.opts.Checkpoint,
+		Damaged: func(n int64) {
+			p.opts.observe(event.Warned{Message: fmt.Sprintf(
+				"%d bytes that an earlier run had fetched of blob %s are damaged on disk, and fetched again", n, desc.Digest)})
+		},
 		Progress: func(n int64) {
 			p.opts.observe(event.Progress{Digest: desc.Digest, N: n})
 			if n > 0 {

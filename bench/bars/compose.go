@@ -177,4 +177,3 @@ func onLoop(scratch, kind string, rounds int) (bar, error) {
 	ms := 1000 * median(ours)
 	return bar{"compose 512 MiB on " + kind + ", synced and named", fmt.Sprintf("%.1f ms", ms), "<= 50 ms", ms <= 50}, nil
 }
-

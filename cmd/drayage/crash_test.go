@@ -3,9 +3,11 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 
+	"drayage/blobstore/blobstoretest"
+	"drayage/engine/chaos"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -67,6 +71,7 @@ type interrupted struct {
 	dir     string
 	names   []string
 	size    int64
+	die     string // the call at which the process dies
 }
 
 func newInterrupted(t *testing.T) *interrupted {
@@ -93,7 +98,7 @@ func (in *interrupted) run(t *testing.T, after int64, sig syscall.Signal) (int, 
 	t.Helper()
 	args := append([]string{"pull", "-pnone", "--platform", "linux/amd64", "--store", filepath.Join(in.dir, "store"), "--force", "-o", in.out()}, in.names...)
 	cmd := exec.CommandContext(t.Context(), "drayage", args...)
-	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+in.dir)
+	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+in.dir, deadlyPoint+"="+in.die)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
@@ -218,5 +223,170 @@ func TestSignalsEndAPullInGoodOrder(t *testing.T) {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 		in.checkArchive(t)
+	}
+}
+
+// Before and after each sync, rename, journal write and the rest: the process
+// dies there, nothing wrong is under blobs/, and the next run ends right.
+func TestKillAtEveryCall(t *testing.T) {
+	nth := []int64{1, 2, 5, 17}
+	if testing.Short() {
+		nth = nth[:1]
+	}
+	died := map[string]int{}
+	for _, call := range blobstoretest.Calls() {
+		for _, n := range nth {
+			for _, after := range []bool{false, true} {
+				p := blobstoretest.Point{Call: call, After: after, Nth: n}
+				in := newInterrupted(t)
+				in.die = p.String()
+				status, stderr := in.run(t, 0, 0)
+				if status == -1 {
+					died[call]++
+				} else if status != 0 {
+					t.Fatalf("%s: status %d\n%s", p, status, stderr)
+				}
+				in.blobs(t)
+				in.die = ""
+				if status, stderr := in.run(t, 0, 0); status != 0 {
+					t.Fatalf("after %s: status %d\n%s", p, status, stderr)
+				}
+				in.blobs(t)
+				in.checkArchive(t)
+				if left, _ := os.ReadDir(filepath.Join(in.dir, "store/ingest")); len(left) > 0 {
+					t.Errorf("after %s: left in ingest: %v", p, left)
+				}
+			}
+		}
+	}
+	for _, call := range blobstoretest.Calls() {
+		if died[call] == 0 && call != "truncate journal" && call != "sync journal" { // these depend on damage, and on time
+			t.Errorf("no process died at %q", call)
+		}
+	}
+}
+
+// A store whose half-fetched blobs were damaged between runs gives the right
+// result all the same, and where the journal still tells only what was damaged
+// is fetched again.
+func TestDamageBetweenRuns(t *testing.T) {
+	const layer, block = 6 << 20, 128 << 10
+	flip := func(at int) func([]byte) []byte {
+		return func(b []byte) []byte { b[at%len(b)] ^= 0x10; return b }
+	}
+	for _, c := range []struct {
+		name          string
+		data, journal func([]byte) []byte
+		again         int64 // bytes that may be fetched again, besides what a kill costs
+	}{
+		{"nothing", nil, nil, 0},
+		{"a bit of the data flipped", flip(100_000), nil, block},
+		{"two bits of the data flipped", func(b []byte) []byte { return flip(1 << 20)(flip(5)(b)) }, nil, 2 * block},
+		{"a block of the data zeroed", func(b []byte) []byte { clear(b[300_000:400_000]); return b }, nil, 2 * block},
+		{"the data truncated", func(b []byte) []byte { return b[:1<<20] }, nil, layer},
+		{"the data gone", func([]byte) []byte { return nil }, nil, layer},
+		{"rubbish for a journal", nil, func([]byte) []byte { return registrytest.Random(9, 5000) }, layer},
+		{"no journal", nil, func([]byte) []byte { return nil }, layer},
+		{"an empty journal", nil, func([]byte) []byte { return []byte{} }, layer},
+		{"the end of the journal torn", nil, func(b []byte) []byte { return b[:len(b)-7] }, 2 * block},
+		{"the middle of the journal flipped", nil, func(b []byte) []byte { return flip(len(b) / 2)(b) }, layer},
+		{"the journal of another blob", nil, func(b []byte) []byte { return bytes.Replace(b, []byte("sha256:"), []byte("sha256:00"), 1) }, layer},
+		{"data of another time than the journal's", func(b []byte) []byte { return registrytest.Random(3, len(b)) }, nil, layer},
+		{"the journal says more than is there", func(b []byte) []byte { clear(b); return b }, nil, layer},
+	} {
+		in := newInterrupted(t)
+		proxy := in.slowly(t, in.Push("big", "1", registrytest.Build("linux/amd64", registrytest.Random(77, layer))))
+		if status, stderr := in.run(t, layer/2, syscall.SIGKILL); status != -1 {
+			t.Fatalf("%s: status %d\n%s", c.name, status, stderr)
+		}
+		files, _ := filepath.Glob(filepath.Join(in.dir, "store/ingest/*/data"))
+		for _, data := range files {
+			change(t, data, c.data)
+			journal := filepath.Join(filepath.Dir(data), "journal")
+			change(t, journal, c.journal)
+		}
+		if len(files) != 1 {
+			t.Fatalf("%s: %d half-fetched blobs", c.name, len(files))
+		}
+		if status, stderr := in.run(t, 0, 0); status != 0 {
+			t.Fatalf("%s: status %d\n%s", c.name, status, stderr)
+		}
+		in.blobs(t)
+		const inFlight = 1 << 20
+		if sent := proxy.Stats().Sent.Load(); sent > layer+c.again+inFlight {
+			t.Errorf("%s: %d bytes sent for %d", c.name, sent, layer)
+		}
+	}
+}
+
+// change replaces a file by what f makes of it; nil removes it.
+func change(t *testing.T, path string, f func([]byte) []byte) {
+	t.Helper()
+	if f == nil {
+		return
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = f(raw)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if raw == nil {
+		return
+	}
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// slowly makes name what is pulled, over a link that is slow enough for what is
+// in flight to be little beside it.
+func (in *interrupted) slowly(t *testing.T, name string) *chaos.Proxy {
+	t.Helper()
+	proxy, err := chaos.NewProxy(in.Host(), chaos.Options{Rate: 30e6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- proxy.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	in.names = []string{strings.Replace(name, in.Host(), l.Addr().String(), 1)}
+	return proxy
+}
+
+// A process that is killed over and over fetches hardly anything twice.
+func TestTenKillsCostLittle(t *testing.T) {
+	const kills, size = 10, 40 << 20
+	in := newInterrupted(t)
+	var layers [][]byte
+	for i := range uint64(4) {
+		layers = append(layers, registrytest.Random(100+i, size/4))
+	}
+	proxy := in.slowly(t, in.Push("big", "1", registrytest.Build("linux/amd64", layers...)))
+	killed := 0
+	for range kills {
+		if status, _ := in.run(t, size/(kills+2), syscall.SIGKILL); status == -1 {
+			killed++
+		}
+	}
+	if status, stderr := in.run(t, 0, 0); status != 0 {
+		t.Fatalf("status %d\n%s", status, stderr)
+	}
+	in.blobs(t)
+	sent := proxy.Stats().Sent.Load()
+	if float64(sent) > 1.10*size || killed < kills/2 {
+		t.Errorf("%d bytes sent for %d, over %d kills", sent, size, killed)
 	}
 }

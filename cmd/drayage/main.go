@@ -12,11 +12,15 @@ import (
 	"time"
 )
 
-func main() {
+func main() { os.Exit(runProcess(standardStreams())) }
+
+// runProcess runs this process's command line, until a signal ends it, and
+// returns the exit status.
+func runProcess(s streams) int {
 	ctx, stop := interruptible(context.Background())
-	err := run(ctx, os.Args[1:], standardStreams())
+	err := run(ctx, os.Args[1:], s)
 	stop()
-	os.Exit(statusOf(err))
+	return statusOf(err)
 }
 
 // signalError is why a run was cancelled: a signal.

@@ -14,7 +14,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"drayage/blobstore/blobstoretest"
 	"drayage/engine/chaos"
 	"drayage/engine/registry/registrytest"
 
@@ -25,8 +27,22 @@ import (
 
 // TestMain lets the test binary be the program, for scripts that run it.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"drayage": main})
+	testscript.Main(m, map[string]func(){"drayage": func() {
+		s := standardStreams()
+		if text := os.Getenv(deadlyPoint); text != "" {
+			p, err := blobstoretest.ParsePoint(text)
+			if err != nil {
+				panic(err)
+			}
+			s.disk, s.checkpoint = blobstoretest.NewDeadly(p), 5*time.Millisecond
+		}
+		os.Exit(runProcess(s))
+	}})
 }
+
+// deadlyPoint is the environment variable that names the call at which the
+// program under test dies.
+const deadlyPoint = "DRAYAGE_TEST_DIE"
 
 // TestScripts runs the scripts of testdata/script. Each has a registry of its
 // own at $REG with the images of stock, and these commands besides testscript's:

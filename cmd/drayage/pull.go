@@ -124,7 +124,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	opts := engine.Options{
 		Store: store, Registry: client, Platform: platform, KeepGoing: o.keepGoing, Observer: display,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		Accept: o.accept, Room: o.room(store),
+		Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint,
 	}
 	if o.dryRun {
 		return o.plan(ctx, s, opts, display, refs, bad)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"drayage/blobstore/durable"
 
@@ -20,7 +21,9 @@ type streams struct {
 	out *os.File // what was asked for, and nothing else
 	err *os.File // everything else
 
-	disk durable.Disk // what the store is kept on; nil means this machine's
+	// For tests that let the process die at a call:
+	disk       durable.Disk  // what the store is kept on; nil means this machine's
+	checkpoint time.Duration // 0 means the engine's
 }
 
 func standardStreams() streams { return streams{in: os.Stdin, out: os.Stdout, err: os.Stderr} }

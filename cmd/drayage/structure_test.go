@@ -16,7 +16,7 @@ import (
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
 	0: "engine/retry engine/chaos engine/schedule engine/reference engine/image blobstore/durable",
-	1: "blobstore tarwriter engine/transfer",
+	1: "blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event",
 	3: "engine/registry engine/registry/registrytest cmd/drayage/progress",
 	4: "engine",

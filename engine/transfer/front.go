@@ -284,6 +284,7 @@ func (t *Transfer) verify() {
 	}
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
+	var damaged int64
 	for _, e := range extents {
 		t.mu.Lock()
 		over := t.over || t.fault != nil
@@ -297,6 +298,7 @@ func (t *Transfer) verify() {
 		if right {
 			t.kept += e.size
 		} else {
+			damaged += e.size
 			safe = min(safe, e.off)
 			t.addGap(&gap{off: e.off, taken: e.off, end: e.off + e.size})
 		}
@@ -320,6 +322,9 @@ func (t *Transfer) verify() {
 	t.changed.Broadcast()
 	t.mu.Unlock()
 	t.opts.Resumed(kept)
+	if damaged > 0 {
+		t.opts.Damaged(damaged)
+	}
 }
 
 // addGap puts a range among what is missing. The caller holds t.mu.

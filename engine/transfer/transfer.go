@@ -120,8 +120,12 @@ type Options struct {
 	// Crowded reports whether other transfers keep all processors busy: then
 	// what arrives is hashed by who received it, else beside it.
 	Crowded func() bool
+	// Checkpoint is how often what was noted is made to outlast a power cut; 0
+	// means every 5 seconds.
+	Checkpoint time.Duration
 
 	Resumed  func(n int64)                                // n bytes were here from an earlier transfer
+	Damaged  func(n int64)                                // n bytes that it had noted are not what they were
 	Progress func(n int64)                                // n bytes have arrived, or are thrown away when negative
 	Retrying func(try int, wait time.Duration, why error) // a body broke
 	Ranged   func(yes bool)                               // a source gave a range that it was asked for, or ignores ranges
@@ -137,6 +141,12 @@ func (o *Options) fill() {
 	}
 	if o.Crowded == nil {
 		o.Crowded = func() bool { return false }
+	}
+	if o.Checkpoint <= 0 {
+		o.Checkpoint = 5 * time.Second
+	}
+	if o.Damaged == nil {
+		o.Damaged = func(int64) {}
 	}
 	if o.Resumed == nil {
 		o.Resumed = func(int64) {}
@@ -364,11 +374,8 @@ func (t *Transfer) Missing() int64 {
 // checkpoint. It also has the system write back early, so that the sync of the
 // whole in the end finds little to do.
 func (t *Transfer) keep(stop <-chan struct{}) {
-	const (
-		writeBack  = 500 * time.Millisecond
-		checkpoint = 5 * time.Second
-	)
-	tick := time.NewTicker(writeBack)
+	const writeBack = 500 * time.Millisecond
+	tick := time.NewTicker(min(writeBack, t.opts.Checkpoint))
 	defer tick.Stop()
 	var saved int64
 	last := time.Now()
@@ -385,7 +392,7 @@ func (t *Transfer) keep(stop <-chan struct{}) {
 			continue
 		}
 		t.sink.StartWriting(0, 0)
-		if time.Since(last) < checkpoint {
+		if time.Since(last) < t.opts.Checkpoint {
 			continue
 		}
 		if err := t.sink.Checkpoint(); err != nil {
