@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/durable"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -477,4 +480,158 @@ func TestALeaseClearsAwayWhatTheDeadLeft(t *testing.T) {
 	if kept, err := s.Leased(); err != nil || kept[digest.FromString("dead")] || !kept[living.Digest] {
 		t.Errorf("leased: %v, %v", kept, err)
 	}
+}
+
+// big is content that is large enough for a journal.
+func big() []byte { return bytes.Repeat([]byte("0123456789abcdef"), 40_000) }
+
+// What was noted of a blob that was not committed is found by the next ingest,
+// as is the data; a commit leaves nothing behind.
+func TestAnIngestGoesOnWhereTheLastOneStopped(t *testing.T) {
+	dir := t.TempDir()
+	content := big()
+	desc := describe(content)
+	for i := range 3 {
+		_, l := open(t, dir)
+		in, err := l.Ingest(t.Context(), desc, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(in.Notes()); got != i {
+			t.Errorf("ingest %d: %d notes, want %d", i, got, i)
+		}
+		half := len(content) / 2
+		if i > 0 {
+			have := make([]byte, half)
+			if _, err := in.ReadAt(have, 0); err != nil || !bytes.Equal(have, content[:half]) {
+				t.Errorf("ingest %d: the data is gone: %v", i, err)
+			}
+		}
+		if i == 2 {
+			if _, err := in.WriteAt(content[half:], int64(half)); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(in.Commit(desc.Digest), in.Close()); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		if _, err := in.WriteAt(content[:half], 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(in.Note(fmt.Append(nil, "note ", i)), in.Checkpoint(), in.Close(), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Join(dir, "ingest")); len(left) > 0 {
+		t.Errorf("left in ingest/: %v", left)
+	}
+}
+
+// Notes of another boot of the system count as far as they were made to last.
+func TestAfterARebootOnlyCheckpointsCount(t *testing.T) {
+	dir := t.TempDir()
+	desc := describe(big())
+	ingest := func(boot string) (*blobstore.Lease, *blobstore.Ingest) {
+		s, err := blobstore.OpenWith(dir, blobstore.Options{Boot: boot})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Lease()
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := l.Ingest(t.Context(), desc, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, in
+	}
+	l, in := ingest("one")
+	if err := errors.Join(in.Note([]byte("kept")), in.Checkpoint(), in.Note([]byte("lost")), in.Close(), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		boot string
+		want int
+	}{{"one", 2}, {"two", 1}, {"one", 2}} {
+		l, in := ingest(c.boot)
+		if got := len(in.Notes()); got != c.want {
+			t.Errorf("during boot %s %d notes count, want %d", c.boot, got, c.want)
+		}
+		if err := errors.Join(in.Close(), l.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Half-fetched blobs that nobody continues are swept in time, and so is what
+// can't be continued, at once; others stay.
+func TestOldPartialsAreSwept(t *testing.T) {
+	dir := t.TempDir()
+	_, l := open(t, dir)
+	content := big()
+	var folders []string
+	for i := range 3 {
+		desc := describe(append([]byte{byte(i)}, content...))
+		in, err := l.Ingest(t.Context(), desc, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(in.Note([]byte("x")), in.Close()); err != nil {
+			t.Fatal(err)
+		}
+		folders = append(folders, filepath.Join(dir, "ingest", strings.Replace(desc.Digest.String(), ":", "-", 1)))
+	}
+	old := time.Now().Add(-15 * 24 * time.Hour)
+	if err := errors.Join(os.Chtimes(filepath.Join(folders[0], "journal"), old, old), os.Remove(filepath.Join(folders[1], "journal"))); err != nil {
+		t.Fatal(err)
+	}
+	open(t, dir)
+	for i, want := range []bool{false, false, true} {
+		if _, err := os.Stat(folders[i]); (err == nil) != want {
+			t.Errorf("partial %d is there: %v, want %v", i, err == nil, want)
+		}
+	}
+}
+
+func TestSpaceIsChecked(t *testing.T) {
+	if err := blobstore.CheckSpace(filepath.Join(t.TempDir(), "not", "there"), 1); err != nil {
+		t.Error(err)
+	}
+	err := blobstore.CheckSpace(t.TempDir(), 1<<60)
+	var space *blobstore.SpaceError
+	if !errors.As(err, &space) || !errors.Is(err, syscall.ENOSPC) || space.Need != 1<<60 || space.Free <= 0 {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWithoutSyncsAStoreIsTheSame(t *testing.T) {
+	s, err := blobstore.OpenWith(t.TempDir(), blobstore.Options{NoSync: true, Disk: noSyncs{t: t}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Lease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := big()
+	desc := describe(content)
+	if err := errors.Join(l.Put(t.Context(), desc, content), l.Pin(blobstore.Root{Name: "x", Target: desc, Blobs: []digest.Digest{desc.Digest}}), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Read(desc.Digest, 1<<20); err != nil {
+		t.Error(err)
+	}
+}
+
+// noSyncs is a disk that must not be waited for.
+type noSyncs struct {
+	durable.OS
+	t *testing.T
+}
+
+func (d noSyncs) SyncFolder(path string) error {
+	d.t.Errorf("folder %s is synced", path)
+	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
+	wait "sync"
 	"syscall"
 	"time"
 
@@ -193,9 +193,9 @@ func (b bench) killed(ctx context.Context, l *link, after int64, args []string) 
 		return false, err
 	}
 	done := make(chan error, 1)
-	var wait sync.WaitGroup
-	wait.Go(func() { done <- cmd.Wait() })
-	defer wait.Wait()
+	var waiter wait.WaitGroup
+	waiter.Go(func() { done <- cmd.Wait() })
+	defer waiter.Wait()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -216,20 +216,14 @@ func bareLoop(dir string, sync bool, urls []string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return bareFetches(dir, sync, urls)
-}
-
-func bareFetches(dir string, sync bool, urls []string) error {
 	errs := make([]error, len(urls))
-	var wg waitGroup
+	var wg wait.WaitGroup
 	for i, u := range urls {
 		wg.Go(func() { errs[i] = bareFetch(filepath.Join(dir, fmt.Sprint(i)), sync, u) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
-
-type waitGroup = sync.WaitGroup
 
 func bareFetch(path string, sync bool, url string) error {
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)

@@ -2,9 +2,11 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -186,6 +188,14 @@ func (c *conn) SetLinger(sec int) error {
 		return tcp.SetLinger(sec)
 	}
 	return nil
+}
+
+// SyscallConn lets drain look at the connection below.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // Close implements net.Conn.

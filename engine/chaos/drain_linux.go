@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,11 +12,11 @@ import (
 // away what hasn't, and "after N bytes" should mean what the client got.
 func drain(c net.Conn) {
 	const moment, step = 200 * time.Millisecond, time.Millisecond
-	tcp, ok := c.(*net.TCPConn)
+	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return
 	}
-	raw, err := tcp.SyscallConn()
+	raw, err := sc.SyscallConn()
 	if err != nil {
 		return
 	}

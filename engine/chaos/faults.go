@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 )
@@ -207,10 +206,7 @@ func reset(w http.ResponseWriter) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	resetConn(conn)
-}
-
-func resetConn(conn net.Conn) {
+	drain(conn)
 	if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0) // without it the client sees a clean close, which is a fault too
 	}

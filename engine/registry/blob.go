@@ -63,6 +63,10 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 	if err != nil {
 		return nil, err
 	}
+	if isPage(resp, a.Size) {
+		title := pageTitle(bufferError(resp))
+		return nil, fmt.Errorf("%w: %s answers with a web page%s", transfer.ErrOdd, resp.Request.URL.Host, title)
+	}
 	if resp.StatusCode != http.StatusPartialContent {
 		return &transfer.Body{ReadCloser: resp.Body}, nil // the whole blob, range or not (G11)
 	}
@@ -77,6 +81,28 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		return nil, fmt.Errorf("%w: asked for bytes from %d, it answers %q", transfer.ErrRange, a.From, oneLine(text))
 	}
 	return &transfer.Body{ReadCloser: resp.Body, From: r.first, Ranged: ranged}, nil
+}
+
+// isPage reports whether a good answer is a page for people: a login, or a
+// proxy's excuse (G24). What has the blob's size may be the blob.
+func isPage(resp *http.Response, size int64) bool {
+	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	return resp.StatusCode == http.StatusOK && strings.EqualFold(strings.TrimSpace(kind), "text/html") && resp.ContentLength != size
+}
+
+// pageTitle is a page's title for a message, or "".
+func pageTitle(page []byte) string {
+	lower := strings.ToLower(string(page))
+	_, rest, ok := strings.Cut(lower, "<title>")
+	if !ok {
+		return ""
+	}
+	from := len(lower) - len(rest)
+	end := strings.Index(rest, "</title>")
+	if end < 0 || from+end > len(page) {
+		return ""
+	}
+	return fmt.Sprintf(", %q", oneLine(string(page[from:from+end])))
 }
 
 // get asks for the blob, at the URL that was found earlier or at the registry.
@@ -142,7 +168,13 @@ func (b *Blob) leased(ctx context.Context) (*lease, func(*lease, error), error) 
 		waiting := b.resolving
 		if l != nil || b.direct {
 			b.mu.Unlock()
-			return l, func(*lease, error) {}, nil
+			return l, func(found *lease, _ error) {
+				if l == nil && found != nil { // it does redirect, now
+					b.mu.Lock()
+					defer b.mu.Unlock()
+					b.lease, b.direct = found, false
+				}
+			}, nil
 		}
 		if waiting == nil {
 			done := make(chan struct{})

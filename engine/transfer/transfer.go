@@ -56,6 +56,9 @@ var (
 	ErrRange = errors.New("the server can't begin within the blob")
 	// ErrPassing is wrapped by a Source's errors that may pass.
 	ErrPassing = errors.New("another try may succeed")
+	// ErrOdd is wrapped by a Source's errors that tell of an answer that is
+	// something else than the blob, which a later one may be.
+	ErrOdd = errors.New("this is not the blob")
 	// ErrGaveUp is wrapped when connections to a source broke until patience ended.
 	ErrGaveUp = errors.New("the connection broke again and again")
 	// ErrWasteful is wrapped when a source that can't begin within a blob

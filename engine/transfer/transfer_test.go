@@ -78,12 +78,21 @@ type sink struct {
 	data  []byte
 	old   [][]byte // notes of earlier transfers
 	notes [][]byte
+
+	checkpoints int
 }
 
 func (s *sink) ReadAt(p []byte, off int64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return copy(p, s.data[off:]), nil
+	if off > int64(len(s.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, s.data[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 func (s *sink) Notes() [][]byte { return s.old }
@@ -102,7 +111,13 @@ func (s *sink) Forget() error {
 	return nil
 }
 
-func (*sink) Checkpoint() error         { return nil }
+func (s *sink) Checkpoint() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.checkpoints++
+	return nil
+}
+
 func (*sink) StartWriting(int64, int64) {}
 
 func (s *sink) WriteAt(p []byte, off int64) (int, error) {

@@ -232,6 +232,9 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 		}
 		t.next()
 		err = fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, broken.err)
+	case errors.Is(err, ErrOdd):
+		t.next()
+		err = fmt.Errorf("%w: %w", ErrGaveUp, err)
 	case errors.Is(err, ErrPassing):
 		// The source has done what tries it had.
 		*failed++
@@ -478,16 +481,18 @@ func (w *worker) ignores(src *source) {
 
 // skip reads over bytes that are here already.
 func (w *worker) skip(body *Body, n int64) error {
+	var skipped int64
 	for n > 0 {
 		m, err := body.Read(w.buf[:min(int64(len(w.buf)), n)])
 		n -= int64(m)
+		skipped += int64(m)
 		w.heardOf(int64(m))
 		if err := w.waste(int64(m)); err != nil {
 			return err
 		}
 		if err != nil && n > 0 {
 			if errors.Is(err, io.EOF) {
-				return fmt.Errorf("%w: it is %d bytes shorter", ErrRange, n)
+				return &endedError{at: skipped}
 			}
 			return &brokenError{err}
 		}
