@@ -26,7 +26,7 @@ var (
 )
 
 // badSeeds are schedules that once failed.
-var badSeeds = []uint64{}
+var badSeeds = []uint64{1323, 2056, 5324}
 
 // badLink is what goes wrong, and what is to be pulled.
 type badLink struct {

@@ -255,7 +255,7 @@ func (q *Queue) help() bool {
 		err := work.Help(ctx, func() bool {
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			return h.busy() || h.total() > h.width.allowed()
+			return h.busy() || h.total() > h.width.kept()
 		})
 		q.mu.Lock()
 		defer q.mu.Unlock()

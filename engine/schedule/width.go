@@ -32,6 +32,7 @@ type width struct {
 	last      goodput // of the window that reach was decided by
 	settled   bool    // reach was found, and is now only adjusted
 	direction int
+	calm      int     // windows since one more was tried
 	best      goodput // the best seen
 }
 
@@ -58,6 +59,14 @@ func newWidth(most int) width {
 // allowed is how many connections there may be.
 func (w *width) allowed() int { return w.limit }
 
+// kept is how many there may be for a helper to stay.
+func (w *width) kept() int {
+	if !w.proven {
+		return w.limit // it is about to find out
+	}
+	return min(w.limit, max(w.reach, 1))
+}
+
 // helped is how many there may be when another one is to help.
 func (w *width) helped() int {
 	if !w.proven {
@@ -67,7 +76,7 @@ func (w *width) helped() int {
 		}
 		return min(w.limit, w.most)
 	}
-	return min(w.limit, max(w.reach, 1))
+	return w.kept()
 }
 
 func (w *width) helperStarted() { w.waiting++ }
@@ -120,21 +129,16 @@ func (w *width) judge(g goodput) {
 	if g.rate > w.best.rate {
 		w.best = g
 	}
-	if w.helpers == 0 {
+	switch {
+	case w.settled:
+		w.adjust(g)
+		return
+	case w.helpers == 0:
 		// Whole jobs ran side by side: so many are worth it.
-		w.reach, w.last, w.settled = max(w.reach, g.conns), g, false
+		w.reach, w.last = max(w.reach, g.conns), g
 		if w.proven {
 			w.reach = max(w.reach, min(w.most, g.conns*growth))
 		}
-		return
-	}
-	if w.settled {
-		// What helped goes on, what didn't is taken back.
-		if g.rate < 0.95*w.last.rate {
-			w.direction = -w.direction
-		}
-		w.last = g
-		w.reach = min(w.most, max(1, g.conns+w.direction))
 		return
 	}
 	if g.conns < w.reach {
@@ -153,6 +157,25 @@ func (w *width) judge(g goodput) {
 		w.direction = -1
 	}
 	w.last = g
+}
+
+// adjust changes reach by one: on, if it helped to have one more, or did no harm
+// to have one less; else back. Now and then one more is tried.
+func (w *width) adjust(g goodput) {
+	const tryAgain = 5 // windows
+	helped := g.rate >= 1.03*w.last.rate
+	harmed := g.rate < 0.97*w.last.rate
+	switch {
+	case w.direction > 0 && !helped:
+		w.direction = -1
+	case w.direction < 0 && harmed:
+		w.direction = 1
+	}
+	w.last = g
+	if w.calm++; w.calm >= tryAgain && g.conns <= w.reach {
+		w.calm, w.direction = 0, 1
+	}
+	w.reach = min(w.most, max(1, g.conns+w.direction))
 }
 
 // trouble takes connections away.

@@ -313,5 +313,14 @@ func (t *Transfer) Rest() int64 {
 	if rest < 2*least || t.slowest(nil, now) == nil {
 		return 0
 	}
+	// The first body was asked for as a whole, and is going to be left in the
+	// middle: what is on its way then must be little beside what is gained.
+	const onItsWay, share = 512 << 10, 20
+	if len(t.workers) == 1 {
+		rate := t.typicalRate(now)
+		if rest < share*min(onItsWay, int64(rate)/share) {
+			return 0
+		}
+	}
 	return rest
 }
