@@ -1,0 +1,235 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pipe is a connection of a proxy, without a network.
+func pipe(o Options) (client net.Conn, server *conn, p *Proxy) {
+	p = New(nil, o)
+	a, b := net.Pipe()
+	return a, p.wrap(b), p
+}
+
+func TestRatesAndLatency(t *testing.T) {
+	const size = 1 << 20
+	for _, c := range []struct {
+		name     string
+		o        Options
+		at, most time.Duration
+	}{
+		{"none", Options{}, 0, 0},
+		{"each connection", Options{RatePerConnection: 256 << 10}, 3800 * time.Millisecond, 4 * time.Second},
+		{"all together", Options{Rate: 512 << 10}, 1900 * time.Millisecond, 2 * time.Second},
+		{"a slow one", Options{RatePerConnection: 1 << 30, Slow: 1, SlowRate: 128 << 10}, 7800 * time.Millisecond, 8 * time.Second},
+		{"two round trips before the first answer", Options{Latency: 100 * time.Millisecond}, 200 * time.Millisecond, 200 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server, _ := pipe(c.o)
+			start := time.Now()
+			go func() {
+				server.Read(make([]byte, 10))
+				server.Write(make([]byte, size))
+				server.Close()
+			}()
+			client.Write([]byte("GET"))
+			n, err := io.Copy(io.Discard, client)
+			if took := time.Since(start); n != size || err != nil || took < c.at || took > c.most {
+				t.Errorf("%s: %d bytes after %v, %v; want it after %v", c.name, n, took, err, c.most)
+			}
+		})
+	}
+}
+
+// The same seed draws the same; about N is half of it to one and a half.
+func TestConnectionsEndWhereTheSeedSays(t *testing.T) {
+	const about = 100_000
+	lengths := func(seed uint64, o Options) []int64 {
+		o.Seed = seed
+		p := New(nil, o)
+		var out []int64
+		for range 20 {
+			a, b := net.Pipe()
+			c := p.wrap(b)
+			go c.Write(make([]byte, 10*about))
+			n, _ := io.Copy(io.Discard, a)
+			out = append(out, n)
+			c.Close()
+		}
+		return out
+	}
+	for name, o := range map[string]Options{"reset": {ResetAfter: about}, "close": {CloseAfter: about}} {
+		first, again, other := lengths(1, o), lengths(1, o), lengths(2, o)
+		if fmt.Sprint(first) != fmt.Sprint(again) || fmt.Sprint(first) == fmt.Sprint(other) {
+			t.Errorf("%s: %v, %v, %v", name, first, again, other)
+		}
+		for _, n := range first {
+			if n < about/2 || n > about*3/2 {
+				t.Errorf("%s: after %d bytes", name, n)
+			}
+		}
+	}
+}
+
+func TestAStallEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, p := pipe(Options{StallAfter: 1000, StallFor: 20 * time.Second})
+		start := time.Now()
+		go func() { server.Write(make([]byte, 5000)); server.Close() }()
+		if n, err := io.Copy(io.Discard, client); n != 5000 || err != nil || time.Since(start) != 20*time.Second || p.stats.Stalls.Load() != 1 {
+			t.Errorf("%d bytes after %v, %v", n, time.Since(start), err)
+		}
+	})
+}
+
+// listen serves a proxy in front of a server of one file.
+func listen(t *testing.T, content []byte, o Options) (base string, p *Proxy) {
+	t.Helper()
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "private") && r.Header.Get("Authorization") == "" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	}))
+	t.Cleanup(upstream.Close)
+	p, err := NewProxy(upstream.URL, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + l.Addr().String(), p
+}
+
+func get(t *testing.T, url string, headers ...string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, raw
+}
+
+func TestHTTPFaults(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789"), 10_000)
+	for _, c := range []struct {
+		name   string
+		o      Options
+		status int
+		rng    string // Content-Range
+		same   bool   // the body is what was asked for
+	}{
+		{"a good link", Options{}, 206, "bytes 10-99/100000", true},
+		{"range ignored", Options{IgnoreRange: 1}, 200, "", false},
+		{"wrong range", Options{WrongRange: 1}, 206, "bytes 11-99/100000", true},
+		{"bit flips", Options{FlipEvery: 20}, 206, "bytes 10-99/100000", false},
+		{"errors", Options{Errors: 1, ErrorStatus: []int{502}, RetryAfter: "7"}, 502, "", false},
+	} {
+		base, _ := listen(t, content, c.o)
+		resp, body := get(t, base+"/file", "Range", "bytes=10-99")
+		if resp.StatusCode != c.status || resp.Header.Get("Content-Range") != c.rng || bytes.Equal(body, content[10:100]) != c.same {
+			t.Errorf("%s: %d %q, %d bytes", c.name, resp.StatusCode, resp.Header.Get("Content-Range"), len(body))
+		}
+		if c.status == 502 && resp.Header.Get("Retry-After") != "7" {
+			t.Errorf("%s: Retry-After %q", c.name, resp.Header.Get("Retry-After"))
+		}
+		_, raw := get(t, base+StatsPath)
+		var stats map[string]int64
+		if err := json.Unmarshal(raw, &stats); err != nil || stats["requests"] != 1 || stats["bytes_sent"] < int64(len(body)) || stats["connections"] < 1 {
+			t.Errorf("%s: %s, %v", c.name, raw, err)
+		}
+
+	}
+}
+
+func TestStormsLastAsLongAsTold(t *testing.T) {
+	base, p := listen(t, []byte("x"), Options{Seed: 3, Errors: 0.1, StormLength: 4})
+	run, runs := 0, map[int]int{}
+	for range 300 {
+		if resp, _ := get(t, base); resp.StatusCode != 200 {
+			run++
+			continue
+		}
+		if run > 0 {
+			runs[run]++
+		}
+		run = 0
+	}
+	for n := range runs {
+		if n%4 != 0 {
+			t.Errorf("storms of %v requests", runs)
+		}
+	}
+	if len(runs) == 0 || p.Stats().Errors.Load() == 0 {
+		t.Error("no storm")
+	}
+}
+
+func TestSignedURLsExpireAndTakeNoAuthorization(t *testing.T) {
+	base, p := listen(t, []byte("private content"), Options{RedirectLife: time.Hour})
+	resp, _ := get(t, base+"/v2/private/blobs/sha256:x", "Authorization", "Bearer x")
+	location := resp.Header.Get("Location")
+	if resp.StatusCode != 307 || location == "" {
+		t.Fatalf("%d, to %q", resp.StatusCode, location)
+	}
+	if resp, body := get(t, location); resp.StatusCode != 200 || string(body) != "private content" {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+	if resp, _ := get(t, location, "Authorization", "Bearer x"); resp.StatusCode != 400 {
+		t.Errorf("with Authorization: %d, want 400", resp.StatusCode)
+	}
+	if resp, _ := get(t, location+"x"); resp.StatusCode != 403 {
+		t.Errorf("with another signature: %d, want 403", resp.StatusCode)
+	}
+	before, _, _ := strings.Cut(location, "?")
+	old := fmt.Sprint(time.Now().Add(-time.Minute).Unix())
+	path := strings.TrimPrefix(before, p.storage)
+	if resp, _ := get(t, before+"?Expires="+old+"&Signature="+p.sign(path, old)); resp.StatusCode != 403 || p.stats.Expired.Load() != 1 {
+		t.Errorf("expired: %d, want 403", resp.StatusCode)
+	}
+}
+
+func TestUpstreams(t *testing.T) {
+	for upstream, good := range map[string]bool{
+		"localhost:5000": true, "http://h": true, "https://h:1": true, "ftp://h": false, "": false, "http://": false,
+	} {
+		if _, err := NewProxy(upstream, Options{}); (err == nil) != good {
+			t.Errorf("%q: %v", upstream, err)
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"drayage/engine/retry"
+
+	"golang.org/x/time/rate"
+)
+
+// pipeBody is a body that a test writes to.
+func pipeBody(w watch, status int) (io.ReadCloser, *io.PipeWriter) {
+	r, out := io.Pipe()
+	return w.body(context.Background(), &http.Response{StatusCode: status, Body: r}), out
+}
+
+func TestABodyMayBeSilentForAsLongAsAllowed(t *testing.T) {
+	for silence, want := range map[time.Duration]error{14 * time.Second: nil, 16 * time.Second: errStalled} {
+		synctest.Test(t, func(t *testing.T) {
+			body, out := pipeBody(watch{stall: 15 * time.Second}, http.StatusOK)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for range 3 {
+					time.Sleep(silence) // the clock is synctest's
+					if _, err := out.Write([]byte("x")); err != nil {
+						return
+					}
+				}
+				out.Close()
+			}()
+			start := time.Now()
+			got, err := io.ReadAll(body)
+			if !errors.Is(err, want) || want == nil && len(got) != 3 {
+				t.Errorf("after silences of %v: %d bytes, %v", silence, len(got), err)
+			}
+			if took := time.Since(start); want != nil && took != 15*time.Second {
+				t.Errorf("ended after %v, want 15s", took)
+			}
+			body.Close()
+			<-done
+		})
+	}
+}
+
+func TestBodiesTogetherStayUnderTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const perSecond, each, bodies = 100_000, 200_000, 4
+		w := watch{stall: time.Minute, limit: rate.NewLimiter(perSecond, 2000)}
+		done := make(chan struct{})
+		start := time.Now()
+		for range bodies {
+			body, out := pipeBody(w, http.StatusOK)
+			go func() { out.Write(make([]byte, each)); out.Close() }()
+			go func() {
+				if n, err := io.Copy(io.Discard, body); n != each || err != nil {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+				done <- struct{}{}
+			}()
+		}
+		for range bodies {
+			<-done
+		}
+		if took, want := time.Since(start), bodies*each/perSecond*time.Second; took < want*95/100 || took > want*105/100 {
+			t.Errorf("took %v, want %v", took, want)
+		}
+	})
+}
+
+func TestTheWaitForTheLimitEndsWithTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		r, out := io.Pipe()
+		body := watch{stall: time.Minute, limit: rate.NewLimiter(1, 1000)}.body(ctx, &http.Response{StatusCode: 200, Body: r})
+		done := make(chan struct{})
+		go func() { out.Write(make([]byte, 5000)); close(done) }()
+		start := time.Now()
+		_, err := io.ReadAll(body)
+		if err == nil || time.Since(start) > 2*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		body.Close()
+		<-done
+	})
+}
+
+// Only bytes of good answers count as progress: not those of a storm of errors.
+func TestThePulseBeatsWithGoodAnswers(t *testing.T) {
+	for status, want := range map[int]bool{200: true, 206: true, 429: false, 503: false} {
+		pulse := new(retry.Pulse)
+		body, out := pipeBody(watch{stall: time.Minute, pulse: pulse}, status)
+		go func() { out.Write([]byte("x")); out.Close() }()
+		if _, err := io.ReadAll(body); err != nil {
+			t.Fatal(err)
+		}
+		if pulse.Last().IsZero() == want {
+			t.Errorf("%d: the pulse beat: %v", status, !want)
+		}
+	}
+}
+
+// answerAfter answers after a while.
+type answerAfter time.Duration
+
+func (d answerAfter) RoundTrip(req *http.Request) (*http.Response, error) {
+	httptrace.ContextClientTrace(req.Context()).WroteRequest(httptrace.WroteRequestInfo{})
+	t := time.NewTimer(time.Duration(d))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return &http.Response{StatusCode: 200, Body: http.NoBody, Request: req}, nil
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	}
+}
+
+// An answer may take long while a host isn't known, and less when it was seen
+// to be fast; a host that has become slow gets its time again (G54).
+func TestPatienceForAnAnswerIsLearned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHabits(Options{FirstByte: 2 * time.Minute, Stall: 15 * time.Second})
+		u := &url.URL{Scheme: "http", Host: "h", Path: "/v2/x/blobs/y"}
+		ask := func(answer time.Duration) (time.Duration, error) {
+			start := time.Now()
+			resp, err := (&timely{answerAfter(answer), h}).RoundTrip(&http.Request{Method: "GET", URL: u, Header: http.Header{}})
+			if err == nil {
+				resp.Body.Close()
+			}
+			return time.Since(start), err
+		}
+		for i, c := range []struct {
+			answer, took time.Duration
+			fails        bool
+		}{
+			{119 * time.Second, 119 * time.Second, false}, // unknown: long
+			{121 * time.Second, 120 * time.Second, true},
+		} {
+			if took, err := ask(c.answer); took != c.took || (err != nil) != c.fails || c.fails && !errors.Is(err, errNoAnswer) {
+				t.Errorf("%d: %v after %v", i, err, took)
+			}
+		}
+		*h = *newHabits(Options{FirstByte: 2 * time.Minute, Stall: 15 * time.Second})
+		for range 10 {
+			if _, err := ask(100 * time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, want := range []time.Duration{15 * time.Second, time.Minute, 2 * time.Minute, 2 * time.Minute} {
+			if took, err := ask(time.Hour); took != want || !errors.Is(err, errNoAnswer) {
+				t.Errorf("known to be fast, miss %d: %v after %v, want %v", i, err, took, want)
+			}
+		}
+		if took, err := ask(90 * time.Second); took != 90*time.Second || err != nil {
+			t.Errorf("slow now: %v after %v", err, took)
+		}
+		if took, err := ask(100 * time.Second); took != 100*time.Second || err != nil {
+			t.Errorf("and slow again: %v after %v", err, took)
+		}
+	})
+}
+
+func TestExpiryIsReadFromSignedURLs(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for query, want := range map[string]time.Time{
+		"X-Amz-Date=20260102T030405Z&X-Amz-Expires=300":   at.Add(5 * time.Minute),
+		"X-Goog-Date=20260102T030405Z&X-Goog-Expires=60":  at.Add(time.Minute),
+		"Expires=1767323045&Signature=x&Key-Pair-Id=y":    at,
+		"se=2026-01-02T03%3A04%3A05Z&sig=x":               at,
+		"":                                                {},
+		"X-Amz-Date=rubbish&X-Amz-Expires=300":            {},
+		"Expires=-5":                                      {},
+		"X-Amz-Date=20260102T030405Z&X-Amz-Expires=1e309": {},
+	} {
+		if got := expiry(&url.URL{RawQuery: query}); !got.Equal(want) {
+			t.Errorf("%s: %v, want %v", query, got, want)
+		}
+	}
+}
