@@ -7,8 +7,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := v2.15.0
 DISTRIBUTION  := v3.1.2
 FUZZTIME      ?= 20s
+SCHEDULES     ?= 5000
+SEED          ?= 1
 
-.PHONY: help build demo test race-detector cover lint fuzz bench interop clean
+.PHONY: help build demo test race-detector cover lint fuzz soak bench interop clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +40,11 @@ fuzz: ## run each fuzz test for FUZZTIME
 	@set -e; for p in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+soak: ## thousands of bad links and power cuts under the race detector, then the fuzzers (needs a C compiler)
+	$(GO) test -race -timeout 60m ./engine -run 'AnySchedule|PowerCuts' -schedules $(SCHEDULES) -seed $(SEED)
+	$(GO) test -race -timeout 30m -count 5 ./cmd/drayage -run 'Kill|Damage'
+	$(MAKE) fuzz
 
 bench: build ## measure against yardsticks in the same run
 	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars

@@ -519,7 +519,7 @@ func TestInteropFullDisk(t *testing.T) {
 	} {
 		cmd := exec.CommandContext(t.Context(), bin, append([]string{"pull", "-q", "--platform", "linux/amd64", name}, args...)...)
 		out, err := cmd.CombinedOutput()
-		if exitStatus(err) != 7 || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "no space left") {
+		if exitStatus(err) != 7 || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "no space") {
 			t.Errorf("%v: %v\n%s", args, err, out)
 		}
 		for _, dir := range []string{small, roomy} {
@@ -530,5 +530,49 @@ func TestInteropFullDisk(t *testing.T) {
 		if err := os.RemoveAll(small + "/store"); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A disk that fills up while blobs arrive ends the pull with what arrived kept,
+// and the pull goes on once there is room.
+func TestInteropDiskThatFillsUp(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("mounting needs root")
+	}
+	const size = 8 << 20
+	bin := build(t)
+	server := registrytest.New()
+	defer server.Close()
+	small := t.TempDir()
+	command(t, "mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", small)
+	t.Cleanup(func() { exec.Command("umount", small).Run() })
+	name := server.Push("big", "1", registrytest.Build("linux/amd64", registrytest.Random(1, size)))
+	cmd := exec.CommandContext(t.Context(), bin, "pull", "-q", "--platform", "linux/amd64", "--store", small+"/store", "--limit-rate", "4M", name)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for server.Sent() < size/4 {
+		time.Sleep(time.Millisecond) // until the pull is that far: there is nobody to ask but the link
+	}
+	filler, err := os.Create(small + "/filler")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = filler.Write(make([]byte, 64<<10))
+	}
+	filler.Close()
+	if err := cmd.Wait(); exitStatus(err) != 7 || strings.Count(stderr.String(), "\n") != 1 || !strings.Contains(stderr.String(), "missing") {
+		t.Errorf("%v\n%s", err, stderr.String())
+	}
+	if err := os.Remove(small + "/filler"); err != nil {
+		t.Fatal(err)
+	}
+	command(t, bin, "pull", "-q", "--platform", "linux/amd64", "--store", small+"/store", name)
+	const inFlight = 4 << 20 // loopback takes in much ahead
+	if sent := server.Sent(); sent > size+inFlight {
+		t.Errorf("%d bytes sent for %d", sent, size)
 	}
 }
