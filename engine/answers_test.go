@@ -211,7 +211,7 @@ func (u *unitless) WriteHeader(status int) {
 // storage is another host that the registry of a answering redirects to.
 type storage struct {
 	*httptest.Server
-	requests, refused atomic.Int64
+	requests atomic.Int64
 }
 
 // redirected sends requests for the layer to another host, at a URL with a
@@ -292,7 +292,9 @@ func TestG5URLsAreRenewedAheadOfTime(t *testing.T) {
 		return fmt.Sprintf("Expires=%d", time.Now().Add(2*time.Second).Unix())
 	}, func(w http.ResponseWriter, r *http.Request) {
 		var until int64
-		fmt.Sscan(r.URL.Query().Get("Expires"), &until)
+		if _, err := fmt.Sscan(r.URL.Query().Get("Expires"), &until); err != nil {
+			t.Error(err)
+		}
 		if time.Now().Unix() >= until {
 			late.Add(1)
 			http.Error(w, "expired", http.StatusForbidden)
@@ -413,7 +415,7 @@ func TestG39LastingErrorsAreNotRetried(t *testing.T) {
 // malformed.
 func TestG35QuotaIsNoGlitch(t *testing.T) {
 	var asked atomic.Int64
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -168,13 +168,18 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 		left--
 	}
 	for _, s := range servers {
-		s.Close()
+		err = errors.Join(err, s.Close())
 	}
 	for range left {
-		<-errs
+		err = errors.Join(err, unlessClosed(<-errs))
 	}
+	return unlessClosed(err)
+}
+
+// unlessClosed leaves out what a server says when it was closed.
+func unlessClosed(err error) error {
 	if errors.Is(err, http.ErrServerClosed) {
-		err = nil
+		return nil
 	}
 	return err
 }

@@ -108,7 +108,7 @@ func listen(t *testing.T, content []byte, o Options) (base string, p *Proxy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func listen(t *testing.T, content []byte, o Options) (base string, p *Proxy) {
 	return "http://" + l.Addr().String(), p
 }
 
-func get(t *testing.T, url string, headers ...string) (*http.Response, []byte) {
+func get(t *testing.T, url string, headers ...string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
@@ -142,7 +142,14 @@ func get(t *testing.T, url string, headers ...string) (*http.Response, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, raw
+	return answer{resp.StatusCode, resp.Header, raw}
+}
+
+// answer is a response, read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
 }
 
 func TestHTTPFaults(t *testing.T) {
@@ -161,16 +168,16 @@ func TestHTTPFaults(t *testing.T) {
 		{"errors", Options{Errors: 1, ErrorStatus: []int{502}, RetryAfter: "7"}, 502, "", false},
 	} {
 		base, _ := listen(t, content, c.o)
-		resp, body := get(t, base+"/file", "Range", "bytes=10-99")
-		if resp.StatusCode != c.status || resp.Header.Get("Content-Range") != c.rng || bytes.Equal(body, content[10:100]) != c.same {
-			t.Errorf("%s: %d %q, %d bytes", c.name, resp.StatusCode, resp.Header.Get("Content-Range"), len(body))
+		a := get(t, base+"/file", "Range", "bytes=10-99")
+		if a.status != c.status || a.header.Get("Content-Range") != c.rng || bytes.Equal(a.body, content[10:100]) != c.same {
+			t.Errorf("%s: %d %q, %d bytes", c.name, a.status, a.header.Get("Content-Range"), len(a.body))
 		}
-		if c.status == 502 && resp.Header.Get("Retry-After") != "7" {
-			t.Errorf("%s: Retry-After %q", c.name, resp.Header.Get("Retry-After"))
+		if c.status == 502 && a.header.Get("Retry-After") != "7" {
+			t.Errorf("%s: Retry-After %q", c.name, a.header.Get("Retry-After"))
 		}
-		_, raw := get(t, base+StatsPath)
+		raw := get(t, base+StatsPath).body
 		var stats map[string]int64
-		if err := json.Unmarshal(raw, &stats); err != nil || stats["requests"] != 1 || stats["bytes_sent"] < int64(len(body)) || stats["connections"] < 1 {
+		if err := json.Unmarshal(raw, &stats); err != nil || stats["requests"] != 1 || stats["bytes_sent"] < int64(len(a.body)) || stats["connections"] < 1 {
 			t.Errorf("%s: %s, %v", c.name, raw, err)
 		}
 
@@ -181,7 +188,7 @@ func TestStormsLastAsLongAsTold(t *testing.T) {
 	base, p := listen(t, []byte("x"), Options{Seed: 3, Errors: 0.1, StormLength: 4})
 	run, runs := 0, map[int]int{}
 	for range 300 {
-		if resp, _ := get(t, base); resp.StatusCode != 200 {
+		if get(t, base).status != 200 {
 			run++
 			continue
 		}
@@ -202,25 +209,25 @@ func TestStormsLastAsLongAsTold(t *testing.T) {
 
 func TestSignedURLsExpireAndTakeNoAuthorization(t *testing.T) {
 	base, p := listen(t, []byte("private content"), Options{RedirectLife: time.Hour})
-	resp, _ := get(t, base+"/v2/private/blobs/sha256:x", "Authorization", "Bearer x")
-	location := resp.Header.Get("Location")
-	if resp.StatusCode != 307 || location == "" {
-		t.Fatalf("%d, to %q", resp.StatusCode, location)
+	a := get(t, base+"/v2/private/blobs/sha256:x", "Authorization", "Bearer x")
+	location := a.header.Get("Location")
+	if a.status != 307 || location == "" {
+		t.Fatalf("%d, to %q", a.status, location)
 	}
-	if resp, body := get(t, location); resp.StatusCode != 200 || string(body) != "private content" {
-		t.Errorf("%d %q", resp.StatusCode, body)
+	if a := get(t, location); a.status != 200 || string(a.body) != "private content" {
+		t.Errorf("%d %q", a.status, a.body)
 	}
-	if resp, _ := get(t, location, "Authorization", "Bearer x"); resp.StatusCode != 400 {
-		t.Errorf("with Authorization: %d, want 400", resp.StatusCode)
+	if a := get(t, location, "Authorization", "Bearer x"); a.status != 400 {
+		t.Errorf("with Authorization: %d, want 400", a.status)
 	}
-	if resp, _ := get(t, location+"x"); resp.StatusCode != 403 {
-		t.Errorf("with another signature: %d, want 403", resp.StatusCode)
+	if a := get(t, location+"x"); a.status != 403 {
+		t.Errorf("with another signature: %d, want 403", a.status)
 	}
 	before, _, _ := strings.Cut(location, "?")
 	old := fmt.Sprint(time.Now().Add(-time.Minute).Unix())
 	path := strings.TrimPrefix(before, p.storage)
-	if resp, _ := get(t, before+"?Expires="+old+"&Signature="+p.sign(path, old)); resp.StatusCode != 403 || p.stats.Expired.Load() != 1 {
-		t.Errorf("expired: %d, want 403", resp.StatusCode)
+	if a := get(t, before+"?Expires="+old+"&Signature="+p.sign(path, old)); a.status != 403 || p.stats.Expired.Load() != 1 {
+		t.Errorf("expired: %d, want 403", a.status)
 	}
 }
 

@@ -145,7 +145,7 @@ func (c *conn) send(p []byte) (int, error) {
 	if n, now := upTo(&c.closeIn); now {
 		m, _ := c.Conn.Write(p[:n])
 		c.p.stats.Closes.Add(1)
-		c.Close()
+		_ = c.Close() // what it says is of no use to a client that is gone
 		return m, net.ErrClosed
 	}
 	if n, now := upTo(&c.stallIn); now {
@@ -179,7 +179,7 @@ func (c *conn) reset() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
-	c.Close()
+	_ = c.Close()
 }
 
 // SetLinger lets a fault reset the connection.

@@ -376,7 +376,7 @@ func requestError(ctx context.Context, req *http.Request, err error) error {
 	case isCertificate(err):
 		e.Hint, e.kind = "--ca-cert names an authority of your own", ErrInvalid
 	}
-	e.passing = e.passing && e.kind == ErrUnavailable && retry.Error(err)
+	e.passing = e.passing && errors.Is(e.kind, ErrUnavailable) && retry.Error(err)
 	return e
 }
 

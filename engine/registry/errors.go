@@ -152,7 +152,7 @@ func responseError(resp *http.Response, registryHost string, until time.Time) *E
 	default:
 		e.kind = ErrInvalid
 	}
-	e.passing = e.kind == ErrQuota || e.kind == ErrUnavailable && retry.Status(resp.StatusCode)
+	e.passing = errors.Is(e.kind, ErrQuota) || errors.Is(e.kind, ErrUnavailable) && retry.Status(resp.StatusCode)
 	return e
 }
 

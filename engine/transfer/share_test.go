@@ -50,7 +50,7 @@ func (s *lineSource) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	body := &lineBody{source: s, ctx: ctx, cancel: cancel, rest: s.content[from:to], rate: rate, hang: hang}
-	return &transfer.Body{ReadCloser: body, From: from, Ranged: !s.whole && !(from == 0 && to == a.Size)}, nil
+	return &transfer.Body{ReadCloser: body, From: from, Ranged: !s.whole && (from > 0 || to < a.Size)}, nil
 }
 
 type lineBody struct {
@@ -116,7 +116,9 @@ func fetchWith(t *testing.T, src *lineSource, dst *sink, helpers int, o transfer
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				if tr.Rest() > 0 {
-					tr.Help(ctx, func() bool { return false })
+					if err := tr.Help(ctx, func() bool { return false }); err != nil {
+						t.Error(err)
+					}
 				}
 				time.Sleep(50 * time.Millisecond) // the clock is synctest's
 			}
