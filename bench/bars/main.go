@@ -60,7 +60,8 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"loopback", loopback}, {"one", oneLargeBlob}, {"link", fastLink}, {"slow", slowConnection}, {"resets", resets},
-		{"kills", kills}, {"small", smallBlobs}, {"compose", composition},
+		{"kills", kills}, {"small", smallBlobs}, {"http2", http2},
+		{"compose", composition},
 	}
 }
 

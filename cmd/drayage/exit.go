@@ -128,7 +128,7 @@ func hint(err error) string {
 	case errors.Is(err, tarwriter.ErrExists):
 		return "--force overwrites it"
 	case errors.Is(err, syscall.ENOSPC):
-		return "free some space and run the same command again: what is complete is kept"
+		return "free some space and run the same command again: what arrived is kept"
 	case as[*registry.CredentialsError](err):
 		return ""
 	case errors.Is(err, exec.ErrNotFound):
@@ -137,7 +137,7 @@ func hint(err error) string {
 		return "--format oci"
 	}
 	if statusOf(err) == exitNetwork {
-		return "run the same command again to go on: what is complete is kept"
+		return "run the same command again to go on: what arrived is kept"
 	}
 	return ""
 }

@@ -27,6 +27,7 @@ var layers = []string{
 // own before it returns or is closed.
 var goroutines = []string{
 	"bench/bars.bareLoop",
+	"bench/bars.eightGets",
 	"bench/bars.killed",
 	"cmd/drayage.interruptible",
 	"cmd/drayage/progress.NewBars",

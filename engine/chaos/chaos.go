@@ -158,7 +158,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	errs := make(chan error, len(servers))
 	for i, s := range servers {
 		s.ErrorLog = log.New(io.Discard, "", 0)
-		go func() { errs <- s.Serve(listener{listeners[i], p}) }()
+		go func() { errs <- s.Serve(p.Listen(listeners[i])) }()
 	}
 	var err error
 	left := len(servers)

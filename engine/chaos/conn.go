@@ -18,6 +18,10 @@ type listener struct {
 	p *Proxy
 }
 
+// Listen makes the connections of l bad ones, for servers that are not behind
+// the proxy.
+func (p *Proxy) Listen(l net.Listener) net.Listener { return listener{l, p} }
+
 // Accept implements net.Listener.
 func (l listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
