@@ -363,7 +363,7 @@ func TestG19RangesRefusedWith400(t *testing.T) {
 func TestG54TheFirstByteMayTakeLong(t *testing.T) {
 	a := newAnswering(t)
 	release := make(chan struct{})
-	time.AfterFunc(1500*time.Millisecond, func() { close(release) }) // the fixture's bodies may be silent for a second
+	time.AfterFunc(1200*time.Millisecond, func() { close(release) }) // the fixture's bodies may be silent for a second
 	a.Break(a.layer, 1, chaos.Hold(release))
 	a.mustPull(t, a.name)
 	if got := len(a.asked()); got != 2 {

@@ -104,7 +104,8 @@ func New(opts Options) *Client {
 	if opts.Observer == nil {
 		opts.Observer = event.Observers{}
 	}
-	c := &Client{opts: opts, hosts: make(map[string]*host), pulse: new(retry.Pulse), habits: newHabits(opts)}
+	c := &Client{opts: opts, hosts: make(map[string]*host), pulse: new(retry.Pulse)}
+	c.habits = newHabits(opts, c.pulse)
 	// HTTP/1.1 only: the streams of an HTTP/2 connection share one congestion
 	// window, and some registries break HTTP/2 under load (G40, G41).
 	var protocols http.Protocols

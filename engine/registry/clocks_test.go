@@ -128,7 +128,9 @@ func (d answerAfter) RoundTrip(req *http.Request) (*http.Response, error) {
 // to be fast; a host that has become slow gets its time again (G54).
 func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHabits(Options{FirstByte: 2 * time.Minute, Stall: 15 * time.Second})
+		options := Options{FirstByte: 2 * time.Minute, Stall: 15 * time.Second, Retry: retry.Policy{Patience: time.Hour}}
+		pulse := new(retry.Pulse)
+		h := newHabits(options, pulse)
 		u := &url.URL{Scheme: "http", Host: "h", Path: "/v2/x/blobs/y"}
 		ask := func(answer time.Duration) (time.Duration, error) {
 			start := time.Now()
@@ -149,7 +151,7 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 				t.Errorf("%d: %v after %v", i, err, took)
 			}
 		}
-		*h = *newHabits(Options{FirstByte: 2 * time.Minute, Stall: 15 * time.Second})
+		h = newHabits(options, pulse)
 		for range 10 {
 			if _, err := ask(100 * time.Millisecond); err != nil {
 				t.Fatal(err)
@@ -165,6 +167,21 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 		}
 		if took, err := ask(100 * time.Second); took != 100*time.Second || err != nil {
 			t.Errorf("and slow again: %v after %v", err, took)
+		}
+		// While others move, a host that is known to be fast has seconds.
+		h = newHabits(options, pulse)
+		for range 10 {
+			if _, err := ask(100 * time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.AfterFunc(time.Second, pulse.Beat)
+		if took, err := ask(time.Hour); took != 3*time.Second || !errors.Is(err, errNoAnswer) {
+			t.Errorf("while others moved: %v after %v, want 3s", err, took)
+		}
+		time.AfterFunc(time.Second, pulse.Beat)
+		if took, err := ask(40 * time.Second); took != 40*time.Second || err != nil {
+			t.Errorf("asked again: %v after %v", err, took)
 		}
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"drayage/engine/retry"
 )
 
 // errNoAnswer ends a request whose answer didn't begin in time.
@@ -21,6 +23,7 @@ var errNoAnswer = errors.New("no answer in time")
 type habits struct {
 	long  time.Duration // for whom nothing is known of
 	least time.Duration
+	pulse *retry.Pulse
 
 	mu    sync.Mutex
 	hosts map[string]*habit
@@ -32,13 +35,19 @@ type habit struct {
 	missed  int           // answers in a row that didn't come in time
 }
 
-func newHabits(o Options) *habits {
-	return &habits{long: o.FirstByte, least: o.Stall, hosts: make(map[string]*habit)}
+func newHabits(o Options, pulse *retry.Pulse) *habits {
+	// Half of all patience at most: a dead connection should leave time for
+	// another one.
+	long := min(o.FirstByte, o.Retry.PatienceOrDefault()/2)
+	return &habits{long: long, least: min(o.Stall, long), pulse: pulse, hosts: make(map[string]*habit)}
 }
+
+// blobsKey ends the key of a host's habit with blobs.
+const blobsKey = " blobs"
 
 func habitOf(req *http.Request) string {
 	if strings.Contains(req.URL.Path, "/blobs/") || req.Header.Get("Range") != "" {
-		return req.URL.Host + " blobs"
+		return req.URL.Host + blobsKey
 	}
 	return req.URL.Host
 }
@@ -50,17 +59,27 @@ func (h *habits) of(key string) *habit {
 	return h.hosts[key]
 }
 
-// patience is how long to wait for an answer.
-func (h *habits) patience(key string) time.Duration {
+// patience is how long to wait for an answer to a request that was written at
+// some time. A host that is known to be fast, and keeps sending elsewhere, has
+// least.
+func (h *habits) patience(key string, wrote time.Time) time.Duration {
 	const (
 		known = 4  // answers, from which on a host is known
 		times = 10 // longer than ever seen is too long
+		hush  = 3 * time.Second
+		moved = 250 * time.Millisecond
 	)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := h.of(key)
 	if b.answers < known {
+		if !strings.HasSuffix(key, blobsKey) {
+			return min(h.long, 2*h.least) // only blobs may have to be fetched first
+		}
 		return h.long
+	}
+	if b.missed == 0 && h.pulse.Last().Sub(wrote) > moved {
+		return min(h.least, max(hush, times*b.slowest))
 	}
 	d := max(h.least, times*b.slowest)
 	for range b.missed { // it was more than impatience
@@ -92,7 +111,7 @@ func (h *habits) miss(key string) {
 func (c *Client) Learn(host string, firstByte time.Duration) {
 	c.habits.mu.Lock()
 	defer c.habits.mu.Unlock()
-	b := c.habits.of(host + " blobs")
+	b := c.habits.of(host + blobsKey)
 	b.slowest = max(b.slowest, firstByte)
 }
 
@@ -102,7 +121,7 @@ func (c *Client) Learned() map[string]time.Duration {
 	defer c.habits.mu.Unlock()
 	out := make(map[string]time.Duration)
 	for key, b := range c.habits.hosts {
-		if host, blobs := strings.CutSuffix(key, " blobs"); blobs && b.slowest > 0 {
+		if host, blobs := strings.CutSuffix(key, blobsKey); blobs && b.slowest > 0 {
 			out[host] = b.slowest
 		}
 	}
@@ -119,8 +138,8 @@ type timely struct {
 
 func (t *timely) RoundTrip(req *http.Request) (*http.Response, error) {
 	key := habitOf(req)
+	const again = time.Second // the longest that is waited for before patience is asked anew
 	ctx, cancel := context.WithCancelCause(req.Context())
-	patience := t.habits.patience(key)
 	var mu sync.Mutex
 	var timer *time.Timer
 	var wrote time.Time
@@ -132,7 +151,19 @@ func (t *timely) RoundTrip(req *http.Request) (*http.Response, error) {
 			return // net/http tries again by itself when a connection had gone
 		}
 		wrote = time.Now()
-		timer = time.AfterFunc(patience, func() { cancel(fmt.Errorf("%w (%v)", errNoAnswer, patience)) })
+		timer = time.AfterFunc(again, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			waited := time.Since(wrote)
+			left := t.habits.patience(key, wrote) - waited
+			switch {
+			case done:
+			case left <= 0:
+				cancel(fmt.Errorf("%w (%v)", errNoAnswer, waited.Round(time.Millisecond)))
+			default:
+				timer.Reset(min(left, again))
+			}
+		})
 	}})
 	resp, err := t.next.RoundTrip(req.WithContext(ctx))
 	mu.Lock()

@@ -114,7 +114,7 @@ func (f Failure) Congested() bool {
 // gets that while, if patience lasts so long. Only a host that refuses
 // connections, and never took one, is believed sooner.
 func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) {
-	tries, patience := p.Tries, p.patience()
+	tries, patience := p.Tries, p.PatienceOrDefault()
 	if tries <= 0 {
 		tries = 5
 	}
@@ -140,7 +140,8 @@ func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) 
 	return wait, f.Since+wait <= patience
 }
 
-func (p Policy) patience() time.Duration {
+// PatienceOrDefault is Patience, or what 0 means.
+func (p Policy) PatienceOrDefault() time.Duration {
 	if p.Patience <= 0 {
 		return 2 * time.Minute
 	}
