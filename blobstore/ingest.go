@@ -47,6 +47,8 @@ type Ingest struct {
 	notes   [][]byte
 	named   bool // the names of the files are on the disk
 	done    bool // committed
+
+	unopened bool // what is there could not be looked at
 }
 
 // Ingest begins to add a blob, or returns ErrExists. Where another process is
@@ -73,6 +75,7 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 	}
 	if err == nil {
 		err = in.open()
+		in.unopened = err != nil
 	}
 	if errors.Is(err, ErrExists) {
 		s.removeIngest(desc.Digest)
@@ -219,7 +222,7 @@ func (in *Ingest) publish() error {
 // Close ends the ingest and lets others have it. What was noted of a blob that
 // was not committed stays for the next one.
 func (in *Ingest) Close() error {
-	keep := false
+	keep := in.unopened
 	var errs []error
 	if in.journal != nil {
 		keep = !in.done && in.journal.end > int64(len(journalHeader(in.desc)))

@@ -6,15 +6,19 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"drayage/engine/chaos"
+	"drayage/engine/plan"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
 	"drayage/engine/retry"
+	"drayage/engine/schedule"
 	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
@@ -459,5 +463,91 @@ func TestAFailingSourceIsLeftForTheNext(t *testing.T) {
 	}
 	if n := f.Count(at); n != 2 {
 		t.Errorf("%d requests to the failing repository, want 2", n)
+	}
+}
+
+// A page for people that comes for ever ends the pull when patience does; and
+// what was there stays.
+func TestG24PagesForEver(t *testing.T) {
+	a := newAnswering(t)
+	a.Break(a.layer, registrytest.Always, chaos.Body("text/html", []byte("<html><TITLE>Log in\n first</TITLE></html>")))
+	_, failed := a.pull(t, a.name)
+	if len(failed) != 1 || !errors.Is(failed[0], transfer.ErrGaveUp) || !strings.Contains(failed[0].Error(), `"Log in first"`) {
+		t.Errorf("%v", failed)
+	}
+	if left, _ := os.ReadDir(filepath.Join(a.opts.Store.Dir(), "ingest")); len(left) != 1 {
+		t.Errorf("in ingest: %v", left)
+	}
+}
+
+// A host that wants to be left alone for a day is not waited for, though there
+// are two repositories to ask; others are not held up.
+func TestAHostThatWantsADayOff(t *testing.T) {
+	f := setup(t)
+	layer, other := registrytest.Random(1, bigLayer), registrytest.Random(9, 100<<10)
+	first := f.Push("one", "1", registrytest.Build("linux/amd64", layer, registrytest.Random(2, 10)))
+	second := f.Push("two", "1", registrytest.Build("linux/amd64", layer, other))
+	third := f.Push("three", "1", registrytest.Build("linux/amd64", other))
+	f.opts.Limits.Jobs, f.opts.Limits.PerHost = 1, 1
+	f.opts.KeepGoing = true
+	f.Break("/blobs/"+digest.FromBytes(layer).String(), registrytest.Always, chaos.Status(429, "Retry-After", "86400"))
+	results, failed := f.pull(t, first, second, third)
+	if len(failed) != 2 || !errors.Is(failed[0], registry.ErrQuota) || !errors.Is(failed[1], registry.ErrQuota) || results[2].Err != nil {
+		t.Errorf("%v; the third: %v", failed, results[2].Err)
+	}
+}
+
+// The storage's 416 is as the registry's.
+func TestG16OfAStorageHost(t *testing.T) {
+	a := newAnswering(t)
+	a.redirected(t, plain, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Range") != "" {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", bigLayer))
+			http.Error(w, "no", http.StatusRequestedRangeNotSatisfiable)
+			return
+		}
+		a.serve(w, r)
+	})
+	a.mustPull(t, a.name)
+}
+
+// An image for which there is no room does not stand in the way of one that is
+// here, nor of one that fits and shares a blob with it.
+func TestAnImageWithoutRoom(t *testing.T) {
+	f := setup(t)
+	shared := registrytest.Random(4, 10_000)
+	here := f.Push("here", "1", registrytest.Build("linux/amd64", registrytest.Random(5, 1000)))
+	f.mustPull(t, here)
+	big := f.Push("big", "1", registrytest.Build("linux/amd64", shared, registrytest.Random(6, 5<<20)))
+	small := f.Push("small", "1", registrytest.Build("linux/amd64", shared))
+	f.opts.KeepGoing = true
+	f.opts.Limits = schedule.Limits{Jobs: 1, PerHost: 1}
+	full := errors.New("no room")
+	f.opts.Room = func(_ *plan.Image, n int64) error {
+		if n > 1<<20 {
+			return full
+		}
+		return nil
+	}
+	results, failed := f.pull(t, big, here, small)
+	var local *transfer.LocalError
+	if len(failed) != 1 || !errors.Is(failed[0], full) || !errors.As(failed[0], &local) || results[1].Err != nil || results[2].Err != nil {
+		t.Errorf("%v; the others: %v, %v", failed, results[1].Err, results[2].Err)
+	}
+	if f.Sent() > 1<<20 {
+		t.Errorf("%d bytes were sent", f.Sent())
+	}
+}
+
+// A server that takes requests and never answers has two tries within patience.
+func TestASilentServer(t *testing.T) {
+	f := setup(t)
+	name := f.Push("small", "1", registrytest.Build("linux/amd64", registrytest.Random(5, 1000)))
+	release := make(chan struct{})
+	f.Break("/manifests/", registrytest.Always, chaos.Hold(release))
+	defer close(release)
+	_, failed := f.pull(t, name)
+	if n := f.Count("/manifests/"); len(failed) != 1 || !errors.Is(failed[0], registry.ErrUnavailable) || n < 2 {
+		t.Errorf("%v after %d requests", failed, n)
 	}
 }

@@ -30,6 +30,9 @@ type Options struct {
 	// Checkpoint is how often what has arrived of a blob is made to outlast a
 	// power cut; 0 means every 5 seconds.
 	Checkpoint time.Duration
+	// Hush is how long a connection may be silent while others move; 0 means 3
+	// seconds.
+	Hush time.Duration
 	// KeepGoing pulls the other images when one fails.
 	KeepGoing bool
 	// Accept, if not nil, may refuse an image once it is resolved, before any
@@ -38,6 +41,7 @@ type Options struct {
 	// Room, if not nil, is called for each image once it is resolved, with the
 	// bytes that all blobs known so far will take of the store's disk, and may
 	// refuse the image: before its first byte, rather than when the disk is full.
+	// One call at a time.
 	Room     func(img *plan.Image, toFetch int64) error
 	Observer event.Observer // nil means nobody
 }

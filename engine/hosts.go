@@ -20,18 +20,21 @@ type hostMemory struct {
 type hostHabits struct {
 	// Ranges is whether the host serves ranges of blobs; absent when nobody
 	// has asked it for one.
-	Ranges *bool `json:"ranges,omitempty"`
+	Ranges     *bool     `json:"ranges,omitempty"`
+	RangesSeen time.Time `json:"ranges_seen,omitzero"` // when it last showed
 	// Connections is how many were worth it; 0 when that isn't known.
-	Connections int `json:"connections,omitempty"`
+	Connections     int       `json:"connections,omitempty"`
+	ConnectionsSeen time.Time `json:"connections_seen,omitzero"`
 	// FirstByte is how long the host may take to begin to send a blob.
-	FirstByte time.Duration `json:"first_byte_ns,omitempty"`
-	Seen      time.Time     `json:"seen"`
+	FirstByte     time.Duration `json:"first_byte_ns,omitempty"`
+	FirstByteSeen time.Time     `json:"first_byte_seen,omitzero"`
 }
 
 const (
 	hostMemoryVersion = 1
 	hostMemoryMost    = 1000               // hosts
-	rangesFor         = 7 * 24 * time.Hour // how long it is believed that a host serves ranges, or takes its time
+	rangesFor         = 7 * 24 * time.Hour // how long it is believed that a host serves ranges
+	firstByteFor      = 7 * 24 * time.Hour // and that it takes its time
 	noRangesFor       = 24 * time.Hour     // and that it doesn't
 	connectionsFor    = 24 * time.Hour     // and how many connections are worth it
 )
@@ -46,20 +49,22 @@ func parseHosts(raw []byte, now time.Time) hostMemory {
 	}
 	m.Hosts = make(map[string]hostHabits, len(read.Hosts))
 	for name, h := range read.Hosts {
-		age := now.Sub(h.Seen)
-		if age < 0 || age > rangesFor || len(m.Hosts) >= hostMemoryMost {
-			continue
+		recent := func(seen time.Time, most time.Duration) bool {
+			age := now.Sub(seen)
+			return age >= 0 && age <= most
 		}
-		if h.Ranges != nil && !*h.Ranges && age > noRangesFor {
-			h.Ranges = nil
+		if h.Ranges != nil && !recent(h.RangesSeen, rangesFor) || h.Ranges != nil && !*h.Ranges && !recent(h.RangesSeen, noRangesFor) {
+			h.Ranges, h.RangesSeen = nil, time.Time{}
 		}
-		if age > connectionsFor || h.Connections < 0 {
-			h.Connections = 0
+		if h.Connections < 0 || !recent(h.ConnectionsSeen, connectionsFor) {
+			h.Connections, h.ConnectionsSeen = 0, time.Time{}
 		}
-		if h.FirstByte < 0 {
-			h.FirstByte = 0
+		if h.FirstByte < 0 || !recent(h.FirstByteSeen, firstByteFor) {
+			h.FirstByte, h.FirstByteSeen = 0, time.Time{}
 		}
-		m.Hosts[name] = h
+		if h != (hostHabits{}) && len(m.Hosts) < hostMemoryMost {
+			m.Hosts[name] = h
+		}
 	}
 	return m
 }
@@ -106,19 +111,23 @@ func (l *learning) merge(old []byte, connections map[string]int, firstByte map[s
 	defer l.mu.Unlock()
 	now := time.Now().UTC()
 	m := parseHosts(old, now)
-	for name, n := range connections {
+	change := func(name string, f func(h *hostHabits)) {
 		h := m.Hosts[name]
-		h.Seen = now
-		if yes, ok := l.ranges[name]; ok {
-			h.Ranges = &yes
-		}
-		if n > 0 {
-			h.Connections = n
-		}
-		if d := firstByte[name]; d > 0 {
-			h.FirstByte = d
-		}
+		f(&h)
 		m.Hosts[name] = h
+	}
+	for name, yes := range l.ranges {
+		change(name, func(h *hostHabits) { h.Ranges, h.RangesSeen = &yes, now })
+	}
+	for name, n := range connections {
+		if n > 0 {
+			change(name, func(h *hostHabits) { h.Connections, h.ConnectionsSeen = n, now })
+		}
+	}
+	for name, d := range firstByte {
+		if d > 0 {
+			change(name, func(h *hostHabits) { h.FirstByte, h.FirstByteSeen = d, now })
+		}
 	}
 	raw, err := json.Marshal(m)
 	if err != nil {

@@ -206,11 +206,26 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 		p.mu.Unlock()
 		return p.fail(ctx, img, err)
 	}
+	var fresh int64 // bytes of the disk that this image adds
 	for _, b := range added {
 		if b.Here {
 			p.done[b.Digest] = true
+		} else {
+			fresh += max(0, b.Size-p.opts.Store.Partial(b.Digest))
 		}
 	}
+	// Under the lock: no other image may count on these blobs before it is
+	// known that they come.
+	if p.opts.Room != nil {
+		if err := p.opts.Room(img.image, p.toFetch+fresh); err != nil {
+			for _, b := range added {
+				p.plan.Remove(b.Digest)
+			}
+			p.mu.Unlock()
+			return p.fail(ctx, img, &transfer.LocalError{Err: err})
+		}
+	}
+	p.toFetch += fresh
 	size := img.image.ManifestSize()
 	found := size
 	for _, b := range all {
@@ -225,21 +240,10 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 	img.fetched += fetch
 	img.reused += reuse
 	complete := img.missing == 0
-	for _, b := range added {
-		if !b.Here {
-			p.toFetch += max(0, b.Size-p.opts.Store.Partial(b.Digest))
-		}
-	}
-	toFetch := p.toFetch
 	p.mu.Unlock()
 
 	p.opts.observe(event.Resolved{Image: img.ref.String(), Digest: img.image.Target().Digest,
 		Blobs: len(all) + len(img.image.Path), Size: size, Here: found})
-	if p.opts.Room != nil {
-		if err := p.opts.Room(img.image, toFetch); err != nil {
-			return p.fail(ctx, img, &transfer.LocalError{Err: err})
-		}
-	}
 	for _, b := range added {
 		if b.Here {
 			continue
@@ -337,7 +341,7 @@ func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.De
 		return 0, p.tellSpace(local(err))
 	}
 	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
-	t := transfer.New(desc, sources, in, p.transferOptions(desc, needing[0].Ref.Host()))
+	t := transfer.New(desc, sources, in, p.transferOptions(desc))
 	p.flying.Add(1)
 	place.Share(t)
 	got, err := t.Run(ctx)
@@ -433,15 +437,16 @@ func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.
 	return nil
 }
 
-func (p *pull) transferOptions(desc ocispec.Descriptor, host string) transfer.Options {
+func (p *pull) transferOptions(desc ocispec.Descriptor) transfer.Options {
 	return transfer.Options{
 		Budget: retry.NewBudget(p.opts.Retry, p.opts.Registry.Pulse(), func(f retry.Failure) {
 			if f.Congested() {
-				p.queue.Trouble(host, true)
+				p.queue.Trouble(f.Host, true)
 			}
 		}),
 		Pulse:        p.opts.Registry.Pulse(),
-		IgnoresRange: p.learning.ignoresRanges(host),
+		Hush:         p.opts.Hush,
+		IgnoresRange: p.learning.ignoresRanges,
 		Crowded:      func() bool { return int(p.flying.Load()) >= runtime.GOMAXPROCS(0) },
 		Resumed: func(n int64) {
 			p.opts.observe(event.Resumed{Digest: desc.Digest, N: n})
@@ -453,20 +458,18 @@ func (p *pull) transferOptions(desc ocispec.Descriptor, host string) transfer.Op
 		},
 		Progress: func(n int64) {
 			p.opts.observe(event.Progress{Digest: desc.Digest, N: n})
-			if n > 0 {
-				p.queue.Arrived(host, n)
-			}
 		},
+		Arrived: func(host string, n int64) { p.queue.Arrived(host, n) },
 		Retrying: func(try int, wait time.Duration, why error) {
 			p.opts.observe(event.Retrying{What: "blob " + desc.Digest.String(), Why: why.Error(), Try: try, Delay: wait})
 		},
-		Ranged: func(yes bool) {
+		Ranged: func(host string, yes bool) {
 			p.learning.ranged(host, yes)
 			if yes {
 				p.queue.Ranged(host)
 			}
 		},
-		Broken: func() { p.queue.Trouble(host, false) },
+		Broken: func(host string) { p.queue.Trouble(host, false) },
 	}
 }
 

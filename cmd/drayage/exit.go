@@ -91,7 +91,7 @@ var kinds = []struct {
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},
 	{exitNotFound, or(is(registry.ErrNotFound), as[*image.NoPlatformError])},
-	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, io.ErrUnexpectedEOF), as[*net.OpError], as[*net.DNSError])},
+	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, transfer.ErrWasteful, io.ErrUnexpectedEOF), as[*net.OpError], as[*net.DNSError])},
 	{exitLocal, or(as[*fs.PathError], as[*os.LinkError], as[*os.SyscallError], as[syscall.Errno])},
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"drayage/blobstore"
@@ -124,7 +123,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	opts := engine.Options{
 		Store: store, Registry: client, Platform: platform, KeepGoing: o.keepGoing, Observer: display,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint,
+		Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
 	}
 	if o.dryRun {
 		return o.plan(ctx, s, opts, display, refs, bad)
@@ -257,17 +256,14 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 		cheap, same = store.Cheap(out)
 	}
 	free, errFree := store.Free()
-	var mu sync.Mutex
-	var archive int64
+	var taken int64 // by the archive, for the images before
 	counted := make(map[digest.Digest]bool)
 	return func(img *plan.Image, toFetch int64) error {
-		mu.Lock()
-		defer mu.Unlock()
+		archive := taken
 		for _, b := range img.Blobs() {
 			if !counted[b.Digest] && !cheap {
 				archive += b.Size
 			}
-			counted[b.Digest] = true
 		}
 		need := toFetch
 		if same {
@@ -277,6 +273,10 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 		}
 		if errFree == nil && need > free {
 			return &blobstore.SpaceError{Where: store.Dir(), Need: need, Free: free}
+		}
+		taken = archive
+		for _, b := range img.Blobs() {
+			counted[b.Digest] = true
 		}
 		return nil
 	}

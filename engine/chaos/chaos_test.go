@@ -93,6 +93,31 @@ func TestAStallEndsInTime(t *testing.T) {
 	})
 }
 
+func TestAStallEndsWithTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, p := pipe(Options{StallAfter: 1000})
+		wrote := make(chan error, 1)
+		go func() { _, err := server.Write(make([]byte, 5000)); wrote <- err }()
+		go func() { server.Read(make([]byte, 10)) }() // as an HTTP server does meanwhile
+		if _, err := io.ReadFull(client, make([]byte, 500)); err != nil {
+			t.Fatal(err)
+		}
+		go io.Copy(io.Discard, client)
+		synctest.Wait()
+		client.Close()
+		synctest.Wait()
+		select {
+		case err := <-wrote:
+			if err == nil || p.stats.Stalls.Load() != 1 {
+				t.Errorf("%v after %d stalls", err, p.stats.Stalls.Load())
+			}
+		default:
+			t.Error("the stall goes on")
+			server.Close()
+		}
+	})
+}
+
 // listen serves a proxy in front of a server of one file.
 func listen(t *testing.T, content []byte, o Options) (base string, p *Proxy) {
 	t.Helper()

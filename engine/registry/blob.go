@@ -52,7 +52,7 @@ func (b *Blob) Host() string { return b.ref.Host() }
 // not verified; there may be fewer or more of them than asked for, when the
 // blob is not what its descriptor says.
 func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error) {
-	ctx = withTries(ctx, tries{budget: a.Budget, once: a.Once})
+	ctx = withTries(ctx, tries{budget: a.Budget, host: b.Host(), once: a.Once})
 	header := http.Header{"Accept-Encoding": {"identity"}} // the digest is over the bytes as stored (G21)
 	ranged := a.From > 0 || a.To < a.Size
 	if ranged {

@@ -125,7 +125,8 @@ func New(opts Options) *Client {
 	return c
 }
 
-// Pulse tells when a byte of a good answer last arrived.
+// Pulse tells when something last arrived: a manifest, or bytes of a blob,
+// which who reads the blob has to say.
 func (c *Client) Pulse() *retry.Pulse { return c.pulse }
 
 // Close closes idle connections.
@@ -374,6 +375,9 @@ func requestError(ctx context.Context, req *http.Request, err error) error {
 		e.Hint, e.kind = "the registry speaks plain HTTP: -I allows that", ErrInvalid
 	case errors.Is(err, errRedirect):
 		e.kind = ErrInvalid
+	case errors.Is(err, errHeldBack):
+		e.kind = ErrQuota
+		return e
 	case isCertificate(err):
 		e.Hint, e.kind = "--ca-cert names an authority of your own", ErrInvalid
 	}

@@ -94,21 +94,6 @@ func TestTheWaitForTheLimitEndsWithTheRequest(t *testing.T) {
 	})
 }
 
-// Only bytes of good answers count as progress: not those of a storm of errors.
-func TestThePulseBeatsWithGoodAnswers(t *testing.T) {
-	for status, want := range map[int]bool{200: true, 206: true, 429: false, 503: false} {
-		pulse := new(retry.Pulse)
-		body, out := pipeBody(watch{stall: time.Minute, pulse: pulse}, status)
-		go func() { out.Write([]byte("x")); out.Close() }()
-		if _, err := io.ReadAll(body); err != nil {
-			t.Fatal(err)
-		}
-		if pulse.Last().IsZero() == want {
-			t.Errorf("%d: the pulse beat: %v", status, !want)
-		}
-	}
-}
-
 // answerAfter answers after a while.
 type answerAfter time.Duration
 

@@ -137,6 +137,8 @@ func responseError(resp *http.Response, registryHost string, until time.Time) *E
 	switch {
 	case throttled(resp.StatusCode, body):
 		e.kind, e.Until = ErrQuota, until
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+		e.kind = transfer.ErrRange
 	case resp.Request.URL.Host != registryHost && resp.StatusCode < 500:
 		e.kind = ErrUnavailable
 		e.Hint = "the registry sent us to that host for the content"
@@ -145,8 +147,6 @@ func responseError(resp *http.Response, registryHost string, until time.Time) *E
 		e.Hint = "it is missing, or needs other credentials: the registry does not tell which"
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone:
 		e.kind = ErrNotFound
-	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
-		e.kind = transfer.ErrRange
 	case resp.StatusCode >= 500, resp.StatusCode == http.StatusRequestTimeout, resp.StatusCode == http.StatusTooEarly:
 		e.kind = ErrUnavailable
 	default:

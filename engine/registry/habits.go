@@ -66,7 +66,7 @@ func (h *habits) patience(key string, wrote time.Time) time.Duration {
 	const (
 		known = 4  // answers, from which on a host is known
 		times = 10 // longer than ever seen is too long
-		hush  = 3 * time.Second
+		parts = 5  // of the silence that a body may have is what counts as hushed
 		moved = 250 * time.Millisecond
 	)
 	h.mu.Lock()
@@ -79,7 +79,7 @@ func (h *habits) patience(key string, wrote time.Time) time.Duration {
 		return h.long
 	}
 	if b.missed == 0 && h.pulse.Last().Sub(wrote) > moved {
-		return min(h.least, max(hush, times*b.slowest))
+		return min(h.least, max(h.least/parts, times*b.slowest))
 	}
 	d := max(h.least, times*b.slowest)
 	for range b.missed { // it was more than impatience
@@ -115,13 +115,14 @@ func (c *Client) Learn(host string, firstByte time.Duration) {
 	b.slowest = max(b.slowest, firstByte)
 }
 
-// Learned is what Learn is to be told in a later run, for each host.
+// Learned is what Learn is to be told in a later run, for each host that has
+// answered.
 func (c *Client) Learned() map[string]time.Duration {
 	c.habits.mu.Lock()
 	defer c.habits.mu.Unlock()
 	out := make(map[string]time.Duration)
 	for key, b := range c.habits.hosts {
-		if host, blobs := strings.CutSuffix(key, blobsKey); blobs && b.slowest > 0 {
+		if host, blobs := strings.CutSuffix(key, blobsKey); blobs && b.answers > 0 {
 			out[host] = b.slowest
 		}
 	}

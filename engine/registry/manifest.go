@@ -100,6 +100,7 @@ func (c *Client) getManifest(ctx context.Context, ref reference.Image, tagOrDige
 		}
 		raw, err := readManifest(resp)
 		if err == nil {
+			c.pulse.Beat()
 			return raw, announcedDigest(resp), nil
 		}
 		if ctx.Err() != nil {

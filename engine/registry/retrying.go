@@ -39,7 +39,7 @@ func newRetrying(c *Client) *retrying {
 	return &retrying{
 		next: &tracing{
 			next: &timely{next: c.base, habits: c.habits}, observer: c.opts.Observer, headers: c.opts.TraceHeaders,
-			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit, pulse: c.pulse},
+			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit},
 		},
 		policy:   c.opts.Retry,
 		pulse:    c.pulse,
@@ -53,7 +53,8 @@ func newRetrying(c *Client) *retrying {
 // tries.
 type tries struct {
 	budget *retry.Budget
-	once   bool // the caller has other sources to try
+	host   string // the source, which may redirect to others
+	once   bool   // the caller has other sources to try
 }
 
 type triesKey struct{}
@@ -101,8 +102,14 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 					return false, nil
 				}
 			}
+			f.Host = tries.host
 			if tries.once {
-				if told, ok := retry.After(f.RetryAfter, time.Now()); ok && f.Congested() {
+				tries.budget.Tell(f)
+				told, ok := retry.After(f.RetryAfter, time.Now())
+				if !ok {
+					told = time.Second
+				}
+				if f.Congested() && told <= t.policy.PatienceOrDefault() {
 					t.holdBack(req.URL.Host, told)
 				}
 				return false, nil

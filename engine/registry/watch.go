@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"drayage/engine/retry"
-
 	"golang.org/x/time/rate"
 )
 
@@ -22,14 +20,10 @@ var errStalled = errors.New("no byte came for too long")
 type watch struct {
 	stall time.Duration
 	limit *rate.Limiter // nil means none
-	pulse *retry.Pulse  // beats with the bytes of good answers
 }
 
 func (w watch) body(ctx context.Context, resp *http.Response) io.ReadCloser {
 	out := &watched{watch: w, ctx: ctx, body: resp.Body}
-	if resp.StatusCode >= 300 {
-		out.pulse = nil // a storm of errors is no progress
-	}
 	// Closing the body ends a read of it, and the connection.
 	out.timer = time.AfterFunc(w.stall, func() { out.body.Close() })
 	out.timer.Stop()
@@ -53,9 +47,6 @@ func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.body.Read(p)
 	if !w.timer.Stop() && err != nil {
 		err = fmt.Errorf("%w (%v)", errStalled, w.stall)
-	}
-	if n > 0 && w.pulse != nil {
-		w.pulse.Beat()
 	}
 	if n > 0 && w.limit != nil && err == nil {
 		err = w.limit.WaitN(w.ctx, n) // afterwards: the bytes are here, the next ones wait

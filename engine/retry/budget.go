@@ -60,6 +60,14 @@ func (b *Budget) Next(f Failure) (wait time.Duration, again bool) {
 	return b.policy.Next(f, now)
 }
 
+// Tell tells of a failure that draws on nothing: others than this budget's try
+// next.
+func (b *Budget) Tell(f Failure) {
+	if b.told != nil {
+		b.told(f)
+	}
+}
+
 // Tries is how often in a row it failed so far.
 func (b *Budget) Tries() int {
 	b.mu.Lock()

@@ -91,6 +91,7 @@ type Policy struct {
 
 // Failure is what is known of something that failed.
 type Failure struct {
+	Host       string        // that the work is from, if the budget's owner wants to know
 	Tries      int           // so far, all of which failed
 	Since      time.Duration // since the first of them began, or the last byte came
 	Err        error         // of the connection, or nil when there was an answer

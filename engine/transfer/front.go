@@ -130,8 +130,8 @@ func (t *Transfer) hashing(h hash.Hash, work func(hash.Hash) error, n int64) {
 	if note {
 		f.noted = at
 	}
-	if err != nil && t.fault == nil {
-		t.fault = &LocalError{err}
+	if err != nil {
+		t.failed(err)
 	}
 	t.changed.Broadcast()
 }
@@ -183,6 +183,7 @@ type extent struct {
 type state struct {
 	at   int64
 	hash []byte
+	seq  int
 }
 
 func extentNote(off int64, p []byte) []byte {
@@ -224,9 +225,10 @@ func parseNotes(notes [][]byte, size int64) (extents []extent, states []state) {
 				extents = append(extents, e)
 			}
 		case n[0] == kindState && off > 0:
-			states = append(states, state{off, n[9:]})
+			states = append(states, state{off, n[9:], i})
 		}
 	}
+	states = current(states, extents)
 	slices.SortFunc(extents, func(a, b extent) int {
 		if a.off != b.off {
 			return int(min(max(a.off-b.off, -1), 1))
@@ -244,6 +246,24 @@ func parseNotes(notes [][]byte, size int64) (extents []extent, states []state) {
 		}
 	}
 	return kept, states
+}
+
+// current leaves out the states of the hash of bytes that were written anew
+// after the state was noted: what is there now may be something else. Both are
+// in the order of the notes.
+func current(states []state, extents []extent) []state {
+	var kept []state
+	next, rewritten := len(extents)-1, int64(1<<62) // the lowest offset that was written after the state
+	for _, s := range slices.Backward(states) {
+		for next >= 0 && extents[next].seq > s.seq {
+			rewritten = min(rewritten, extents[next].off)
+			next--
+		}
+		if s.at <= rewritten {
+			kept = append(kept, s)
+		}
+	}
+	return kept
 }
 
 // load takes over what an earlier transfer has noted: all else is missing.
@@ -306,7 +326,7 @@ func (t *Transfer) verify() {
 	}
 
 	h, from := t.newHash(), int64(0)
-	for _, s := range slices.Backward(states) {
+	for _, s := range states {
 		if s.at > safe || s.at <= from {
 			continue
 		}

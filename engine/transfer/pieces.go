@@ -58,7 +58,7 @@ func (t *Transfer) take(w *worker) *gap {
 			return g
 		}
 	}
-	if len(t.sources) > 0 && t.sources[0].noRanges {
+	if t.sources[0].noRanges {
 		return nil
 	}
 	slowest := t.slowest(w, now)
@@ -249,6 +249,11 @@ func (t *Transfer) give(w *worker) {
 // goes on, what follows, if nobody is at it. The caller holds t.mu.
 func (t *Transfer) goOn(w *worker, bodyEnd int64) bool {
 	for _, g := range t.gaps {
+		if o := g.owner; g.off == w.pos && o != nil && o != w && o.body == nil && g.taken <= g.off {
+			// Who has taken it has no answer yet, and the bytes are here.
+			o.gap, g.owner = nil, nil
+			o.interrupt()
+		}
 		if g.owner == nil && g.off == w.pos && g.off < bodyEnd {
 			if g.end > bodyEnd {
 				t.split(g, bodyEnd)
@@ -295,7 +300,7 @@ func (t *Transfer) frontier() int64 {
 func (t *Transfer) Rest() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over || t.fault != nil || len(t.workers) == 0 || t.sources[0].noRanges {
+	if len(t.workers) == 0 || !t.helpable() {
 		return 0
 	}
 	now := time.Now()

@@ -24,7 +24,7 @@ import (
 // is synctest's.
 type lineSource struct {
 	content []byte
-	whole   bool // it ignores ranges
+	ignores bool // ranges
 	// line says what the nth connection is like: bytes a second, and after how
 	// many it hangs, -1 for never.
 	line func(nth int) (rate int, hang int)
@@ -34,6 +34,14 @@ type lineSource struct {
 	sent  atomic.Int64
 	opens int
 }
+
+// lined is a source that knows what it gives.
+type lined interface {
+	transfer.Source
+	whole() []byte
+}
+
+func (s *lineSource) whole() []byte { return s.content }
 
 func (s *lineSource) Host() string { return "host" }
 
@@ -45,12 +53,12 @@ func (s *lineSource) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, 
 	s.mu.Unlock()
 	rate, hang := s.line(nth)
 	from, to := a.From, a.To
-	if s.whole || from == 0 && to == a.Size {
+	if s.ignores || from == 0 && to == a.Size {
 		from, to = 0, a.Size
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	body := &lineBody{source: s, ctx: ctx, cancel: cancel, rest: s.content[from:to], rate: rate, hang: hang}
-	return &transfer.Body{ReadCloser: body, From: from, Ranged: !s.whole && (from > 0 || to < a.Size)}, nil
+	return &transfer.Body{ReadCloser: body, From: from, Ranged: !s.ignores && (from > 0 || to < a.Size)}, nil
 }
 
 type lineBody struct {
@@ -96,9 +104,10 @@ func steady(rate int) func(int) (int, int) { return func(int) (int, int) { retur
 
 // fetchWith fetches with so many helpers, who come when there is something to
 // take, and returns how long it took.
-func fetchWith(t *testing.T, src *lineSource, dst *sink, helpers int, o transfer.Options) time.Duration {
+func fetchWith(t *testing.T, src lined, dst *sink, helpers int, o transfer.Options) time.Duration {
 	t.Helper()
-	want := ocispec.Descriptor{Digest: digest.FromBytes(src.content), Size: int64(len(src.content))}
+	whole := src.whole()
+	want := describe(whole)
 	if o.Pulse == nil {
 		o.Pulse = new(retry.Pulse)
 	}
@@ -129,8 +138,8 @@ func fetchWith(t *testing.T, src *lineSource, dst *sink, helpers int, o transfer
 	took := time.Since(start)
 	cancel()
 	wg.Wait()
-	if err != nil || got != want.Digest || !bytes.Equal(dst.data, src.content) {
-		t.Errorf("%s, %v; the content is right: %v", got, err, bytes.Equal(dst.data, src.content))
+	if err != nil || got != want.Digest || !bytes.Equal(dst.data, whole) {
+		t.Errorf("%s, %v; the content is right: %v", got, err, bytes.Equal(dst.data, whole))
 	}
 	return took
 }
@@ -191,7 +200,7 @@ func TestASilentConnectionIsReplaced(t *testing.T) {
 				}
 				return rate, -1
 			}}
-			took := fetchWith(t, src, &sink{}, 3, transfer.Options{Hush: 2 * time.Second, Broken: func() { broken.Add(1) }})
+			took := fetchWith(t, src, &sink{}, 3, transfer.Options{Hush: 2 * time.Second, Broken: func(string) { broken.Add(1) }})
 			if took > 8*time.Second { // alone it would take as long
 				t.Errorf("with connection %d silent it took %v", silent, took)
 			}
@@ -302,7 +311,7 @@ func TestWasteHasAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 8 << 20
 		whole := content(size)
-		src := &lineSource{content: whole, whole: true, line: func(int) (int, int) { return 1 << 30, 3 << 20 }}
+		src := &lineSource{content: whole, ignores: true, line: func(int) (int, int) { return 1 << 30, 3 << 20 }}
 		// Each connection breaks after 3 MiB.
 		breaking := &breakingSource{src}
 		_, err := transfer.Fetch(t.Context(), ocispec.Descriptor{Digest: digest.FromBytes(whole), Size: size},
@@ -401,8 +410,8 @@ func TestAFailedCheckpointIsALocalFault(t *testing.T) {
 		_, err := transfer.Fetch(t.Context(), ocispec.Descriptor{Digest: digest.FromBytes(src.content), Size: 8 << 20},
 			[]transfer.Source{src}, &unsyncable{}, transfer.Options{})
 		var local *transfer.LocalError
-		if !errors.As(err, &local) || !errors.Is(err, syscall.EIO) {
-			t.Errorf("%v", err)
+		if !errors.As(err, &local) || !errors.Is(err, syscall.EIO) || src.sent.Load() > 2<<20 {
+			t.Errorf("%v, after %d bytes", err, src.sent.Load())
 		}
 	})
 }

@@ -118,8 +118,8 @@ type Options struct {
 	// Hush is how long a connection may be silent while others move; 0 means
 	// 3 seconds. It is for links where one of several connections hangs.
 	Hush time.Duration
-	// IgnoresRange says that the sources are known to give whole blobs only.
-	IgnoresRange bool
+	// IgnoresRange reports whether a host is known to give whole blobs only.
+	IgnoresRange func(host string) bool
 	// Crowded reports whether other transfers keep all processors busy: then
 	// what arrives is hashed by who received it, else beside it.
 	Crowded func() bool
@@ -127,15 +127,19 @@ type Options struct {
 	// means every 5 seconds.
 	Checkpoint time.Duration
 
-	Resumed  func(n int64)                                // n bytes were here from an earlier transfer
+	Resumed  func(n int64)                                // n bytes were here from an earlier transfer, or are thrown away when negative
 	Damaged  func(n int64)                                // n bytes that it had noted are not what they were
 	Progress func(n int64)                                // n bytes have arrived, or are thrown away when negative
 	Retrying func(try int, wait time.Duration, why error) // a body broke
-	Ranged   func(yes bool)                               // a source gave a range that it was asked for, or ignores ranges
-	Broken   func()                                       // a connection broke, or fell silent
+	Arrived  func(host string, n int64)                   // n of the bytes of Progress came from there
+	Ranged   func(host string, yes bool)                  // it gave a range that it was asked for, or ignores ranges
+	Broken   func(host string)                            // a connection broke, or fell silent
 }
 
 func (o *Options) fill() {
+	if o.Pulse == nil {
+		o.Pulse = new(retry.Pulse)
+	}
 	if o.Budget == nil {
 		o.Budget = retry.NewBudget(retry.Policy{}, o.Pulse, nil)
 	}
@@ -160,11 +164,17 @@ func (o *Options) fill() {
 	if o.Retrying == nil {
 		o.Retrying = func(int, time.Duration, error) {}
 	}
+	if o.Arrived == nil {
+		o.Arrived = func(string, int64) {}
+	}
 	if o.Ranged == nil {
-		o.Ranged = func(bool) {}
+		o.Ranged = func(string, bool) {}
 	}
 	if o.Broken == nil {
-		o.Broken = func() {}
+		o.Broken = func(string) {}
+	}
+	if o.IgnoresRange == nil {
+		o.IgnoresRange = func(string) bool { return false }
 	}
 }
 
@@ -180,14 +190,17 @@ type Transfer struct {
 	sources  []*source  // the one to ask first
 	gaps     []*gap     // what is missing, by offset
 	workers  map[*worker]bool
-	arrived  int64 // bytes since the start, or since all was thrown away
-	kept     int64 // bytes from an earlier transfer
-	wasted   int64 // bytes read over
-	asked    int64 // from where the lead asked last
-	endedAt  int64 // where a body ended in good order but too early, or -1
-	verified bool  // what an earlier transfer left was checked
-	over     bool  // Run is returning
-	fault    error // of the sink: ends everything
+	arrived  int64     // bytes since the start, or since all was thrown away
+	kept     int64     // bytes from an earlier transfer
+	wasted   int64     // bytes read over
+	asked    int64     // from where the lead asked last
+	endedAt  int64     // where a body ended in good order but too early, or -1
+	verified bool      // what an earlier transfer left was checked
+	alone    bool      // nobody may help now
+	refused  time.Time // until then nobody may: help failed
+	refusals int       // in a row
+	over     bool      // Run is returning
+	fault    error     // of the sink: ends everything
 	front    front
 }
 
@@ -211,7 +224,7 @@ func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Trans
 	t := &Transfer{want: want, sink: sink, opts: o, workers: make(map[*worker]bool), endedAt: -1}
 	t.changed = sync.NewCond(&t.mu)
 	for _, s := range sources {
-		t.sources = append(t.sources, &source{Source: s, noRanges: o.IgnoresRange})
+		t.sources = append(t.sources, &source{Source: s, noRanges: o.IgnoresRange(s.Host())})
 	}
 	t.gaps = wholeGap(want.Size)
 	t.front.hash = t.newHash()
@@ -296,18 +309,23 @@ func (t *Transfer) end() {
 // restart throws away what has arrived.
 func (t *Transfer) restart() error {
 	t.mu.Lock()
+	t.alone = true
 	for w := range t.workers {
 		w.interrupt()
 	}
 	for len(t.workers) > 0 || t.front.busy || !t.verified && t.fault == nil {
 		t.changed.Wait()
 	}
-	lost := t.arrived
+	lost, kept := t.arrived, t.kept
+	t.alone = false
 	t.gaps = wholeGap(t.want.Size)
 	t.arrived, t.kept, t.endedAt, t.verified = 0, 0, -1, true
 	t.front.reset(t.newHash())
 	t.mu.Unlock()
 	t.opts.Progress(-lost)
+	if kept > 0 {
+		t.opts.Resumed(-kept)
+	}
 	if err := t.sink.Forget(); err != nil {
 		return &LocalError{err}
 	}
@@ -348,8 +366,16 @@ func (t *Transfer) drop(s *source) bool {
 func (t *Transfer) fail(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.failed(err)
+}
+
+// failed is fail for who holds t.mu.
+func (t *Transfer) failed(err error) {
 	if t.fault == nil {
 		t.fault = &LocalError{err}
+	}
+	for w := range t.workers {
+		w.interrupt()
 	}
 	t.changed.Broadcast()
 }
@@ -443,7 +469,7 @@ func (t *Transfer) listen(stop <-chan struct{}) {
 		t.mu.Lock()
 		now := time.Now()
 		for w := range t.workers {
-			if w.body == nil || w.paced {
+			if w.body == nil || w.paced || w.pass || !w.resumable {
 				continue
 			}
 			if t.tooSlow(w, now) {
@@ -454,7 +480,7 @@ func (t *Transfer) listen(stop <-chan struct{}) {
 			if now.Sub(w.heard) < t.opts.Hush {
 				continue
 			}
-			others := t.opts.Pulse != nil && t.opts.Pulse.Last().Sub(w.heard) > moved
+			others := t.opts.Pulse.Last().Sub(w.heard) > moved
 			for o := range t.workers {
 				others = others || o != w && o.heard.Sub(w.heard) > moved
 			}

@@ -16,25 +16,27 @@ import (
 // stands under t.mu is guarded by the transfer's.
 type worker struct {
 	t     *Transfer
-	leads bool // it is Run's own
+	leads bool   // it is Run's own
+	host  string // of the source that it is at
 	buf   *buffer
 
 	// Under t.mu:
-	gap      *gap
-	body     *Body
-	cancel   context.CancelFunc // of an Open under way
-	pos      int64              // where the body is
-	written  int64
-	pass     bool      // it reads the whole blob, for all gaps
-	cut      bool      // it was interrupted
-	hushed   bool      // because it was silent, or too slow
-	replaced time.Time // when its connection was last found too slow
-	paced    bool      // it waits for the hash
-	began    time.Time // when the body's first byte was waited for
-	heard    time.Time // when a byte last came, or was first waited for
-	speed    float64   // bytes a second, smoothed
-	from     time.Time // the window over which speed is measured
-	bytes    int64
+	gap       *gap
+	body      *Body
+	cancel    context.CancelFunc // of an Open under way
+	pos       int64              // where the body is
+	written   int64
+	pass      bool      // it reads the whole blob, for all gaps
+	cut       bool      // it was interrupted
+	hushed    bool      // because it was silent, or too slow
+	replaced  time.Time // when its connection was last found too slow
+	resumable bool      // its source goes on where a body is left
+	paced     bool      // it waits for the hash
+	began     time.Time // when the body's first byte was waited for
+	heard     time.Time // when a byte last came, or was first waited for
+	speed     float64   // bytes a second, smoothed
+	from      time.Time // the window over which speed is measured
+	bytes     int64
 }
 
 // A buffer is as large as keeps a fast link busy and hashing in the cache. Each
@@ -69,7 +71,7 @@ func (t *Transfer) join() *worker {
 	w := &worker{t: t, buf: buffers.Get().(*buffer)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over {
+	if t.over || t.alone {
 		buffers.Put(w.buf)
 		return nil
 	}
@@ -224,10 +226,10 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 		}
 		return nil
 	case errors.As(err, &broken):
-		t.opts.Broken()
+		t.opts.Broken(src.Host())
 		if moved {
 			// It moves: no reason to wait, nor to look elsewhere.
-			t.opts.Retrying(1, 0, broken.err)
+			t.opts.Retrying(2, 0, broken.err)
 			return nil
 		}
 		t.next()
@@ -255,7 +257,7 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 		}
 		return err
 	}
-	wait, again := t.opts.Budget.Next(retry.Failure{Err: err, Reached: true})
+	wait, again := t.opts.Budget.Next(retry.Failure{Host: src.Host(), Err: err, Reached: true})
 	if !again {
 		return err
 	}
@@ -266,12 +268,17 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 // settleRange decides after a source could not begin where it was asked to, or
 // ended in good order before the end.
 func (t *Transfer) settleRange(src *source, err error) error {
-	var total *TotalError
-	if errors.As(err, &total) && total.Total != t.want.Size {
-		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: min(total.Total, t.want.Size+1), Host: src.Host()}
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var total *TotalError
+	if errors.As(err, &total) && total.Total != t.want.Size {
+		if src.odd++; src.odd <= mostOdd || len(t.sources) > 1 {
+			t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
+			return nil // it may be one server of several
+		}
+		src.odd = 0
+		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: min(total.Total, t.want.Size+1), Host: src.Host()}
+	}
 	at := t.asked
 	var ended *endedError
 	if errors.As(err, &ended) {
@@ -309,7 +316,7 @@ func (t *Transfer) Help(ctx context.Context, surplus func() bool) error {
 		t.mu.Lock()
 		t.give(w)
 		var piece *gap
-		if !t.over && t.fault == nil && !t.sources[0].noRanges {
+		if t.helpable() {
 			piece = t.take(w)
 		}
 		t.mu.Unlock()
@@ -329,15 +336,35 @@ func (t *Transfer) Help(ctx context.Context, surplus func() bool) error {
 			t.fail(local.Err)
 			return nil
 		case errors.As(err, &broken):
-			t.opts.Broken()
-			if w.wrote() == before {
-				return nil
+			t.opts.Broken(src.Host())
+			if w.wrote() > before {
+				continue
 			}
-		default:
-			return nil
 		}
+		t.refuse(err)
+		return nil
 	}
 	return nil
+}
+
+// refuse keeps helpers away for a while after one got nothing, longer each time,
+// or for good when the source has never given a range.
+func (t *Transfer) refuse(err error) {
+	const first, most = 2 * time.Second, time.Minute
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	wait := min(most, first<<min(t.refusals, 10))
+	if src := t.sources[0]; errors.Is(err, ErrRange) && !src.honoured {
+		wait = 1000 * time.Hour
+	}
+	t.refusals++
+	t.refused = time.Now().Add(wait)
+}
+
+// helpable reports whether others than the lead may fetch. The caller holds
+// t.mu.
+func (t *Transfer) helpable() bool {
+	return !t.over && !t.alone && t.fault == nil && !t.sources[0].noRanges && time.Now().After(t.refused)
 }
 
 // errInterrupted ends a fetch because its piece was given to another, or the
@@ -348,6 +375,7 @@ var errInterrupted = errors.New("interrupted")
 // nobody else is at it.
 func (w *worker) fetch(ctx context.Context, src *source) error {
 	t := w.t
+	w.host = src.Host()
 	t.mu.Lock()
 	if w.gap == nil {
 		t.mu.Unlock()
@@ -408,15 +436,20 @@ func (w *worker) fetch(ctx context.Context, src *source) error {
 func (w *worker) read(src *source, ask Ask, body *Body) error {
 	const little = 1 << 20 // bytes that may be read over rather than asked for anew
 	t := w.t
+	t.mu.Lock()
+	wholes := src.noRanges
+	w.resumable = src.honoured || body.Ranged
+	t.mu.Unlock()
 	if body.Ranged && body.From == ask.From {
 		t.mu.Lock()
 		src.honoured, src.odd = true, 0
+		t.refusals = 0
 		t.mu.Unlock()
-		t.opts.Ranged(true)
+		t.opts.Ranged(src.Host(), true)
 	}
 	skip := ask.From - body.From
 	switch {
-	case ask.From == 0 && ask.To == ask.Size && src.noRanges:
+	case ask.From == 0 && ask.To == ask.Size && wholes && w.leads:
 		return w.passOver(src, body)
 	case skip == 0:
 		if !body.Ranged {
@@ -453,7 +486,6 @@ func (w *worker) read(src *source, ask Ask, body *Body) error {
 	}
 	w.ignores(src)
 	t.mu.Lock()
-	alone := len(t.workers) == 1
 	others := false
 	for _, s := range t.sources {
 		others = others || !s.noRanges
@@ -462,7 +494,7 @@ func (w *worker) read(src *source, ask Ask, body *Body) error {
 		t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
 	}
 	t.mu.Unlock()
-	if others || !alone {
+	if others || !w.leads {
 		return errInterrupted
 	}
 	return w.passOver(src, body)
@@ -475,7 +507,7 @@ func (w *worker) ignores(src *source) {
 	src.noRanges = src.noRanges || !src.honoured || src.odd > mostOdd
 	w.t.mu.Unlock()
 	if !known {
-		w.t.opts.Ranged(false)
+		w.t.opts.Ranged(src.Host(), false)
 	}
 }
 
@@ -501,6 +533,9 @@ func (w *worker) skip(body *Body, n int64) error {
 }
 
 func (w *worker) heardOf(n int64) {
+	if n > 0 {
+		w.t.opts.Pulse.Beat()
+	}
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
 	if n > 0 {
@@ -590,7 +625,7 @@ func (w *worker) room(end int64) (bool, error) {
 	t := w.t
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if w.cut || t.over {
+	if w.cut || t.over || t.fault != nil {
 		return false, errInterrupted
 	}
 	return w.gap != nil || w.pos == end || t.goOn(w, end), nil
@@ -622,9 +657,15 @@ func (w *worker) write(n int64) (done bool, err error) {
 	w.measure(keep, time.Now())
 	t.changed.Broadcast()
 	t.mu.Unlock()
+	t.opts.Pulse.Beat()
 	t.opts.Progress(keep)
+	t.opts.Arrived(w.host, keep)
 	t.mu.Lock()
 	w.pace(pos)
+	if t.over || t.fault != nil {
+		t.mu.Unlock()
+		return false, errInterrupted
+	}
 	if t.front.idleAt(pos) && t.opts.Crowded() {
 		// Every core has a transfer of its own: here the bytes are in its cache.
 		t.front.promised += keep
@@ -674,6 +715,10 @@ func (t *Transfer) put(p []byte, at int64) error {
 // writes what is missing wherever that is.
 func (w *worker) passOver(src *source, body *Body) error {
 	t := w.t
+	if err := w.sendAway(); err != nil {
+		return err
+	}
+	defer t.welcome()
 	t.mu.Lock()
 	t.give(w)
 	w.pass, w.pos = true, body.From
@@ -708,6 +753,34 @@ func (w *worker) passOver(src *source, body *Body) error {
 	}
 }
 
+// sendAway ends what others are fetching, so that all gaps are this worker's.
+func (w *worker) sendAway() error {
+	t := w.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.alone = true
+	for o := range t.workers {
+		if o != w {
+			o.interrupt()
+		}
+	}
+	for len(t.workers) > 1 {
+		if w.cut || t.over || t.fault != nil {
+			t.alone = false
+			return errInterrupted
+		}
+		t.changed.Wait()
+	}
+	return nil
+}
+
+// welcome lets others help again.
+func (t *Transfer) welcome() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.alone = false
+}
+
 // writeMissing writes of the bytes at w.pos those that are missing.
 func (w *worker) writeMissing(p []byte) error {
 	t := w.t
@@ -730,8 +803,13 @@ func (w *worker) writeMissing(p []byte) error {
 			w.written += kept
 			t.changed.Broadcast()
 			t.mu.Unlock()
+			t.opts.Pulse.Beat()
 			t.opts.Progress(kept)
+			t.opts.Arrived(w.host, kept)
 			return w.waste(int64(len(p)) - kept)
+		}
+		if g.off < pos { // it was found missing while the body passed it
+			g = t.split(g, pos)
 		}
 		off := g.off
 		n := min(end, g.end) - off
