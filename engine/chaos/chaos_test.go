@@ -102,7 +102,11 @@ func TestAStallEndsWithTheClient(t *testing.T) {
 		if _, err := io.ReadFull(client, make([]byte, 500)); err != nil {
 			t.Fatal(err)
 		}
-		go io.Copy(io.Discard, client)
+		go func() {
+			if _, err := io.Copy(io.Discard, client); err == nil {
+				t.Error("the connection ended by itself")
+			}
+		}()
 		synctest.Wait()
 		client.Close()
 		synctest.Wait()

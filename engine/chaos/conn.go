@@ -89,7 +89,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.p.stats.Received.Add(int64(n))
 	var timeout net.Error
-	if err != nil && !(errors.As(err, &timeout) && timeout.Timeout()) {
+	if err != nil && (!errors.As(err, &timeout) || !timeout.Timeout()) {
 		c.cancel() // the client hung up: nobody waits for what is held back
 	}
 	if late := c.p.opts.Latency; n > 0 && late > 0 {

@@ -185,23 +185,24 @@ type Transfer struct {
 	sink Sink
 	opts Options
 
-	mu       sync.Mutex
-	changed  *sync.Cond // anything below
-	sources  []*source  // the one to ask first
-	gaps     []*gap     // what is missing, by offset
-	workers  map[*worker]bool
-	arrived  int64     // bytes since the start, or since all was thrown away
-	kept     int64     // bytes from an earlier transfer
-	wasted   int64     // bytes read over
-	asked    int64     // from where the lead asked last
-	endedAt  int64     // where a body ended in good order but too early, or -1
-	verified bool      // what an earlier transfer left was checked
-	alone    bool      // nobody may help now
-	refused  time.Time // until then nobody may: help failed
-	refusals int       // in a row
-	over     bool      // Run is returning
-	fault    error     // of the sink: ends everything
-	front    front
+	mu         sync.Mutex
+	changed    *sync.Cond // anything below
+	sources    []*source  // the one to ask first
+	gaps       []*gap     // what is missing, by offset
+	workers    map[*worker]bool
+	arrived    int64     // bytes since the start, or since all was thrown away
+	kept       int64     // bytes from an earlier transfer
+	wasted     int64     // bytes read over
+	asked      int64     // from where the lead asked last
+	askedWhole bool      // it asked for all of the blob
+	endedAt    int64     // where a body ended in good order but too early, or -1
+	verified   bool      // what an earlier transfer left was checked
+	alone      bool      // nobody may help now
+	refused    time.Time // until then nobody may: help failed
+	refusals   int       // in a row
+	over       bool      // Run is returning
+	fault      error     // of the sink: ends everything
+	front      front
 }
 
 // source is a Source with what was learned of it.

@@ -293,7 +293,7 @@ func (t *Transfer) settleRange(src *source, err error) error {
 		t.endedAt = at
 		return nil
 	}
-	if src.noRanges || at == 0 {
+	if ended == nil && t.askedWhole {
 		return err
 	}
 	if src.odd++; src.honoured && src.odd <= mostOdd {
@@ -385,11 +385,14 @@ func (w *worker) fetch(ctx context.Context, src *source) error {
 	if src.noRanges {
 		ask.From, ask.To = 0, t.want.Size
 	}
+	if w.leads && ask.From == 0 && !src.honoured {
+		ask.To = t.want.Size // as everybody asks for blobs; a part of it is left to others later
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w.cut, w.hushed, w.cancel, w.pos = false, false, cancel, ask.From
 	if w.leads {
-		t.asked = ask.From
+		t.asked, t.askedWhole = ask.From, ask.From == 0 && ask.To == ask.Size
 	}
 	if t.over {
 		w.cut = true
