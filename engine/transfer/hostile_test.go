@@ -24,34 +24,78 @@ func describe(b []byte) ocispec.Descriptor {
 	return ocispec.Descriptor{Digest: digest.FromBytes(b), Size: int64(len(b))}
 }
 
+// poisoned gives changed bytes for the first MiB, and nothing else.
+type poisoned struct{ content []byte }
+
+func (p poisoned) Host() string { return "host" }
+
+func (p poisoned) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error) {
+	if a.From >= 1<<20 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return &transfer.Body{ReadCloser: io.NopCloser(bytes.NewReader(p.content[a.From:a.To])), From: a.From, Ranged: true}, nil
+}
+
 // A block that was damaged, and fetched again from a source that changed it,
 // has a right checksum. The state of the hash of what was there before must not
 // vouch for it in a later run.
 func TestAStateIsNotTrustedAfterItsBytesWereFetchedAnew(t *testing.T) {
-	const size = 8 << 20
+	synctest.Test(t, stateAfterRefetch)
+}
+
+func stateAfterRefetch(t *testing.T) {
+	const size, block = 8 << 20, 128 << 10
 	whole := content(size)
 	dst := &sink{}
-	run := func(src *script, breaks int) error {
+	// run ends, as if the process died, once so many bytes have arrived.
+	run := func(src transfer.Source, after int64) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		_, err := transfer.Fetch(ctx, describe(whole), []transfer.Source{src}, dst, transfer.Options{Retrying: func(int, time.Duration, error) {
-			if breaks--; breaks == 0 {
-				cancel() // the process dies
+		var arrived atomic.Int64
+		_, err := transfer.Fetch(ctx, describe(whole), []transfer.Source{src}, dst, transfer.Options{Progress: func(n int64) {
+			if arrived.Add(n) >= after {
+				cancel()
 			}
 		}})
 		dst.old, dst.notes = append(dst.old, dst.notes...), nil
 		return err
 	}
-	if err := run(&script{content: whole, tries: []try{{most: size / 2, end: syscall.ECONNRESET}}}, 1); !errors.Is(err, context.Canceled) {
+	if err := run(&lineSource{content: whole, line: steady(256 << 20)}, size/2); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
+	// The lead must not be at the rest, which never comes, when the damage is found.
 	dst.data[300_000] ^= 1 // the disk
 	changed := bytes.Clone(whole)
 	changed[300_001] ^= 1 // a proxy
-	if err := run(&script{content: whole, tries: []try{{most: 1 << 20, end: syscall.ECONNRESET}, {content: changed}, {most: 1000, end: syscall.ECONNRESET}}}, 2); !errors.Is(err, context.Canceled) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var arrived atomic.Int64
+	tr := transfer.New(describe(whole), []transfer.Source{poisoned{changed}}, dst, transfer.Options{Progress: func(n int64) {
+		if arrived.Add(n) >= block {
+			cancel()
+		}
+	}})
+	var helpers sync.WaitGroup
+	for range 2 {
+		helpers.Go(func() {
+			for ctx.Err() == nil {
+				time.Sleep(50 * time.Millisecond) // the clock is synctest's
+				if tr.Rest() > 0 {
+					if err := tr.Help(ctx, func() bool { return false }); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	_, err := tr.Run(ctx)
+	helpers.Wait()
+	if !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	if err := run(&script{content: whole}, 0); err != nil || !bytes.Equal(dst.data, whole) {
+	dst.old, dst.notes = append(dst.old, dst.notes...), nil
+	if err := run(&script{content: whole}, 1<<40); err != nil || !bytes.Equal(dst.data, whole) {
 		t.Errorf("%v; the content is right: %v", err, bytes.Equal(dst.data, whole))
 	}
 }
