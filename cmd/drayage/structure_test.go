@@ -32,6 +32,7 @@ var goroutines = []string{
 	"cmd/drayage.interruptible",
 	"cmd/drayage/progress.NewBars",
 	"engine/chaos.Serve",
+	"engine/chaos.Start",
 	"engine/schedule.Run", // by its errgroup
 	"engine/transfer.Run",
 }

@@ -176,6 +176,21 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	return unlessClosed(err)
 }
 
+// Start serves clients of a free port of the loopback interface, for tests,
+// until stop is called, which returns Serve's error.
+func (p *Proxy) Start() (host string, stop func() error, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		cancel()
+		return "", nil, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.Serve(ctx, l) }()
+	return l.Addr().String(), func() error { cancel(); return <-done }, nil
+}
+
 // unlessClosed leaves out what a server says when it was closed.
 func unlessClosed(err error) error {
 	if errors.Is(err, http.ErrServerClosed) {

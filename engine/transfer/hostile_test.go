@@ -280,14 +280,26 @@ func TestOneWrongTotalCostsNothing(t *testing.T) {
 func TestALastingWrongTotalIsAMismatch(t *testing.T) {
 	whole := content(1000)
 	wrong := fmt.Errorf("%w: %w", transfer.ErrRange, &transfer.TotalError{Total: 2000})
-	src := &script{content: whole, tries: []try{{most: 500, end: syscall.ECONNRESET}}}
-	for range 20 {
-		src.tries = append(src.tries, try{open: wrong})
-	}
-	_, err := transfer.Fetch(t.Context(), describe(whole), []transfer.Source{src}, &sink{}, transfer.Options{})
-	var mismatch *transfer.MismatchError
-	if !errors.As(err, &mismatch) || len(src.asked) > 12 {
-		t.Errorf("%v after %d requests", err, len(src.asked))
+	for n := 1; n <= 3; n++ {
+		var sources []transfer.Source
+		asked := func() int { return 0 }
+		for i := range n {
+			src := &script{content: whole}
+			if i == 0 {
+				src.tries = []try{{most: 500, end: syscall.ECONNRESET}}
+			}
+			for range 40 {
+				src.tries = append(src.tries, try{open: wrong})
+			}
+			before := asked
+			asked = func() int { return before() + len(src.asked) }
+			sources = append(sources, src)
+		}
+		_, err := transfer.Fetch(t.Context(), describe(whole), sources, &sink{}, transfer.Options{})
+		var mismatch *transfer.MismatchError
+		if !errors.As(err, &mismatch) || asked() > 12*n {
+			t.Errorf("%v after %d requests to %d sources", err, asked(), n)
+		}
 	}
 }
 

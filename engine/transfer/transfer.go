@@ -195,6 +195,7 @@ type Transfer struct {
 	wasted     int64     // bytes read over
 	asked      int64     // from where the lead asked last
 	askedWhole bool      // it asked for all of the blob
+	stuck      int       // answers in a row that brought the lead nothing, and were no failures
 	endedAt    int64     // where a body ended in good order but too early, or -1
 	verified   bool      // what an earlier transfer left was checked
 	alone      bool      // nobody may help now

@@ -154,7 +154,7 @@ func (t *Transfer) lead(ctx context.Context) error {
 		err = w.fetch(ctx, src)
 		moved := w.wrote() > before
 		if moved {
-			failed = 0
+			failed, t.stuck = 0, 0
 			t.opts.Budget.Progress()
 		}
 		if err != nil {
@@ -221,10 +221,17 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 	case errors.Is(err, errInterrupted):
 		return nil
 	case errors.Is(err, ErrRange), errors.As(err, new(*endedError)):
-		if err := t.settleRange(src, err); err == nil || errors.As(err, &mismatch) || !t.drop(src) {
+		if err := t.settleRange(src, err); err != nil {
+			if !errors.As(err, &mismatch) && t.drop(src) {
+				return nil
+			}
 			return err
 		}
-		return nil
+		// Wrong totals and refused ranges are counted with their source.
+		if t.stuck++; moved || t.stuck <= mostOdd || errors.Is(err, ErrRange) {
+			return nil
+		}
+		err = fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, err)
 	case errors.As(err, &broken):
 		t.opts.Broken(src.Host())
 		if moved {
@@ -272,11 +279,14 @@ func (t *Transfer) settleRange(src *source, err error) error {
 	defer t.mu.Unlock()
 	var total *TotalError
 	if errors.As(err, &total) && total.Total != t.want.Size {
-		if src.odd++; src.odd <= mostOdd || len(t.sources) > 1 {
+		if src.odd++; src.odd <= mostOdd {
 			t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
 			return nil // it may be one server of several
 		}
 		src.odd = 0
+		if len(t.sources) > 1 {
+			return err // and is left out
+		}
 		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: min(total.Total, t.want.Size+1), Host: src.Host()}
 	}
 	at := t.asked
