@@ -136,6 +136,9 @@ func hint(err error) string {
 	case errors.Is(err, tarwriter.ErrNotImage):
 		return "--format oci"
 	}
+	if as[*transfer.MismatchError](err) {
+		return "the registry, or something on the way to it, changes content"
+	}
 	if statusOf(err) == exitNetwork {
 		return "run the same command again to go on: what arrived is kept"
 	}

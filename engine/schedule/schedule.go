@@ -262,7 +262,7 @@ func (q *Queue) help() bool {
 		h.running[Bulk]--
 		h.helping--
 		q.running--
-		h.width.helperEnded()
+		h.width.helperEnded(h.helping)
 		if err == nil {
 			q.dispatch()
 		}
@@ -347,8 +347,8 @@ func (q *Queue) Arrived(name string, n int64) {
 	}
 }
 
-// Ranged tells that a host has given a range that it was asked for: so it can
-// serve several connections with parts of one blob.
+// Ranged tells that a connection of a job or helper has had its first range: so
+// the host can serve several connections with parts of one blob.
 func (q *Queue) Ranged(name string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -81,15 +81,17 @@ func (w *width) helped() int {
 
 func (w *width) helperStarted() { w.waiting++ }
 
-func (w *width) helperEnded() { w.waiting = max(0, w.waiting-1) }
+func (w *width) helperEnded(left int) { w.waiting = min(w.waiting, left) }
 
 func (w *width) ranged(now time.Time) {
 	if !w.proven {
 		w.proven = true
 		w.reach = max(w.reach, min(w.most, max(1, w.conns)*growth))
 	}
-	w.waiting = max(0, w.waiting-1)
-	w.restart(w.conns, w.helpers, now)
+	if w.waiting > 0 { // now it counts
+		w.waiting--
+		w.restart(w.conns, w.helpers, now)
+	}
 }
 
 func (w *width) restart(conns, helpers int, now time.Time) {

@@ -132,7 +132,7 @@ type Options struct {
 	Progress func(n int64)                                // n bytes have arrived, or are thrown away when negative
 	Retrying func(try int, wait time.Duration, why error) // a body broke
 	Arrived  func(host string, n int64)                   // n of the bytes of Progress came from there
-	Ranged   func(host string, yes bool)                  // it gave a range that it was asked for, or ignores ranges
+	Ranged   func(host string, yes bool)                  // it gave a connection its first range, or ignores ranges
 	Broken   func(host string)                            // a connection broke, or fell silent
 }
 

@@ -30,6 +30,7 @@ type worker struct {
 	cut       bool      // it was interrupted
 	hushed    bool      // because it was silent, or too slow
 	replaced  time.Time // when its connection was last found too slow
+	ranged    bool      // it has had a range that it asked for
 	resumable bool      // its source goes on where a body is left
 	paced     bool      // it waits for the hash
 	began     time.Time // when the body's first byte was waited for
@@ -213,6 +214,7 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 	var broken *brokenError
 	var mismatch *MismatchError
 	var local *LocalError
+	why := err
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -240,7 +242,7 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 			return nil
 		}
 		t.next()
-		err = fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, broken.err)
+		why, err = broken.err, fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, broken.err)
 	case errors.Is(err, ErrOdd):
 		t.next()
 		err = fmt.Errorf("%w: %w", ErrGaveUp, err)
@@ -268,7 +270,7 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 	if !again {
 		return err
 	}
-	t.opts.Retrying(t.opts.Budget.Tries()+1, wait, err)
+	t.opts.Retrying(t.opts.Budget.Tries()+1, wait, why)
 	return retry.Sleep(ctx, wait)
 }
 
@@ -347,9 +349,9 @@ func (t *Transfer) Help(ctx context.Context, surplus func() bool) error {
 			return nil
 		case errors.As(err, &broken):
 			t.opts.Broken(src.Host())
-			if w.wrote() > before {
-				continue
-			}
+		}
+		if w.wrote() > before {
+			continue // something came: a part of a piece is one too
 		}
 		t.refuse(err)
 		return nil
@@ -385,11 +387,15 @@ var errInterrupted = errors.New("interrupted")
 // nobody else is at it.
 func (w *worker) fetch(ctx context.Context, src *source) error {
 	t := w.t
-	w.host = src.Host()
 	t.mu.Lock()
+	w.host = src.Host()
 	if w.gap == nil {
 		t.mu.Unlock()
 		return nil
+	}
+	if t.fault != nil || !w.leads && (t.alone || src.noRanges) { // since it took its piece
+		t.mu.Unlock()
+		return errInterrupted
 	}
 	ask := Ask{From: w.gap.off, To: w.gap.end, Size: t.want.Size, Budget: t.opts.Budget, Once: len(t.sources) > 1}
 	if src.noRanges {
@@ -457,8 +463,15 @@ func (w *worker) read(src *source, ask Ask, body *Body) error {
 		t.mu.Lock()
 		src.honoured, src.odd = true, 0
 		t.refusals = 0
+		for o := range t.workers {
+			o.resumable = o.resumable || o.host == w.host
+		}
+		first := !w.ranged
+		w.ranged = true
 		t.mu.Unlock()
-		t.opts.Ranged(src.Host(), true)
+		if first {
+			t.opts.Ranged(src.Host(), true)
+		}
 	}
 	skip := ask.From - body.From
 	switch {
