@@ -216,7 +216,7 @@ func fastLink(ctx context.Context, b bench) ([]bar, error) {
 
 // slowConnection measures what one slow connection of eight costs.
 func slowConnection(ctx context.Context, b bench) ([]bar, error) {
-	const seed = "3" // with which one of the first connections is slow
+	const seed = "11" // with which the fifth connection is slow, and no other of the first 24
 	s, err := startSite(ctx, "1x512M")
 	if err != nil {
 		return nil, err
@@ -225,7 +225,7 @@ func slowConnection(ctx context.Context, b bench) ([]bar, error) {
 	var times []float64
 	var slow int64
 	for _, flags := range [][]string{nil, {"--slow", "0.125", "--slow-rate", "600K", "--seed", seed}} {
-		l, err := startLink(ctx, b, s, append(flags, fat...)...)
+		l, err := startLink(ctx, b, s, append(append([]string(nil), flags...), fat...)...)
 		if err != nil {
 			return nil, err
 		}

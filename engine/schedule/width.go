@@ -11,7 +11,7 @@ import "time"
 // Connections that help a job with a part of its work have to be earned. The
 // first is tried once bytes flow; when it has shown that the host serves
 // ranges, more follow as long as they bring more bytes in all, each time
-// measured. Later the number goes up or down by one, whichever helped last.
+// measured. Later one more is tried now and then, and one less when goodput falls.
 type width struct {
 	most  int // the user's limit
 	limit int // what trouble leaves of it
@@ -31,7 +31,7 @@ type width struct {
 
 	last      goodput // of the window that reach was decided by
 	settled   bool    // reach was found, and is now only adjusted
-	direction int
+	direction int     // of what is being tried: one more, one less, or 0 for nothing
 	calm      int     // windows since one more was tried
 	best      goodput // the best seen
 }
@@ -53,7 +53,7 @@ const (
 )
 
 func newWidth(most int) width {
-	return width{most: most, limit: most, reach: 1, direction: 1}
+	return width{most: most, limit: most, reach: 1}
 }
 
 // allowed is how many connections there may be.
@@ -156,28 +156,37 @@ func (w *width) judge(g goodput) {
 	w.settled = true
 	if g.rate < w.last.rate*1.05 {
 		w.reach = max(1, w.last.conns)
-		w.direction = -1
 	}
 	w.last = g
 }
 
-// adjust changes reach by one: on, if it helped to have one more, or did no harm
-// to have one less; else back. Now and then one more is tried.
+// adjust tries one connection more now and then, and one less when goodput has
+// fallen; what didn't help, or did harm, is undone.
 func (w *width) adjust(g goodput) {
 	const tryAgain = 5 // windows
-	helped := g.rate >= 1.03*w.last.rate
-	harmed := g.rate < 0.97*w.last.rate
-	switch {
-	case w.direction > 0 && !helped:
-		w.direction = -1
-	case w.direction < 0 && harmed:
-		w.direction = 1
-	}
+	before := w.last
 	w.last = g
-	if w.calm++; w.calm >= tryAgain && g.conns <= w.reach {
-		w.calm, w.direction = 0, 1
+	switch {
+	case w.direction > 0 && g.rate < 1.03*before.rate: // it brought nothing
+		w.reach, w.direction = g.conns-1, 0
+	case w.direction < 0 && g.rate < 0.97*before.rate: // it was missed
+		w.reach, w.direction = g.conns+1, 0
+		w.best = g // the link is not what it was
+	case w.direction < 0: // and if there were still fewer?
+		w.reach = g.conns - 1
+	case g.rate < 0.7*w.best.rate:
+		w.reach, w.direction = g.conns-1, -1
+	default:
+		w.reach, w.direction = g.conns, 0
+		if w.calm++; w.calm >= tryAgain && g.conns < w.most {
+			w.calm, w.direction = 0, 1
+			w.reach++
+		}
 	}
-	w.reach = min(w.most, max(1, g.conns+w.direction))
+	w.reach = min(w.most, max(1, w.reach))
+	if w.reach == 1 && w.direction < 0 {
+		w.direction = 0
+	}
 }
 
 // trouble takes connections away.

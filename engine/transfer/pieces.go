@@ -107,6 +107,7 @@ func (t *Transfer) mostAhead(now time.Time) int64 {
 	for w := range t.workers {
 		rate += w.rate(now)
 	}
+	rate = max(rate, float64(t.arrived)/max(now.Sub(t.begun), time.Second/20).Seconds())
 	if rate == 0 || t.front.speed == 0 {
 		return mostPiece
 	}

@@ -190,6 +190,7 @@ type Transfer struct {
 	sources    []*source  // the one to ask first
 	gaps       []*gap     // what is missing, by offset
 	workers    map[*worker]bool
+	begun      time.Time
 	arrived    int64     // bytes since the start, or since all was thrown away
 	kept       int64     // bytes from an earlier transfer
 	wasted     int64     // bytes read over
@@ -223,7 +224,7 @@ const mostOdd = 3
 // the first one first, into sink.
 func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Transfer {
 	o.fill()
-	t := &Transfer{want: want, sink: sink, opts: o, workers: make(map[*worker]bool), endedAt: -1}
+	t := &Transfer{want: want, sink: sink, opts: o, workers: make(map[*worker]bool), endedAt: -1, begun: time.Now()}
 	t.changed = sync.NewCond(&t.mu)
 	for _, s := range sources {
 		t.sources = append(t.sources, &source{Source: s, noRanges: o.IgnoresRange(s.Host())})
