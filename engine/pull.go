@@ -4,19 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"drayage/blobstore"
 	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
-	"drayage/engine/registry"
-	"drayage/engine/retry"
 	"drayage/engine/schedule"
 	"drayage/engine/transfer"
 
@@ -303,185 +298,6 @@ func (p *pull) alive(d digest.Digest) []*plan.Image {
 	for _, img := range p.plan.Needing(d) {
 		if !p.byImage[img].over {
 			out = append(out, img)
-		}
-	}
-	return out
-}
-
-// fetchAnywhere fetches a blob from the repositories of all images that need
-// it, those too that came to need it while others were tried.
-func (p *pull) fetchAnywhere(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, needing []*plan.Image) (fetched int64, err error) {
-	tried := 0
-	for {
-		sources := p.sources(desc.Digest, needing)
-		if len(sources) <= tried { // none that is new
-			return fetched, err
-		}
-		fetched, err = p.fetch(ctx, place, desc, needing, sources[tried:])
-		if err == nil || !errors.Is(err, registry.ErrNotFound) && !errors.Is(err, registry.ErrDenied) {
-			return fetched, err
-		}
-		tried = len(sources)
-		p.mu.Lock()
-		needing = append([]*plan.Image(nil), p.plan.Needing(desc.Digest)...)
-		p.mu.Unlock()
-	}
-}
-
-// fetch brings a blob into the store, from any of the sources, and returns how
-// many of its bytes came over the network now: none when another process was
-// at it, fewer than all when an earlier run had begun.
-func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (int64, error) {
-	in, err := p.ingest(ctx, place, desc)
-	if errors.Is(err, blobstore.ErrExists) {
-		p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size, Reused: true})
-		return 0, nil
-	}
-	if err != nil {
-		return 0, p.tellSpace(local(err))
-	}
-	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
-	t := transfer.New(desc, sources, in, p.transferOptions(desc))
-	p.flying.Add(1)
-	place.Share(t)
-	got, err := t.Run(ctx)
-	place.Share(nil)
-	p.flying.Add(-1)
-	if err == nil {
-		p.opts.observe(event.Verified{Digest: desc.Digest})
-		err = p.commit(ctx, place, in, got)
-	}
-	if err = errors.Join(err, in.Close()); err != nil {
-		return 0, p.tellSpace(err)
-	}
-	p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size})
-	return desc.Size - t.Kept(), nil
-}
-
-// local marks an error of the store as a local fault, but for those that tell
-// of the content, or of the run's end.
-func local(err error) error {
-	var size *blobstore.SizeError
-	if errors.As(err, &size) || errors.Is(err, context.Canceled) {
-		return err
-	}
-	return &transfer.LocalError{Err: err}
-}
-
-// tellSpace adds to a full disk's error how much is missing for the whole run,
-// as far as that is known.
-func (p *pull) tellSpace(err error) error {
-	if !errors.Is(err, syscall.ENOSPC) {
-		return err
-	}
-	p.mu.Lock()
-	need := int64(0)
-	for _, b := range p.plan.Blobs() {
-		if !p.done[b.Digest] {
-			need += max(0, b.Size-p.opts.Store.Partial(b.Digest))
-		}
-	}
-	p.mu.Unlock()
-	free, freeErr := p.opts.Store.Free()
-	if freeErr != nil || need <= free {
-		return err
-	}
-	return &transfer.LocalError{Err: &blobstore.SpaceError{Where: p.opts.Store.Dir(), Need: need, Free: free}}
-}
-
-// ingest begins to add a blob. While another process is fetching it, its
-// connection serves other blobs.
-func (p *pull) ingest(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor) (*blobstore.Ingest, error) {
-	waited := false
-	in, err := p.lease.Ingest(ctx, desc, func() {
-		p.opts.observe(event.Waiting{Digest: desc.Digest})
-		select {
-		case p.waits <- struct{}{}:
-			waited = true
-			place.Release()
-		default: // enough do
-		}
-	})
-	if ctx.Err() != nil {
-		if err == nil {
-			err = in.Close()
-		}
-		return nil, errors.Join(context.Cause(ctx), err)
-	}
-	if !waited {
-		return in, err
-	}
-	<-p.waits
-	if err != nil {
-		return nil, err
-	}
-	if err := place.Regain(ctx); err != nil {
-		return nil, errors.Join(err, in.Close())
-	}
-	return in, nil
-}
-
-// commit publishes a blob. The connection serves others while the disk is
-// waited for.
-func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.Ingest, got digest.Digest) error {
-	select {
-	case p.commits <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	defer func() { <-p.commits }()
-	place.Release()
-	if err := in.Commit(got); err != nil {
-		return local(err)
-	}
-	return nil
-}
-
-func (p *pull) transferOptions(desc ocispec.Descriptor) transfer.Options {
-	return transfer.Options{
-		Budget: retry.NewBudget(p.opts.Retry, p.opts.Registry.Pulse(), func(f retry.Failure) {
-			if f.Congested() {
-				p.queue.Trouble(f.Host, true)
-			}
-		}),
-		Pulse:        p.opts.Registry.Pulse(),
-		Hush:         p.opts.Hush,
-		IgnoresRange: p.learning.ignoresRanges,
-		Crowded:      func() bool { return int(p.flying.Load()) >= runtime.GOMAXPROCS(0) },
-		Resumed: func(n int64) {
-			p.opts.observe(event.Resumed{Digest: desc.Digest, N: n})
-		},
-		Checkpoint: p.opts.Checkpoint,
-		Damaged: func(n int64) {
-			p.opts.observe(event.Warned{Message: fmt.Sprintf(
-				"%d bytes that an earlier run had fetched of blob %s are damaged on disk, and fetched again", n, desc.Digest)})
-		},
-		Progress: func(n int64) {
-			p.opts.observe(event.Progress{Digest: desc.Digest, N: n})
-		},
-		Arrived: func(host string, n int64) { p.queue.Arrived(host, n) },
-		Retrying: func(try int, wait time.Duration, why error) {
-			p.opts.observe(event.Retrying{What: "blob " + desc.Digest.String(), Why: why.Error(), Try: try, Delay: wait})
-		},
-		Ranged: func(host string, yes bool) {
-			p.learning.ranged(host, yes)
-			if yes {
-				p.queue.Ranged(host)
-			}
-		},
-		Broken: func(host string) { p.queue.Trouble(host, false) },
-	}
-}
-
-// sources are the repositories that the images come from, each once.
-func (p *pull) sources(d digest.Digest, needing []*plan.Image) []transfer.Source {
-	seen := make(map[string]bool)
-	var out []transfer.Source
-	for _, img := range needing {
-		where := img.Ref.Host() + "/" + img.Ref.Repository()
-		if !seen[where] {
-			seen[where] = true
-			out = append(out, p.opts.Registry.Blob(img.Ref, d))
 		}
 	}
 	return out
