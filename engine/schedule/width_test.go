@@ -231,13 +231,13 @@ func TestTroubleIsForgiven(t *testing.T) {
 // Small requests never queue behind bulk: a place is kept for them.
 func TestSmallRequestsFindAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var last time.Duration
+		var last atomic.Int64
 		start := time.Now()
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 8, PerHost: 4}, func(q *schedule.Queue) error {
 			for range 10 {
 				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(context.Context, *schedule.Place) error {
 					time.Sleep(time.Second)
-					last = time.Since(start)
+					last.Store(int64(time.Since(start)))
 					q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Place) error {
 						time.Sleep(time.Hour)
 						return nil
@@ -247,8 +247,8 @@ func TestSmallRequestsFindAPlace(t *testing.T) {
 			}
 			return nil
 		})
-		if err != nil || last > 10*time.Second {
-			t.Errorf("the last small request ended after %v behind bulk; %v", last, err)
+		if took := time.Duration(last.Load()); err != nil || took > 10*time.Second {
+			t.Errorf("the last small request ended after %v behind bulk; %v", took, err)
 		}
 	})
 }
