@@ -390,14 +390,3 @@ func (t *Transfer) Kept() int64 {
 	defer t.mu.Unlock()
 	return t.kept
 }
-
-// Missing is how many bytes are still to come.
-func (t *Transfer) Missing() int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var n int64
-	for _, g := range t.gaps {
-		n += g.size()
-	}
-	return n
-}
