@@ -193,16 +193,16 @@ func (in *Ingest) Commit(got digest.Digest) error {
 			return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
 		}
 	}
-	if err := in.publish(); err != nil {
+	if err := in.store.publish(in.store.paths.ingestData(in.desc.Digest), in.desc.Digest); err != nil {
 		return fmt.Errorf("committing %s: %w", in.desc.Digest, err)
 	}
 	in.done = true
 	return nil
 }
 
-func (in *Ingest) publish() error {
-	s, d := in.store, in.desc.Digest
-	from, to := s.paths.ingestData(d), s.paths.blob(d)
+// publish gives a synced file its name among the blobs.
+func (s *Store) publish(from string, d digest.Digest) error {
+	to := s.paths.blob(d)
 	if d.Algorithm() == digest.SHA256 {
 		if err := s.disk.Rename(from, to); err != nil || !s.sync {
 			return err

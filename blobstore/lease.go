@@ -31,6 +31,7 @@ type Lease struct {
 func (s *Store) Lease() (*Lease, error) {
 	s.dropDeadLeases()
 	s.dropDeadIngests()
+	s.dropDeadDrafts()
 	id := strconv.Itoa(os.Getpid()) + "-" + randomHex(6)
 	f, err := durable.Lock(context.Background(), s.paths.lease(id), nil)
 	if err != nil {

@@ -18,6 +18,8 @@ import (
 //	ingest/sha256-<hex>/data      as long as the blob; holds what the journal says, maybe more
 //	                    /journal  what has arrived of it; appended to
 //	                    /lock     held by the process at work on it
+//	ingest/draft-<random>         content whose digest isn't known yet; held locked by its writer
+//	derived/sha256-<hex>-<form>   what was made of a blob
 //	hosts                         what was learned of registries' hosts
 //	leases/<id>                   digests kept by a living process, which holds it locked
 //	roots/<escaped name>          a pulled image and the digests it needs
@@ -48,6 +50,12 @@ func (p paths) ingestJournal(d digest.Digest) string {
 }
 func (p paths) ingestLock(d digest.Digest) string { return filepath.Join(p.ingest(d), "lock") }
 func (p paths) lease(id string) string            { return filepath.Join(p.leases(), id) }
+
+func (p paths) draft(id string) string { return p.join("ingest", "draft-"+id) }
+func (p paths) deriveds() string       { return p.join("derived") }
+func (p paths) derived(d digest.Digest, form string) string {
+	return filepath.Join(p.deriveds(), d.Algorithm().String()+"-"+d.Encoded()+"-"+form)
+}
 
 const journalFile = "journal"
 

@@ -24,6 +24,9 @@ type Root struct {
 	Name   string             `json:"name"` // with registry, and tag or digest
 	Target ocispec.Descriptor `json:"target"`
 	Blobs  []digest.Digest    `json:"blobs"` // Target's and everything below, as far as it was pulled
+	// Beside are manifests among Blobs that refer to the image. A tag that one
+	// was found by is in its annotation org.opencontainers.image.ref.name.
+	Beside []ocispec.Descriptor `json:"beside,omitempty"`
 }
 
 // rootFile is a root as it lies on the disk.
@@ -108,6 +111,11 @@ func decodeRoot(raw []byte) (Root, error) {
 	var f rootFile
 	if err := json.Unmarshal(raw, &f); err != nil || f.Version != rootVersion || f.Name == "" {
 		return Root{}, ErrNotFound
+	}
+	for _, b := range f.Beside {
+		if b.Digest.Validate() != nil {
+			return Root{}, ErrNotFound
+		}
 	}
 	for _, d := range append(f.Blobs, f.Target.Digest) {
 		if d.Validate() != nil {

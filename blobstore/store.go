@@ -225,7 +225,8 @@ func (s *Store) check() error {
 	for _, e := range entries {
 		switch strings.TrimSuffix(e.Name(), besideSuffix) {
 		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.mark()),
-			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()), filepath.Base(s.paths.hosts()):
+			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()), filepath.Base(s.paths.hosts()),
+			filepath.Base(s.paths.deriveds()):
 			foreign = e.Name()
 		case filepath.Base(s.paths.lock()), lostFile:
 		default:

@@ -6,6 +6,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -18,15 +19,24 @@ import (
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Options say what to pull with, and how. Store and Registry must be set.
 type Options struct {
 	Store    *blobstore.Store
 	Registry *registry.Client
-	Platform image.Platform
-	Limits   schedule.Limits
-	Retry    retry.Policy // of bodies that break
+	// Platform is the one wanted most, Others are wanted too, and with
+	// AllPlatforms whatever an index lists.
+	Platform     image.Platform
+	Others       []image.Platform
+	AllPlatforms bool
+	// Referrers brings along what refers to an image: signatures, attestations,
+	// bills of materials.
+	Referrers bool
+	Limits    schedule.Limits
+	Retry     retry.Policy // of bodies that break
 	// Checkpoint is how often what has arrived of a blob is made to outlast a
 	// power cut; 0 means every 5 seconds.
 	Checkpoint time.Duration
@@ -42,7 +52,15 @@ type Options struct {
 	// bytes that all blobs known so far will take of the store's disk, and may
 	// refuse the image: before its first byte, rather than when the disk is full.
 	// One call at a time.
-	Room     func(img *plan.Image, toFetch int64) error
+	Room func(img *plan.Image, toFetch int64) error
+	// Carried, if not nil, reports layers that need not be fetched: whoever gets
+	// the images has them. An image that lacks some in the store isn't pinned there.
+	Carried func(digest.Digest) bool
+	// Stream, if not nil, is called once, when all images are resolved, while
+	// blobs are still on their way: to write what can be written meanwhile. Pull
+	// waits for it; its error ends the run. With KeepGoing it would have to do
+	// with images that may yet fail, so there it is not called at all.
+	Stream   func(ctx context.Context, s *Stream) error
 	Observer event.Observer // nil means nobody
 }
 

@@ -325,7 +325,7 @@ func TestIndexesAreDescendedForThePlatform(t *testing.T) {
 				f.opts.Platform = p
 				f.opts.Store = openStore(t, t.TempDir())
 				results := f.mustPull(t, name)
-				if got := results[0].Image.Descriptor().Digest; got != want.Descriptor.Digest {
+				if got := results[0].Image.Main().Descriptor().Digest; got != want.Descriptor.Digest {
 					t.Errorf("%s for %s: got %s, want %s", name, platform, got, want.Descriptor.Digest)
 				}
 			}

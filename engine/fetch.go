@@ -27,6 +27,9 @@ func (p *pull) fetchAnywhere(ctx context.Context, place *schedule.Place, desc oc
 	for {
 		sources := p.sources(desc.Digest, needing)
 		if len(sources) <= tried { // none that is new
+			if places := p.places(desc); len(places) > 0 {
+				return p.fetch(ctx, place, desc, needing, places)
+			}
 			return fetched, err
 		}
 		fetched, err = p.fetch(ctx, place, desc, needing, sources[tried:])
@@ -183,6 +186,17 @@ func (p *pull) transferOptions(desc ocispec.Descriptor) transfer.Options {
 		},
 		Broken: func(host string) { p.queue.Trouble(host, false) },
 	}
+}
+
+// places are where a descriptor says that its blob is besides the registry.
+func (p *pull) places(desc ocispec.Descriptor) []transfer.Source {
+	var out []transfer.Source
+	for _, place := range desc.URLs {
+		if b, err := p.opts.Registry.URL(place, desc.Digest); err == nil {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 // sources are the repositories that the images come from, each once.

@@ -74,8 +74,10 @@ type pull struct {
 	mu      sync.Mutex // guards what follows, and the fields of pulling below its ref
 	plan    plan.Plan
 	byImage map[*plan.Image]*pulling
-	done    map[digest.Digest]bool // blobs of the plan that are in the store
-	toFetch int64                  // bytes of the disk that the blobs to fetch will take
+	done    map[digest.Digest]bool          // blobs of the plan that are in the store
+	awaited map[digest.Digest]chan struct{} // closed when the blob is there
+	unknown int                             // images that are not resolved yet
+	toFetch int64                           // bytes of the disk that the blobs to fetch will take
 }
 
 const (
@@ -96,11 +98,13 @@ type pulling struct {
 	reused  int64
 	err     error
 	over    bool // pulled, or failed
+	partial bool // what others have was not fetched
 }
 
 func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 	p := &pull{
 		opts: o, lease: lease, byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
+		awaited: make(map[digest.Digest]chan struct{}), unknown: len(refs),
 		learning: newLearning(o.Store.Hosts()),
 		commits:  make(chan struct{}, commitsAtOnce), waits: make(chan struct{}, waitsAtOnce),
 	}
@@ -119,7 +123,7 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 	if err != nil {
 		return p.fail(ctx, img, err)
 	}
-	for _, doc := range resolved.Path { // also those that were here: the lease should keep them
+	for _, doc := range resolved.Documents { // also those that were here: the lease should keep them
 		if _, err := p.lease.Has(doc.Descriptor); err != nil {
 			return p.fail(ctx, img, err)
 		}
@@ -129,7 +133,7 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 	p.byImage[resolved] = img
 	p.mu.Unlock()
 
-	if p.opts.Platform.Explicit && resolved.Platform == nil && image.IsImage(resolved.Manifest) {
+	if main := resolved.Main(); p.opts.Platform.Explicit && main.Platform == nil && main.Runnable() && main.Schema1 == nil {
 		// Only the config tells the platform, so it goes ahead of the layers.
 		if err := p.configFirst(ctx, place, img); err != nil {
 			return p.fail(ctx, img, err)
@@ -140,7 +144,7 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 
 // configFirst fetches the config of an image, and checks its platform.
 func (p *pull) configFirst(ctx context.Context, place *schedule.Place, img *pulling) error {
-	config := img.image.Manifest.Config
+	config := img.image.Main().Config
 	has, err := p.lease.Has(config)
 	if err != nil {
 		return err
@@ -166,7 +170,7 @@ func (p *pull) configFirst(ctx context.Context, place *schedule.Place, img *pull
 // wanted, by its config, which is in the store. One that a person asked for
 // must match; the default only warns.
 func (p *pull) checkPlatform(img *pulling) error {
-	raw, err := p.opts.Store.Read(img.image.Manifest.Config.Digest, image.MaxSize)
+	raw, err := configOf(p.opts.Store, img.image.Main())
 	if err != nil {
 		return err
 	}
@@ -183,19 +187,31 @@ func (p *pull) checkPlatform(img *pulling) error {
 	return nil
 }
 
+// configOf reads a variant's config, or what stands for it.
+func configOf(store *blobstore.Store, v *plan.Variant) ([]byte, error) {
+	if v.Schema1 != nil {
+		return v.Schema1.Top(), nil
+	}
+	return store.Read(v.Config.Digest, image.MaxSize)
+}
+
 // queueBlobs queues what an image needs and nobody has asked for yet.
 func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 	all := img.image.Blobs()
 	here := make(map[digest.Digest]bool, len(all))
+	carried := p.opts.carried(img.image)
+	partial := false
 	for _, d := range all {
-		has, err := p.lease.Has(d)
+		has, err := p.has(ctx, d)
 		if err != nil {
 			return p.fail(ctx, img, err)
 		}
-		here[d.Digest] = has
+		partial = partial || !has && carried[d.Digest]
+		here[d.Digest] = has || carried[d.Digest]
 	}
 
 	p.mu.Lock()
+	img.partial = partial
 	added, err := p.plan.Add(img.image, func(d ocispec.Descriptor) (bool, error) { return here[d.Digest], nil })
 	if err != nil {
 		p.mu.Unlock()
@@ -238,20 +254,34 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 	p.mu.Unlock()
 
 	p.opts.observe(event.Resolved{Image: img.ref.String(), Digest: img.image.Target().Digest,
-		Blobs: len(all) + len(img.image.Path), Size: size, Here: found})
+		Blobs: len(all) + len(img.image.Documents), Size: size, Here: found})
 	for _, b := range added {
 		if b.Here {
 			continue
 		}
 		p.opts.observe(event.Queued{Digest: b.Digest, Size: b.Size})
-		p.queue.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context, place *schedule.Place) error {
+		p.queue.Add(schedule.Job{ID: b.Digest.String(), Host: img.ref.Host(), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context, place *schedule.Place) error {
 			return p.blob(ctx, place, b.Descriptor, img)
 		}})
 	}
 	if complete {
-		return p.complete(ctx, img)
+		if err := p.complete(ctx, img); err != nil {
+			return err
+		}
 	}
+	p.resolvedOne()
 	return nil
+}
+
+// has reports whether a blob is in the store, and puts it there when its
+// descriptor carries it. Data that doesn't fit is as if it weren't there (OCI image
+// spec, "Descriptors", data).
+func (p *pull) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	has, err := p.lease.Has(d)
+	if err != nil || has || len(d.Data) == 0 || int64(len(d.Data)) != d.Size || d.Digest.Algorithm().FromBytes(d.Data) != d.Digest {
+		return has, err
+	}
+	return true, p.lease.Put(ctx, d, d.Data)
 }
 
 // blob fetches a blob that images wait for. It counts as fetched for the image
@@ -273,7 +303,7 @@ func (p *pull) blob(ctx context.Context, place *schedule.Place, desc ocispec.Des
 
 	var complete []*pulling
 	p.mu.Lock()
-	p.done[desc.Digest] = true
+	p.arrived(desc.Digest)
 	img.fetched -= desc.Size - fetched // another process, or an earlier run, did the rest
 	img.reused += desc.Size - fetched
 	for _, needs := range p.alive(desc.Digest) {
@@ -305,7 +335,7 @@ func (p *pull) alive(d digest.Digest) []*plan.Image {
 
 // complete ends an image of which all is in the store.
 func (p *pull) complete(ctx context.Context, img *pulling) error {
-	if img.image.Platform == nil && !p.opts.Platform.Explicit && image.IsImage(img.image.Manifest) {
+	if main := img.image.Main(); main.Platform == nil && (!p.opts.Platform.Explicit || main.Schema1 != nil) && main.Runnable() {
 		if err := p.checkPlatform(img); err != nil {
 			return p.fail(ctx, img, err)
 		}
@@ -335,7 +365,7 @@ func (p *pull) failBlob(ctx context.Context, desc ocispec.Descriptor, why error)
 	var end error
 	for _, img := range waiting {
 		role := "layer"
-		if img.image.Manifest.Config.Digest == desc.Digest {
+		if img.image.Main().Config.Digest == desc.Digest {
 			role = "config"
 		}
 		end = p.fail(ctx, img, fmt.Errorf("%s %s: %w", role, desc.Digest, why))
@@ -380,7 +410,7 @@ func (p *pull) finish() []Result {
 func (p *pull) pin() error {
 	var roots []blobstore.Root
 	for _, img := range p.images {
-		if img.err != nil || !img.over {
+		if img.err != nil || !img.over || img.partial {
 			continue
 		}
 		name := img.ref.Tagged()
@@ -388,10 +418,10 @@ func (p *pull) pin() error {
 			name = img.ref.Name()
 		}
 		target := img.image.Target()
-		if len(img.image.Path) == 1 {
-			target = img.image.Descriptor()
+		if len(img.image.Documents) == 1 {
+			target = img.image.Main().Descriptor()
 		}
-		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests()})
+		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image)})
 	}
 	if len(roots) == 0 {
 		return nil

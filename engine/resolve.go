@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"drayage/blobstore"
 	"drayage/engine/image"
@@ -43,7 +42,7 @@ func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDige
 		raw, err := m.opts.Store.Read(want, image.MaxSize)
 		if err == nil {
 			m.reused += int64(len(raw))
-			return decodeStored(raw, want)
+			return image.DecodeVerified(raw, want)
 		}
 		if !errors.Is(err, blobstore.ErrNotFound) {
 			return image.Document{}, err
@@ -60,22 +59,25 @@ func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDige
 	return doc, err
 }
 
+// Size implements plan.Manifests.
+func (m *manifests) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
+	size, err := m.opts.Store.Stat(d)
+	if !errors.Is(err, blobstore.ErrNotFound) {
+		return size, err
+	}
+	return m.opts.Registry.BlobSize(ctx, ref, d)
+}
+
 // resolve finds the image that a name stands for, if it is one to accept.
 func (o Options) resolve(ctx context.Context, m *manifests, ref reference.Image) (*plan.Image, error) {
-	img, err := plan.Resolve(ctx, m, ref, o.Platform)
+	img, err := plan.Resolve(ctx, m, ref, plan.Selection{Platform: o.Platform, Others: o.Others, All: o.AllPlatforms})
+	if err == nil && o.Referrers {
+		err = o.addReferrers(ctx, m, img)
+	}
 	if err == nil && o.Accept != nil {
 		err = o.Accept(img)
 	}
 	return img, err
-}
-
-func decodeStored(raw []byte, want digest.Digest) (image.Document, error) {
-	doc, err := image.Decode(raw)
-	if err != nil {
-		return image.Document{}, fmt.Errorf("manifest %s in the store: %w", want, err)
-	}
-	doc.Descriptor.Digest = want
-	return doc, nil
 }
 
 // Plan resolves images and works out what pulling them would take. It fetches
@@ -109,7 +111,11 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 		if r.Err != nil {
 			continue
 		}
-		added, err := p.Add(r.Image, o.Store.Has)
+		carried := o.carried(r.Image)
+		added, err := p.Add(r.Image, func(d ocispec.Descriptor) (bool, error) {
+			has, err := o.Store.Has(d)
+			return has || carried[d.Digest], err
+		})
 		if err != nil {
 			r.Err = err
 			continue
@@ -119,6 +125,24 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 		r.Reused += reused
 	}
 	return results, p, nil
+}
+
+// carried lists the layers of an image that need not be fetched. A schema 1
+// manifest's layers are read for their diff ids.
+func (o Options) carried(img *plan.Image) map[digest.Digest]bool {
+	out := make(map[digest.Digest]bool)
+	if o.Carried == nil {
+		return out
+	}
+	for _, v := range img.Variants {
+		for _, l := range v.Layers {
+			out[l.Digest] = v.Schema1 == nil && o.Carried(l.Digest)
+		}
+	}
+	for _, d := range img.Configs() {
+		delete(out, d.Digest)
+	}
+	return out
 }
 
 // shares splits an image's blobs into the bytes that are to be fetched for it,

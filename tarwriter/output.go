@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"drayage/blobstore/durable"
+	"drayage/tarwriter/squeeze"
 )
 
 var (
@@ -22,41 +24,71 @@ var (
 // partSuffix ends the name under which an archive is written.
 const partSuffix = ".drayage-part"
 
+// FileOptions say how an archive is written to a file.
+type FileOptions struct {
+	Force    bool           // replace one that exists
+	Compress squeeze.Format // the archive as a whole
+	// Split, if not 0, cuts the archive into volumes of at most so many bytes,
+	// rounded down to a multiple of VolumeUnit.
+	Split int64
+}
+
+// Report says what became of an archive.
+type Report struct {
+	Size int64 // bytes written, after compression
+	Moved
+}
+
 // File is an archive on its way to the disk. It appears under its name when it
 // is complete and synced, or not at all.
 type File struct {
 	path    string
+	opts    FileOptions
 	part    *os.File
+	vols    *volumes
 	special bool // a device or pipe, which is written to directly
-	force   bool
 	done    bool
 }
 
 // CreateFile begins an archive that will be called path. One that exists is
-// refused with ErrExists unless force says to replace it. Bytes go to a file
+// refused with ErrExists unless it is to be replaced. Bytes go to a file
 // beside it, named with .drayage-part at the end, which a later try takes over if this
 // process dies. The caller must call Close.
-func CreateFile(path string, force bool) (*File, error) {
+//
+// Volumes are called path.001, path.002 and so on; beside them is path.sha256, in the
+// form that sha256sum -c reads, and it appears last.
+func CreateFile(path string, o FileOptions) (*File, error) {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
 		return nil, &fs.PathError{Op: "writing to", Path: path, Err: syscall.EISDIR}
+	case err == nil && !info.Mode().IsRegular() && o.Split > 0:
+		return nil, fmt.Errorf("output %s: %w, and is no file: it can't be volumes", path, ErrExists)
 	case err == nil && !info.Mode().IsRegular():
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
-		return &File{path: path, part: f, special: true}, nil
-	case err == nil && !force:
+		return &File{path: path, part: f, special: true, opts: o}, nil
+	case err == nil && !o.Force && o.Split == 0:
 		return nil, fmt.Errorf("output %s: %w", path, ErrExists)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("output: %w", err)
+	}
+	if o.Split > 0 {
+		old, err := findVolumes(path)
+		if err != nil {
+			return nil, fmt.Errorf("output: %w", err)
+		}
+		if len(old) > 0 && !o.Force {
+			return nil, fmt.Errorf("output %s: %w", old[0], ErrExists)
+		}
 	}
 	part, err := lockPart(path + partSuffix)
 	if err != nil {
 		return nil, fmt.Errorf("output %s: %w", path, err)
 	}
-	f := &File{path: path, part: part, force: force}
+	f := &File{path: path, part: part, opts: o}
 	if err := part.Truncate(0); err != nil {
 		return nil, errors.Join(fmt.Errorf("output: %w", err), f.Close())
 	}
@@ -86,17 +118,58 @@ func lockPart(path string) (*os.File, error) {
 }
 
 // Write writes the archive, syncs it and gives it its name.
-func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) error {
-	if err := Write(ctx, f.part, members, blobs, progress); err != nil {
-		return fmt.Errorf("%s: %w", f.path, err)
+func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Report, error) {
+	size, err := Size(members)
+	if err != nil {
+		return Report{}, err
 	}
+	var w io.Writer = f.part
+	if f.opts.Split > 0 {
+		const slack = 1 << 20 // of what compression may add to what doesn't compress
+		f.vols = newVolumes(f.path, max(VolumeUnit, f.opts.Split/VolumeUnit*VolumeUnit), size+size/1000+slack)
+		w = f.vols
+	}
+	moved, err := writeSqueezed(ctx, w, f.opts.Compress, members, blobs, progress)
+	if err != nil {
+		return Report{}, fmt.Errorf("%s: %w", f.path, err)
+	}
+	r := Report{Size: size, Moved: moved}
+	switch {
+	case f.vols != nil:
+		r.Size = f.vols.total()
+	case f.opts.Compress != squeeze.None && !f.special:
+		if r.Size, err = f.part.Seek(0, io.SeekCurrent); err != nil {
+			return Report{}, fmt.Errorf("%s: %w", f.path, err)
+		}
+	}
+	return r, f.publish(ctx)
+}
+
+// writeSqueezed is Write through a compression.
+func writeSqueezed(ctx context.Context, w io.Writer, c squeeze.Format, members []Member, blobs Blobs, progress func(n int64)) (Moved, error) {
+	if c == squeeze.None {
+		return Write(ctx, w, members, blobs, progress)
+	}
+	z := squeeze.NewWriter(w, c)
+	moved, err := Write(ctx, z, members, blobs, progress)
+	return moved, errors.Join(err, z.Close())
+}
+
+// publish syncs what was written and gives it its name.
+func (f *File) publish(ctx context.Context) error {
 	if f.special {
+		return nil
+	}
+	if f.vols != nil {
+		if err := f.vols.publish(ctx, f.opts.Force); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
 		return nil
 	}
 	if err := f.part.Sync(); err != nil {
 		return fmt.Errorf("syncing %s: %w", f.path, err)
 	}
-	if err := f.name(); err != nil {
+	if err := nameFile(f.part.Name(), f.path, f.opts.Force); err != nil {
 		return fmt.Errorf("naming the archive: %w", err)
 	}
 	f.done = true
@@ -106,32 +179,71 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 	return nil
 }
 
-// name gives the archive its name. Without force it takes none that another
+// nameFile gives a file its name. Without force it takes none that another
 // has meanwhile: a link refuses that, where there are links.
-func (f *File) name() error {
-	part := f.part.Name()
-	if f.force {
-		return os.Rename(part, f.path)
+func nameFile(part, path string, force bool) error {
+	if force {
+		return os.Rename(part, path)
 	}
-	switch err := os.Link(part, f.path); {
+	switch err := os.Link(part, path); {
 	case err == nil:
 		return os.Remove(part)
 	case errors.Is(err, fs.ErrExist):
-		return fmt.Errorf("%s: %w", f.path, ErrExists)
+		return fmt.Errorf("%s: %w", path, ErrExists)
 	}
-	if _, err := os.Lstat(f.path); err == nil {
-		return fmt.Errorf("%s: %w", f.path, ErrExists)
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s: %w", path, ErrExists)
 	}
-	return os.Rename(part, f.path)
+	return os.Rename(part, path)
 }
 
 // Close ends the writing. What has not got its name is removed.
 func (f *File) Close() error {
-	var err error
-	if !f.special && !f.done {
-		err = os.Remove(f.part.Name())
+	var errs []error
+	if f.vols != nil {
+		errs = append(errs, f.vols.close())
 	}
-	return errors.Join(err, f.part.Close())
+	if !f.special && !f.done {
+		errs = append(errs, os.Remove(f.part.Name()))
+	}
+	return errors.Join(append(errs, f.part.Close())...)
+}
+
+// Stream is an archive to a pipe or a program, which begins at once.
+type Stream struct {
+	Out      *os.File
+	Compress squeeze.Format
+}
+
+// Write writes the archive.
+func (s Stream) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Report, error) {
+	size, err := Size(members)
+	if err != nil {
+		return Report{}, err
+	}
+	widen(s.Out)
+	count := &counter{w: s.Out}
+	if s.Compress == squeeze.None {
+		moved, err := Write(ctx, s.Out, members, blobs, progress)
+		return Report{Size: size, Moved: moved}, err
+	}
+	moved, err := writeSqueezed(ctx, count, s.Compress, members, blobs, progress)
+	return Report{Size: count.n, Moved: moved}, err
+}
+
+// Close does nothing: Out is the caller's.
+func (Stream) Close() error { return nil }
+
+// counter counts what is written.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // Dir is an archive's members as files of a folder.
@@ -163,53 +275,69 @@ func CreateDir(path string, force bool) (*Dir, error) {
 // Write writes the members. Those that tell what is there, such as index.json,
 // come after those that they tell of, so that a reader never sees a name
 // without its content.
-func (d *Dir) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) error {
+func (d *Dir) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Report, error) {
+	var r Report
 	if progress == nil {
 		progress = func(int64) {}
 	}
 	for _, told := range []bool{true, false} { // first blobs, then what names them
 		for _, m := range members {
-			if (m.Blob != "") != told {
+			if (m.Blob != "" || m.Link != "") != told {
 				continue
 			}
-			if err := d.writeMember(ctx, m, blobs, progress); err != nil {
-				return fmt.Errorf("%s: %w", d.path, err)
+			moved, err := d.writeMember(ctx, m, blobs, progress)
+			if err != nil {
+				return r, fmt.Errorf("%s: %w", d.path, err)
 			}
+			r.Size += m.Size
+			r.add(moved)
 		}
 	}
 	d.done = true
-	return nil
+	return r, nil
 }
 
-func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress func(int64)) (err error) {
+func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress func(int64)) (moved Moved, err error) {
 	path := filepath.Join(d.path, filepath.FromSlash(m.Name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
+		return moved, err
 	}
-	part, err := os.OpenFile(path+partSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
+	part := path + partSuffix
 	defer func() {
 		if err != nil {
-			os.Remove(part.Name())
+			os.Remove(part)
 		}
 	}()
-	err = writeContent(ctx, part, m, blobs, progress)
-	if err == nil {
-		err = part.Sync()
-	}
-	if err = errors.Join(err, part.Close()); err != nil {
-		return err
+	if m.Link != "" {
+		os.Remove(part) // of a run that died
+		if err := os.Symlink(filepath.FromSlash(m.Link), part); err != nil {
+			return moved, err
+		}
+	} else if moved, err = writeFile(ctx, part, m, blobs, progress); err != nil {
+		return moved, err
 	}
 	_, before := os.Lstat(path)
-	if err := os.Rename(part.Name(), path); err != nil {
-		return err
+	if err := os.Rename(part, path); err != nil {
+		return moved, err
 	}
 	if before != nil { // what was there stays, also when the rest fails
 		d.written = append(d.written, path)
 	}
-	return nil
+	return moved, nil
+}
+
+// writeFile writes a member's content to a file, and syncs it.
+func writeFile(ctx context.Context, path string, m Member, blobs Blobs, progress func(int64)) (Moved, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return Moved{}, err
+	}
+	out := mover{w: f}
+	err = writeContent(ctx, &out, m, blobs, progress)
+	if err == nil {
+		err = f.Sync()
+	}
+	return out.moved, errors.Join(err, f.Close())
 }
 
 // Close ends the writing. When it was not completed, what it made is removed.
@@ -224,7 +352,7 @@ func (d *Dir) Close() error {
 		}
 	}
 	if d.made {
-		for _, sub := range []string{"blobs/sha256", "blobs"} {
+		for _, sub := range []string{"blobs/sha256", "blobs"} { // of OCI layouts; others have the folders of what they wrote
 			os.Remove(filepath.Join(d.path, sub))
 		}
 		os.Remove(d.path)

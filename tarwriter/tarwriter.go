@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -21,7 +22,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Image is one name for one image manifest, with all that the manifest needs.
+// Image is one name and what it stands for, with all that is to be carried of
+// it.
 type Image struct {
 	// Name is the whole name with registry and tag, as containerd wants it
 	// (docker.io/library/alpine:3), or "" for an image without a tag.
@@ -29,20 +31,52 @@ type Image struct {
 	// RepoTag is the name as docker shows it (alpine:3), or "".
 	RepoTag string
 
-	Manifest ocispec.Descriptor // with the platform, where it is known
+	// Target is what index.json lists under the name: the manifest of the one
+	// variant, or an index of several. It may have a platform and annotations,
+	// which are written as they are.
+	Target ocispec.Descriptor
+	// Indexes are the indexes to carry: Target, if it is one, and those in it.
+	Indexes []ocispec.Descriptor
+	// Variants are the manifests to carry. The first is the image that the
+	// formats list that have one image a tag.
+	Variants []Variant
+	// History replaces the variants in the legacy format, for an image that
+	// came with a schema 1 manifest: bottom layer first.
+	History []HistoryLayer
+	// Beside marks what is no image of its own, such as a signature: only the
+	// OCI half lists it, and without a name that loaders would take.
+	Beside bool
+}
+
+// Variant is one manifest with what it needs.
+type Variant struct {
+	Manifest ocispec.Descriptor
 	Config   ocispec.Descriptor
 	Layers   []ocispec.Descriptor // bottom first; one may occur twice
 	// Runnable tells a container image from other artifacts, which the docker
-	// format has no place for.
+	// and legacy formats have no place for.
 	Runnable bool
+	// ConfigContent is the config itself, which only the legacy format needs.
+	ConfigContent []byte
 }
 
-// Member is a file of an archive. Its content is Content, or the blob of Blob.
+// HistoryLayer is a layer as a schema 1 manifest tells of it.
+type HistoryLayer struct {
+	ID    string // 64 hex digits
+	JSON  []byte // the layer's own v1Compatibility
+	Layer ocispec.Descriptor
+}
+
+// Member is a file of an archive. Its content is Content, or the blob of Blob;
+// with a Link it is a symbolic link and has none.
 type Member struct {
 	Name    string // with slashes, relative
 	Size    int64  // bytes
 	Content []byte
 	Blob    digest.Digest
+	Link    string
+	// Layer marks what Since may leave out.
+	Layer bool
 }
 
 // Blobs is where the content of members comes from. The files are closed
@@ -54,7 +88,7 @@ type Blobs interface {
 // Layout says which members an archive of images has, in order.
 type Layout func([]Image) ([]Member, error)
 
-// ErrNotImage is wrapped by Docker for artifacts that are no container images.
+// ErrNotImage is wrapped by layouts for artifacts that are no container images.
 var ErrNotImage = errors.New("not a container image")
 
 const (
@@ -68,11 +102,8 @@ const (
 // containerd, Podman and skopeo load it.
 func Docker(images []Image) ([]Member, error) {
 	images = sorted(images)
-	for _, img := range images {
-		if !img.Runnable {
-			return nil, fmt.Errorf("%s: %w, its config is %q: the docker format can't hold it, the oci format can",
-				cmp.Or(img.RepoTag, img.Manifest.Digest.String()), ErrNotImage, img.Config.MediaType)
-		}
+	if err := runnable(images, "docker"); err != nil {
+		return nil, err
 	}
 	head, err := ociFiles(images)
 	if err != nil {
@@ -93,6 +124,25 @@ func Docker(images []Image) ([]Member, error) {
 	return append(head, blobs(images)...), nil
 }
 
+// runnable refuses what a format has no place for.
+func runnable(images []Image, format string) error {
+	for _, img := range images {
+		if !img.Beside && !img.main().Runnable {
+			return fmt.Errorf("%s: %w, its config is %q: the %s format can't hold it, the oci format can",
+				cmp.Or(img.RepoTag, img.Target.Digest.String()), ErrNotImage, img.main().Config.MediaType, format)
+		}
+	}
+	return nil
+}
+
+// main is the variant that formats with one image a tag list.
+func (i Image) main() Variant {
+	if len(i.Variants) == 0 {
+		return Variant{}
+	}
+	return i.Variants[0]
+}
+
 // OCI is a plain OCI image layout.
 func OCI(images []Image) ([]Member, error) {
 	images = sorted(images)
@@ -108,7 +158,13 @@ func OCI(images []Image) ([]Member, error) {
 func sorted(images []Image) []Image {
 	images = slices.Clone(images)
 	key := func(a, b Image) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.RepoTag, b.RepoTag), cmp.Compare(a.Manifest.Digest, b.Manifest.Digest))
+		beside := func(i Image) int {
+			if i.Beside {
+				return 1
+			}
+			return 0
+		}
+		return cmp.Or(cmp.Compare(beside(a), beside(b)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.RepoTag, b.RepoTag), cmp.Compare(a.Target.Digest, b.Target.Digest))
 	}
 	slices.SortStableFunc(images, key)
 	return slices.CompactFunc(images, func(a, b Image) bool { return key(a, b) == 0 })
@@ -125,20 +181,16 @@ func ociFiles(images []Image) ([]Member, error) {
 		Manifests: make([]ocispec.Descriptor, 0, len(images)),
 	}
 	for _, img := range images {
-		d := ocispec.Descriptor{
-			MediaType:    img.Manifest.MediaType,
-			Digest:       img.Manifest.Digest,
-			Size:         img.Manifest.Size,
-			Platform:     img.Manifest.Platform,
-			ArtifactType: img.Manifest.ArtifactType,
-		}
-		if img.Name != "" {
+		d := img.Target
+		d.Annotations = maps.Clone(d.Annotations)
+		if img.Name != "" && !img.Beside {
 			// containerd and podman read the first; the tag alone is what
 			// others expect of the second.
-			d.Annotations = map[string]string{
-				annotationImageName:       img.Name,
-				ocispec.AnnotationRefName: img.Name[strings.LastIndexByte(img.Name, ':')+1:],
+			if d.Annotations == nil {
+				d.Annotations = make(map[string]string)
 			}
+			d.Annotations[annotationImageName] = img.Name
+			d.Annotations[ocispec.AnnotationRefName] = img.Name[strings.LastIndexByte(img.Name, ':')+1:]
 		}
 		index.Manifests = append(index.Manifests, d)
 	}
@@ -159,13 +211,17 @@ func dockerManifest(images []Image) (Member, error) {
 	entries := make([]*dockerImage, 0, len(images))
 	byManifest := make(map[digest.Digest]*dockerImage)
 	for _, img := range images {
-		e := byManifest[img.Manifest.Digest]
+		if img.Beside {
+			continue
+		}
+		v := img.main()
+		e := byManifest[v.Manifest.Digest]
 		if e == nil {
-			e = &dockerImage{Config: blobName(img.Config.Digest), Layers: make([]string, 0, len(img.Layers))}
-			for _, l := range img.Layers {
+			e = &dockerImage{Config: blobName(v.Config.Digest), Layers: make([]string, 0, len(v.Layers))}
+			for _, l := range v.Layers {
 				e.Layers = append(e.Layers, blobName(l.Digest))
 			}
-			byManifest[img.Manifest.Digest] = e
+			byManifest[v.Manifest.Digest] = e
 			entries = append(entries, e)
 		}
 		if img.RepoTag != "" {
@@ -178,21 +234,35 @@ func dockerManifest(images []Image) (Member, error) {
 // dockerRepositories is the file of that name: for each repository, each tag's
 // top layer. It has no size when there is nothing to say.
 func dockerRepositories(images []Image) (Member, error) {
-	repos := make(map[string]map[string]string)
+	repos := make(repositories)
 	for _, img := range images {
-		repo, tag, ok := cutTag(img.RepoTag)
-		if !ok || len(img.Layers) == 0 {
-			continue
+		if layers := img.main().Layers; len(layers) > 0 && !img.Beside {
+			repos.add(img.RepoTag, layers[len(layers)-1].Digest.Encoded())
 		}
-		if repos[repo] == nil {
-			repos[repo] = make(map[string]string)
-		}
-		repos[repo][tag] = img.Layers[len(img.Layers)-1].Digest.Encoded()
 	}
-	if len(repos) == 0 {
+	return repos.member()
+}
+
+// repositories is the content of the file of that name, by Docker's image spec
+// 1.0: each repository's tags with the id of the top layer.
+type repositories map[string]map[string]string
+
+func (r repositories) add(repoTag, top string) {
+	repo, tag, ok := cutTag(repoTag)
+	if !ok {
+		return
+	}
+	if r[repo] == nil {
+		r[repo] = make(map[string]string)
+	}
+	r[repo][tag] = top
+}
+
+func (r repositories) member() (Member, error) {
+	if len(r) == 0 {
 		return Member{}, nil
 	}
-	return jsonMember(dockerReposFile, repos)
+	return jsonMember(dockerReposFile, r)
 }
 
 func cutTag(repoTag string) (repo, tag string, ok bool) {
@@ -203,24 +273,31 @@ func cutTag(repoTag string) (repo, tag string, ok bool) {
 	return repoTag[:i], repoTag[i+1:], true
 }
 
-// blobs are the members under blobs/, each once: manifests and configs first,
-// which readers need before they know what to do with layers.
+// blobs are the members under blobs/, each once: indexes, manifests and configs
+// first, which readers need before they know what to do with layers.
 func blobs(images []Image) []Member {
 	var out []Member
 	seen := make(map[digest.Digest]bool)
-	add := func(d ocispec.Descriptor) {
+	add := func(d ocispec.Descriptor, layer bool) {
 		if !seen[d.Digest] {
 			seen[d.Digest] = true
-			out = append(out, Member{Name: blobName(d.Digest), Size: d.Size, Blob: d.Digest})
+			out = append(out, Member{Name: blobName(d.Digest), Size: d.Size, Blob: d.Digest, Layer: layer})
 		}
 	}
 	for _, img := range images {
-		add(img.Manifest)
-		add(img.Config)
+		for _, ix := range img.Indexes {
+			add(ix, false)
+		}
+		for _, v := range img.Variants {
+			add(v.Manifest, false)
+			add(v.Config, false)
+		}
 	}
 	for _, img := range images {
-		for _, l := range img.Layers {
-			add(l)
+		for _, v := range img.Variants {
+			for _, l := range v.Layers {
+				add(l, true)
+			}
 		}
 	}
 	return out
@@ -235,5 +312,9 @@ func jsonMember(name string, v any) (Member, error) {
 	if err != nil {
 		return Member{}, fmt.Errorf("writing %s: %w", name, err)
 	}
-	return Member{Name: name, Size: int64(len(raw)), Content: raw}, nil
+	return contentMember(name, raw), nil
+}
+
+func contentMember(name string, content []byte) Member {
+	return Member{Name: name, Size: int64(len(content)), Content: content}
 }

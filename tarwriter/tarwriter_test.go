@@ -58,7 +58,7 @@ func (f folder) image(t *testing.T, name string, layers ...ocispec.Descriptor) t
 	m := f.put(t, raw)
 	m.MediaType = ocispec.MediaTypeImageManifest
 	m.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
-	img := tarwriter.Image{Manifest: m, Config: config, Layers: layers, Runnable: true}
+	img := tarwriter.Image{Target: m, Variants: []tarwriter.Variant{{Manifest: m, Config: config, Layers: layers, Runnable: true}}}
 	if name != "" {
 		img.Name, img.RepoTag = "docker.io/library/"+name, name
 	}
@@ -102,7 +102,7 @@ func compose(t *testing.T, l tarwriter.Layout, blobs folder, images ...tarwriter
 	}
 	var b bytes.Buffer
 	var told int64
-	if err := tarwriter.Write(t.Context(), &b, members, blobs, func(n int64) { told += n }); err != nil {
+	if _, err := tarwriter.Write(t.Context(), &b, members, blobs, func(n int64) { told += n }); err != nil {
 		t.Fatal(err)
 	}
 	if size, err := tarwriter.Size(members); err != nil || size != int64(b.Len()) || size != told {
@@ -186,7 +186,7 @@ func TestDockerLayoutHasBothHalves(t *testing.T) {
 func TestOCILayoutIsPlain(t *testing.T) {
 	blobs := folder(t.TempDir())
 	artifact := blobs.image(t, "chart:1", blobs.add(t, 5))
-	artifact.Runnable = false
+	artifact.Variants[0].Runnable = false
 	var names []string
 	for _, f := range readTar(t, compose(t, tarwriter.OCI, blobs, artifact)) {
 		names = append(names, f.name)
@@ -215,7 +215,7 @@ func TestArchivesAreTheSameInAnyOrder(t *testing.T) {
 		blobs.image(t, "c:1", blobs.add(t, 1000), blobs.add(t, 70_000)), blobs.image(t, "a:1", blobs.add(t, 1000)),
 		blobs.image(t, "b:1", blobs.add(t, 200_000)), blobs.image(t, ""),
 	}
-	for name, layout := range map[string]tarwriter.Layout{"docker": tarwriter.Docker, "oci": tarwriter.OCI} {
+	for name, layout := range map[string]tarwriter.Layout{"docker": tarwriter.Docker, "oci": tarwriter.OCI, "legacy": tarwriter.Legacy} {
 		want := compose(t, layout, blobs, images...)
 		for range 10 {
 			rand.Shuffle(len(images), func(i, j int) { images[i], images[j] = images[j], images[i] })
@@ -275,17 +275,17 @@ func TestFileAppearsWholeOrNotAtAll(t *testing.T) {
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x.tar")
-	f, err := tarwriter.CreateFile(path, false)
+	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tarwriter.CreateFile(path, false); !errors.Is(err, tarwriter.ErrBusy) {
+	if _, err := tarwriter.CreateFile(path, tarwriter.FileOptions{}); !errors.Is(err, tarwriter.ErrBusy) {
 		t.Errorf("a second writer: %v, want ErrBusy", err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it is there before it is complete: %v", err)
 	}
-	if err := errors.Join(f.Write(t.Context(), members, blobs, nil), f.Close()); err != nil {
+	if err := errors.Join(second(f.Write(t.Context(), members, blobs, nil)), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	first, err := os.ReadFile(path)
@@ -294,17 +294,17 @@ func TestFileAppearsWholeOrNotAtAll(t *testing.T) {
 	}
 	readTar(t, first)
 
-	if _, err := tarwriter.CreateFile(path, false); !errors.Is(err, tarwriter.ErrExists) {
+	if _, err := tarwriter.CreateFile(path, tarwriter.FileOptions{}); !errors.Is(err, tarwriter.ErrExists) {
 		t.Errorf("over an existing file: %v, want ErrExists", err)
 	}
 	// A failure leaves what was there, and nothing else.
-	again, err := tarwriter.CreateFile(path, true)
+	again, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Force: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := again.Write(ctx, members, blobs, nil); !errors.Is(err, context.Canceled) {
+	if _, err := again.Write(ctx, members, blobs, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Write = %v", err)
 	}
 	if err := again.Close(); err != nil {
@@ -328,11 +328,11 @@ func TestFileTakesOverWhatADeadWriterLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := tarwriter.CreateFile(path, false)
+	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Write(t.Context(), members, blobs, nil), f.Close()); err != nil {
+	if err := errors.Join(second(f.Write(t.Context(), members, blobs, nil)), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	size, err := tarwriter.Size(members)
@@ -352,7 +352,7 @@ func TestDamagedBlobsAreNoticed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tarwriter.Write(t.Context(), io.Discard, members, blobs, nil); err == nil {
+	if _, err := tarwriter.Write(t.Context(), io.Discard, members, blobs, nil); err == nil {
 		t.Error("a blob of the wrong size went into the archive")
 	}
 }
@@ -370,7 +370,7 @@ func TestDir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(d.Write(t.Context(), members, blobs, nil), d.Close()); err != nil {
+	if err := errors.Join(second(d.Write(t.Context(), members, blobs, nil)), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range members {
@@ -387,7 +387,7 @@ func TestDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := append(slices.Clone(members), tarwriter.Member{Name: "blobs/sha256/gone", Blob: "sha256:gone"})
-	if err := failed.Write(t.Context(), broken, blobs, nil); err == nil {
+	if _, err := failed.Write(t.Context(), broken, blobs, nil); err == nil {
 		t.Error("a missing blob was not noticed")
 	}
 	if err := failed.Close(); err != nil {
@@ -412,7 +412,7 @@ func TestWriteIntoAPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	wrote := make(chan error)
-	go func() { wrote <- errors.Join(tarwriter.Write(t.Context(), w, members, blobs, nil), w.Close()) }()
+	go func() { wrote <- errors.Join(second(tarwriter.Write(t.Context(), w, members, blobs, nil)), w.Close()) }()
 	got, err := io.ReadAll(r)
 	if err := errors.Join(err, <-wrote); err != nil {
 		t.Fatal(err)
@@ -438,3 +438,5 @@ func decode(t *testing.T, raw []byte, name string, v any) {
 		}
 	}
 }
+
+func second[T any](_ T, err error) error { return err }

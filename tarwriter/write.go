@@ -50,50 +50,64 @@ func Size(members []Member) (int64, error) {
 	return at + trailer, nil
 }
 
+// Moved says how the bytes of blobs got into an archive.
+type Moved struct {
+	Cloned int64 // shared with the store: the file system has them once
+	Kernel int64 // copied by the kernel, never through this process
+	ByHand int64 // copied through this process
+}
+
+func (m *Moved) add(n Moved) {
+	m.Cloned += n.Cloned
+	m.Kernel += n.Kernel
+	m.ByHand += n.ByHand
+}
+
 // Write writes members to w as a tar. progress, if not nil, is called with the
 // number of bytes after each step. Write stops between two steps when ctx is
 // done.
 //
 // Where w is a file that can take bytes from another within the kernel, they
-// never come through this process; see copyBlob.
-func Write(ctx context.Context, w io.Writer, members []Member, blobs Blobs, progress func(n int64)) error {
+// never come through this process; see mover.
+func Write(ctx context.Context, w io.Writer, members []Member, blobs Blobs, progress func(n int64)) (Moved, error) {
 	if progress == nil {
 		progress = func(int64) {}
 	}
+	out := mover{w: w}
 	var at int64
 	for _, m := range members {
 		h, err := header(m, at)
 		if err != nil {
-			return err
+			return out.moved, err
 		}
 		if _, err := w.Write(h); err != nil {
-			return fmt.Errorf("writing the archive: %w", err)
+			return out.moved, fmt.Errorf("writing the archive: %w", err)
 		}
 		progress(int64(len(h)))
-		if err := writeContent(ctx, w, m, blobs, progress); err != nil {
-			return err
+		if err := writeContent(ctx, &out, m, blobs, progress); err != nil {
+			return out.moved, err
 		}
 		end := at + int64(len(h)) + m.Size
 		at = padded(end)
 		if _, err := w.Write(make([]byte, at-end)); err != nil {
-			return fmt.Errorf("writing the archive: %w", err)
+			return out.moved, fmt.Errorf("writing the archive: %w", err)
 		}
 		progress(at - end)
 	}
 	if _, err := w.Write(make([]byte, trailer)); err != nil {
-		return fmt.Errorf("writing the archive: %w", err)
+		return out.moved, fmt.Errorf("writing the archive: %w", err)
 	}
 	progress(trailer)
-	return nil
+	return out.moved, nil
 }
 
 // writeContent writes a member's bytes, and exactly as many as its size says.
-func writeContent(ctx context.Context, w io.Writer, m Member, blobs Blobs, progress func(int64)) error {
+func writeContent(ctx context.Context, out *mover, m Member, blobs Blobs, progress func(int64)) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
 	if m.Blob == "" {
-		if _, err := w.Write(m.Content); err != nil {
+		if _, err := out.w.Write(m.Content); err != nil {
 			return fmt.Errorf("writing %s: %w", m.Name, err)
 		}
 		progress(m.Size)
@@ -113,7 +127,7 @@ func writeContent(ctx context.Context, w io.Writer, m Member, blobs Blobs, progr
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		n, err := copyBlob(w, f, min(left, piece))
+		n, err := out.move(f, m.Size-left, left)
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}
@@ -132,6 +146,9 @@ func writeContent(ctx context.Context, w io.Writer, m Member, blobs Blobs, progr
 // (POSIX pax, "pax Extended Header").
 func header(m Member, at int64) ([]byte, error) {
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: m.Name, Size: m.Size, Mode: 0o644, ModTime: time.Unix(0, 0)}
+	if m.Link != "" {
+		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, m.Link, 0o777
+	}
 	plain, err := encode(h)
 	align := alignment(m.Size)
 	if err != nil || (at+int64(len(plain)))%align == 0 {

@@ -55,22 +55,24 @@ func composition(_ context.Context, b bench) ([]bar, error) {
 
 // blobFiles writes the layers of an image of 512 MiB.
 func blobFiles(dir string) (tarwriter.Image, error) {
-	img := tarwriter.Image{Name: "docker.io/library/x:1", RepoTag: "x:1", Runnable: true}
+	img := tarwriter.Image{Name: "docker.io/library/x:1", RepoTag: "x:1"}
 	put := func(content []byte) (ocispec.Descriptor, error) {
 		d := registrytest.Describe(ocispec.MediaTypeImageLayerGzip, content)
 		return d, os.WriteFile(filepath.Join(dir, d.Digest.Encoded()), content, 0o644)
 	}
+	v := tarwriter.Variant{Runnable: true}
 	for i := range blobs {
 		d, err := put(registrytest.Random(uint64(i), blobSize))
 		if err != nil {
 			return img, err
 		}
-		img.Layers = append(img.Layers, d)
+		v.Layers = append(v.Layers, d)
 	}
 	var err error
-	if img.Config, err = put([]byte("{}")); err == nil {
-		img.Manifest, err = put([]byte("{ }"))
+	if v.Config, err = put([]byte("{}")); err == nil {
+		v.Manifest, err = put([]byte("{ }"))
 	}
+	img.Target, img.Variants = v.Manifest, []tarwriter.Variant{v}
 	syscall.Sync()
 	return img, err
 }
@@ -87,7 +89,8 @@ func againstCopy(dir string, img tarwriter.Image, rounds int) ([]bar, error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(tarwriter.Write(context.Background(), f, members, folder(dir), nil), f.Close())
+		_, err = tarwriter.Write(context.Background(), f, members, folder(dir), nil)
+		return errors.Join(err, f.Close())
 	}
 	same := filepath.Join(dir, "same.tar") // the archive's own bytes, for cp
 	if _, err := clocked(target, compose); err != nil {
@@ -163,11 +166,12 @@ func onLoop(scratch, kind string, rounds int) (bar, error) {
 	var ours []float64
 	for range rounds {
 		took, err := clocked(target, func() error {
-			f, err := tarwriter.CreateFile(target, false)
+			f, err := tarwriter.CreateFile(target, tarwriter.FileOptions{})
 			if err != nil {
 				return err
 			}
-			return errors.Join(f.Write(context.Background(), members, folder(mount), nil), f.Close())
+			_, err = f.Write(context.Background(), members, folder(mount), nil)
+			return errors.Join(err, f.Close())
 		})
 		if err != nil {
 			return bar{}, err

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"drayage/blobstore"
+	archives "drayage/engine/archive"
+	"drayage/engine/compose"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
@@ -86,11 +88,12 @@ var kinds = []struct {
 	is     func(error) bool
 }{
 	{exitUsage, or(as[usageError], is(reference.ErrInvalid))},
-	{exitLocal, or(as[*transfer.LocalError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, exec.ErrNotFound), as[*exec.ExitError])},
-	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], is(registry.ErrContent))},
+	{exitFailed, is(archives.ErrInvalid)},
+	{exitLocal, or(as[*transfer.LocalError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
+	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], is(registry.ErrContent, archives.ErrMismatch, compose.ErrLayer))},
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},
-	{exitNotFound, or(is(registry.ErrNotFound), as[*image.NoPlatformError])},
+	{exitNotFound, or(is(registry.ErrNotFound, blobstore.ErrNotFound), as[*image.NoPlatformError])},
 	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, transfer.ErrWasteful, io.ErrUnexpectedEOF), as[*net.OpError], as[*net.DNSError])},
 	{exitLocal, or(as[*fs.PathError], as[*os.LinkError], as[*os.SyscallError], as[syscall.Errno])},
 }

@@ -4,52 +4,98 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
-	"drayage/engine/event"
+	"drayage/engine/compose"
 	"drayage/tarwriter"
+	"drayage/tarwriter/squeeze"
 )
 
-// outputFlags say where images go besides the store.
+// outputFlags say where images go besides the store, and as what.
 type outputFlags struct {
-	file   string
-	stdout bool
-	load   bool
-	dir    string
-	force  bool
-	format string
+	file     string
+	stdout   bool
+	load     bool
+	loadWith string
+	dir      string
+	force    bool
+
+	format   string
+	layers   string
+	compress string
+	split    size
+	since    string
+	strip    bool
 }
 
 // any reports whether there is an output at all.
 func (o *outputFlags) any() bool { return o.file != "" || o.stdout || o.load || o.dir != "" }
 
+// streaming reports whether somebody waits for the archive's bytes.
+func (o *outputFlags) streaming() bool { return o.stdout || o.load }
+
 func (o *outputFlags) layout() tarwriter.Layout {
-	return map[string]tarwriter.Layout{"docker": tarwriter.Docker, "oci": tarwriter.OCI}[o.format]
+	return map[string]tarwriter.Layout{"docker": tarwriter.Docker, "oci": tarwriter.OCI, "legacy": tarwriter.Legacy}[o.format]
 }
 
+// check finds what is wrong with the outputs asked for.
 func (o *outputFlags) check(s streams) error {
 	if o.file == "-" {
 		o.file, o.stdout = "", true
 	}
+	if o.loadWith != "" {
+		o.load = true
+	}
+	_, layersErr := compose.ParseLayers(o.layers)
+	_, compressErr := o.compression()
 	switch {
 	case o.layout() == nil:
-		return usageError{fmt.Errorf("--format %q: want docker or oci", o.format)}
+		return usageError{fmt.Errorf("--format %q: want docker, oci or legacy", o.format)}
+	case layersErr != nil:
+		return usageError{fmt.Errorf("--layers: %w", layersErr)}
+	case compressErr != nil:
+		return usageError{fmt.Errorf("--compress: %w", compressErr)}
+	case o.compress != "" && o.file == "" && !o.stdout:
+		return usageError{errors.New("--compress is for an archive: it goes with -o or -O")}
+	case o.split > 0 && o.file == "":
+		return usageError{errors.New("--split is for an archive in a file: it goes with -o")}
+	case o.split > 0 && o.split < tarwriter.VolumeUnit:
+		return usageError{fmt.Errorf("--split: want volumes of at least %d KiB", tarwriter.VolumeUnit>>10)}
+	case o.since != "" && !o.any():
+		return usageError{errors.New("--since is for an archive: it goes with -o, -O, -d or -l")}
+	case o.since != "" && o.format == "legacy":
+		return usageError{errors.New("--since goes with the formats docker and oci: legacy has no place to say what is left out")}
+	case o.load && o.format == "oci" && o.loadWith == "":
+		return usageError{errors.New("docker load wants --format docker, or legacy")}
+	case o.loadWith != "" && loaders[o.loadWith] == nil:
+		return usageError{fmt.Errorf("--load-with %q: want docker, podman, nerdctl or ctr", o.loadWith)}
 	case o.stdout && isTerminal(s.out):
 		return usageError{errors.New("an archive is not for terminals: send standard output to a file or program")}
 	}
 	return nil
 }
 
+// compression is that of the archive: as asked for, or by the file's name.
+func (o *outputFlags) compression() (squeeze.Format, error) {
+	if o.compress != "" {
+		return squeeze.ParseFormat(o.compress)
+	}
+	for ending, f := range map[string]squeeze.Format{".gz": squeeze.Gzip, ".tgz": squeeze.Gzip, ".zst": squeeze.Zstd, ".tzst": squeeze.Zstd} {
+		if strings.HasSuffix(o.file, ending) {
+			return f, nil
+		}
+	}
+	return squeeze.None, nil
+}
+
 // output is one place to write images to.
 type output interface {
-	Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) error
+	Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Report, error)
 	Close() error // removes what was not completed
 }
 
@@ -61,15 +107,33 @@ type namedOutput struct {
 type outputs []namedOutput
 
 // open begins every output, so that one that can't work is known before
-// anything is fetched.
+// anything is fetched. Those that somebody waits for come first.
 func (o *outputFlags) open(ctx context.Context, s streams) (outs outputs, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, outs.Close())
 		}
 	}()
+	compression, err := o.compression()
+	if err != nil {
+		return outs, err
+	}
+	if o.stdout {
+		c := compression
+		if o.compress == "" {
+			c = squeeze.None // the name of another output doesn't count
+		}
+		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.out, Compress: c}})
+	}
+	if o.load {
+		l, err := newLoader(o.loadWith, s.err)
+		if err != nil {
+			return outs, err
+		}
+		outs = append(outs, namedOutput{l.name(), l})
+	}
 	if o.file != "" {
-		f, err := tarwriter.CreateFile(o.file, o.force)
+		f, err := tarwriter.CreateFile(o.file, tarwriter.FileOptions{Force: o.force, Compress: compression, Split: int64(o.split)})
 		if err != nil {
 			return outs, err
 		}
@@ -82,16 +146,6 @@ func (o *outputFlags) open(ctx context.Context, s streams) (outs outputs, err er
 		}
 		outs = append(outs, namedOutput{o.dir, d})
 	}
-	if o.stdout {
-		outs = append(outs, namedOutput{"standard output", stream{s.out}})
-	}
-	if o.load {
-		path, err := exec.LookPath("docker")
-		if err != nil {
-			return outs, fmt.Errorf("-l runs docker load: %w", err)
-		}
-		outs = append(outs, namedOutput{"docker load", loader{docker: path, messages: s.err}})
-	}
 	return outs, nil
 }
 
@@ -103,62 +157,13 @@ func (outs outputs) Close() error {
 	return errors.Join(errs...)
 }
 
-func (outs outputs) write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, observer event.Observer) error {
-	size, err := tarwriter.Size(members)
-	if err != nil {
-		return err
+// folder is where outputs take space, or "".
+func (o *outputFlags) folder() string {
+	if o.file != "" {
+		return filepath.Dir(o.file)
 	}
-	for _, o := range outs {
-		observer.Observe(event.Composing{Output: o.name, Size: size})
-		err := o.Write(ctx, members, blobs, func(n int64) { observer.Observe(event.Composed{Output: o.name, N: n}) })
-		if err != nil {
-			return err
-		}
-		observer.Observe(event.Written{Output: o.name, Size: size})
-	}
-	return nil
+	return o.dir
 }
-
-// stream is an archive to standard output.
-type stream struct{ out *os.File }
-
-func (s stream) Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) error {
-	return tarwriter.Write(ctx, s.out, members, blobs, progress)
-}
-
-func (stream) Close() error { return nil }
-
-// loader is an archive into docker load.
-type loader struct {
-	docker   string
-	messages io.Writer
-}
-
-func (l loader) Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("docker load: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, l.docker, "load")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, l.messages, l.messages
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 500 * time.Millisecond
-	if err := errors.Join(cmd.Start(), r.Close()); err != nil {
-		w.Close()
-		return fmt.Errorf("docker load: %w", err)
-	}
-	wrote := tarwriter.Write(ctx, w, members, blobs, progress)
-	closed := w.Close()
-	switch err := cmd.Wait(); {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil: // then what could not be written says nothing new
-		return fmt.Errorf("docker load: %w", err)
-	}
-	return errors.Join(wrote, closed)
-}
-
-func (loader) Close() error { return nil }
 
 // printResults writes the line of each image: for programs with tabs and bare
 // numbers, on a terminal for people.

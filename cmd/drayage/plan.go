@@ -3,13 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"text/tabwriter"
 
+	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
+	"drayage/engine/compose"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/tarwriter"
+	"drayage/tarwriter/squeeze"
 )
 
 // plan is drayage pull --dry-run: it shows what the same command would do.
@@ -33,7 +38,7 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if err := o.planTotals(s, done, p); err != nil {
+	if err := o.planTotals(s, opts.Store, done, p); err != nil {
 		return err
 	}
 	return display.fail(failures(append(bad, engine.Failures(results)...)))
@@ -41,7 +46,7 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 
 // planTotals writes what the images need together, and what the user should
 // know beforehand.
-func (o *pullOptions) planTotals(s streams, done []engine.Result, p *plan.Plan) error {
+func (o *pullOptions) planTotals(s streams, store *blobstore.Store, done []engine.Result, p *plan.Plan) error {
 	t := p.Totals()
 	fetch, manifests := t.Size-t.Here, int64(0)
 	for _, r := range done {
@@ -51,21 +56,42 @@ func (o *pullOptions) planTotals(s streams, done []engine.Result, p *plan.Plan) 
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
 	if o.any() && len(done) > 0 {
-		members, err := o.layout()(archiveImages(done, o.archiveRef))
-		if err != nil {
+		size, exact, err := o.archiveSize(done, store)
+		switch {
+		case err != nil:
 			return err
+		case exact:
+			disk += fmt.Sprintf(", and an archive of %s (%d bytes)", progress.Size(size), size)
+		default:
+			disk += fmt.Sprintf(", and an archive of about %s", progress.Size(size))
 		}
-		size, err := tarwriter.Size(members)
-		if err != nil {
-			return err
-		}
-		disk += fmt.Sprintf(", and an archive of %s (%d bytes)", progress.Size(size), size)
 	}
 	fmt.Fprintln(s.out, disk)
 	if t.ZstdLayers > 0 {
 		fmt.Fprintf(s.out, "warning: %s compressed with zstd, which Docker loads from version 23 on\n", count(t.ZstdLayers, "layer"))
 	}
 	return nil
+}
+
+// archiveSize is how large the archive of images gets. It is exact unless layers
+// are to be converted, configs to be made or read that aren't here, or the archive to be
+// compressed.
+func (o *pullOptions) archiveSize(done []engine.Result, store *blobstore.Store) (size int64, exact bool, err error) {
+	compression, err := o.compression()
+	if err != nil {
+		return 0, false, err
+	}
+	a := &archive{flags: &o.outputFlags, base: slices.Collect(maps.Keys(o.base))}
+	images, exact, err := compose.Expected(store, o.format == "legacy", a.named(done))
+	if err != nil {
+		return 0, false, err
+	}
+	members, err := a.members(images)
+	if err != nil {
+		return 0, false, err
+	}
+	size, err = tarwriter.Size(members)
+	return size, exact && o.layers == "keep" && compression == squeeze.None, err
 }
 
 // count is a number of things, with the plural where there isn't one.

@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +23,6 @@ import (
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
-	"drayage/tarwriter"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -35,15 +36,19 @@ type pullOptions struct {
 
 	list      string
 	arch      string
-	platform  string
+	platforms []string
+	all       bool
+	referrers bool
 	store     string
+	lock      string
+	relock    bool
 	jobs      int
 	perHost   int
 	giveUp    time.Duration
 	noSync    bool
+	base      map[digest.Digest]bool // what --since carried
 	keepGoing bool
 	failed    string
-	strip     bool
 	dryRun    bool
 }
 
@@ -62,6 +67,8 @@ reused. Everything else goes to standard error.`,
 		Example: `  drayage pull -o images.tar alpine:3.20 ghcr.io/org/app:1.2
   drayage pull -f list.txt --keep-going --failed again.txt -o all.tar
   drayage pull -l --platform linux/arm64 alpine
+  drayage pull -f list.txt --since last-week.tar -o difference.tar.zst
+  drayage pull --all-platforms --referrers --format oci -o app.tar ghcr.io/org/app:1.2
   drayage pull -n -f list.txt`,
 		RunE: func(cmd *cobra.Command, args []string) error { return runPull(cmd.Context(), s, o, args) },
 	}
@@ -70,7 +77,11 @@ reused. Everything else goes to standard error.`,
 	o.outputFlags.add(f)
 	f.StringVarP(&o.list, "file", "f", "", "read images from `LIST`, one a line, # comments, - for standard input")
 	f.StringVarP(&o.arch, "architecture", "r", "", "same as --platform linux/`ARCH`")
-	f.StringVar(&o.platform, "platform", "", "which image of a multi-platform index: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	f.StringSliceVar(&o.platforms, "platform", nil, "which image of a multi-platform index: `OS/ARCH[/VARIANT]`; may be repeated (default "+image.DefaultPlatform().String()+")")
+	f.BoolVar(&o.all, "all-platforms", false, "every image of an index; --platform then says which one docker load gets")
+	f.BoolVar(&o.referrers, "referrers", false, "what refers to the images, too: signatures, attestations, SBOMs")
+	f.StringVar(&o.lock, "lock", "", "pin: write to `FILE` the digest of each image, or pull those that it has")
+	f.BoolVar(&o.relock, "update-lock", false, "resolve the images anew and write them to the lock")
 	f.StringVar(&o.store, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
 	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
 	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
@@ -78,7 +89,6 @@ reused. Everything else goes to standard error.`,
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
 	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
-	f.BoolVar(&o.strip, "strip-registry", false, "name images in the archive without their registry")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show the plan and fetch no layer")
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
@@ -91,11 +101,14 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	if err != nil {
 		return err
 	}
-	platform, err := o.wantedPlatform()
+	want, err := o.wantedPlatforms()
 	if err != nil {
 		return err
 	}
 	if err := o.check(s, refs); err != nil {
+		return err
+	}
+	if refs, err = o.pinned(refs); err != nil {
 		return err
 	}
 	credentials, err := o.credentials(refs)
@@ -121,9 +134,17 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		display.Observe(event.Warned{Message: "credentials on the command line can be seen by others; -a env:VAR and -a file:PATH are safer"})
 	}
 	opts := engine.Options{
-		Store: store, Registry: client, Platform: platform, KeepGoing: o.keepGoing, Observer: display,
+		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: display,
+		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
 		Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
+	}
+	base, err := o.carried(ctx, opts)
+	if err != nil {
+		return err
+	}
+	if len(base) > 0 {
+		opts.Carried = func(d digest.Digest) bool { return base[d] }
 	}
 	if o.dryRun {
 		return o.plan(ctx, s, opts, display, refs, bad)
@@ -160,24 +181,30 @@ func (o *pullOptions) images(s streams, args []string) (refs []reference.Image, 
 	return refs, bad, nil
 }
 
-func (o *pullOptions) wantedPlatform() (image.Platform, error) {
-	switch {
-	case o.arch != "" && o.platform != "":
-		return image.Platform{}, usageError{errors.New("-r and --platform say the same thing: give one")}
-	case o.arch != "":
-		p, err := image.ParsePlatform("linux/" + o.arch)
-		if err != nil {
-			return p, usageError{err}
+// wantedPlatforms are those asked for, or else the default one.
+func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
+	words := o.platforms
+	if o.arch != "" {
+		if len(words) > 0 {
+			return nil, usageError{errors.New("-r and --platform say the same thing: give one")}
 		}
-		return p, nil
-	case o.platform != "":
-		p, err := image.ParsePlatform(o.platform)
-		if err != nil {
-			return p, usageError{err}
-		}
-		return p, nil
+		words = []string{"linux/" + o.arch}
 	}
-	return image.DefaultPlatform(), nil
+	if o.format == "legacy" && (len(words) > 1 || o.all) {
+		return nil, usageError{errors.New("the legacy format has one platform: use --format docker or oci")}
+	}
+	if len(words) == 0 {
+		return []image.Platform{image.DefaultPlatform()}, nil
+	}
+	var out []image.Platform
+	for _, w := range words {
+		p, err := image.ParsePlatform(w)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 // check finds what is wrong with the command line as a whole.
@@ -204,25 +231,19 @@ func (o *pullOptions) check(s streams, refs []reference.Image) error {
 	return o.outputFlags.check(s)
 }
 
-// accept refuses images that the outputs have no place for, before they are
-// fetched.
-func (o *pullOptions) accept(img *plan.Image) error {
-	if o.any() && o.format == "docker" && !image.IsImage(img.Manifest) {
-		return fmt.Errorf("%w, its config is %q: the docker format can't hold it", tarwriter.ErrNotImage, img.Manifest.Config.MediaType)
-	}
-	return nil
-}
-
-// archiveRef is the reference that an archive has for ref.
-func (o *pullOptions) archiveRef(ref reference.Image) reference.Image {
-	if o.strip {
-		return ref.WithoutRegistry()
-	}
-	return ref
-}
-
 func (o *pullOptions) openStore(disk durable.Disk) (*blobstore.Store, error) {
-	dir := o.store
+	dir, err := storeDir(o.store)
+	if err != nil {
+		return nil, err
+	}
+	if o.dryRun {
+		return blobstore.Peek(dir)
+	}
+	return blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: disk})
+}
+
+// storeDir is where the store is: as given, or by default.
+func storeDir(dir string) (string, error) {
 	for _, from := range []func() (string, error){
 		func() (string, error) { return os.Getenv("DRAYAGE_STORE"), nil },
 		func() (string, error) {
@@ -235,22 +256,16 @@ func (o *pullOptions) openStore(disk durable.Disk) (*blobstore.Store, error) {
 		}
 		var err error
 		if dir, err = from(); err != nil {
-			return nil, usageError{fmt.Errorf("no place for a store: %w; name one with --store", err)}
+			return "", usageError{fmt.Errorf("no place for a store: %w; name one with --store", err)}
 		}
 	}
-	if o.dryRun {
-		return blobstore.Peek(dir)
-	}
-	return blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: disk})
+	return dir, nil
 }
 
 // room refuses images for which there is no room, in the store and for the
 // output together, before the first byte of them is fetched.
 func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) error {
-	out := o.dir
-	if o.file != "" {
-		out = filepath.Dir(o.file)
-	}
+	out := o.folder()
 	cheap, same := true, false // without an output in a file, only the store takes space
 	if out != "" {
 		cheap, same = store.Cheap(out)
@@ -282,13 +297,20 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 	}
 }
 
-// pull fetches the images and writes the outputs.
+// pull fetches the images and writes the outputs: while blobs come, or with
+// --keep-going, when it is known which images are complete.
 func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, display *display, refs []reference.Image, bad []error) (err error) {
 	outs, err := o.open(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, outs.Close()) }()
+	a := &archive{flags: &o.outputFlags, outs: outs, store: opts.Store, observer: display, base: slices.Collect(maps.Keys(o.base))}
+	if len(outs) > 0 {
+		opts.Stream = func(ctx context.Context, st *engine.Stream) error {
+			return a.write(ctx, st.Lease, st, st.Results, st.Prefer)
+		}
+	}
 
 	results, err := engine.Pull(ctx, opts, refs)
 	failed := failures(append(bad, engine.Failures(results)...))
@@ -301,8 +323,11 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 			done = append(done, r)
 		}
 	}
-	if err == nil && len(done) > 0 && (len(failed) == 0 || o.keepGoing) {
-		err = o.writeOutputs(ctx, outs, opts.Store, done, display)
+	if err == nil && o.keepGoing {
+		err = a.writeStored(ctx, done)
+	}
+	if err == nil && len(failed) == 0 {
+		err = o.writeLock(done)
 	}
 	display.Close() // the bars are gone before the last lines come
 	if err == nil && !o.stdout && len(done) > 0 {
@@ -312,34 +337,6 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 		failed = append(failed, err)
 	}
 	return display.fail(failed)
-}
-
-func (o *pullOptions) writeOutputs(ctx context.Context, outs outputs, store *blobstore.Store, done []engine.Result, observer event.Observer) error {
-	if len(outs) == 0 {
-		return nil
-	}
-	members, err := o.layout()(archiveImages(done, o.archiveRef))
-	if err != nil {
-		return err
-	}
-	return outs.write(ctx, members, store, observer)
-}
-
-// archiveImages are pulled images as the tarwriter wants them.
-func archiveImages(results []engine.Result, name func(reference.Image) reference.Image) []tarwriter.Image {
-	var out []tarwriter.Image
-	for _, r := range results {
-		ref := name(r.Ref)
-		out = append(out, tarwriter.Image{
-			Name:     ref.Tagged(),
-			RepoTag:  ref.RepoTag(),
-			Manifest: r.Image.Descriptor(),
-			Config:   r.Image.Manifest.Config,
-			Layers:   r.Image.Manifest.Layers,
-			Runnable: image.IsImage(r.Image.Manifest),
-		})
-	}
-	return out
 }
 
 // writeFailed writes the list of what failed and of what was stopped, also when

@@ -67,3 +67,22 @@ func (r rate) limiter() *limiter.Limiter {
 	const least, most = 512, 256 << 10
 	return limiter.NewLimiter(limiter.Limit(r), int(min(most, max(least, r/50))))
 }
+
+// size is a flag's number of bytes; 0 means none was given.
+type size int64
+
+// Set implements pflag.Value.
+func (z *size) Set(s string) error {
+	n, err := parseSize(s)
+	if err == nil && n < 1 {
+		err = errors.New("want at least one byte")
+	}
+	*z = size(n)
+	return err
+}
+
+// String implements pflag.Value.
+func (z *size) String() string { return (*rate)(z).String() }
+
+// Type implements pflag.Value.
+func (*size) Type() string { return "size" }

@@ -122,7 +122,7 @@ type Lost struct {
 // Composing says that an archive is being written.
 type Composing struct {
 	Output string `json:"output"`
-	Size   int64  `json:"size"` // of the archive, known before its first byte
+	Size   int64  `json:"size"` // of the archive before compression, known before its first byte
 }
 
 // Composed says that N more bytes of an archive are written.
@@ -134,7 +134,10 @@ type Composed struct {
 // Written says that an archive is complete under its name.
 type Written struct {
 	Output string `json:"output"`
-	Size   int64  `json:"size"`
+	Size   int64  `json:"size"`   // after compression
+	Cloned int64  `json:"cloned"` // bytes of blobs that the output shares with the store
+	Kernel int64  `json:"kernel"` // that the kernel copied, without this process seeing them
+	ByHand int64  `json:"byHand"` // that went through this process
 }
 
 // Warned carries a line for the user: something is odd, and the run goes on.

@@ -33,7 +33,7 @@ const (
 // MediaTypes are the types of manifest that Decode understands, in the order
 // in which a registry should be asked for them.
 func MediaTypes() []string {
-	return []string{DockerList, DockerManifest, ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest}
+	return []string{DockerList, DockerManifest, ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, DockerSchema1Signed, DockerSchema1}
 }
 
 // Errors that tell kinds of bad manifests apart.
@@ -53,6 +53,7 @@ type Document struct {
 
 	Index    *ocispec.Index    // set for an index or a Docker manifest list
 	Manifest *ocispec.Manifest // set for a manifest
+	Schema1  *Schema1          // set for a manifest of Docker's old kind
 }
 
 // Decode reads a manifest or an index. The content alone decides what it is, by
@@ -69,11 +70,13 @@ func Decode(raw []byte) (Document, error) {
 	}
 	isIndex, isManifest := look.Manifests != nil, look.Config != nil || look.Layers != nil
 	if isIndex && isManifest {
-		// One document that readers take for two things: CVE-2021-41190.
-		return Document{}, fmt.Errorf("%w: it is a manifest and an index at once", ErrInvalid)
+		return Document{}, errTwoKinds("a manifest", "an index")
 	}
 	if look.FSLayers != nil || look.SchemaVersion == 1 {
-		return Document{}, fmt.Errorf("%w: a schema 1 manifest", ErrUnsupported)
+		if isIndex || isManifest {
+			return Document{}, errTwoKinds("a schema 1 manifest", "one of another kind")
+		}
+		return schema1Document(Payload(raw))
 	}
 
 	doc := Document{Raw: raw}
@@ -106,6 +109,29 @@ func Decode(raw []byte) (Document, error) {
 	default:
 		return Document{}, fmt.Errorf("%w: media type %q", ErrUnsupported, printable(doc.Descriptor.MediaType))
 	}
+}
+
+// DecodeVerified is Decode for bytes that were held against a digest, which may
+// be of another algorithm than Decode's own.
+func DecodeVerified(raw []byte, d digest.Digest) (Document, error) {
+	doc, err := Decode(raw)
+	if err != nil {
+		return Document{}, fmt.Errorf("manifest %s: %w", d, err)
+	}
+	doc.Descriptor.Digest = d
+	return doc, nil
+}
+
+// schema1Document reads a schema 1 manifest, of which the document is what its
+// digest is over: without the signatures.
+func schema1Document(raw []byte) (Document, error) {
+	s, err := decodeSchema1(raw)
+	if err != nil {
+		return Document{}, err
+	}
+	return Document{Raw: raw, Schema1: s, Descriptor: ocispec.Descriptor{
+		MediaType: DockerSchema1, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
+	}}, nil
 }
 
 // shape is what tells kinds of manifests apart.

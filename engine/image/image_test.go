@@ -1,6 +1,7 @@
 package image_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,69 @@ const (
 	ociType    = ocispec.MediaTypeImageManifest
 	ociIndex   = ocispec.MediaTypeImageIndex
 )
+
+const (
+	someHex  = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	otherHex = "f3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+)
+
+// schema1 is a manifest with a history, top layer first.
+func schema1(history ...string) string {
+	var layers, texts []string
+	for _, h := range history {
+		raw, err := json.Marshal(h)
+		if err != nil {
+			panic(err)
+		}
+		layers = append(layers, `{"blobSum":"`+someDigest+`"}`)
+		texts = append(texts, `{"v1Compatibility":`+string(raw)+`}`)
+	}
+	return `{"schemaVersion":1,"fsLayers":[` + strings.Join(layers, ",") + `],"history":[` + strings.Join(texts, ",") + `]}`
+}
+
+func TestSchema1(t *testing.T) {
+	doc, err := image.Decode([]byte(schema1(
+		`{"id":"`+otherHex+`","parent":"`+someHex+`","os":"linux","architecture":"arm","config":{"Cmd":["x"]},"throwaway":true}`,
+		`{"id":"`+otherHex+`","parent":"`+someHex+`"}`, // pushed twice
+		`{"id":"`+someHex+`","created":"2015-01-01T00:00:00Z","container_config":{"Cmd":["/bin/sh","-c","make"]}}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := doc.Schema1
+	if s == nil || len(s.Layers) != 2 || s.Layers[0].ID != someHex || len(s.Kept()) != 2 || len(s.Blobs()) != 1 {
+		t.Fatalf("%+v", s)
+	}
+	raw, err := s.Config([]digest.Digest{someDigest, someDigest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(raw, &config); err != nil {
+		t.Fatal(err)
+	}
+	if diff, err := image.DiffIDs(raw); err != nil || len(diff) != 2 || len(config.History) != 2 || config.History[0].CreatedBy != "/bin/sh -c make" {
+		t.Errorf("%s: %v", raw, err)
+	}
+	if strings.Contains(string(raw), `"id"`) || strings.Contains(string(raw), "throwaway") {
+		t.Errorf("%s", raw)
+	}
+}
+
+// The digest of a signed manifest is over what was signed.
+func TestPayloadOfASignedManifest(t *testing.T) {
+	plain := []byte("{\n   \"schemaVersion\": 1,\n   \"name\": \"x\"\n}")
+	signed := []byte("{\n   \"schemaVersion\": 1,\n   \"name\": \"x\",\n   \"signatures\": [{\"protected\":\"" +
+		base64.RawURLEncoding.EncodeToString([]byte(`{"formatLength":`+fmt.Sprint(len(plain)-2)+`,"formatTail":"Cn0"}`)) + "\"}]\n}")
+	if got := image.Payload(signed); string(got) != string(plain) {
+		t.Errorf("got %q", got)
+	}
+	for _, odd := range []string{``, `{}`, `{"schemaVersion":1,"signatures":[{"protected":"!"}]}`, `{"schemaVersion":2,"signatures":[{"protected":"e30"}]}`,
+		`{"schemaVersion":1,"signatures":[{"protected":"` + base64.RawURLEncoding.EncodeToString([]byte(`{"formatLength":999999,"formatTail":"Cn0"}`)) + `"}]}`} {
+		if got := image.Payload([]byte(odd)); string(got) != odd {
+			t.Errorf("%s became %s", odd, got)
+		}
+	}
+}
 
 func TestDecodeSettlesWhatItIs(t *testing.T) {
 	manifest := `"schemaVersion":2,"config":` + desc + `,"layers":[` + desc + `]`
@@ -75,7 +139,12 @@ func TestDecodeRefuses(t *testing.T) {
 		{"size that overflows", layer(someDigest, "99999999999999999999"), image.ErrInvalid},
 		{"sizes that overflow together", `{"config":` + desc + `,"layers":[{"digest":"` + someDigest + `","size":9223372036854775807},{"digest":"` + someDigest + `","size":1}]}`, image.ErrInvalid},
 		{"unknown media type", `{"mediaType":"application/x-new","layers":[]}`, image.ErrUnsupported},
-		{"schema 1", `{"schemaVersion":1,"fsLayers":[]}`, image.ErrUnsupported},
+		{"schema 1 without layers", `{"schemaVersion":1,"fsLayers":[]}`, image.ErrInvalid},
+		{"schema 1 and 2 at once", `{"schemaVersion":1,"fsLayers":[],"layers":[]}`, image.ErrInvalid},
+		{"schema 1 without history", `{"schemaVersion":1,"fsLayers":[{"blobSum":"` + someDigest + `"}]}`, image.ErrInvalid},
+		{"schema 1 with an id that climbs", schema1(`{"id":"../../etc"}`), image.ErrInvalid},
+		{"schema 1 with a history that is no JSON", schema1(`x`), image.ErrInvalid},
+		{"schema 1 with a gap", schema1(`{"id":"`+someHex+`","parent":"`+otherHex+`"}`, `{"id":"`+strings.Repeat("a", 64)+`"}`), image.ErrInvalid},
 		{"too large", strings.Repeat(" ", image.MaxSize) + "{}", image.ErrInvalid},
 	} {
 		_, err := image.Decode([]byte(c.body))

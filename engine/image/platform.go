@@ -112,8 +112,13 @@ func Choose(ix *ocispec.Index, p Platform) []ocispec.Descriptor {
 func Children(ix *ocispec.Index) []ocispec.Descriptor {
 	return slices.DeleteFunc(slices.Clone(ix.Manifests), func(d ocispec.Descriptor) bool {
 		return d.Annotations[dockerReferenceType] != "" ||
-			d.Platform != nil && d.Platform.OS == unknownPlatformField && d.Platform.Architecture == unknownPlatformField
+			d.Platform != nil && IsUnknown(*d.Platform)
 	})
+}
+
+// IsUnknown reports whether a platform is the one that attestations have.
+func IsUnknown(p ocispec.Platform) bool {
+	return p.OS == unknownPlatformField && p.Architecture == unknownPlatformField
 }
 
 // Platforms lists what an index has, sorted, each once.

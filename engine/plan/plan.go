@@ -20,31 +20,76 @@ import (
 // repository, by tag or digest, verified.
 type Manifests interface {
 	Manifest(ctx context.Context, ref reference.Image, tagOrDigest string) (image.Document, error)
+	// Size is the size of a blob in bytes, which schema 1 manifests don't tell.
+	Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error)
 }
 
-// Image is what a name stands for: one image for one platform.
+// Image is what a name stands for: an image for one platform or for several,
+// and what is to go along with it.
 type Image struct {
-	Ref      reference.Image
-	Path     []image.Document // from what the name resolved to down to the manifest
-	Manifest *ocispec.Manifest
+	Ref reference.Image
+	// Documents are the manifests and indexes that the image needs, each once.
+	// The first is what the name resolved to.
+	Documents []image.Document
+	// Variants are the manifests, at least one. The first is the one for the
+	// platform wanted most.
+	Variants []Variant
+	// Several is set when more than one platform was asked for, and the name
+	// stands for an index: then it goes by an index, even if only one is there.
+	Several bool
+	// Whole is set when all that the index lists is there.
+	Whole bool
+	// Beside are manifests that refer to the image, such as signatures.
+	Beside []Variant
+}
+
+// Variant is a manifest with what its index says of it.
+type Variant struct {
+	image.Document
 	// Platform is what the index says of the manifest, or nil when no index
 	// led to it.
 	Platform *ocispec.Platform
+	// Config and Layers are what the manifest needs. Config has no digest for a
+	// schema 1 manifest.
+	Config ocispec.Descriptor
+	Layers []ocispec.Descriptor
+	// Tag is the tag that the manifest was found by, for one of Beside.
+	Tag string
 }
 
-// Target describes what the name resolved to, an index or a manifest.
-func (i *Image) Target() ocispec.Descriptor { return i.Path[0].Descriptor }
+// Runnable reports whether the variant is a container image.
+func (v *Variant) Runnable() bool { return v.Schema1 != nil || image.IsImage(v.Manifest) }
 
-// Descriptor describes the image's manifest.
-func (i *Image) Descriptor() ocispec.Descriptor {
-	d := i.Path[len(i.Path)-1].Descriptor
-	d.Platform = i.Platform
+// Descriptor describes the variant's manifest, with its platform.
+func (v *Variant) Descriptor() ocispec.Descriptor {
+	d := v.Document.Descriptor
+	d.Platform = v.Platform
 	return d
 }
 
-// Blobs are the config and the layers, each once.
+// blobs lists the config and the layers.
+func (v *Variant) blobs() []ocispec.Descriptor {
+	if v.Config.Digest == "" {
+		return v.Layers
+	}
+	return append([]ocispec.Descriptor{v.Config}, v.Layers...)
+}
+
+// Target describes what the name resolved to, an index or a manifest.
+func (i *Image) Target() ocispec.Descriptor { return i.Documents[0].Descriptor }
+
+// Main is the variant for the platform wanted most.
+func (i *Image) Main() *Variant { return &i.Variants[0] }
+
+// all lists the variants and what goes beside them.
+func (i *Image) all() []Variant { return append(slices.Clone(i.Variants), i.Beside...) }
+
+// Blobs are the configs and the layers, each once.
 func (i *Image) Blobs() []ocispec.Descriptor {
-	all := append([]ocispec.Descriptor{i.Manifest.Config}, i.Manifest.Layers...)
+	var all []ocispec.Descriptor
+	for _, v := range i.all() {
+		all = append(all, v.blobs()...)
+	}
 	seen := make(map[digest.Digest]bool, len(all))
 	return slices.DeleteFunc(all, func(d ocispec.Descriptor) bool {
 		again := seen[d.Digest]
@@ -53,10 +98,21 @@ func (i *Image) Blobs() []ocispec.Descriptor {
 	})
 }
 
+// Configs are those of Blobs that are configs.
+func (i *Image) Configs() []ocispec.Descriptor {
+	var out []ocispec.Descriptor
+	for _, v := range i.all() {
+		if v.Config.Digest != "" {
+			out = append(out, v.Config)
+		}
+	}
+	return out
+}
+
 // Digests lists all that the image needs, manifests included.
 func (i *Image) Digests() []digest.Digest {
 	var out []digest.Digest
-	for _, doc := range i.Path {
+	for _, doc := range i.Documents {
 		out = append(out, doc.Descriptor.Digest)
 	}
 	for _, d := range i.Blobs() {
@@ -65,10 +121,10 @@ func (i *Image) Digests() []digest.Digest {
 	return out
 }
 
-// ManifestSize is the number of bytes of the manifests on the image's path.
+// ManifestSize is the number of bytes of the manifests and indexes.
 func (i *Image) ManifestSize() int64 {
 	var n int64
-	for _, doc := range i.Path {
+	for _, doc := range i.Documents {
 		n += doc.Descriptor.Size
 	}
 	return n
@@ -85,38 +141,190 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("%s is described with %d bytes, and has %d", e.Digest, e.Says, e.Has)
 }
 
-// maxDepth is how deep indexes may be nested.
-const maxDepth = 4
+// Selection says which of an index's images are wanted.
+type Selection struct {
+	Platform image.Platform   // the one wanted most
+	Others   []image.Platform // and these
+	All      bool             // and all that there is
+	// Present, with All, leaves out what can't be had with an error that it
+	// accepts, in place of failing.
+	Present func(error) bool
+}
 
-// maxChildren is how many manifests are fetched in search of one image.
-const maxChildren = 100
-
-// Resolve finds the image that ref names for a platform: the manifest itself,
-// or the best of an index and the indexes in it. When there is none the error
-// is an *image.NoPlatformError with all that there is.
-func Resolve(ctx context.Context, from Manifests, ref reference.Image, p image.Platform) (*Image, error) {
+// Resolve finds what ref names: the manifest itself, or the best of an index
+// and the indexes in it for each platform. When there is none the error is an
+// *image.NoPlatformError with all that there is.
+func Resolve(ctx context.Context, from Manifests, ref reference.Image, want Selection) (*Image, error) {
+	r := &resolver{from: from, img: &Image{Ref: ref}, docs: make(map[digest.Digest]image.Document), sizes: make(map[digest.Digest]int64)}
 	doc, err := from.Manifest(ctx, ref, ref.Wanted())
 	if err != nil {
 		return nil, err
 	}
-	img := &Image{Ref: ref, Path: []image.Document{doc}}
-	if err := img.descend(ctx, from, p, make(map[digest.Digest]bool)); err != nil {
+	r.docs[doc.Descriptor.Digest] = doc
+	if err := r.choose(ctx, doc, want); err != nil {
 		return nil, err
 	}
-	return img, nil
+	return r.img, nil
 }
 
-// descend goes from the last document of the path to a manifest. seen are the
-// children that were looked at: an index may list one a thousand times, and so
-// may the ones below it.
-func (i *Image) descend(ctx context.Context, from Manifests, p image.Platform, seen map[digest.Digest]bool) error {
-	doc := i.Path[len(i.Path)-1]
-	if doc.Manifest != nil {
-		i.Manifest = doc.Manifest
-		return nil
+// resolver is a run of Resolve.
+type resolver struct {
+	from  Manifests
+	img   *Image
+	docs  map[digest.Digest]image.Document // what was fetched
+	sizes map[digest.Digest]int64
+}
+
+// choose adds the variants that are wanted of what the name stands for.
+func (r *resolver) choose(ctx context.Context, root image.Document, want Selection) error {
+	r.add(root)
+	r.img.Several = root.Index != nil && (want.All || len(want.Others) > 0)
+	for i, p := range append([]image.Platform{want.Platform}, want.Others...) {
+		path, platform, err := r.descend(ctx, []image.Document{root}, p, make(map[digest.Digest]bool))
+		var none *image.NoPlatformError
+		if errors.As(err, &none) && want.All && i == 0 && !p.Explicit {
+			continue // then another is the first
+		}
+		if want.Present != nil && err != nil && want.Present(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.variant(ctx, path, platform); err != nil {
+			return err
+		}
 	}
-	if len(i.Path) > maxDepth {
+	if want.All && root.Index != nil {
+		r.img.Whole = true
+		if err := r.rest(ctx, root, want.Present, 1); err != nil {
+			return err
+		}
+	}
+	// An attestation may be listed before the images.
+	for i, v := range r.img.Variants {
+		if v.Platform == nil || !image.IsUnknown(*v.Platform) {
+			r.img.Variants = slices.Insert(slices.Delete(r.img.Variants, i, i+1), 0, v)
+			break
+		}
+	}
+	if len(r.img.Variants) == 0 {
+		return &image.NoPlatformError{Want: want.Platform.String()}
+	}
+	return nil
+}
+
+// add adds a document, once.
+func (r *resolver) add(doc image.Document) {
+	for _, d := range r.img.Documents {
+		if d.Descriptor.Digest == doc.Descriptor.Digest {
+			return
+		}
+	}
+	r.img.Documents = append(r.img.Documents, doc)
+}
+
+// variant adds the manifest that a path ends with.
+func (r *resolver) variant(ctx context.Context, path []image.Document, platform *ocispec.Platform) error {
+	doc := path[len(path)-1]
+	for _, v := range r.img.Variants {
+		if v.Document.Descriptor.Digest == doc.Descriptor.Digest {
+			return nil // two platforms are served by one image
+		}
+	}
+	v := Variant{Document: doc, Platform: platform}
+	if doc.Manifest != nil {
+		v.Config, v.Layers = doc.Manifest.Config, doc.Manifest.Layers
+	} else {
+		for _, l := range doc.Schema1.Layers {
+			size, known := r.sizes[l.Blob]
+			if !known {
+				var err error
+				if size, err = r.from.Size(ctx, r.img.Ref, l.Blob); err != nil {
+					return fmt.Errorf("layer %s: %w", l.Blob, err)
+				}
+				r.sizes[l.Blob] = size
+			}
+			v.Layers = append(v.Layers, ocispec.Descriptor{MediaType: image.DockerLayer, Digest: l.Blob, Size: size})
+		}
+	}
+	for _, d := range path {
+		r.add(d)
+	}
+	r.img.Variants = append(r.img.Variants, v)
+	return nil
+}
+
+// rest adds all that an index lists and that isn't there yet, attestations
+// included.
+func (r *resolver) rest(ctx context.Context, ix image.Document, present func(error) bool, depth int) error {
+	if depth > maxDepth {
 		return fmt.Errorf("%w: indexes nested more than %d deep", image.ErrInvalid, maxDepth)
+	}
+	for _, child := range ix.Index.Manifests {
+		doc, err := r.child(ctx, child)
+		if err != nil && present != nil && present(err) {
+			r.img.Whole = false
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if len(r.img.Documents) > maxDocuments {
+			return fmt.Errorf("%w: more than %d manifests in one image", image.ErrInvalid, maxDocuments)
+		}
+		if doc.Index != nil {
+			known := len(r.img.Documents)
+			r.add(doc)
+			if known < len(r.img.Documents) { // an index may list one a thousand times
+				err = r.rest(ctx, doc, present, depth+1)
+			}
+		} else {
+			err = r.variant(ctx, []image.Document{doc}, child.Platform)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// child fetches what an index lists.
+func (r *resolver) child(ctx context.Context, d ocispec.Descriptor) (image.Document, error) {
+	doc, ok := r.docs[d.Digest]
+	if !ok {
+		var err error
+		if doc, err = r.from.Manifest(ctx, r.img.Ref, d.Digest.String()); err != nil {
+			return doc, fmt.Errorf("manifest %s of the index: %w", d.Digest, err)
+		}
+		r.docs[d.Digest] = doc
+	}
+	if doc.Descriptor.Size != d.Size {
+		return doc, &SizeError{Digest: d.Digest, Says: d.Size, Has: doc.Descriptor.Size}
+	}
+	return doc, nil
+}
+
+const (
+	// maxDepth is how deep indexes may be nested.
+	maxDepth = 4
+	// maxChildren is how many manifests are fetched in search of one image.
+	maxChildren = 100
+	// maxDocuments is how many an image with all its platforms may have.
+	maxDocuments = 1000
+)
+
+// descend goes from the last document of a path to a manifest for a platform,
+// and returns the path to it and what its index says of its platform. seen are
+// the children that were looked at: an index may list one a thousand times, and so
+// may the ones below it.
+func (r *resolver) descend(ctx context.Context, path []image.Document, p image.Platform, seen map[digest.Digest]bool) ([]image.Document, *ocispec.Platform, error) {
+	doc := path[len(path)-1]
+	if doc.Index == nil {
+		return path, nil, nil
+	}
+	if len(path) > maxDepth {
+		return nil, nil, fmt.Errorf("%w: indexes nested more than %d deep", image.ErrInvalid, maxDepth)
 	}
 	none := &image.NoPlatformError{Want: p.String(), Have: image.Platforms(doc.Index)}
 	for _, child := range image.Choose(doc.Index, p) {
@@ -125,31 +333,26 @@ func (i *Image) descend(ctx context.Context, from Manifests, p image.Platform, s
 		}
 		seen[child.Digest] = true
 		if len(seen) > maxChildren {
-			return fmt.Errorf("%w: more than %d manifests to look at for one image", image.ErrInvalid, maxChildren)
+			return nil, nil, fmt.Errorf("%w: more than %d manifests to look at for one image", image.ErrInvalid, maxChildren)
 		}
-		below, err := from.Manifest(ctx, i.Ref, child.Digest.String())
+		below, err := r.child(ctx, child)
 		if err != nil {
-			return fmt.Errorf("manifest %s of the index: %w", child.Digest, err)
+			return nil, nil, err
 		}
-		if below.Descriptor.Size != child.Size {
-			return &SizeError{Digest: child.Digest, Says: child.Size, Has: below.Descriptor.Size}
+		found, platform, err := r.descend(ctx, append(slices.Clone(path), below), p, seen)
+		if below.Index == nil {
+			platform = child.Platform
 		}
-		i.Path = append(i.Path, below)
-		if below.Manifest != nil {
-			i.Platform = child.Platform
-		}
-		err = i.descend(ctx, from, p, seen)
 		var deeper *image.NoPlatformError
 		if !errors.As(err, &deeper) {
-			return err
+			return found, platform, err
 		}
 		// That index had nothing for us; another may.
-		i.Path = i.Path[:len(i.Path)-1]
 		none.Have = append(none.Have, deeper.Have...)
 	}
 	slices.Sort(none.Have)
 	none.Have = slices.Compact(none.Have)
-	return none
+	return nil, nil, none
 }
 
 // Blob is a config or layer that images of a plan need.

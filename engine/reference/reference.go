@@ -128,6 +128,12 @@ func (i Image) WithoutRegistry() Image {
 	return i
 }
 
+// At is the image with a digest, which from then on decides what is fetched.
+func (i Image) At(d digest.Digest) Image {
+	i.digest = d
+	return i
+}
+
 func (i Image) familiar() string {
 	if i.domain != hubDomain {
 		return i.domain + "/" + i.path

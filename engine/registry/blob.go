@@ -27,6 +27,7 @@ type Blob struct {
 	client *Client
 	ref    reference.Image
 	digest digest.Digest
+	url    *url.URL // of another place than a registry, which has the blob too
 
 	mu        sync.Mutex
 	lease     *lease
@@ -45,8 +46,26 @@ func (c *Client) Blob(ref reference.Image, d digest.Digest) *Blob {
 	return &Blob{client: c, ref: ref, digest: d}
 }
 
+// URL is a place outside of any registry where a blob can be fetched, as the
+// descriptors of layers name some that may not be redistributed (OCI image spec,
+// "Descriptors", urls). It is asked without credentials. What is no URL of HTTP
+// is refused.
+func (c *Client) URL(place string, d digest.Digest) (*Blob, error) {
+	u, err := url.Parse(place)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%w: a layer's URL %q", ErrInvalid, oneLine(place))
+	}
+	u.User = nil
+	return &Blob{client: c, digest: d, url: u}, nil
+}
+
 // Host is the registry that is asked, which is not always the host that sends.
-func (b *Blob) Host() string { return b.ref.Host() }
+func (b *Blob) Host() string {
+	if b.url != nil {
+		return b.url.Host
+	}
+	return b.ref.Host()
+}
 
 // Open implements transfer.Source. The bytes are as the registry has them, and
 // not verified; there may be fewer or more of them than asked for, when the
@@ -127,13 +146,13 @@ func (b *Blob) get(ctx context.Context, header http.Header, ranged bool) (*http.
 		if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
 			return resp, nil
 		}
-		if l != nil && stale(resp.StatusCode) && !throttled(resp.StatusCode, bufferError(resp)) {
+		if l != nil && b.url == nil && stale(resp.StatusCode) && !throttled(resp.StatusCode, bufferError(resp)) {
 			b.forget(l)
 			if !again {
 				continue
 			}
 		}
-		e := responseError(resp, b.ref.Host(), quotaUntil(resp))
+		e := responseError(resp, b.Host(), quotaUntil(resp))
 		switch {
 		case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 			if r, ok := parseContentRange(resp.Header.Get("Content-Range")); ok && r.total >= 0 {
@@ -159,6 +178,9 @@ func stale(status int) bool {
 // leased returns the URL to ask, nil for the registry, and a function that must
 // be called with what was found there. While one finds out, the others wait.
 func (b *Blob) leased(ctx context.Context) (*lease, func(*lease, error), error) {
+	if b.url != nil {
+		return &lease{url: b.url}, func(*lease, error) {}, nil
+	}
 	for {
 		b.mu.Lock()
 		l := b.lease

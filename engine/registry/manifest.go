@@ -135,5 +135,28 @@ func readManifest(resp *http.Response) ([]byte, error) {
 	if len(raw) > image.MaxSize {
 		return nil, tooLarge
 	}
-	return raw, nil
+	return image.Payload(raw), nil
+}
+
+// BlobSize asks for the size of a blob in bytes.
+func (c *Client) BlobSize(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
+	header := http.Header{"Accept-Encoding": {"identity"}}
+	resp, err := c.send(ctx, http.MethodHead, ref, "/blobs/"+d.String(), header, http.StatusOK)
+	if err == nil {
+		resp.Body.Close()
+		if resp.ContentLength >= 0 {
+			return resp.ContentLength, nil
+		}
+	} else if ctx.Err() != nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrQuota) {
+		return 0, err
+	}
+	// Some storage hosts refuse HEAD with a URL that was signed for GET (G4).
+	if resp, err = c.send(ctx, http.MethodGet, ref, "/blobs/"+d.String(), header, http.StatusOK); err != nil {
+		return 0, err
+	}
+	resp.Body.Close()
+	if resp.ContentLength < 0 {
+		return 0, &Error{Method: http.MethodGet, URL: bareURL(resp.Request.URL), Detail: "it doesn't tell the blob's size", kind: ErrInvalid}
+	}
+	return resp.ContentLength, nil
 }

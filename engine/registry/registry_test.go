@@ -826,7 +826,7 @@ func TestG43AcceptIsOneList(t *testing.T) {
 	if _, err := client(t, registry.Options{}).Manifest(t.Context(), ref, "1"); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.Requests()[0].Header.Values("Accept"); len(got) != 1 || strings.Count(got[0], ",") != 3 {
+	if got := s.Requests()[0].Header.Values("Accept"); len(got) != 1 || strings.Count(got[0], ",") != 5 {
 		t.Errorf("Accept: %q", got)
 	}
 }

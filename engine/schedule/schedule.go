@@ -9,6 +9,7 @@ package schedule
 import (
 	"container/heap"
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -35,6 +36,8 @@ const (
 // Job is a piece of work that takes one place of its host's and of the whole
 // while Run is running.
 type Job struct {
+	// ID is what Prefer knows the job by; it may be "".
+	ID   string
 	Host string
 	Kind Kind
 	Cost int64 // costliest first within a host and kind; equal costs in order of Add
@@ -65,6 +68,7 @@ type Queue struct {
 	seq     int
 	running int
 	hosts   map[string]*host
+	turns   map[string]int // by Prefer
 }
 
 type host struct {
@@ -103,9 +107,36 @@ func (q *Queue) Add(j Job) {
 	defer q.mu.Unlock()
 	h := q.host(j.Host)
 	q.seq++
-	heap.Push(&h.waiting[j.Kind], queued{Job: j, seq: q.seq})
+	heap.Push(&h.waiting[j.Kind], queued{Job: j, seq: q.seq, turn: q.turn(j.ID)})
 	q.dispatch()
 }
+
+// Prefer has jobs go in a given order, by their IDs, and before all others,
+// whatever they cost; and the first of those at work gets help first. It is for
+// when something waits for them in that order. Jobs at work are not stopped.
+func (q *Queue) Prefer(ids []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.turns = make(map[string]int, len(ids))
+	for i, id := range ids {
+		if _, ok := q.turns[id]; !ok {
+			q.turns[id] = i - len(ids)
+		}
+	}
+	for _, h := range q.hosts {
+		for k := range h.waiting {
+			for i := range h.waiting[k] {
+				h.waiting[k][i].turn = q.turn(h.waiting[k][i].ID)
+			}
+			heap.Init(&h.waiting[k])
+		}
+	}
+	q.dispatch()
+}
+
+// turn is a job's turn: those that are preferred are below 0. The caller holds
+// q.mu.
+func (q *Queue) turn(id string) int { return q.turns[id] }
 
 // host finds a host. The caller holds q.mu.
 func (q *Queue) host(name string) *host {
@@ -119,6 +150,7 @@ func (q *Queue) host(name string) *host {
 
 // Place is what a running job has: the right to one connection.
 type Place struct {
+	id    string
 	queue *Queue
 	host  *host
 	kind  Kind
@@ -211,7 +243,7 @@ func (q *Queue) dispatch() {
 			continue
 		}
 		j := heap.Pop(&h.waiting[k]).(queued)
-		p := &Place{queue: q, host: h, kind: k, held: true}
+		p := &Place{id: j.ID, queue: q, host: h, kind: k, held: true}
 		q.spawn(func(ctx context.Context) error {
 			err := j.Run(ctx, p)
 			p.Share(nil)
@@ -233,13 +265,15 @@ func (q *Queue) dispatch() {
 func (q *Queue) help() bool {
 	var best *Place
 	var most int64
+	first := 0 // the turn of the best
 	for _, h := range q.hosts {
 		if h.busy() || h.total() >= h.width.helped() {
 			continue
 		}
 		for _, p := range h.sharing {
-			if rest := p.shared.Rest(); rest > most {
-				best, most = p, rest
+			rest, turn := p.shared.Rest(), q.turn(p.id)
+			if rest > 0 && (best == nil || turn < first || turn == first && rest > most) {
+				best, most, first = p, rest, turn
 			}
 		}
 	}
@@ -321,7 +355,14 @@ func before(a *host, ak Kind, b *host, bk Kind) bool {
 	if a.total() != b.total() {
 		return a.total() < b.total()
 	}
-	x, y := a.first(ak), b.first(bk)
+	return sooner(a.first(ak), b.first(bk))
+}
+
+// sooner is the order of jobs: by turn, then the costliest, then the earliest.
+func sooner(x, y queued) bool {
+	if x.turn != y.turn {
+		return x.turn < y.turn
+	}
 	if x.Cost != y.Cost {
 		return x.Cost > y.Cost
 	}
@@ -332,7 +373,7 @@ func before(a *host, ak Kind, b *host, bk Kind) bool {
 // before all others.
 func (h *host) first(k Kind) queued {
 	if len(h.back[k]) > 0 {
-		return queued{Job: Job{Cost: 1<<63 - 1}}
+		return queued{turn: math.MinInt}
 	}
 	return h.waiting[k][0]
 }
@@ -388,21 +429,17 @@ func (q *Queue) Learned() map[string]int {
 
 type queued struct {
 	Job
-	seq int
+	seq  int
+	turn int
 }
 
-// jobHeap has the costliest job on top, and of equals the earliest.
+// jobHeap has the job on top whose turn is next.
 type jobHeap []queued
 
-func (h jobHeap) Len() int { return len(h) }
-func (h jobHeap) Less(i, j int) bool {
-	if h[i].Cost != h[j].Cost {
-		return h[i].Cost > h[j].Cost
-	}
-	return h[i].seq < h[j].seq
-}
-func (h jobHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *jobHeap) Push(x any)   { *h = append(*h, x.(queued)) }
+func (h jobHeap) Len() int           { return len(h) }
+func (h jobHeap) Less(i, j int) bool { return sooner(h[i], h[j]) }
+func (h jobHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *jobHeap) Push(x any)        { *h = append(*h, x.(queued)) }
 func (h *jobHeap) Pop() any {
 	old := *h
 	last := old[len(old)-1]

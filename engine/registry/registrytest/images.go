@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -64,7 +66,11 @@ func build(platform, manifestType, configType, layerType string, layers [][]byte
 	config.Config.Cmd = []string{"/data"}
 	img.Layers = make([]ocispec.Descriptor, 0, len(layers))
 	for i, l := range layers {
-		img.Layers = append(img.Layers, img.add(layerType, l))
+		kind := layerType
+		if isZstd(l) {
+			kind = strings.Replace(layerType, "gzip", "zstd", 1)
+		}
+		img.Layers = append(img.Layers, img.add(kind, l))
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID(l))
 		config.History = append(config.History, ocispec.History{CreatedBy: fmt.Sprintf("layer %d", i)})
 	}
@@ -124,16 +130,128 @@ func Random(seed uint64, size int) []byte {
 	return out
 }
 
-func diffID(layer []byte) digest.Digest {
+// Unpacked is a layer without its compression, if it has one.
+func Unpacked(layer []byte) []byte {
+	if isZstd(layer) {
+		dec, err := zstd.NewReader(nil)
+		if err != nil {
+			panic(err)
+		}
+		defer dec.Close()
+		if raw, err := dec.DecodeAll(layer, nil); err == nil {
+			return raw
+		}
+		return layer
+	}
 	zip, err := gzip.NewReader(bytes.NewReader(layer))
 	if err != nil {
-		return digest.FromBytes(layer)
+		return layer
 	}
 	raw, err := io.ReadAll(zip)
 	if err != nil {
-		return digest.FromBytes(layer)
+		return layer
 	}
-	return digest.FromBytes(raw)
+	return raw
+}
+
+func diffID(layer []byte) digest.Digest { return digest.FromBytes(Unpacked(layer)) }
+
+func isZstd(layer []byte) bool { return bytes.HasPrefix(layer, []byte("\x28\xb5\x2f\xfd")) }
+
+// ZstdLayer is Layer with zstd.
+func ZstdLayer(seed uint64, size int) []byte {
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		panic(err)
+	}
+	defer enc.Close()
+	return enc.EncodeAll(Unpacked(Layer(seed, size)), nil)
+}
+
+// Schema1 makes a manifest of Docker's schema 1 for layers, bottom first, signed
+// as registries do it or not, and returns it with the ids of its layers. The
+// topmost layer changes no file, and so has an empty one.
+func Schema1(arch string, signed bool, layers ...[]byte) (manifest []byte, ids []string) {
+	type blobSum struct {
+		BlobSum digest.Digest `json:"blobSum"`
+	}
+	type history struct {
+		V1Compatibility string `json:"v1Compatibility"`
+	}
+	m := struct {
+		SchemaVersion int       `json:"schemaVersion"`
+		Name          string    `json:"name"`
+		Tag           string    `json:"tag"`
+		Architecture  string    `json:"architecture"`
+		FSLayers      []blobSum `json:"fsLayers"`
+		History       []history `json:"history"`
+	}{SchemaVersion: 1, Name: "old", Tag: "1", Architecture: arch}
+	parent := ""
+	for i := range len(layers) + 1 {
+		throwaway := i == len(layers)
+		content := EmptyLayer()
+		if !throwaway {
+			content = layers[i]
+		}
+		id := digest.FromString(fmt.Sprintf("%s %d %s", parent, i, digest.FromBytes(content))).Encoded()
+		v1 := map[string]any{"id": id, "created": "2015-06-01T00:00:00Z", "container_config": map[string]any{"Cmd": []string{"/bin/sh", "-c", fmt.Sprint("step ", i)}}}
+		if parent != "" {
+			v1["parent"] = parent
+		}
+		if throwaway {
+			v1["throwaway"] = true
+			v1["os"], v1["architecture"] = "linux", arch
+			v1["config"] = map[string]any{"Cmd": []string{"/data"}}
+		}
+		m.FSLayers = append([]blobSum{{digest.FromBytes(content)}}, m.FSLayers...)
+		m.History = append([]history{{string(mustJSON(v1))}}, m.History...)
+		ids, parent = append(ids, id), id
+	}
+	raw, err := json.MarshalIndent(m, "", "   ")
+	if err != nil {
+		panic(err)
+	}
+	if !signed {
+		return raw, ids
+	}
+	// libtrust's form: the signatures are put in before the last brace, and tell
+	// where that was.
+	const tail = "\n}"
+	cut := len(raw) - len(tail)
+	protected := fmt.Sprintf(`{"formatLength":%d,"formatTail":%q,"time":"2015-06-01T00:00:00Z"}`, cut, base64.RawURLEncoding.EncodeToString([]byte(tail)))
+	signature := fmt.Sprintf(`,%s   "signatures": [{"header":{"alg":"ES256"},"signature":"x","protected":%q}]%s`,
+		"\n", base64.RawURLEncoding.EncodeToString([]byte(protected)), tail)
+	return append(raw[:cut:cut], signature...), ids
+}
+
+// EmptyLayer is a gzipped tar without files.
+func EmptyLayer() []byte {
+	var out bytes.Buffer
+	zip := gzip.NewWriter(&out)
+	for _, err := range []error{tar.NewWriter(zip).Close(), zip.Close()} {
+		if err != nil {
+			panic(err)
+		}
+	}
+	return out.Bytes()
+}
+
+// Artifact makes a manifest of another kind than images, with one blob, that
+// refers to a subject, if there is one.
+func Artifact(artifactType string, subject *ocispec.Descriptor, content []byte) Image {
+	img := Image{Blobs: make(map[digest.Digest][]byte)}
+	img.Config = img.add(ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	img.Layers = []ocispec.Descriptor{img.add("application/octet-stream", content)}
+	if subject != nil {
+		subject = &ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
+	}
+	img.Manifest = mustJSON(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
+		Config: img.Config, Layers: img.Layers, Subject: subject,
+	})
+	img.Descriptor = Describe(ocispec.MediaTypeImageManifest, img.Manifest)
+	img.Descriptor.ArtifactType = artifactType
+	return img
 }
 
 func mustJSON(v any) []byte {

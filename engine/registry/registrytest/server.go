@@ -11,9 +11,13 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"drayage/engine/image"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -33,6 +37,7 @@ type Server struct {
 	log       []Request
 	auth      authority
 	noDigest  bool
+	referrers bool
 	now, most int // blob and manifest requests under way
 	sent      int64
 }
@@ -114,7 +119,7 @@ func (s *Server) PushIndex(repo, tag, mediaType string, images ...Image) string 
 func (s *Server) PushManifest(repo, tag, mediaType string, raw []byte) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := digest.FromBytes(raw)
+	d := digest.FromBytes(image.Payload(raw))
 	s.manifests[repo+"@"+d.String()] = content{mediaType, raw}
 	if tag == "" {
 		return s.Host() + "/" + repo + "@" + d.String()
@@ -151,6 +156,14 @@ func (s *Server) OmitDigestHeader() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.noDigest = true
+}
+
+// HaveReferrers makes the server answer which manifests refer to another, two a
+// page, as registries do since version 1.1 of the distribution spec.
+func (s *Server) HaveReferrers() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.referrers = true
 }
 
 // Requests lists what the server was asked so far, in order.
@@ -226,15 +239,12 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	for _, kind := range []string{"/manifests/", "/blobs/"} {
+	for kind, answer := range map[string]func(w http.ResponseWriter, r *http.Request, repo, ref string){
+		"/manifests/": s.manifest, "/blobs/": s.blob, "/referrers/": s.listReferrers,
+	} {
 		if repo, ref, ok := cutLast(path, kind); ok {
-			if !s.allowed(w, r, repo) {
-				return
-			}
-			if kind == "/blobs/" {
-				s.blob(w, r, repo, digest.Digest(ref))
-			} else {
-				s.manifest(w, r, repo, ref)
+			if s.allowed(w, r, repo) {
+				answer(w, r, repo, ref)
 			}
 			return
 		}
@@ -277,7 +287,39 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo, ref stri
 	}
 }
 
-func (s *Server) blob(w http.ResponseWriter, r *http.Request, repo string, d digest.Digest) {
+// listReferrers answers as the distribution spec's "Listing Referrers" says.
+func (s *Server) listReferrers(w http.ResponseWriter, r *http.Request, repo, subject string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.referrers {
+		fail(w, http.StatusNotFound, "UNSUPPORTED", "no referrers here")
+		return
+	}
+	var all []ocispec.Descriptor
+	for key, m := range s.manifests {
+		doc, err := image.Decode(m.raw)
+		if err == nil && strings.HasPrefix(key, repo+"@") && doc.Manifest != nil && doc.Manifest.Subject != nil && doc.Manifest.Subject.Digest.String() == subject {
+			doc.Descriptor.ArtifactType = doc.Manifest.ArtifactType
+			all = append(all, doc.Descriptor)
+		}
+	}
+	slices.SortFunc(all, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	const page = 2
+	from, _ := strconv.Atoi(r.URL.Query().Get("from"))
+	all = all[min(from, len(all)):]
+	if len(all) > page {
+		all = all[:page]
+		w.Header().Set("Link", fmt.Sprintf(`<%s?from=%d>; rel="next"`, r.URL.Path, from+page))
+	}
+	if all == nil {
+		all = []ocispec.Descriptor{}
+	}
+	w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+	_, _ = w.Write(Index(ocispec.MediaTypeImageIndex, all...))
+}
+
+func (s *Server) blob(w http.ResponseWriter, r *http.Request, repo, ref string) {
+	d := digest.Digest(ref)
 	s.mu.Lock()
 	raw, ok := s.blobs[d]
 	ok = ok && s.linked[repo+"@"+d.String()]

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"drayage/blobstore"
+	"drayage/engine"
+	"drayage/engine/compose"
+	"drayage/engine/event"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/engine/reference"
+	"drayage/tarwriter"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// archive is how a command writes images to its outputs.
+type archive struct {
+	flags    *outputFlags
+	outs     outputs
+	store    *blobstore.Store
+	observer event.Observer
+	base     []digest.Digest // what --since leaves out
+}
+
+// write composes images and writes them to every output. prefer, if not nil, is
+// told in which order blobs are going to be wanted.
+func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from tarwriter.Blobs, results []engine.Result, prefer func([]digest.Digest)) error {
+	if len(a.outs) == 0 || len(results) == 0 {
+		return nil
+	}
+	layers, err := a.layers(ctx, results)
+	if err != nil {
+		return err
+	}
+	if prefer != nil {
+		prefer(wanted(results))
+	}
+	images, err := compose.Images(ctx, lease, from, compose.Options{
+		Layers: layers, Legacy: a.flags.format == "legacy",
+		Made: func(name string, was, is digest.Digest, why string) {
+			a.observer.Observe(event.Warned{Message: fmt.Sprintf("%s has the manifest %s in the archive, in place of %s: %s", name, is, was, why)})
+		},
+	}, a.named(results))
+	if err != nil {
+		return err
+	}
+	members, err := a.members(images)
+	if err != nil {
+		return err
+	}
+	if prefer != nil && a.flags.streaming() {
+		var order []digest.Digest
+		for _, m := range members {
+			if m.Blob != "" {
+				order = append(order, m.Blob)
+			}
+		}
+		prefer(order)
+	}
+	return a.writeMembers(ctx, members, from)
+}
+
+// writeStored is write for images that are all in the store.
+func (a *archive) writeStored(ctx context.Context, results []engine.Result) (err error) {
+	if len(a.outs) == 0 || len(results) == 0 {
+		return nil
+	}
+	lease, err := a.store.Lease()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Close()) }()
+	for _, r := range results {
+		for _, d := range r.Image.Blobs() {
+			if _, err := lease.Has(d); err != nil { // keeps it
+				return err
+			}
+		}
+	}
+	return a.write(ctx, lease, a.store, results, nil)
+}
+
+// layers is the form of layers: what was asked for, or what the daemon reads that
+// is to load them.
+func (a *archive) layers(ctx context.Context, results []engine.Result) (compose.Layers, error) {
+	form, err := compose.ParseLayers(a.flags.layers)
+	if err != nil || form != compose.Keep || !a.flags.load || !slices.ContainsFunc(results, hasZstd) {
+		return form, err
+	}
+	for _, o := range a.outs {
+		if l, ok := o.output.(loader); ok && !l.readsZstd(ctx) {
+			a.observer.Observe(event.Warned{Message: "this Docker is older than version 23 and can't read layers compressed with zstd: they are loaded as plain tar"})
+			return compose.NoZstd, nil
+		}
+	}
+	return form, nil
+}
+
+func hasZstd(r engine.Result) bool {
+	for _, d := range r.Image.Blobs() {
+		if image.IsZstd(d.MediaType) {
+			return true
+		}
+	}
+	return false
+}
+
+// wanted are the blobs that composing begins with: configs, and then layers in
+// order.
+func wanted(results []engine.Result) []digest.Digest {
+	var out []digest.Digest
+	for _, r := range results {
+		for _, d := range r.Image.Configs() {
+			out = append(out, d.Digest)
+		}
+	}
+	for _, r := range results {
+		for _, d := range r.Image.Blobs() {
+			out = append(out, d.Digest)
+		}
+	}
+	return out
+}
+
+// named gives images the names that they are to have.
+func (a *archive) named(results []engine.Result) []compose.Named {
+	var out []compose.Named
+	for _, r := range results {
+		ref := a.flags.archiveRef(r.Ref)
+		out = append(out, compose.Named{Name: ref.Tagged(), RepoTag: ref.RepoTag(), Image: r.Image})
+	}
+	return out
+}
+
+// members lays images out, and leaves out what the base has.
+func (a *archive) members(images []tarwriter.Image) ([]tarwriter.Member, error) {
+	members, err := a.flags.layout()(images)
+	if err != nil || a.flags.since == "" {
+		return members, err
+	}
+	members, _, err = tarwriter.Since(members, a.base)
+	return members, err
+}
+
+// writeMembers writes every output, once there is known to be room.
+func (a *archive) writeMembers(ctx context.Context, members []tarwriter.Member, from tarwriter.Blobs) error {
+	size, err := tarwriter.Size(members)
+	if err != nil {
+		return err
+	}
+	if dir := a.flags.folder(); dir != "" {
+		compression, err := a.flags.compression()
+		if err != nil {
+			return err
+		}
+		if cheap, _ := a.store.Cheap(dir); !cheap && compression == 0 {
+			if err := blobstore.CheckSpace(dir, size); err != nil {
+				return err
+			}
+		}
+	}
+	for _, o := range a.outs {
+		a.observer.Observe(event.Composing{Output: o.name, Size: size})
+		r, err := o.Write(ctx, members, from, func(n int64) { a.observer.Observe(event.Composed{Output: o.name, N: n}) })
+		if err != nil {
+			return err
+		}
+		a.observer.Observe(event.Written{Output: o.name, Size: r.Size, Cloned: r.Cloned, Kernel: r.Kernel, ByHand: r.ByHand})
+	}
+	return nil
+}
+
+// accept refuses images that the outputs have no place for, before they are
+// fetched.
+func (o *outputFlags) accept(img *plan.Image) error {
+	if o.any() && o.format != "oci" && !img.Main().Runnable() {
+		return fmt.Errorf("%w, its config is %q: the %s format can't hold it", tarwriter.ErrNotImage, img.Main().Config.MediaType, o.format)
+	}
+	return nil
+}
+
+// archiveRef is the reference that an archive has for ref.
+func (o *outputFlags) archiveRef(ref reference.Image) reference.Image {
+	if o.strip {
+		return ref.WithoutRegistry()
+	}
+	return ref
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"drayage/engine"
+	"drayage/engine/reference"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// lockHead opens a lock. What follows is a list as -f reads it: each image with
+// its tag and the digest it stood for.
+const lockHead = "# Images with their digests, written by drayage pull --lock. --update-lock writes it anew.\n"
+
+// readLock reads a lock: the digests of images, by their names without them.
+func readLock(path string) (map[reference.Image]digest.Digest, error) {
+	words, err := readList(path, strings.NewReader(""))
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[reference.Image]digest.Digest)
+	for _, w := range words {
+		ref, err := reference.Parse(w.word)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("%s: %w", w.where, err)}
+		}
+		if ref.Digest() == "" {
+			return nil, usageError{fmt.Errorf("%s: %s has no digest: this is not a lock", w.where, w.word)}
+		}
+		out[ref.At("")] = ref.Digest()
+	}
+	return out, nil
+}
+
+// pinned gives images the digests that the lock has for them.
+func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) {
+	if o.lock == "" {
+		if o.relock {
+			return nil, usageError{errors.New("--update-lock goes with --lock FILE")}
+		}
+		return refs, nil
+	}
+	if o.relock {
+		return refs, nil
+	}
+	lock, err := readLock(o.lock)
+	if errors.Is(err, fs.ErrNotExist) {
+		return refs, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := slices.Clone(refs)
+	for i, ref := range refs {
+		d, ok := lock[ref.At("")]
+		switch {
+		case ref.Digest() != "" && (!ok || d == ref.Digest()): // is pinned by its name
+		case !ok:
+			return nil, usageError{fmt.Errorf("%s is not in the lock %s; --update-lock writes it anew", ref, o.lock)}
+		case ref.Digest() != "":
+			return nil, usageError{fmt.Errorf("%s has another digest in the lock %s: %s", ref, o.lock, d)}
+		default:
+			out[i] = ref.At(d)
+		}
+	}
+	return out, nil
+}
+
+// writeLock writes the lock, where there is none or a new one is wanted.
+func (o *pullOptions) writeLock(results []engine.Result) error {
+	if o.lock == "" {
+		return nil
+	}
+	if _, err := os.Stat(o.lock); err == nil && !o.relock {
+		return nil
+	}
+	var lines []string
+	for _, r := range results {
+		lines = append(lines, r.Ref.At(r.Image.Target().Digest).String()+"\n")
+	}
+	slices.Sort(lines)
+	beside := o.lock + ".tmp"
+	err := os.WriteFile(beside, []byte(lockHead+strings.Join(slices.Compact(lines), "")), 0o644)
+	if err == nil {
+		err = os.Rename(beside, o.lock)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing the lock: %w", err), os.Remove(beside))
+	}
+	return nil
+}

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"drayage/blobstore"
+	"drayage/cmd/drayage/progress"
+	"drayage/engine"
+	archives "drayage/engine/archive"
+	"drayage/engine/compose"
+	"drayage/engine/image"
+	"drayage/engine/reference"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+)
+
+func storeCommand(s streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "store",
+		Short: "Look after the store",
+		Long: `Store lists the images of the store, and moves them between it and archives, without
+a network.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return usageError{errors.New("say what to do with the store: ls, import or export")}
+		},
+	}
+	cmd.AddCommand(storeListCommand(s), storeImportCommand(s), storeExportCommand(s))
+	return cmd
+}
+
+func storeFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
+}
+
+func storeListCommand(s streams) *cobra.Command {
+	var dir string
+	var digests bool
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the images of the store",
+		Long: `Ls lists the images of the store with their digests and sizes, or with --digests
+the digests of all their blobs, one a line: a list for pull --since.`,
+		Example: "  drayage store ls\n  drayage store ls --digests > carried.txt",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			store, err := peekStore(dir)
+			if err != nil {
+				return err
+			}
+			roots, err := store.Roots()
+			if err != nil {
+				return err
+			}
+			if digests {
+				return printDigests(s, roots)
+			}
+			return printRoots(s, store, roots)
+		},
+	}
+	storeFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&digests, "digests", false, "list the digests of all blobs of the images, sorted, one a line")
+	return cmd
+}
+
+func peekStore(dir string) (*blobstore.Store, error) {
+	dir, err := storeDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return blobstore.Peek(dir)
+}
+
+func printDigests(s streams, roots []blobstore.Root) error {
+	var all []digest.Digest
+	for _, r := range roots {
+		all = append(all, r.Blobs...)
+	}
+	slices.Sort(all)
+	var text strings.Builder
+	for _, d := range slices.Compact(all) {
+		text.WriteString(d.String() + "\n")
+	}
+	_, err := s.out.WriteString(text.String())
+	return err
+}
+
+func printRoots(s streams, store *blobstore.Store, roots []blobstore.Root) error {
+	people := isTerminal(s.out)
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	for _, r := range roots {
+		var total int64
+		for _, d := range r.Blobs {
+			n, err := store.Stat(d)
+			if err != nil && !errors.Is(err, blobstore.ErrNotFound) {
+				return err
+			}
+			total += n
+		}
+		if people {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", familiar(r.Name), r.Target.Digest, progress.Size(total))
+		} else {
+			fmt.Fprintf(s.out, "%s\t%s\t%d\n", familiar(r.Name), r.Target.Digest, total)
+		}
+	}
+	return w.Flush()
+}
+
+// familiar is a name as people type it.
+func familiar(name string) string {
+	if ref, err := reference.Parse(name); err == nil && !strings.HasPrefix(name, "sha256:") {
+		return ref.String()
+	}
+	return name
+}
+
+func storeImportCommand(s streams) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "import [flags] FILE...",
+		Short: "Take images out of archives into the store",
+		Long: `Import reads archives into the store: those that drayage writes, in every format
+and as a folder, those of pull --since together with what they build on, and those
+of docker save, podman, skopeo, crane and ctr, compressed with gzip or zstd or
+not. FILE may be - for standard input. Everything is verified.
+
+Standard output has one line an image: name, digest, bytes added, bytes that were
+there.`,
+		Example: "  drayage store import base.tar difference.tar.zst\n  docker save alpine:3.20 | drayage store import -",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("no archive named")}
+			}
+			return runImport(cmd.Context(), s, dir, args)
+		},
+	}
+	storeFlag(cmd, &dir)
+	return cmd
+}
+
+func runImport(ctx context.Context, s streams, dir string, files []string) error {
+	dir, err := storeDir(dir)
+	if err != nil {
+		return err
+	}
+	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk})
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		images, err := archives.Import(ctx, store, f, s.in)
+		if err != nil {
+			return fmt.Errorf("importing %s: %w", f, err)
+		}
+		if err := printImported(s, images); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printImported(s streams, images []archives.Image) error {
+	people := isTerminal(s.out)
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	for _, img := range images {
+		if people {
+			fmt.Fprintf(w, "%s\t%s\t%s added\t%s reused\n", familiar(img.Name), img.Digest, progress.Size(img.Added), progress.Size(img.Reused))
+		} else {
+			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\n", familiar(img.Name), img.Digest, img.Added, img.Reused)
+		}
+	}
+	return w.Flush()
+}
+
+// exportOptions are the flags of store export, as given.
+type exportOptions struct {
+	outputFlags
+	displayFlags
+	dir      string
+	platform string
+}
+
+func storeExportCommand(s streams) *cobra.Command {
+	var o exportOptions
+	cmd := &cobra.Command{
+		Use:   "export [flags] [IMAGE...]",
+		Short: "Write images of the store into an archive",
+		Long: `Export writes images of the store, or all of them, into an archive, as pull does,
+without a network. Images have all platforms that are in the store.`,
+		Example: "  drayage store export -o all.tar\n  drayage store export -l alpine:3.20",
+		RunE:    func(cmd *cobra.Command, args []string) error { return runExport(cmd.Context(), s, o, args) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	o.outputFlags.add(f)
+	storeFlag(cmd, &o.dir)
+	f.StringVar(&o.platform, "platform", "", "which image of several docker load gets: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	o.displayFlags.add(f)
+	return cmd
+}
+
+func runExport(ctx context.Context, s streams, o exportOptions, args []string) error {
+	if err := o.outputFlags.check(s); err != nil {
+		return err
+	}
+	if !o.any() {
+		return usageError{errors.New("say where to: -o FILE, -O, -d DIR or -l")}
+	}
+	platform := image.DefaultPlatform()
+	if o.platform != "" {
+		var err error
+		if platform, err = image.ParsePlatform(o.platform); err != nil {
+			return usageError{err}
+		}
+	}
+	dir, err := storeDir(o.dir)
+	if err != nil {
+		return err
+	}
+	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk})
+	if err != nil {
+		return err
+	}
+	roots, err := wantedRoots(store, args)
+	if err != nil {
+		return err
+	}
+	var results []engine.Result
+	for _, r := range roots {
+		img, err := compose.Stored(ctx, store, r, platform)
+		if err != nil {
+			return err
+		}
+		if err := o.accept(img); err != nil {
+			return fmt.Errorf("%s: %w", img.Ref, err)
+		}
+		results = append(results, engine.Result{Ref: img.Ref, Image: img})
+	}
+	display, err := o.display(s)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	a := &archive{flags: &o.outputFlags, store: store, observer: display}
+	if o.since != "" {
+		base, refs, err := readSince(ctx, o.since)
+		if err != nil {
+			return fmt.Errorf("--since %s: %w", o.since, err)
+		}
+		if a.base = base; len(refs) > 0 {
+			return usageError{errors.New("--since of store export takes an archive or a list of digests")}
+		}
+	}
+	if a.outs, err = o.open(ctx, s); err != nil {
+		return err
+	}
+	err = a.writeStored(ctx, results)
+	return errors.Join(err, a.outs.Close())
+}
+
+// wantedRoots finds images by the names that people have for them, or all.
+func wantedRoots(store *blobstore.Store, names []string) ([]blobstore.Root, error) {
+	if len(names) == 0 {
+		roots, err := store.Roots()
+		if err == nil && len(roots) == 0 {
+			err = fmt.Errorf("the store has no images: %w", blobstore.ErrNotFound)
+		}
+		return roots, err
+	}
+	var out []blobstore.Root
+	for _, name := range names {
+		full := name
+		if digest.Digest(name).Validate() != nil { // an image without a name goes by its digest
+			ref, err := reference.Parse(name)
+			if err != nil {
+				return nil, usageError{err}
+			}
+			if full = ref.Tagged(); full == "" {
+				full = ref.Name()
+			}
+		}
+		r, err := store.Root(full)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}

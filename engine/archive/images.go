@@ -1,0 +1,375 @@
+package archive
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"drayage/blobstore"
+	"drayage/engine/compose"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/engine/reference"
+	"drayage/tarwriter/squeeze"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// dockerImage is an entry of manifest.json.
+type dockerImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+// fullName is a name as the store has it, or "" for what is none. A tag alone is
+// none.
+func fullName(name string) string {
+	if !strings.ContainsAny(name, ":/") {
+		return ""
+	}
+	ref, err := reference.Parse(name)
+	if err != nil || ref.Tag() == "" {
+		return ""
+	}
+	return ref.Tagged()
+}
+
+// fromIndex finds the images of an OCI layout.
+func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobstore.Root, error) {
+	doc, err := image.Decode(raw)
+	if err == nil && doc.Index == nil {
+		err = fmt.Errorf("%w: index.json is no index", image.ErrInvalid)
+	}
+	if err != nil {
+		return nil, invalid(err)
+	}
+	tags := i.dockerTags(manifest)
+	var roots, besides []blobstore.Root
+	for _, d := range doc.Index.Manifests {
+		root := blobstore.Root{Target: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}}
+		img, err := i.resolve(ctx, &root)
+		if err != nil {
+			return nil, err
+		}
+		if tag := d.Annotations[compose.AnnotationTag]; tag != "" || img.Main().Manifest != nil && img.Main().Manifest.Subject != nil {
+			root.Name = tag
+			besides = append(besides, root)
+			continue
+		}
+		all := []string{d.Annotations["io.containerd.image.name"]}
+		if fullName(all[0]) == "" {
+			all = append(tags[img.Main().Config.Digest], d.Annotations[ocispec.AnnotationRefName])
+		}
+		roots = append(roots, names(all, root)...)
+	}
+	roots = unique(roots)
+	i.attach(roots, besides)
+	if len(roots) == 0 { // nothing but what belongs beside images
+		for _, b := range besides {
+			roots = append(roots, names([]string{b.Name}, b)...)
+		}
+	}
+	return roots, nil
+}
+
+// dockerTags are the names that manifest.json gives images, by their configs.
+func (i *importer) dockerTags(raw []byte) map[digest.Digest][]string {
+	out := make(map[digest.Digest][]string)
+	var entries []dockerImage
+	if json.Unmarshal(raw, &entries) != nil {
+		return out
+	}
+	for _, e := range entries {
+		if f, err := i.find(e.Config); err == nil {
+			out[f.digest] = append(out[f.digest], e.RepoTags...)
+		}
+	}
+	return out
+}
+
+// resolve finds what an image needs, all of which must be in the store, and lists
+// it in the root. Children of an index that were left out are left out.
+func (i *importer) resolve(ctx context.Context, root *blobstore.Root) (*plan.Image, error) {
+	if has, err := i.lease.Has(root.Target); err != nil || !has {
+		if err == nil {
+			err = fmt.Errorf("%w: index.json lists %s, which is not there", ErrInvalid, root.Target.Digest)
+		}
+		return nil, wrongSize(err)
+	}
+	root.Name = root.Target.Digest.String()
+	img, err := compose.Stored(ctx, i.store, *root, image.DefaultPlatform())
+	if errors.Is(err, blobstore.ErrNotFound) {
+		return nil, fmt.Errorf("%w: some blobs of %s are not there", ErrInvalid, root.Target.Digest)
+	}
+	if err != nil {
+		return nil, wrongSize(invalid(err))
+	}
+	root.Blobs = img.Digests()
+	for _, v := range img.Variants {
+		for _, d := range append([]ocispec.Descriptor{v.Config}, v.Layers...) {
+			if _, err := i.lease.Has(d); d.Digest != "" && err != nil { // keeps it
+				return nil, wrongSize(err)
+			}
+		}
+	}
+	return img, nil
+}
+
+// wrongSize marks descriptors that lie about sizes.
+func wrongSize(err error) error {
+	var size *blobstore.SizeError
+	var planned *plan.SizeError
+	if errors.As(err, &size) || errors.As(err, &planned) {
+		return fmt.Errorf("%w: %w", ErrMismatch, err)
+	}
+	return err
+}
+
+// attach gives to each image what refers to it: by subject, or by a tag of cosign's.
+func (i *importer) attach(roots, besides []blobstore.Root) {
+	for _, b := range besides {
+		subject := i.subject(b)
+		for k := range roots {
+			if !slices.Contains(roots[k].Blobs, subject) {
+				continue
+			}
+			d := b.Target
+			if _, tag, ok := strings.Cut(b.Name, ":sha256-"); ok {
+				d.Annotations = map[string]string{ocispec.AnnotationRefName: "sha256-" + tag}
+			}
+			roots[k].Beside = append(roots[k].Beside, d)
+			roots[k].Blobs = append(slices.Clip(roots[k].Blobs), b.Blobs...)
+		}
+	}
+}
+
+// subject is the digest that a manifest refers to.
+func (i *importer) subject(b blobstore.Root) digest.Digest {
+	if _, tag, ok := strings.Cut(b.Name, ":sha256-"); ok {
+		hex, _, _ := strings.Cut(tag, ".")
+		return digest.NewDigestFromEncoded(digest.SHA256, hex)
+	}
+	raw, err := i.store.Read(b.Target.Digest, image.MaxSize)
+	if err != nil {
+		return ""
+	}
+	if doc, err := image.Decode(raw); err == nil && doc.Manifest != nil && doc.Manifest.Subject != nil {
+		return doc.Manifest.Subject.Digest
+	}
+	return ""
+}
+
+// fromManifest finds the images of docker save's older format, and of what others
+// write in it.
+func (i *importer) fromManifest(ctx context.Context, raw, repos []byte) ([]blobstore.Root, error) {
+	var entries []dockerImage
+	if err := json.Unmarshal(raw, &entries); err != nil {
+		return nil, fmt.Errorf("%w: manifest.json is not what docker save writes", ErrInvalid)
+	}
+	var roots []blobstore.Root
+	for _, e := range entries {
+		root, err := i.dockerRoot(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		roots = append(roots, names(e.RepoTags, root)...)
+	}
+	if repos != nil { // which may have images of the oldest kind beside others
+		old, err := i.fromRepositories(ctx, repos, roots)
+		if err != nil {
+			return nil, err
+		}
+		roots = append(roots, old...)
+	}
+	return unique(roots), nil
+}
+
+// dockerRoot makes a manifest for an image that came without one.
+func (i *importer) dockerRoot(ctx context.Context, e dockerImage) (blobstore.Root, error) {
+	config, err := i.find(e.Config)
+	if err != nil {
+		return blobstore.Root{}, err
+	}
+	raw, err := i.store.Read(config.digest, image.MaxSize)
+	if err != nil {
+		return blobstore.Root{}, err
+	}
+	diffIDs, err := image.DiffIDs(raw)
+	if err != nil {
+		return blobstore.Root{}, invalid(err)
+	}
+	if len(diffIDs) != len(e.Layers) {
+		return blobstore.Root{}, fmt.Errorf("%w: the config %s tells of %d layers and manifest.json of %d", ErrInvalid, printable(e.Config), len(diffIDs), len(e.Layers))
+	}
+	layers := make([]ocispec.Descriptor, 0, len(e.Layers))
+	for n, name := range e.Layers {
+		d, diffID, err := i.layer(ctx, name)
+		if err != nil {
+			return blobstore.Root{}, err
+		}
+		if diffID != diffIDs[n] {
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has the diff id %s, and the config says %s", ErrMismatch, printable(name), diffID, diffIDs[n])
+		}
+		layers = append(layers, d)
+	}
+	return i.dockerManifest(ctx, ocispec.Descriptor{MediaType: image.DockerConfig, Digest: config.digest, Size: config.size}, layers)
+}
+
+func (i *importer) dockerManifest(ctx context.Context, config ocispec.Descriptor, layers []ocispec.Descriptor) (blobstore.Root, error) {
+	raw, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: image.DockerManifest, Config: config, Layers: layers,
+	})
+	if err != nil {
+		return blobstore.Root{}, err
+	}
+	target, err := i.put(ctx, image.DockerManifest, raw)
+	root := blobstore.Root{Target: target, Blobs: []digest.Digest{target.Digest, config.Digest}}
+	for _, l := range layers {
+		if !slices.Contains(root.Blobs, l.Digest) {
+			root.Blobs = append(root.Blobs, l.Digest)
+		}
+	}
+	return root, err
+}
+
+// layer describes a layer's file, and finds out its diff id.
+func (i *importer) layer(ctx context.Context, name string) (ocispec.Descriptor, digest.Digest, error) {
+	f, err := i.find(name)
+	if err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	diffID, format, err := i.diffID(ctx, f)
+	if err != nil {
+		return ocispec.Descriptor{}, "", fmt.Errorf("layer %q: %w", printable(name), err)
+	}
+	kind := strings.TrimSuffix(image.DockerLayer, ".gzip")
+	if format != squeeze.None {
+		kind += "." + format.String()
+	}
+	return ocispec.Descriptor{MediaType: kind, Digest: f.digest, Size: f.size}, diffID, nil
+}
+
+const (
+	// bombFrom and bombRatio are where decompressing ends: gzip can't make more of
+	// a byte than some thousand, and no layer has more of nothing.
+	bombFrom  = 4 << 30
+	bombRatio = 1100
+)
+
+// diffID hashes a layer without its compression.
+func (i *importer) diffID(ctx context.Context, f file) (digest.Digest, squeeze.Format, error) {
+	const form = "diffid"
+	blob, err := i.store.Open(f.digest)
+	if err != nil {
+		return "", squeeze.None, err
+	}
+	defer blob.Close()
+	in, format, err := squeeze.NewReader(blob)
+	if err != nil {
+		return "", format, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	defer in.Close()
+	if format == squeeze.None && f.digest.Algorithm() == digest.SHA256 {
+		return f.digest, format, nil
+	}
+	if d, ok := i.lease.Derived(f.digest, form); ok {
+		return d.DiffID, format, nil
+	}
+	hash, buf, total := digest.SHA256.Hash(), make([]byte, 1<<20), int64(0)
+	for {
+		if ctx.Err() != nil {
+			return "", format, context.Cause(ctx)
+		}
+		n, err := in.Read(buf)
+		hash.Write(buf[:n])
+		if total += int64(n); total > bombFrom && total/bombRatio > f.size {
+			return "", format, fmt.Errorf("%w: %d bytes decompress to more than %d", ErrInvalid, f.size, total)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", format, broken(err)
+		}
+	}
+	d := digest.NewDigest(digest.SHA256, hash)
+	return d, format, i.lease.Derive(blobstore.Derived{From: f.digest, Form: form, DiffID: d})
+}
+
+// fromRepositories finds the images of the oldest format, where each layer tells
+// of itself and the one below it. Those that are known are left out; beside
+// known ones, so are those that name no such layer.
+func (i *importer) fromRepositories(ctx context.Context, raw []byte, known []blobstore.Root) ([]blobstore.Root, error) {
+	var repos map[string]map[string]string
+	if err := json.Unmarshal(raw, &repos); err != nil {
+		return nil, fmt.Errorf("%w: repositories is not what docker save writes", ErrInvalid)
+	}
+	var roots []blobstore.Root
+	for repo, tags := range repos {
+		for tag, top := range tags {
+			name := fullName(repo + ":" + tag)
+			old := i.heads[top+"/json"] != nil
+			if len(known) > 0 && (!old || slices.ContainsFunc(known, func(r blobstore.Root) bool { return r.Name == name })) {
+				continue
+			}
+			root, err := i.historyRoot(ctx, top)
+			if err != nil {
+				return nil, err
+			}
+			roots = append(roots, names([]string{repo + ":" + tag}, root)...)
+		}
+	}
+	return unique(roots), nil
+}
+
+// maxLayers is how many layers the oldest format's chains may have.
+const maxLayers = 1000
+
+// historyRoot makes a config and a manifest from the layers' own history.
+func (i *importer) historyRoot(ctx context.Context, top string) (blobstore.Root, error) {
+	var s image.Schema1
+	for id := top; id != ""; {
+		raw, ok := i.heads[id+"/json"]
+		if !ok {
+			return blobstore.Root{}, fmt.Errorf("%w: it tells of layer %q, which is not there", ErrInvalid, printable(id))
+		}
+		l := image.Schema1Layer{ID: id, JSON: raw}
+		if err := json.Unmarshal(raw, &l.Config); err != nil {
+			return blobstore.Root{}, fmt.Errorf("%w: the json of layer %q", ErrInvalid, printable(id))
+		}
+		s.Layers = append(s.Layers, l)
+		if len(s.Layers) > maxLayers {
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", ErrInvalid, printable(top), maxLayers)
+		}
+		id = l.Config.Parent
+	}
+	slices.Reverse(s.Layers)
+	if len(s.Layers) == 0 {
+		return blobstore.Root{}, fmt.Errorf("%w: an image without layers", ErrInvalid)
+	}
+	var layers []ocispec.Descriptor
+	var diffIDs []digest.Digest
+	for _, n := range s.Kept() {
+		d, diffID, err := i.layer(ctx, s.Layers[n].ID+"/layer.tar")
+		if err != nil {
+			return blobstore.Root{}, err
+		}
+		layers, diffIDs = append(layers, d), append(diffIDs, diffID)
+	}
+	config, err := s.Config(diffIDs)
+	if err != nil {
+		return blobstore.Root{}, invalid(err)
+	}
+	desc, err := i.put(ctx, image.DockerConfig, config)
+	if err != nil {
+		return blobstore.Root{}, err
+	}
+	return i.dockerManifest(ctx, desc, layers)
+}

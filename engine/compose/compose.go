@@ -1,0 +1,318 @@
+// Package compose turns pulled images into what an archive holds: it settles
+// which manifest or index stands for a name, converts layers, and makes what
+// the images came without.
+//
+// What it makes goes into the store beside what was pulled, so that archives are
+// composed of stored blobs alone. It reads blobs as they become available, and so
+// may work while others are still being fetched.
+package compose
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+
+	"drayage/blobstore"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/tarwriter"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// AnnotationOriginal is the annotation, in an archive's index.json and in
+	// indexes that were made anew, with the digest of what a manifest or index was
+	// made from.
+	AnnotationOriginal = "dev.drayage.original.digest"
+	// AnnotationTag is the annotation, in an archive's index.json, of a manifest
+	// that goes beside an image: the name by which it can be found in a registry.
+	AnnotationTag = "dev.drayage.name"
+)
+
+// Named is an image under the name that it is to have.
+type Named struct {
+	Name    string // as tarwriter.Image has them
+	RepoTag string
+	Image   *plan.Image
+}
+
+// Blobs are the blobs of the images. Open waits for those that are on their way.
+type Blobs interface {
+	Open(digest.Digest) (*os.File, error)
+}
+
+// Options say what to do with images. The zero value leaves them as they are.
+type Options struct {
+	Layers Layers
+	// Legacy prepares images for the legacy format: it needs configs, and takes
+	// schema 1 manifests as they are. Others get a config made from the history.
+	Legacy bool
+	// Made is told when an image gets another digest than it had; nil means nobody.
+	Made func(name string, from, to digest.Digest, why string)
+}
+
+// Images prepares images for an archive.
+func Images(ctx context.Context, lease *blobstore.Lease, blobs Blobs, o Options, named []Named) ([]tarwriter.Image, error) {
+	c := &composer{opts: o, lease: lease, blobs: blobs}
+	if err := c.convertAll(ctx, named); err != nil {
+		return nil, err
+	}
+	var out []tarwriter.Image
+	for _, n := range named {
+		images, err := c.image(ctx, n)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", n.Image.Ref, err)
+		}
+		out = append(out, images...)
+	}
+	return out, nil
+}
+
+// Expected is what Images is going to return for images that may not be in the
+// store yet, if no layer is converted. exact is false when something is missing to
+// tell.
+func Expected(store *blobstore.Store, legacy bool, named []Named) (images []tarwriter.Image, exact bool, err error) {
+	exact = true
+	c := &composer{opts: Options{Legacy: legacy}, blobs: store}
+	for _, n := range named {
+		for _, v := range n.Image.Variants {
+			_, missing := store.Stat(v.Config.Digest)
+			exact = exact && (v.Schema1 == nil || legacy) && (!legacy || v.Schema1 != nil || missing == nil)
+		}
+		if !exact {
+			c.opts.Legacy = false // then without what the configs add
+		}
+		made, err := c.image(context.Background(), n)
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", n.Image.Ref, err)
+		}
+		images = append(images, made...)
+	}
+	return images, exact, nil
+}
+
+// composer is a run of Images.
+type composer struct {
+	opts      Options
+	lease     *blobstore.Lease
+	blobs     Blobs
+	converted map[digest.Digest]blobstore.Derived // by the original layer
+}
+
+// image prepares an image and what goes beside it.
+func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error) {
+	img := n.Image
+	out := tarwriter.Image{Name: n.Name, RepoTag: n.RepoTag}
+	changed := false
+	for _, v := range img.Variants {
+		if c.opts.Legacy && v.Schema1 != nil {
+			out.Variants = append(out.Variants, tarwriter.Variant{Manifest: v.Descriptor(), Runnable: true})
+			for i, l := range v.Schema1.Layers {
+				out.History = append(out.History, tarwriter.HistoryLayer{ID: l.ID, JSON: l.JSON, Layer: c.layer(v.Layers[i])})
+			}
+			continue
+		}
+		made, err := c.variant(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		if d := made.Manifest.Digest; d != v.Document.Descriptor.Digest {
+			changed = true
+			made.Manifest.Annotations = map[string]string{AnnotationOriginal: v.Document.Descriptor.Digest.String()}
+			if c.opts.Made != nil {
+				why := "its layers are converted"
+				if v.Schema1 != nil {
+					why = "its schema 1 manifest has no config, so one was made from its history"
+				}
+				c.opts.Made(n.Image.Ref.String(), v.Document.Descriptor.Digest, d, why)
+			}
+		}
+		out.Variants = append(out.Variants, made)
+	}
+	switch {
+	case !img.Several:
+		out.Target = out.Variants[0].Manifest
+		out.Variants = out.Variants[:1]
+	case img.Whole && !changed:
+		out.Target = img.Target()
+		for _, doc := range img.Documents {
+			if doc.Index != nil {
+				out.Indexes = append(out.Indexes, doc.Descriptor)
+			}
+		}
+	default:
+		var err error
+		if out.Target, err = c.index(ctx, img, out.Variants); err != nil {
+			return nil, err
+		}
+		out.Indexes = []ocispec.Descriptor{out.Target}
+	}
+	return append([]tarwriter.Image{out}, besides(n)...), nil
+}
+
+// besides are the entries of what goes beside an image.
+func besides(n Named) []tarwriter.Image {
+	var out []tarwriter.Image
+	for _, v := range n.Image.Beside {
+		d := v.Descriptor()
+		if v.Manifest != nil {
+			d.ArtifactType = v.Manifest.ArtifactType
+		}
+		if v.Tag != "" {
+			// Under this name it can be found in a registry; a loader would take it for an image.
+			d.Annotations = map[string]string{AnnotationTag: n.Image.Ref.Registry() + "/" + n.Image.Ref.Repository() + ":" + v.Tag}
+		}
+		out = append(out, tarwriter.Image{Target: d, Beside: true, Variants: []tarwriter.Variant{{
+			Manifest: d, Config: v.Config, Layers: v.Layers, Runnable: v.Runnable(),
+		}}})
+	}
+	return out
+}
+
+// variant prepares a manifest: with converted layers, and with a config where it
+// came without one.
+func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Variant, error) {
+	out := tarwriter.Variant{Manifest: v.Descriptor(), Config: v.Config, Layers: v.Layers, Runnable: v.Runnable()}
+	if v.Schema1 != nil {
+		return c.fromHistory(ctx, v)
+	}
+	if c.opts.Legacy {
+		var err error
+		if out.ConfigContent, err = c.read(v.Config); err != nil {
+			return out, err
+		}
+	}
+	layers, changed := make([]ocispec.Descriptor, len(v.Layers)), false
+	for i, l := range v.Layers {
+		layers[i] = c.layer(l)
+		changed = changed || layers[i].Digest != l.Digest
+	}
+	if !changed {
+		return out, nil
+	}
+	// The manifest's other fields stay, known or not.
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(v.Raw, &fields); err != nil {
+		return out, fmt.Errorf("%w: %w", image.ErrInvalid, err)
+	}
+	raw, err := json.Marshal(layers)
+	if err != nil {
+		return out, err
+	}
+	fields["layers"] = raw
+	out.Layers = layers
+	out.Manifest, err = c.put(ctx, v.Document.Descriptor.MediaType, fields)
+	out.Manifest.Platform = v.Platform
+	return out, err
+}
+
+// fromHistory makes a config and a manifest of schema 2 for an image that came
+// with one of schema 1.
+func (c *composer) fromHistory(ctx context.Context, v plan.Variant) (tarwriter.Variant, error) {
+	out := tarwriter.Variant{Runnable: true, Layers: []ocispec.Descriptor{}}
+	var diffIDs []digest.Digest
+	for _, i := range v.Schema1.Kept() {
+		out.Layers = append(out.Layers, c.layer(v.Layers[i]))
+		diffIDs = append(diffIDs, c.converted[v.Layers[i].Digest].DiffID)
+	}
+	config, err := v.Schema1.Config(diffIDs)
+	if err != nil {
+		return out, err
+	}
+	out.Config = ocispec.Descriptor{MediaType: image.DockerConfig, Digest: digest.FromBytes(config), Size: int64(len(config))}
+	if c.lease != nil {
+		if err := c.lease.Put(ctx, out.Config, config); err != nil {
+			return out, err
+		}
+	}
+	out.Manifest, err = c.put(ctx, image.DockerManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: image.DockerManifest, Config: out.Config, Layers: out.Layers,
+	})
+	out.Manifest.Platform = v.Platform
+	return out, err
+}
+
+// index makes an index of the variants that are there, in the order in which the
+// original lists them.
+func (c *composer) index(ctx context.Context, img *plan.Image, variants []tarwriter.Variant) (ocispec.Descriptor, error) {
+	made := make(map[digest.Digest]ocispec.Descriptor) // by the original manifest
+	for i, v := range img.Variants {
+		made[v.Document.Descriptor.Digest] = variants[i].Manifest
+	}
+	byDigest := make(map[digest.Digest]image.Document)
+	for _, doc := range img.Documents {
+		byDigest[doc.Descriptor.Digest] = doc
+	}
+	ix := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{},
+		Annotations: maps.Clone(img.Documents[0].Index.Annotations),
+	}
+	if ix.Annotations == nil {
+		ix.Annotations = make(map[string]string)
+	}
+	ix.Annotations[AnnotationOriginal] = img.Target().Digest.String()
+	seen := make(map[digest.Digest]bool)
+	var list func(doc image.Document)
+	list = func(doc image.Document) {
+		for _, child := range doc.Index.Manifests {
+			if seen[child.Digest] {
+				continue
+			}
+			seen[child.Digest] = true
+			if below, ok := byDigest[child.Digest]; ok && below.Index != nil {
+				list(below)
+			} else if d, ok := made[child.Digest]; ok {
+				child.MediaType, child.Digest, child.Size = d.MediaType, d.Digest, d.Size
+				child.Annotations = maps.Clone(child.Annotations)
+				if child.Annotations == nil && d.Annotations != nil {
+					child.Annotations = make(map[string]string)
+				}
+				maps.Copy(child.Annotations, d.Annotations)
+				ix.Manifests = append(ix.Manifests, child)
+			}
+		}
+	}
+	list(img.Documents[0])
+	d, err := c.put(ctx, ix.MediaType, ix)
+	d.Annotations = map[string]string{AnnotationOriginal: img.Target().Digest.String()}
+	return d, err
+}
+
+// put stores a document that was made here.
+func (c *composer) put(ctx context.Context, mediaType string, v any) (ocispec.Descriptor, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+	if c.lease == nil { // it is only to be known
+		return d, nil
+	}
+	return d, c.lease.Put(ctx, d, raw)
+}
+
+// read reads a small blob and checks it again.
+func (c *composer) read(d ocispec.Descriptor) (_ []byte, err error) {
+	if d.Size > image.MaxSize {
+		return nil, fmt.Errorf("%w: config %s has %d bytes", image.ErrInvalid, d.Digest, d.Size)
+	}
+	f, err := c.blobs.Open(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	raw := make([]byte, d.Size)
+	if _, err := f.ReadAt(raw, 0); err != nil {
+		return nil, fmt.Errorf("reading config %s: %w", d.Digest, err)
+	}
+	if d.Digest.Algorithm().FromBytes(raw) != d.Digest {
+		return nil, fmt.Errorf("reading config %s: %w", d.Digest, blobstore.ErrDamaged)
+	}
+	return raw, nil
+}

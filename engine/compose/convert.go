@@ -1,0 +1,336 @@
+package compose
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+
+	"drayage/blobstore"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/tarwriter/squeeze"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// Layers is the form that layers are to have.
+type Layers int
+
+// The forms. NoZstd is tar for layers that are compressed with zstd, and leaves
+// the others.
+const (
+	Keep Layers = iota
+	Tar
+	Gzip
+	NoZstd
+)
+
+// ParseLayers reads a form's name: keep, tar or gzip.
+func ParseLayers(s string) (Layers, error) {
+	for l, name := range map[Layers]string{Keep: "keep", Tar: "tar", Gzip: "gzip"} {
+		if s == name {
+			return l, nil
+		}
+	}
+	return Keep, fmt.Errorf("layers as %q: want keep, tar or gzip", s)
+}
+
+// The names of forms in the store's records.
+const (
+	formTar    = "tar"
+	formGzip   = "gzip"
+	formDiffID = "diffid" // nothing is made but the diff id
+)
+
+// DiffIDError says that a layer is not what its image's config says, once it is
+// decompressed.
+type DiffIDError struct {
+	Layer     digest.Digest
+	Want, Got digest.Digest
+}
+
+func (e *DiffIDError) Error() string {
+	return fmt.Sprintf("layer %s has the diff id %s, and the config says %s", e.Layer, e.Got, e.Want)
+}
+
+// job is a layer to be converted or read.
+type job struct {
+	layer ocispec.Descriptor
+	form  string
+	want  digest.Digest // its diff id, or "" when that is to be found out
+}
+
+// convertAll converts what needs it, each layer once, on all cores.
+func (c *composer) convertAll(ctx context.Context, named []Named) error {
+	c.converted = make(map[digest.Digest]blobstore.Derived)
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	queued := make(map[digest.Digest]bool)
+	for _, n := range named {
+		for i := range n.Image.Variants {
+			v := &n.Image.Variants[i]
+			jobs, err := c.jobs(v)
+			if err != nil {
+				return errors.Join(fmt.Errorf("%s: %w", n.Image.Ref, err), group.Wait())
+			}
+			for _, j := range jobs {
+				if queued[j.layer.Digest] {
+					continue
+				}
+				queued[j.layer.Digest] = true
+				group.Go(func() error {
+					d, err := c.convert(ctx, j)
+					if err != nil {
+						return fmt.Errorf("%s: converting layer %s: %w", n.Image.Ref, j.layer.Digest, err)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					c.converted[j.layer.Digest] = d
+					return nil
+				})
+			}
+			if !n.Image.Several {
+				break
+			}
+		}
+	}
+	return group.Wait()
+}
+
+// jobs lists what is to be done with a variant's layers.
+func (c *composer) jobs(v *plan.Variant) ([]job, error) {
+	if v.Schema1 != nil {
+		form := formDiffID
+		switch {
+		case c.opts.Layers == Tar:
+			form = formTar
+		case c.opts.Legacy:
+			return nil, nil
+		}
+		var out []job
+		for _, i := range v.Schema1.Kept() {
+			out = append(out, job{layer: v.Layers[i], form: form})
+		}
+		return out, nil
+	}
+	if c.opts.Layers == Keep || !v.Runnable() || !convertible(v, c.opts.Layers) {
+		return nil, nil
+	}
+	config, err := c.read(v.Config)
+	if err != nil {
+		return nil, err
+	}
+	diffIDs, err := image.DiffIDs(config)
+	if err != nil {
+		return nil, err
+	}
+	if len(diffIDs) != len(v.Layers) {
+		return nil, fmt.Errorf("%w: the config tells of %d layers and the manifest of %d", image.ErrInvalid, len(diffIDs), len(v.Layers))
+	}
+	var out []job
+	for i, l := range v.Layers {
+		if form := c.opts.Layers.of(l); form != "" {
+			out = append(out, job{layer: l, form: form, want: diffIDs[i]})
+		}
+	}
+	return out, nil
+}
+
+// of is the form that a layer is to be brought into, or "" when it may stay.
+func (l Layers) of(d ocispec.Descriptor) string {
+	kind, compression := splitType(d.MediaType)
+	switch {
+	case kind == "": // not a layer of a container image
+		return ""
+	case l == Tar && compression != "", l == NoZstd && compression == "zstd":
+		return formTar
+	case l == Gzip && compression != "gzip":
+		return formGzip
+	}
+	return ""
+}
+
+// splitType takes a layer's media type apart: application/vnd.oci.image.layer.v1.tar+gzip
+// is ("application/vnd.oci.image.layer.v1.tar", "gzip"). What is no layer is ("", "").
+func splitType(mediaType string) (kind, compression string) {
+	for _, base := range []string{
+		ocispec.MediaTypeImageLayer, "application/vnd.oci.image.layer.nondistributable.v1.tar",
+		strings.TrimSuffix(image.DockerLayer, ".gzip"), "application/vnd.docker.image.rootfs.foreign.diff.tar",
+	} {
+		switch rest, ok := strings.CutPrefix(mediaType, base); {
+		case !ok:
+		case rest == "":
+			return base, ""
+		case rest == "+gzip" || rest == ".gzip":
+			return base, "gzip"
+		case rest == "+zstd" || rest == ".zstd":
+			return base, "zstd"
+		}
+	}
+	return "", ""
+}
+
+// layer is the descriptor that a layer has in the archive.
+func (c *composer) layer(d ocispec.Descriptor) ocispec.Descriptor {
+	made, ok := c.converted[d.Digest]
+	if !ok || made.Blob.Digest == "" {
+		d.Data = nil // the blob itself is there
+		return d
+	}
+	kind, _ := splitType(d.MediaType)
+	out := ocispec.Descriptor{MediaType: kind, Digest: made.Blob.Digest, Size: made.Blob.Size}
+	if made.Form == formGzip {
+		out.MediaType += "+gzip"
+		if strings.Contains(kind, "docker") {
+			out.MediaType = kind + ".gzip"
+		}
+	}
+	return out // without annotations: those of lazy pulling describe the bytes that were
+}
+
+// convert brings a layer into a form, and finds out its diff id: from what is
+// recorded in the store, or by doing it.
+func (c *composer) convert(ctx context.Context, j job) (blobstore.Derived, error) {
+	if d, ok := c.lease.Derived(j.layer.Digest, j.form); ok && (j.want == "" || d.DiffID == j.want) {
+		return d, nil
+	}
+	f, err := c.blobs.Open(j.layer.Digest)
+	if err != nil {
+		return blobstore.Derived{}, err
+	}
+	defer f.Close()
+	in, _, err := squeeze.NewReader(f)
+	if err != nil {
+		return blobstore.Derived{}, notALayer(err)
+	}
+	defer in.Close()
+	d := blobstore.Derived{From: j.layer.Digest, Form: j.form}
+	if j.form == formDiffID {
+		d.DiffID, err = hashed(ctx, io.Discard, in)
+	} else {
+		d.Blob, d.DiffID, err = c.make(ctx, j, in)
+	}
+	if err != nil {
+		return d, err
+	}
+	return d, c.lease.Derive(d)
+}
+
+// make writes a layer's new form into the store, unless it isn't what the config
+// says.
+func (c *composer) make(ctx context.Context, j job, in io.Reader) (blob ocispec.Descriptor, diffID digest.Digest, err error) {
+	draft, err := c.lease.Draft()
+	if err != nil {
+		return blob, "", err
+	}
+	defer func() { err = errors.Join(err, draft.Close()) }()
+	var got digest.Digest
+	if j.form == formTar {
+		diffID, err = hashed(ctx, draft, in)
+		got = diffID
+	} else {
+		sum := sha256.New()
+		z := squeeze.NewWriter(io.MultiWriter(draft, sum), squeeze.Gzip)
+		diffID, err = hashed(ctx, z, in)
+		err = errors.Join(err, z.Close())
+		got = digest.NewDigest(digest.SHA256, sum)
+	}
+	if err != nil {
+		return blob, "", err
+	}
+	if j.want != "" && diffID != j.want {
+		return blob, "", &DiffIDError{Layer: j.layer.Digest, Want: j.want, Got: diffID}
+	}
+	blob, err = draft.Commit(got)
+	return blob, diffID, err
+}
+
+// hashed copies in to out and returns the digest of what it copied. Reading,
+// which decompresses, goes on while what was read is hashed and written.
+func hashed(ctx context.Context, out io.Writer, in io.Reader) (digest.Digest, error) {
+	sum := sha256.New()
+	if err := pump(ctx, out, sum, in); err != nil {
+		return "", err
+	}
+	return digest.NewDigest(digest.SHA256, sum), nil
+}
+
+// pump copies in to out and sum by a few buffers that go round.
+func pump(ctx context.Context, out io.Writer, sum hash.Hash, in io.Reader) error {
+	const buffers, size = 3, 1 << 20
+	free, full := make(chan []byte, buffers), make(chan []byte, buffers)
+	for range buffers {
+		free <- make([]byte, size)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(full)
+		for {
+			var buf []byte
+			select {
+			case buf = <-free:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			n, err := fill(in, buf[:size])
+			if n > 0 {
+				full <- buf[:n] // never waits: there is room for all
+			}
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return notALayer(err)
+			}
+		}
+	})
+	group.Go(func() error {
+		for buf := range full {
+			if _, err := out.Write(buf); err != nil {
+				return err
+			}
+			sum.Write(buf)
+			free <- buf
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// fill reads until buf is full or the stream ends: with io.EOF where it should,
+// unlike io.ReadFull, whose error is the same as that of a stream cut short.
+func fill(in io.Reader, buf []byte) (int, error) {
+	n := 0
+	for n < len(buf) {
+		more, err := in.Read(buf[n:])
+		n += more
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// ErrLayer is wrapped for layers that can't be decompressed.
+var ErrLayer = errors.New("not what its media type says")
+
+func notALayer(err error) error { return fmt.Errorf("%w: %w", ErrLayer, err) }
+
+// convertible reports whether any layer needs to be converted.
+func convertible(v *plan.Variant, l Layers) bool {
+	for _, d := range v.Layers {
+		if l.of(d) != "" {
+			return true
+		}
+	}
+	return false
+}

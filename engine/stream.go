@@ -1,0 +1,86 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"drayage/blobstore"
+	"drayage/engine/schedule"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Stream is a run's images while their blobs come.
+type Stream struct {
+	Results []Result // without what only the end of the run tells
+	Lease   *blobstore.Lease
+
+	ctx  context.Context //nolint:containedctx // of the one call that the Stream is for
+	pull *pull
+}
+
+// Open opens a blob for reading, and waits for it when it is still on its way.
+func (s *Stream) Open(d digest.Digest) (*os.File, error) {
+	p := s.pull
+	p.mu.Lock()
+	var ready chan struct{}
+	if p.plan.Needing(d) != nil && !p.done[d] {
+		if ready = p.awaited[d]; ready == nil {
+			ready = make(chan struct{})
+			p.awaited[d] = ready
+		}
+	}
+	p.mu.Unlock()
+	if ready != nil {
+		select {
+		case <-ready:
+		case <-s.ctx.Done():
+			return nil, context.Cause(s.ctx)
+		}
+	}
+	return p.opts.Store.Open(d)
+}
+
+// Prefer has blobs fetched in a given order, from now on.
+func (s *Stream) Prefer(order []digest.Digest) {
+	ids := make([]string, 0, len(order))
+	for _, d := range order {
+		ids = append(ids, d.String())
+	}
+	s.pull.queue.Prefer(ids)
+}
+
+// arrived notes that a blob is in the store. The caller holds p.mu.
+func (p *pull) arrived(d digest.Digest) {
+	p.done[d] = true
+	if ready := p.awaited[d]; ready != nil {
+		close(ready)
+		delete(p.awaited, d)
+	}
+}
+
+// resolvedOne counts an image that is resolved and queued. After the last one the
+// stream begins, as a job that needs no connection.
+func (p *pull) resolvedOne() {
+	p.mu.Lock()
+	p.unknown--
+	last := p.unknown == 0
+	s := &Stream{Lease: p.lease, pull: p}
+	for _, img := range p.images {
+		s.Results = append(s.Results, Result{Ref: img.ref, Image: img.image})
+	}
+	p.mu.Unlock()
+	if !last || p.opts.Stream == nil || p.opts.KeepGoing {
+		return
+	}
+	p.queue.Add(schedule.Job{Host: p.images[0].ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
+		place.Release()
+		s.ctx = ctx
+		err := p.opts.Stream(ctx, s)
+		if ctx.Err() != nil { // it was stopped by what ended the run
+			return errors.Join(context.Cause(ctx))
+		}
+		return err
+	}})
+}

@@ -1,0 +1,239 @@
+// Package squeeze compresses and decompresses streams, on all cores where the
+// format allows it.
+//
+// What is compressed is cut into pieces of a fixed size, each a gzip member or a
+// zstd frame of its own, which may follow each other by both formats (RFC
+// 1952, section 2.2; RFC 8878, section 3). So the bytes depend on nothing but the
+// content: neither on the number of cores nor on how the content was written.
+package squeeze
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Format is a compression.
+type Format int
+
+// The formats.
+const (
+	None Format = iota
+	Gzip
+	Zstd
+)
+
+// String is the format's name, as flags have it.
+func (f Format) String() string { return [...]string{"none", "gzip", "zstd"}[f] }
+
+// ParseFormat reads a format's name.
+func ParseFormat(s string) (Format, error) {
+	for f := None; f <= Zstd; f++ {
+		if f.String() == s {
+			return f, nil
+		}
+	}
+	return None, fmt.Errorf("compression %q: want none, gzip or zstd", s)
+}
+
+const (
+	// pieceSize is how much is compressed at once: smaller pieces compress
+	// worse, larger ones take more memory, twice on each core.
+	pieceSize = 1 << 20
+	// maxWindow bounds the memory that a zstd stream may ask for: that of zstd --long.
+	maxWindow = 128 << 20
+)
+
+// Writer compresses what is written to it, on as many cores as there are.
+type Writer struct {
+	filling *piece
+	todo    chan *piece // for any worker
+	order   chan *piece // for who writes, in order
+	free    chan *piece
+	workers sync.WaitGroup
+	closed  bool
+
+	mu  sync.Mutex
+	err error
+}
+
+type piece struct {
+	in, out []byte
+	ready   chan struct{}
+}
+
+// NewWriter makes a Writer to w. The caller must call Close, which waits for all
+// that the Writer started.
+func NewWriter(w io.Writer, f Format) *Writer {
+	cores := runtime.GOMAXPROCS(0)
+	n := cores + 1 // one is being filled
+	z := &Writer{todo: make(chan *piece, n), order: make(chan *piece, n), free: make(chan *piece, n)}
+	for range n {
+		z.free <- &piece{in: make([]byte, 0, pieceSize), ready: make(chan struct{}, 1)}
+	}
+	for range cores {
+		z.workers.Go(func() {
+			compress := compressor(f)
+			for p := range z.todo {
+				p.out = compress(p.out[:0], p.in)
+				p.ready <- struct{}{}
+			}
+		})
+	}
+	z.workers.Go(func() {
+		for p := range z.order {
+			<-p.ready
+			if z.failure() == nil {
+				if _, err := w.Write(p.out); err != nil {
+					z.fail(err)
+				}
+			}
+			p.in = p.in[:0]
+			z.free <- p
+		}
+	})
+	return z
+}
+
+func (z *Writer) failure() error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.err
+}
+
+func (z *Writer) fail(err error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.err = err
+}
+
+// compressor returns a function that appends in, compressed, to out. It is for
+// one goroutine.
+func compressor(f Format) func(out, in []byte) []byte {
+	switch f {
+	case Gzip:
+		var buf bytes.Buffer
+		zip := gzip.NewWriter(&buf)
+		return func(out, in []byte) []byte {
+			buf.Reset()
+			zip.Reset(&buf)
+			_, err := zip.Write(in)
+			if err = errors.Join(err, zip.Close()); err != nil {
+				panic(err) // a bytes.Buffer takes everything
+			}
+			return append(out, buf.Bytes()...)
+		}
+	case Zstd:
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pieceSize), zstd.WithLowerEncoderMem(true))
+		if err != nil {
+			panic(err) // the options are our own
+		}
+		return func(out, in []byte) []byte { return enc.EncodeAll(in, out) }
+	}
+	return func(out, in []byte) []byte { return append(out, in...) }
+}
+
+// Write implements io.Writer. An error of the target may come with a later call.
+func (z *Writer) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		if err := z.failure(); err != nil {
+			return n - len(b), err
+		}
+		if z.filling == nil {
+			z.filling = <-z.free
+		}
+		p := z.filling
+		take := min(len(b), pieceSize-len(p.in))
+		p.in = append(p.in, b[:take]...)
+		b = b[take:]
+		if len(p.in) == pieceSize {
+			z.send()
+		}
+	}
+	return n, nil
+}
+
+func (z *Writer) send() {
+	z.order <- z.filling
+	z.todo <- z.filling
+	z.filling = nil
+}
+
+// Close compresses what is left and waits until all is written. An empty stream
+// becomes an empty piece: a valid file.
+func (z *Writer) Close() error {
+	if !z.closed {
+		z.closed = true
+		if z.filling == nil {
+			z.filling = <-z.free
+		}
+		z.send()
+		close(z.todo)
+		close(z.order)
+		z.workers.Wait()
+	}
+	return z.failure()
+}
+
+// ErrFormat is wrapped for streams in a compression that isn't read.
+var ErrFormat = errors.New("compressed in a way that is not supported")
+
+// Detect tells a stream's format by its first bytes, which need not be more than
+// six. The error wraps ErrFormat.
+func Detect(head []byte) (Format, error) {
+	for _, m := range []struct {
+		magic string
+		f     Format
+	}{{"\x1f\x8b", Gzip}, {"\x28\xb5\x2f\xfd", Zstd}} {
+		if bytes.HasPrefix(head, []byte(m.magic)) {
+			return m.f, nil
+		}
+	}
+	if len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte("\x2a\x4d\x18")) {
+		return Zstd, nil // a skippable frame (RFC 8878, section 3.1.2)
+	}
+	for magic, name := range map[string]string{"BZh": "bzip2", "\xfd7zXZ": "xz", "PK\x03\x04": "zip", "\x04\x22\x4d\x18": "lz4"} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return None, fmt.Errorf("%w: %s", ErrFormat, name)
+		}
+	}
+	return None, nil
+}
+
+// NewReader reads a stream decompressed, in whichever format it is; what is in
+// none comes as it is. The caller must call Close, which leaves r open.
+func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
+	const look = 6
+	in := bufio.NewReaderSize(r, 256<<10)
+	head, err := in.Peek(look)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, None, err
+	}
+	f, err := Detect(head)
+	if err != nil {
+		return nil, None, err
+	}
+	switch f {
+	case Gzip:
+		zip, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, f, err
+		}
+		return zip, f, nil
+	case Zstd:
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return nil, f, err
+		}
+		return z.IOReadCloser(), f, nil
+	}
+	return io.NopCloser(in), None, nil
+}
