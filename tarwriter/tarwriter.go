@@ -285,16 +285,16 @@ func blobs(images []Image) []Member {
 		}
 	}
 	for _, img := range images {
-		for _, ix := range img.Indexes {
+		for _, ix := range slices.SortedFunc(slices.Values(img.Indexes), byDigest) {
 			add(ix, false)
 		}
-		for _, v := range img.Variants {
+		for _, v := range img.inOrder() {
 			add(v.Manifest, false)
 			add(v.Config, false)
 		}
 	}
 	for _, img := range images {
-		for _, v := range img.Variants {
+		for _, v := range img.inOrder() {
 			for _, l := range v.Layers {
 				add(l, true)
 			}
@@ -302,6 +302,13 @@ func blobs(images []Image) []Member {
 	}
 	return out
 }
+
+// inOrder are the variants in an order that doesn't depend on which is the first.
+func (i Image) inOrder() []Variant {
+	return slices.SortedFunc(slices.Values(i.Variants), func(a, b Variant) int { return byDigest(a.Manifest, b.Manifest) })
+}
+
+func byDigest(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) }
 
 func blobName(d digest.Digest) string {
 	return ocispec.ImageBlobsDir + "/" + d.Algorithm().String() + "/" + d.Encoded()

@@ -15,10 +15,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"drayage/blobstore/blobstoretest"
 	"drayage/engine/chaos"
 	"drayage/engine/registry/registrytest"
+	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -53,6 +55,7 @@ const deadlyPoint = "DRAYAGE_TEST_DIE"
 //	auth basic|token USER PASSWORD want credentials
 //	requests N [PATH]              want so many requests since the last forget
 //	forget                         empty the list of requests
+//	members FILE OUT               list an archive's members, with their link targets, and its small files' content
 //	envsubst IN OUT                copy a file with $REG filled in
 //	archive FILE TEXT...           want a tar whose blobs match their names, and that has these texts in its small files
 func TestScripts(t *testing.T) {
@@ -96,6 +99,7 @@ func TestScripts(t *testing.T) {
 			"forget":   func(ts *testscript.TestScript, _ bool, _ []string) { server(ts).Forget() },
 			"archive":  cmdArchive,
 			"envsubst": cmdEnvsubst,
+			"members":  cmdMembers,
 		},
 	})
 }
@@ -125,6 +129,7 @@ func stock(s *registrytest.Server) {
 		text := strings.Replace(string(lied.Manifest), fmt.Sprintf(`"size":%d`, size), fmt.Sprintf(`"size":%d`, size+by), 1)
 		s.PushManifest("lies", tag, lied.Descriptor.MediaType, []byte(text))
 	}
+	stockOdd(s)
 	zstd := registrytest.Build("linux/"+runtime.GOARCH, registrytest.Random(7, 1000))
 	s.Push("zstd", "", zstd)
 	s.PushManifest("zstd", "1", zstd.Descriptor.MediaType,
@@ -133,6 +138,45 @@ func stock(s *registrytest.Server) {
 	s.Push("chart", "", chart)
 	s.PushManifest("chart", "1", chart.Descriptor.MediaType,
 		[]byte(strings.Replace(string(chart.Manifest), ocispec.MediaTypeImageConfig, "application/vnd.cncf.helm.config.v1+json", 1)))
+}
+
+// stockOdd adds what archives have to do something about.
+func stockOdd(s *registrytest.Server) {
+	base := registrytest.Layer(1, 100_000)
+	here := "linux/" + runtime.GOARCH
+	s.Push("modern", "1", registrytest.Build(here, base, registrytest.ZstdLayer(20, 50_000), registrytest.Unpacked(registrytest.Layer(21, 3000))))
+	wrong := registrytest.Build(here, registrytest.ZstdLayer(22, 1000))
+	s.Push("wrong", "", wrong)
+	// A layer that isn't what the config says, though its digest is right.
+	other := registrytest.ZstdLayer(23, 1000)
+	s.PushBlob("wrong", other)
+	s.PushManifest("wrong", "1", wrong.Descriptor.MediaType, []byte(strings.NewReplacer(
+		wrong.Layers[0].Digest.String(), digest.FromBytes(other).String(), fmt.Sprintf(`"size":%d`, wrong.Layers[0].Size), fmt.Sprintf(`"size":%d`, len(other)),
+	).Replace(string(wrong.Manifest))))
+	for tag, signed := range map[string]bool{"plain": false, "signed": true} {
+		raw, _ := registrytest.Schema1(runtime.GOARCH, signed, base, registrytest.Layer(24, 2000))
+		for _, l := range [][]byte{base, registrytest.Layer(24, 2000), registrytest.EmptyLayer()} {
+			s.PushBlob("schema1", l)
+		}
+		s.PushManifest("schema1", tag, "application/vnd.docker.distribution.manifest.v1+prettyjws", raw)
+	}
+	twice := registrytest.Layer(25, 5000)
+	s.Push("twice", "1", registrytest.Build(here, twice, base, twice))
+	s.Push("none", "1", registrytest.Build(here))
+	platforms := []registrytest.Image{
+		registrytest.Build("linux/amd64", base), registrytest.Build("linux/arm64/v8", base, registrytest.Layer(26, 3000)), registrytest.Build("linux/s390x", registrytest.Layer(27, 3000)),
+	}
+	attestation := registrytest.Build("unknown/unknown", registrytest.Random(28, 500))
+	s.PushIndex("platforms", "1", ocispec.MediaTypeImageIndex, append(platforms, attestation)...)
+	signed := registrytest.Build(here, base)
+	s.Push("signed", "1", signed)
+	sbom := registrytest.Artifact("application/spdx+json", &signed.Descriptor, []byte("a bill of materials"))
+	s.Push("signed", "", sbom)
+	s.Push("signed", "", registrytest.Artifact("application/signature", &sbom.Descriptor, []byte("its signature")))
+	s.Push("signed", "", registrytest.Artifact("application/other", &signed.Descriptor, []byte("another")))
+	s.Push("signed", "", registrytest.Artifact("application/third", &signed.Descriptor, []byte("a third")))
+	s.Push("signed", "sha256-"+signed.Descriptor.Digest.Encoded()+".sig", registrytest.Artifact("", nil, []byte("cosign's")))
+	s.HaveReferrers()
 }
 
 func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
@@ -241,6 +285,32 @@ func cmdArchive(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%q is not in the archive: %s", text, small.String())
 		}
 	}
+}
+
+func cmdMembers(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer f.Close()
+	in, _, err := squeeze.NewReader(f)
+	ts.Check(err)
+	defer in.Close()
+	var list, small strings.Builder
+	for members := tar.NewReader(in); ; {
+		h, err := members.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		ts.Check(err)
+		fmt.Fprintf(&list, "%s %d %s\n", h.Name, h.Size, h.Linkname)
+		if h.Size < 10_000 {
+			raw, err := io.ReadAll(members)
+			ts.Check(err)
+			if utf8.Valid(raw) && !strings.ContainsRune(string(raw), 0) {
+				fmt.Fprintf(&small, "=== %s\n%s\n", h.Name, raw)
+			}
+		}
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(list.String()+small.String()), 0o644))
 }
 
 func cmdEnvsubst(ts *testscript.TestScript, _ bool, args []string) {

@@ -141,6 +141,9 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 		out.Variants = out.Variants[:1]
 	case img.Whole && !changed:
 		out.Target = img.Target()
+		if was := img.Documents[0].Index.Annotations[AnnotationOriginal]; was != "" { // it came out of an archive
+			out.Target.Annotations = map[string]string{AnnotationOriginal: was}
+		}
 		for _, doc := range img.Documents {
 			if doc.Index != nil {
 				out.Indexes = append(out.Indexes, doc.Descriptor)

@@ -289,21 +289,11 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo, ref stri
 
 // listReferrers answers as the distribution spec's "Listing Referrers" says.
 func (s *Server) listReferrers(w http.ResponseWriter, r *http.Request, repo, subject string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.referrers {
+	all, ok := s.referring(repo, subject)
+	if !ok {
 		fail(w, http.StatusNotFound, "UNSUPPORTED", "no referrers here")
 		return
 	}
-	var all []ocispec.Descriptor
-	for key, m := range s.manifests {
-		doc, err := image.Decode(m.raw)
-		if err == nil && strings.HasPrefix(key, repo+"@") && doc.Manifest != nil && doc.Manifest.Subject != nil && doc.Manifest.Subject.Digest.String() == subject {
-			doc.Descriptor.ArtifactType = doc.Manifest.ArtifactType
-			all = append(all, doc.Descriptor)
-		}
-	}
-	slices.SortFunc(all, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
 	const page = 2
 	from, _ := strconv.Atoi(r.URL.Query().Get("from"))
 	all = all[min(from, len(all)):]
@@ -316,6 +306,21 @@ func (s *Server) listReferrers(w http.ResponseWriter, r *http.Request, repo, sub
 	}
 	w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
 	_, _ = w.Write(Index(ocispec.MediaTypeImageIndex, all...))
+}
+
+// referring lists the manifests that refer to another, if the server tells at all.
+func (s *Server) referring(repo, subject string) (all []ocispec.Descriptor, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, m := range s.manifests {
+		doc, err := image.Decode(m.raw)
+		if err == nil && strings.HasPrefix(key, repo+"@") && doc.Manifest != nil && doc.Manifest.Subject != nil && doc.Manifest.Subject.Digest.String() == subject {
+			doc.Descriptor.ArtifactType = doc.Manifest.ArtifactType
+			all = append(all, doc.Descriptor)
+		}
+	}
+	slices.SortFunc(all, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	return all, s.referrers
 }
 
 func (s *Server) blob(w http.ResponseWriter, r *http.Request, repo, ref string) {
