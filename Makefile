@@ -6,11 +6,12 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 GOLANGCI_LINT := v2.15.0
 DISTRIBUTION  := v3.1.2
+CONTAINERD    := v2.4.2
 FUZZTIME      ?= 20s
 SCHEDULES     ?= 5000
 SEED          ?= 1
 
-.PHONY: help build demo test race-detector cover lint fuzz soak bench interop clean
+.PHONY: help build demo test race-detector cover lint fuzz soak bench interop loaders clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,9 +51,13 @@ bench: build ## measure against yardsticks in the same run
 	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars
 	bin/bars -drayage bin/drayage
 
-interop: build $(TOOLS)/registry-$(DISTRIBUTION) ## test against real registries and real loaders
+interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr ## test against real registries and real loaders
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
+
+loaders: build $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr ## write the table of what loads where anew, into docs/archive-layouts.md
+	bash cmd/drayage/testdata/interop/setup.sh
+	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run InteropMatrix ./cmd/drayage -table
 
 clean: ## remove what was built
 	rm -rf bin .tools demo.tar demo.tar.drayage-part coverage.out coverage.html
@@ -64,3 +69,12 @@ $(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
 $(TOOLS)/registry-$(DISTRIBUTION):
 	GOBIN=$(TOOLS) $(GO) install github.com/distribution/distribution/v3/cmd/registry@$(DISTRIBUTION)
 	mv $(TOOLS)/registry $@
+
+$(TOOLS)/containerd-$(CONTAINERD):
+	GOBIN=$(TOOLS) $(GO) install github.com/containerd/containerd/v2/cmd/ctr@$(CONTAINERD)
+	GOBIN=$(TOOLS) $(GO) install github.com/containerd/containerd/v2/cmd/containerd@$(CONTAINERD)
+	mv $(TOOLS)/ctr $(TOOLS)/ctr-$(CONTAINERD)
+	mv $(TOOLS)/containerd $@
+
+$(TOOLS)/ggcr: $(wildcard cmd/drayage/testdata/interop/ggcr/*)
+	cd cmd/drayage/testdata/interop/ggcr && $(GO) build -o $@ .

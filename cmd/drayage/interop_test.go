@@ -31,6 +31,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // tool finds a program that setup.sh installs. A missing one fails the test:
@@ -476,26 +477,34 @@ func startDocker(t *testing.T) func(t *testing.T, args ...string) string {
 // startContainerd starts a containerd of its own and returns its client.
 func startContainerd(t *testing.T) func(args ...string) string {
 	t.Helper()
+	ctr := tool(t, "ctr")
+	dir := runContainerd(t, tool(t, "containerd"), ctr, 2)
+	return func(args ...string) string {
+		t.Helper()
+		return command(t, ctr, append([]string{"-a", dir + "/sock"}, args...)...)
+	}
+}
+
+// runContainerd runs a containerd, whose socket is in the folder that it returns.
+// version is that of its configuration's format.
+func runContainerd(t *testing.T, program, ctr string, version int) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "cd")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n  address = %q\n",
-		dir+"/root", dir+"/state", dir+"/sock")
+	config := fmt.Sprintf("version = %d\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n  address = %q\n",
+		version, dir+"/root", dir+"/state", dir+"/sock")
 	if err := os.WriteFile(dir+"/config.toml", []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ctr := tool(t, "ctr")
 	service(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		return exec.CommandContext(ctx, ctr, "-a", dir+"/sock", "version").Run() == nil
-	}, tool(t, "containerd"), "-c", dir+"/config.toml")
-	return func(args ...string) string {
-		t.Helper()
-		return command(t, ctr, append([]string{"-a", dir + "/sock"}, args...)...)
-	}
+	}, program, "-c", dir+"/config.toml")
+	return dir
 }
 
 // A disk that is too small, for the store and for the archive: status 7, one
@@ -574,5 +583,67 @@ func TestInteropDiskThatFillsUp(t *testing.T) {
 	const inFlight = 5 << 20 // the sockets of loopback hold so much
 	if sent := server.Sent(); sent > size+inFlight {
 		t.Errorf("%d bytes sent for %d", sent, size)
+	}
+}
+
+// On file systems that share extents an archive takes no new blocks for its
+// layers, in one file, in volumes and as a folder.
+func TestInteropReflinks(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("mounting needs root")
+	}
+	bin := build(t)
+	server := registrytest.New()
+	defer server.Close()
+	const size = 40 << 20
+	name := server.Push("big", "1", registrytest.Build("linux/amd64", registrytest.Random(1, size), registrytest.Random(2, size+12_345)))
+	plain := filepath.Join(t.TempDir(), "plain.tar")
+	command(t, bin, "pull", "-q", "--store", t.TempDir()+"/store", "--platform", "linux/amd64", "-o", plain, name)
+	for _, kind := range []string{"xfs", "btrfs"} {
+		t.Run(kind, func(t *testing.T) {
+			disk := filepath.Join(t.TempDir(), "disk")
+			if err := os.WriteFile(disk, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			command(t, "truncate", "-s", "600M", disk)
+			command(t, tool(t, "mkfs."+kind), "-q", disk)
+			mount := t.TempDir()
+			command(t, "mount", "-o", "loop", disk, mount)
+			t.Cleanup(func() { exec.Command("umount", mount).Run() })
+			free := func() int64 {
+				command(t, "sync", "-f", mount)
+				var s unix.Statfs_t
+				if err := unix.Statfs(mount, &s); err != nil {
+					t.Fatal(err)
+				}
+				return int64(s.Bfree) * s.Bsize
+			}
+			pull := func(args ...string) string {
+				return command(t, bin, append([]string{"pull", "-p", "json", "--store", mount + "/store", "--platform", "linux/amd64", name}, args...)...)
+			}
+			pull()
+			before := free()
+			for _, args := range [][]string{{"-o", mount + "/a.tar"}, {"-o", mount + "/v.tar", "--split", "30MiB"}, {"-d", mount + "/dir"}, {"--format", "legacy", "-o", mount + "/l.tar"}} {
+				out := pull(args...)
+				var cloned int64
+				for line := range strings.Lines(out) {
+					var e struct {
+						Event string
+						Data  struct{ Cloned, ByHand, Kernel int64 }
+					}
+					if json.Unmarshal([]byte(line), &e) == nil && e.Event == "written" {
+						cloned = e.Data.Cloned
+					}
+				}
+				if cloned < 2*size {
+					t.Errorf("%v: %d bytes cloned of %d", args, cloned, 2*size)
+				}
+			}
+			if took := before - free(); took > 8<<20 {
+				t.Errorf("four outputs took %d bytes of the disk", took)
+			}
+			command(t, "cmp", plain, mount+"/a.tar")
+			command(t, "sh", "-c", fmt.Sprintf("cat %s/v.tar.0* | cmp - %s", mount, plain))
+		})
 	}
 }

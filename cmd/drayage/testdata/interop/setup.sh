@@ -13,6 +13,10 @@ declare -A package=(
   [ctr]=containerd
   [bsdtar]=libarchive-tools
   [tar]=tar
+  [python3]=python3
+  [zstd]=zstd
+  [mkfs.xfs]=xfsprogs
+  [mkfs.btrfs]=btrfs-progs
 )
 
 missing=()
