@@ -206,7 +206,7 @@ without a network. Images have all platforms that are in the store.`,
 }
 
 func runExport(ctx context.Context, s streams, o exportOptions, args []string) error {
-	if err := o.outputFlags.check(s); err != nil {
+	if err := o.check(s); err != nil {
 		return err
 	}
 	if !o.any() {

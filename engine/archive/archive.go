@@ -227,8 +227,7 @@ func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) 
 		if err != nil {
 			return err
 		}
-		defer root.Close()
-		return walkFolder(ctx, root, f)
+		return errors.Join(walkFolder(ctx, root, f), root.Close())
 	}
 	file, err := os.Open(name)
 	if err != nil {

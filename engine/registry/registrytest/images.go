@@ -160,11 +160,10 @@ func isZstd(layer []byte) bool { return bytes.HasPrefix(layer, []byte("\x28\xb5\
 
 // ZstdLayer is Layer with zstd.
 func ZstdLayer(seed uint64, size int) []byte {
-	enc, err := zstd.NewWriter(nil)
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		panic(err)
 	}
-	defer enc.Close()
 	return enc.EncodeAll(Unpacked(Layer(seed, size)), nil)
 }
 
