@@ -7,6 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := v2.15.0
 DISTRIBUTION  := v3.1.2
 CONTAINERD    := v2.4.2
+CRANE         := v0.22.1
 FUZZTIME      ?= 20s
 SCHEDULES     ?= 5000
 SEED          ?= 1
@@ -47,7 +48,7 @@ soak: ## thousands of bad links and power cuts under the race detector, then the
 	$(GO) test -race -timeout 30m -count 5 ./cmd/drayage -run 'Kill|Damage'
 	$(MAKE) fuzz
 
-bench: build ## measure against yardsticks in the same run
+bench: build $(TOOLS)/crane ## measure against yardsticks in the same run
 	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars
 	bin/bars -drayage bin/drayage
 
@@ -78,3 +79,6 @@ $(TOOLS)/containerd-$(CONTAINERD):
 
 $(TOOLS)/ggcr: $(wildcard cmd/drayage/testdata/interop/ggcr/*)
 	cd cmd/drayage/testdata/interop/ggcr && $(GO) build -o $@ .
+
+$(TOOLS)/crane:
+	GOBIN=$(TOOLS) $(GO) install github.com/google/go-containerregistry/cmd/crane@$(CRANE)

@@ -3,11 +3,14 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -663,5 +666,149 @@ func TestEventsAddUp(t *testing.T) {
 	want := img.Size() - img.Descriptor.Size
 	if queued != want || progress != want || fetched != want || blobs != 3 {
 		t.Errorf("queued %d, progress %d, fetched %d in %d blobs; want %d in 3", queued, progress, fetched, blobs, want)
+	}
+}
+
+// What can be written is written while the rest is on its way.
+func TestStreamBeginsBeforeAllIsFetched(t *testing.T) {
+	f := setup(t)
+	img := registrytest.Build("linux/amd64", registrytest.Layer(1, 1000), registrytest.Layer(2, 500_000))
+	name := f.Push("app", "1", img)
+	release := make(chan struct{})
+	f.Break("/blobs/"+img.Layers[1].Digest.String(), registrytest.Always, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	called := 0
+	f.opts.Stream = func(_ context.Context, s *engine.Stream) error {
+		called++
+		for i, l := range img.Layers {
+			file, err := s.Open(l.Digest)
+			if err != nil {
+				return err
+			}
+			raw, err := io.ReadAll(file)
+			if err := errors.Join(err, file.Close()); err != nil || digest.FromBytes(raw) != l.Digest {
+				t.Errorf("layer %d: %d bytes, %v", i, len(raw), err)
+			}
+			if i == 0 {
+				close(release) // only now may the second come
+			}
+		}
+		return nil
+	}
+	f.mustPull(t, name)
+	if called != 1 {
+		t.Errorf("called %d times", called)
+	}
+}
+
+// Blobs are fetched in the order in which a stream wants them.
+func TestStreamSaysWhatToFetchNext(t *testing.T) {
+	f := setup(t)
+	var layers [][]byte
+	for i := range 12 {
+		layers = append(layers, registrytest.Layer(uint64(i), 1000*(i+1)))
+	}
+	img := registrytest.Build("linux/amd64", layers...)
+	name := f.Push("app", "1", img)
+	f.opts.Limits = schedule.Limits{Jobs: 1, PerHost: 1}
+	started := make(chan struct{})
+	f.Break("/blobs/", 1, func(next http.Handler) http.Handler { // the first waits until the order is known
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-started:
+			case <-r.Context().Done():
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	f.opts.Stream = func(_ context.Context, s *engine.Stream) error {
+		var order []digest.Digest
+		for _, l := range img.Layers { // the smallest first
+			order = append(order, l.Digest)
+		}
+		s.Prefer(order)
+		close(started)
+		return nil
+	}
+	f.mustPull(t, name)
+	var asked []int
+	for _, r := range f.Requests() {
+		for i, l := range img.Layers {
+			if strings.HasSuffix(r.Path, l.Digest.String()) {
+				asked = append(asked, i)
+			}
+		}
+	}
+	// What was under way before the order was known came first.
+	if len(asked) != 12 || !slices.IsSorted(asked[1:]) {
+		t.Errorf("asked for the layers in the order %v", asked)
+	}
+}
+
+func TestAFailingStreamEndsTheRun(t *testing.T) {
+	f := setup(t)
+	name := f.Push("app", "1", registrytest.Build("linux/amd64", registrytest.Layer(1, 1000)))
+	full := errors.New("full")
+	f.opts.Stream = func(context.Context, *engine.Stream) error { return full }
+	if _, err := engine.Pull(t.Context(), f.opts, refs(t, name)); !errors.Is(err, full) {
+		t.Errorf("%v", err)
+	}
+	// And a failing blob the stream.
+	img := registrytest.Build("linux/amd64", registrytest.Layer(2, 1000))
+	name = f.Push("app", "2", img)
+	f.DropBlob("app", img.Layers[0].Digest)
+	f.opts.Stream = func(_ context.Context, s *engine.Stream) error {
+		_, err := s.Open(img.Layers[0].Digest)
+		return err
+	}
+	results, err := engine.Pull(t.Context(), f.opts, refs(t, name))
+	if failed := engine.Failures(results); err != nil || len(failed) != 1 || !errors.Is(failed[0], registry.ErrNotFound) {
+		t.Errorf("%v, %v", failed, err)
+	}
+}
+
+// Layers that may not be redistributed are where their descriptors say; small
+// blobs may be in the manifest itself.
+func TestForeignAndEmbeddedBlobs(t *testing.T) {
+	f := setup(t)
+	elsewhere := registrytest.New()
+	defer elsewhere.Close()
+	foreign := registrytest.Layer(1, 1000)
+	img := registrytest.Build("linux/amd64", foreign, registrytest.Layer(2, 1000))
+	f.Push("app", "", img)
+	f.DropBlob("app", img.Layers[0].Digest)
+	f.DropBlob("app", img.Config.Digest)
+	elsewhere.PushBlob("x", foreign)
+	var m ocispec.Manifest
+	if err := json.Unmarshal(img.Manifest, &m); err != nil {
+		t.Fatal(err)
+	}
+	m.Layers[0].URLs = []string{"ftp://nowhere/x", "http://" + elsewhere.Host() + "/v2/x/blobs/absent", "http://user:secret@" + elsewhere.Host() + "/v2/x/blobs/" + img.Layers[0].Digest.String()}
+	m.Config.Data = img.Blobs[img.Config.Digest]
+	raw, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.mustPull(t, f.PushManifest("app", "1", ocispec.MediaTypeImageManifest, raw))
+	for _, r := range elsewhere.Requests() {
+		if r.Authorization != "" {
+			t.Errorf("%s with %s", r.Path, r.Authorization)
+		}
+	}
+	// Data that doesn't fit counts for nothing.
+	m.Config.Data = []byte("wrong")
+	f.opts.Store = openStore(t, t.TempDir())
+	if raw, err = json.Marshal(m); err != nil {
+		t.Fatal(err)
+	}
+	if _, failed := f.pull(t, f.PushManifest("app", "2", ocispec.MediaTypeImageManifest, raw)); len(failed) != 1 {
+		t.Errorf("%v", failed)
 	}
 }

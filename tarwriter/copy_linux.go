@@ -2,22 +2,16 @@ package tarwriter
 
 import (
 	"errors"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// cloneRange lets a file, at its offset, share the extents of the next n bytes of
-// another, from off on; last says that the other ends there. Both files' offsets
-// move on. done is 0 when these offsets are not fit for it; the error says
-// that this pair of files never is.
-func cloneRange(out, in *os.File, off, n int64, last bool) (done int64, err error) {
+// cloneRange lets a file, at an offset, share the extents of n bytes of another
+// from off on; last says that the other ends there. done is 0 when these offsets are
+// not fit for it; the error says that this pair of files never is.
+func cloneRange(out *os.File, at int64, in *os.File, off, n int64, last bool) (done int64, err error) {
 	const block = 4096 // file systems with larger ones refuse by themselves
-	at, err := out.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return 0, err
-	}
 	if !last {
 		n -= n % block
 	}
@@ -32,27 +26,28 @@ func cloneRange(out, in *os.File, off, n int64, last bool) (done int64, err erro
 	case err != nil:
 		return 0, err
 	}
-	if _, err := in.Seek(n, io.SeekCurrent); err != nil {
-		return 0, err
-	}
-	_, err = out.Seek(n, io.SeekCurrent)
-	return n, err
+	return n, nil
 }
 
-// kernelCopy lets the kernel copy up to n bytes between two files' offsets,
-// where the target may be a pipe or a socket. handled is false when this pair
-// of files can't do that; then nothing was copied.
-func kernelCopy(out, in *os.File, n int64) (done int64, handled bool, err error) {
-	info, err := out.Stat()
-	if err != nil {
-		return 0, false, nil
+// copyRange lets the kernel copy up to n bytes between offsets of two files.
+// handled is false when this pair of files can't do that; then nothing was
+// copied.
+func copyRange(out *os.File, at int64, in *os.File, off, n int64) (done int64, handled bool, err error) {
+	for {
+		moved, err := unix.CopyFileRange(int(in.Fd()), &off, int(out.Fd()), &at, int(n), 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return 0, !refused(err), unlessRefused("copy_file_range", err)
+		}
+		// Some file systems say that nothing is left where there is.
+		return int64(moved), moved > 0, nil
 	}
-	call := func(to, from int) (int, error) { return unix.Sendfile(to, from, nil, int(n)) }
-	name := "sendfile"
-	if info.Mode().IsRegular() {
-		call = func(to, from int) (int, error) { return unix.CopyFileRange(from, nil, to, nil, int(n), 0) }
-		name = "copy_file_range"
-	}
+}
+
+// sendFile is copyRange into a pipe or a socket.
+func sendFile(out, in *os.File, off, n int64) (done int64, handled bool, err error) {
 	dst, err := out.SyscallConn()
 	if err != nil {
 		return 0, false, nil
@@ -62,25 +57,37 @@ func kernelCopy(out, in *os.File, n int64) (done int64, handled bool, err error)
 	var fault error
 	err = dst.Write(func(fd uintptr) bool {
 		for {
-			moved, fault = call(int(fd), src)
+			moved, fault = unix.Sendfile(int(fd), src, &off, int(n))
 			if !errors.Is(fault, unix.EINTR) {
 				return !errors.Is(fault, unix.EAGAIN)
 			}
 		}
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, true, err
+	case fault != nil:
+		return 0, !refused(fault), unlessRefused("sendfile", fault)
 	}
-	if fault != nil {
-		for _, refusal := range []error{unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.EXDEV, unix.EPERM, unix.EBADF} {
-			if errors.Is(fault, refusal) {
-				return 0, false, nil
-			}
-		}
-		return 0, true, os.NewSyscallError(name, fault)
-	}
-	// Some file systems say that nothing is left where there is.
 	return int64(moved), moved > 0, nil
+}
+
+// refused reports whether a call was refused for this pair of files, and not
+// failed.
+func refused(err error) bool {
+	for _, refusal := range []error{unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.EXDEV, unix.EPERM, unix.EBADF} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
+}
+
+func unlessRefused(call string, err error) error {
+	if refused(err) {
+		return nil
+	}
+	return os.NewSyscallError(call, err)
 }
 
 // widen makes a pipe hold as much as anybody may: fewer turns between writer

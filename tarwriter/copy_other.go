@@ -7,11 +7,15 @@ import (
 	"os"
 )
 
-func cloneRange(_, _ *os.File, _, _ int64, _ bool) (int64, error) {
+func cloneRange(_ *os.File, _ int64, _ *os.File, _, _ int64, _ bool) (int64, error) {
 	return 0, errors.ErrUnsupported
 }
 
-func kernelCopy(*os.File, *os.File, int64) (done int64, handled bool, err error) {
+func copyRange(_ *os.File, _ int64, _ *os.File, _, _ int64) (done int64, handled bool, err error) {
+	return 0, false, nil
+}
+
+func sendFile(_, _ *os.File, _, _ int64) (done int64, handled bool, err error) {
 	return 0, false, nil
 }
 

@@ -31,6 +31,8 @@ type FileOptions struct {
 	// Split, if not 0, cuts the archive into volumes of at most so many bytes,
 	// rounded down to a multiple of VolumeUnit.
 	Split int64
+	// NoSync doesn't wait for the disk: the archive may not outlast a power cut.
+	NoSync bool
 }
 
 // Report says what became of an archive.
@@ -129,7 +131,12 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 		f.vols = newVolumes(f.path, max(VolumeUnit, f.opts.Split/VolumeUnit*VolumeUnit), size+size/1000+slack)
 		w = f.vols
 	}
-	moved, err := writeSqueezed(ctx, w, f.opts.Compress, members, blobs, progress)
+	var moved Moved
+	if f.vols == nil && !f.special && f.opts.Compress == squeeze.None {
+		moved, err = scatter(ctx, f.part, members, blobs, progress)
+	} else {
+		moved, err = writeSqueezed(ctx, w, f.opts.Compress, members, blobs, progress)
+	}
 	if err != nil {
 		return Report{}, fmt.Errorf("%s: %w", f.path, err)
 	}
@@ -166,13 +173,18 @@ func (f *File) publish(ctx context.Context) error {
 		}
 		return nil
 	}
-	if err := f.part.Sync(); err != nil {
-		return fmt.Errorf("syncing %s: %w", f.path, err)
+	if !f.opts.NoSync {
+		if err := f.part.Sync(); err != nil {
+			return fmt.Errorf("syncing %s: %w", f.path, err)
+		}
 	}
 	if err := nameFile(f.part.Name(), f.path, f.opts.Force); err != nil {
 		return fmt.Errorf("naming the archive: %w", err)
 	}
 	f.done = true
+	if f.opts.NoSync {
+		return nil
+	}
 	if err := durable.SyncFolder(filepath.Dir(f.path)); err != nil {
 		return fmt.Errorf("syncing the folder of %s: %w", f.path, err)
 	}

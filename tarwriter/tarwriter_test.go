@@ -440,3 +440,85 @@ func decode(t *testing.T, raw []byte, name string, v any) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// late gives out blobs only when they are released, as while they are fetched.
+type late struct {
+	folder
+	ready map[digest.Digest]chan struct{}
+}
+
+func (l late) Open(d digest.Digest) (*os.File, error) {
+	if c := l.ready[d]; c != nil {
+		<-c
+	}
+	return l.folder.Open(d)
+}
+
+// An archive in a file is written in whichever order blobs come, and the same.
+func TestFileTakesBlobsAsTheyCome(t *testing.T) {
+	blobs := folder(t.TempDir())
+	var layers []ocispec.Descriptor
+	for i := range int64(8) {
+		layers = append(layers, blobs.add(t, 1<<20*i+i))
+	}
+	img := blobs.image(t, "x:1", layers...)
+	want := compose(t, tarwriter.Docker, blobs, img)
+	members, err := tarwriter.Docker([]tarwriter.Image{img})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "x.tar")
+	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := late{blobs, make(map[digest.Digest]chan struct{})}
+	for _, l := range layers {
+		from.ready[l.Digest] = make(chan struct{})
+	}
+	copied := make(chan int64, 1000)
+	wrote := make(chan error)
+	go func() {
+		wrote <- errors.Join(second(f.Write(t.Context(), members, from, func(n int64) { copied <- n })), f.Close())
+	}()
+	for i := len(layers) - 1; i >= 0; i-- { // the last first, each copied before the next is there
+		close(from.ready[layers[i].Digest])
+		for n := int64(0); i > 0 && n != layers[i].Size; {
+			n = <-copied
+		}
+	}
+	if err := <-wrote; err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, want %d (%v)", len(got), len(want), err)
+	}
+}
+
+// A blob that doesn't come ends the writing, and leaves nothing.
+func TestFileWithABlobThatIsGone(t *testing.T) {
+	blobs := folder(t.TempDir())
+	gone := blobs.add(t, 5000)
+	img := blobs.image(t, "x:1", gone, blobs.add(t, 6000))
+	if err := os.Remove(filepath.Join(string(blobs), gone.Digest.Encoded())); err != nil {
+		t.Fatal(err)
+	}
+	members, err := tarwriter.Docker([]tarwriter.Image{img})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	f, err := tarwriter.CreateFile(filepath.Join(dir, "x.tar"), tarwriter.FileOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(t.Context(), members, blobs, nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Write = %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}

@@ -113,16 +113,11 @@ func writeContent(ctx context.Context, out *mover, m Member, blobs Blobs, progre
 		progress(m.Size)
 		return nil
 	}
-	f, err := blobs.Open(m.Blob)
+	f, err := openBlob(ctx, blobs, m)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return fmt.Errorf("reading blob: %w", err)
-	} else if info.Size() != m.Size {
-		return fmt.Errorf("blob %s has %d bytes on disk and should have %d: it was damaged", m.Blob, info.Size(), m.Size)
-	}
 	for left := m.Size; left > 0; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -156,7 +156,7 @@ func (b bench) pull(place, ref string, flags ...string) []string {
 
 // fresh empties a place, and lets what others have left to write be written.
 func fresh(place string) error {
-	for _, sub := range []string{"bare", "store"} {
+	for _, sub := range []string{"bare", "store", "out.tar"} {
 		if err := os.RemoveAll(filepath.Join(place, sub)); err != nil {
 			return err
 		}

@@ -275,7 +275,9 @@ func containerdReader(t *testing.T) reader {
 		return try(client, append([]string{"-a", dir + "/sock"}, args...)...)
 	}
 	return reader{name: "containerd 2", reads: func(cargo) bool { return true }, load: func(c cargo) error {
-		defer func() { _, _ = run(append([]string{"images", "rm", "--sync"}, slices.Sorted(maps.Keys(c.images))...)...) }()
+		defer func() {
+			_, _ = run(append([]string{"images", "rm", "--sync"}, slices.Sorted(maps.Keys(c.images))...)...)
+		}()
 		args := []string{"images", "import", "--snapshotter", "native", "--local"}
 		if c.set == "multi-platform" {
 			args = append(args, "--all-platforms", "--no-unpack")

@@ -31,6 +31,7 @@ type outputFlags struct {
 	split    size
 	since    string
 	strip    bool
+	noSync   bool
 }
 
 // any reports whether there is an output at all.
@@ -133,7 +134,7 @@ func (o *outputFlags) open(ctx context.Context, s streams) (outs outputs, err er
 		outs = append(outs, namedOutput{l.name(), l})
 	}
 	if o.file != "" {
-		f, err := tarwriter.CreateFile(o.file, tarwriter.FileOptions{Force: o.force, Compress: compression, Split: int64(o.split)})
+		f, err := tarwriter.CreateFile(o.file, tarwriter.FileOptions{Force: o.force, Compress: compression, Split: int64(o.split), NoSync: o.noSync})
 		if err != nil {
 			return outs, err
 		}

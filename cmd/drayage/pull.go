@@ -45,7 +45,6 @@ type pullOptions struct {
 	jobs      int
 	perHost   int
 	giveUp    time.Duration
-	noSync    bool
 	base      map[digest.Digest]bool // what --since carried
 	keepGoing bool
 	failed    string
@@ -86,7 +85,7 @@ reused. Everything else goes to standard error.`,
 	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
 	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
 	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "stop when no byte has arrived for `DUR`; while bytes arrive, it goes on")
-	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
+	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store and the archive")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
 	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show the plan and fetch no layer")

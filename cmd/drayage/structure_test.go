@@ -37,6 +37,7 @@ var goroutines = []string{
 	"engine/compose.pump",
 	"engine/schedule.Run", // by its errgroup
 	"engine/transfer.Run",
+	"tarwriter.scatter",
 	"tarwriter.sums",
 	"tarwriter/squeeze.NewWriter",
 }

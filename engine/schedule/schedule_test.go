@@ -160,3 +160,39 @@ func TestRunTellsWhyItWasCancelled(t *testing.T) {
 		t.Errorf("Run = %v, want %v", err, cause)
 	}
 }
+
+// Jobs that are preferred go first, in their order, wherever they are queued and
+// whenever they come.
+func TestPreferredJobsGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var ran []string
+		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 1, PerHost: 1}, func(q *schedule.Queue) error {
+			add := func(id, host string, cost int64) {
+				q.Add(schedule.Job{ID: id, Host: host, Cost: cost, Run: func(context.Context, *schedule.Place) error {
+					time.Sleep(time.Second)
+					mu.Lock()
+					defer mu.Unlock()
+					ran = append(ran, id)
+					if id == "first" {
+						q.Prefer([]string{"late", "small", "large", "small"})
+					}
+					return nil
+				}})
+			}
+			add("first", "a", 100)
+			add("huge", "a", 99)
+			add("large", "b", 98)
+			add("small", "a", 1)
+			time.Sleep(2500 * time.Millisecond)
+			add("late", "b", 2)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"first", "small", "large", "late", "huge"}; !slices.Equal(ran, want) {
+			t.Errorf("ran %v, want %v", ran, want)
+		}
+	})
+}

@@ -76,7 +76,8 @@ func NewWriter(w io.Writer, f Format) *Writer {
 	n := cores + 1 // one is being filled
 	z := &Writer{todo: make(chan *piece, n), order: make(chan *piece, n), free: make(chan *piece, n)}
 	for range n {
-		z.free <- &piece{in: make([]byte, 0, pieceSize), ready: make(chan struct{}, 1)}
+		// What doesn't compress gets a little larger.
+		z.free <- &piece{in: make([]byte, 0, pieceSize), out: make([]byte, 0, pieceSize+pieceSize/64), ready: make(chan struct{}, 1)}
 	}
 	for range cores {
 		z.workers.Go(func() {
@@ -119,16 +120,16 @@ func (z *Writer) fail(err error) {
 func compressor(f Format) func(out, in []byte) []byte {
 	switch f {
 	case Gzip:
-		var buf bytes.Buffer
-		zip := gzip.NewWriter(&buf)
+		var to appender
+		zip := gzip.NewWriter(&to)
 		return func(out, in []byte) []byte {
-			buf.Reset()
-			zip.Reset(&buf)
+			to.b = out
+			zip.Reset(&to)
 			_, err := zip.Write(in)
 			if err = errors.Join(err, zip.Close()); err != nil {
-				panic(err) // a bytes.Buffer takes everything
+				panic(err) // an appender takes everything
 			}
-			return append(out, buf.Bytes()...)
+			return to.b
 		}
 	case Zstd:
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pieceSize), zstd.WithLowerEncoderMem(true))
@@ -138,6 +139,14 @@ func compressor(f Format) func(out, in []byte) []byte {
 		return func(out, in []byte) []byte { return enc.EncodeAll(in, out) }
 	}
 	return func(out, in []byte) []byte { return append(out, in...) }
+}
+
+// appender appends what is written.
+type appender struct{ b []byte }
+
+func (a *appender) Write(p []byte) (int, error) {
+	a.b = append(a.b, p...)
+	return len(p), nil
 }
 
 // Write implements io.Writer. An error of the target may come with a later call.
