@@ -9,6 +9,7 @@ DISTRIBUTION  := v3.1.2
 CONTAINERD    := v2.4.2
 CRANE         := v0.22.1
 FUZZTIME      ?= 20s
+SOAKTIME      ?= 10m
 SCHEDULES     ?= 5000
 SEED          ?= 1
 
@@ -41,12 +42,12 @@ lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## run the linters
 fuzz: ## run each fuzz test for FUZZTIME
 	@set -e; for p in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$p; done; done
 
 soak: ## thousands of bad links and power cuts under the race detector, then the fuzzers (needs a C compiler)
 	$(GO) test -race -timeout 60m ./engine -run 'AnySchedule|PowerCuts' -schedules $(SCHEDULES) -seed $(SEED)
 	$(GO) test -race -timeout 30m -count 5 ./cmd/drayage -run 'Kill|Damage'
-	$(MAKE) fuzz
+	$(MAKE) fuzz FUZZTIME=$(SOAKTIME)
 
 bench: build $(TOOLS)/crane ## measure against yardsticks in the same run
 	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars

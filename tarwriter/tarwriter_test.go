@@ -522,3 +522,28 @@ func TestFileWithABlobThatIsGone(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// What a config says goes into the legacy format: whatever it is, the result is
+// JSON with the layer's own id.
+func FuzzLegacyConfig(f *testing.F) {
+	f.Add([]byte(`{"os":"linux","config":{"Cmd":["x"]},"id":"other","parent":"other","rootfs":{},"history":[]}`))
+	f.Add([]byte(`[]`))
+	layer := ocispec.Descriptor{Digest: digest.FromString("layer"), Size: 5}
+	f.Fuzz(func(t *testing.T, config []byte) {
+		d := ocispec.Descriptor{Digest: digest.FromBytes(config), Size: int64(len(config))}
+		members, err := tarwriter.Legacy([]tarwriter.Image{{RepoTag: "x:1", Variants: []tarwriter.Variant{{
+			Manifest: d, Config: d, ConfigContent: config, Layers: []ocispec.Descriptor{layer}, Runnable: true,
+		}}}})
+		if err != nil {
+			return
+		}
+		for _, m := range members {
+			if id, ok := strings.CutSuffix(m.Name, "/json"); ok {
+				var got map[string]any
+				if err := json.Unmarshal(m.Content, &got); err != nil || got["id"] != id || got["parent"] != nil || got["rootfs"] != nil {
+					t.Errorf("%s: %v", m.Content, err)
+				}
+			}
+		}
+	})
+}

@@ -160,6 +160,10 @@ func stockOdd(s *registrytest.Server) {
 		}
 		s.PushManifest("schema1", tag, "application/vnd.docker.distribution.manifest.v1+prettyjws", raw)
 	}
+	s.Push("deep/er/than/one", "2", registrytest.Build(here, base))
+	s.Push("latest", "latest", registrytest.Build(here, base))
+	s.Push("library/base", "1", registrytest.BuildDocker(here, base))
+	s.PushIndex("list", "1", registrytest.DockerList, registrytest.BuildDocker("linux/amd64", base), registrytest.BuildDocker("linux/arm64/v8", base))
 	twice := registrytest.Layer(25, 5000)
 	s.Push("twice", "1", registrytest.Build(here, twice, base, twice))
 	s.Push("none", "1", registrytest.Build(here))

@@ -240,7 +240,7 @@ func FuzzDecode(f *testing.F) {
 			image.Choose(doc.Index, want)
 			image.Platforms(doc.Index)
 			descs = doc.Index.Manifests
-		} else {
+		} else if doc.Manifest != nil {
 			descs = append(doc.Manifest.Layers, doc.Manifest.Config)
 		}
 		for _, d := range descs {
@@ -252,5 +252,59 @@ func FuzzDecode(f *testing.F) {
 			t.Error("Decode let bytes pass that are not JSON")
 		}
 		_ = fmt.Sprint(doc.Descriptor)
+	})
+}
+
+func FuzzSchema1(f *testing.F) {
+	f.Add([]byte(schema1(`{"id":"` + someHex + `"}`)))
+	f.Add([]byte(schema1(`{"id":"`+otherHex+`","parent":"`+someHex+`","throwaway":true}`, `{"id":"`+someHex+`"}`)))
+	f.Add([]byte(`{"schemaVersion":1,"signatures":[{"protected":"` + base64.RawURLEncoding.EncodeToString([]byte(`{"formatLength":10,"formatTail":"Cn0"}`)) + `"}]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if payload := image.Payload(raw); len(payload) > 2*len(raw) {
+			t.Errorf("%d bytes became %d", len(raw), len(payload))
+		}
+		doc, err := image.Decode(raw)
+		if err != nil || doc.Schema1 == nil {
+			return
+		}
+		s := doc.Schema1
+		if doc.Descriptor.Digest != digest.FromBytes(doc.Raw) {
+			t.Error("the digest is not of what is kept")
+		}
+		for _, l := range s.Layers {
+			if len(l.ID) != 64 || strings.Trim(l.ID, "0123456789abcdef") != "" || l.Blob.Validate() != nil {
+				t.Errorf("let %q, %q pass", l.ID, l.Blob)
+			}
+		}
+		diffIDs := make([]digest.Digest, len(s.Kept()))
+		for i := range diffIDs {
+			diffIDs[i] = someDigest
+		}
+		config, err := s.Config(diffIDs)
+		if err != nil {
+			return
+		}
+		if got, err := image.DiffIDs(config); err != nil || len(got) != len(diffIDs) {
+			t.Errorf("%s: %v", config, err)
+		}
+	})
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(`{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":["` + someDigest + `"]}}`))
+	f.Add([]byte(`{"rootfs":[]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		ids, err := image.DiffIDs(raw)
+		for _, d := range ids {
+			if d.Validate() != nil {
+				t.Errorf("let %q pass", d)
+			}
+		}
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("more than a line: %q", err)
+		}
+		if p, err := image.ConfigPlatform(raw); err == nil {
+			image.FormatPlatform(p)
+		}
 	})
 }
