@@ -43,7 +43,7 @@ func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from tarwri
 	images, err := compose.Images(ctx, lease, from, compose.Options{
 		Layers: layers, Legacy: a.flags.format == "legacy",
 		Made: func(name string, was, is digest.Digest, why string) {
-			a.observer.Observe(event.Warned{Message: fmt.Sprintf("%s has the manifest %s in the archive, in place of %s: %s", name, is, was, why)})
+			a.observer.Observe(event.Converted{Image: name, From: was, To: is, Why: why})
 		},
 	}, a.named(results))
 	if err != nil {

@@ -140,6 +140,15 @@ type Written struct {
 	ByHand int64  `json:"byHand"` // that went through this process
 }
 
+// Converted says that an image has another manifest in an archive than it had in
+// its registry.
+type Converted struct {
+	Image string        `json:"image"`
+	From  digest.Digest `json:"from"`
+	To    digest.Digest `json:"to"`
+	Why   string        `json:"why"`
+}
+
 // Warned carries a line for the user: something is odd, and the run goes on.
 type Warned struct {
 	Message string `json:"message"`
@@ -204,6 +213,9 @@ func (Composed) Kind() string { return "composed" }
 
 // Kind implements Event.
 func (Written) Kind() string { return "written" }
+
+// Kind implements Event.
+func (Converted) Kind() string { return "converted" }
 
 // Kind implements Event.
 func (Warned) Kind() string { return "warning" }

@@ -177,20 +177,21 @@ func (b *Bars) paint() {
 // lines are the picture: each at most width wide, and fewer than height.
 func (b *Bars) lines(width, height int) []string {
 	t := b.tally
-	if t.images == 0 {
-		return nil
-	}
+	var disk []string
 	if b.disk != nil {
 		b.disk.Set("head", "writing "+t.output).Set("bytes", amount(t.written, t.size)).SetCurrent(t.written)
-		return []string{render(b.disk, width)}
+		disk = []string{render(b.disk, width)}
+	}
+	if t.pulled+t.lost >= t.images { // nothing comes any more
+		return disk
 	}
 	head := fmt.Sprintf("%d/%d images, %d/%d blobs", t.pulled, t.images, t.blobsDone, t.blobs)
 	if t.lost > 0 {
 		head += fmt.Sprintf(", %d failed", t.lost)
 	}
 	b.whole.Set("head", head).Set("bytes", amount(t.got, t.want)).SetTotal(t.want).SetCurrent(t.got)
-	lines := []string{render(b.whole, width)}
-	room := min(mostLines, height-3)
+	lines := append([]string{render(b.whole, width)}, disk...)
+	room := min(mostLines, height-2-len(lines))
 	hidden := 0
 	for _, f := range t.order {
 		if room <= 0 {

@@ -46,7 +46,13 @@ func (p *Plain) Observe(e event.Event) {
 			fmt.Fprintf(p.w, "trying again in %s: %s: %s\n", round(e.Delay), e.What, e.Why)
 		}
 	case event.Written:
-		fmt.Fprintf(p.w, "wrote %s, %s\n", e.Output, Size(e.Size))
+		line := fmt.Sprintf("wrote %s, %s", e.Output, Size(e.Size))
+		if e.Cloned > 0 {
+			line += fmt.Sprintf(", of which %s take no space beside the store", Size(e.Cloned))
+		}
+		fmt.Fprintln(p.w, line)
+	case event.Converted:
+		fmt.Fprintf(p.w, "%s: %s: its manifest is %s in the archive\n", e.Image, e.Why, e.To)
 	}
 	p.standing()
 }
