@@ -53,7 +53,7 @@ bench: build $(TOOLS)/crane ## measure against yardsticks in the same run
 	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars
 	bin/bars -drayage bin/drayage
 
-interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr ## test against real registries and real loaders
+interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane ## test against real registries and real loaders
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
 
