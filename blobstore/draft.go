@@ -26,23 +26,27 @@ type Draft struct {
 
 // Draft begins one. The caller must call Close.
 func (l *Lease) Draft() (*Draft, error) {
-	path := l.store.paths.draft(randomHex(8))
-	d := &Draft{lease: l, path: path}
-	var err error
-	if d.lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
-		return nil, fmt.Errorf("making room for a blob: %w", err)
+	for {
+		d := &Draft{lease: l, path: l.store.paths.draft(randomHex(8))}
+		var err error
+		if d.lock, err = os.OpenFile(d.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
+			return nil, fmt.Errorf("making room for a blob: %w", err)
+		}
+		won, err := durable.TryLock(d.lock)
+		if err == nil && (!won || !durable.StillNamed(d.lock, d.path)) {
+			// Before it was locked it looked like that of a process that died.
+			if err = d.lock.Close(); err == nil {
+				continue
+			}
+		}
+		if err == nil {
+			d.data, err = l.store.disk.Open(d.path)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("making room for a blob: %w", err), d.Close())
+		}
+		return d, nil
 	}
-	won, err := durable.TryLock(d.lock)
-	if err == nil && !won {
-		err = errors.New("somebody else has it")
-	}
-	if err == nil {
-		d.data, err = l.store.disk.Open(path)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("making room for a blob: %w", err), d.Close())
-	}
-	return d, nil
 }
 
 // Write implements io.Writer.

@@ -685,10 +685,10 @@ func TestStreamBeginsBeforeAllIsFetched(t *testing.T) {
 		})
 	})
 	called := 0
-	f.opts.Stream = func(_ context.Context, s *engine.Stream) error {
+	f.opts.Stream = func(ctx context.Context, s *engine.Stream) error {
 		called++
 		for i, l := range img.Layers {
-			file, err := s.Open(l.Digest)
+			file, err := s.Open(ctx, l.Digest)
 			if err != nil {
 				return err
 			}
@@ -764,8 +764,8 @@ func TestAFailingStreamEndsTheRun(t *testing.T) {
 	img := registrytest.Build("linux/amd64", registrytest.Layer(2, 1000))
 	name = f.Push("app", "2", img)
 	f.DropBlob("app", img.Layers[0].Digest)
-	f.opts.Stream = func(_ context.Context, s *engine.Stream) error {
-		_, err := s.Open(img.Layers[0].Digest)
+	f.opts.Stream = func(ctx context.Context, s *engine.Stream) error {
+		_, err := s.Open(ctx, img.Layers[0].Digest)
 		return err
 	}
 	results, err := engine.Pull(t.Context(), f.opts, refs(t, name))

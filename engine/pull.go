@@ -77,6 +77,8 @@ type pull struct {
 	done    map[digest.Digest]bool          // blobs of the plan that are in the store
 	awaited map[digest.Digest]chan struct{} // closed when the blob is there
 	unknown int                             // images that are not resolved yet
+	failed  map[digest.Digest]bool          // blobs that don't come
+	lent    map[digest.Digest]bool          // blobs that count as here since they need not be fetched
 	toFetch int64                           // bytes of the disk that the blobs to fetch will take
 }
 
@@ -104,7 +106,7 @@ type pulling struct {
 func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 	p := &pull{
 		opts: o, lease: lease, byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
-		awaited: make(map[digest.Digest]chan struct{}), unknown: len(refs),
+		awaited: make(map[digest.Digest]chan struct{}), failed: make(map[digest.Digest]bool), lent: make(map[digest.Digest]bool), unknown: len(refs),
 		learning: newLearning(o.Store.Hosts()),
 		commits:  make(chan struct{}, commitsAtOnce), waits: make(chan struct{}, waitsAtOnce),
 	}
@@ -133,7 +135,11 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 	p.byImage[resolved] = img
 	p.mu.Unlock()
 
-	if main := resolved.Main(); p.opts.Platform.Explicit && main.Platform == nil && main.Runnable() && main.Schema1 == nil {
+	if main := resolved.Main(); p.opts.Platform.Explicit && main.Schema1 != nil {
+		if err := p.checkPlatform(img); err != nil {
+			return p.fail(ctx, img, err)
+		}
+	} else if p.opts.Platform.Explicit && main.Platform == nil && main.Runnable() {
 		// Only the config tells the platform, so it goes ahead of the layers.
 		if err := p.configFirst(ctx, place, img); err != nil {
 			return p.fail(ctx, img, err)
@@ -200,18 +206,30 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 	all := img.image.Blobs()
 	here := make(map[digest.Digest]bool, len(all))
 	carried := p.opts.carried(img.image)
-	partial := false
+	lent := make(map[digest.Digest]bool)
 	for _, d := range all {
 		has, err := p.has(ctx, d)
 		if err != nil {
 			return p.fail(ctx, img, err)
 		}
-		partial = partial || !has && carried[d.Digest]
+		lent[d.Digest] = !has && carried[d.Digest]
 		here[d.Digest] = has || carried[d.Digest]
 	}
 
 	p.mu.Lock()
-	img.partial = partial
+	for _, d := range all {
+		switch {
+		case lent[d.Digest]:
+			img.partial = true
+			if p.plan.Needing(d.Digest) == nil {
+				p.lent[d.Digest] = true
+			}
+		case p.lent[d.Digest] && !here[d.Digest]: // others do without it, this image doesn't
+			p.plan.Remove(d.Digest)
+			delete(p.lent, d.Digest)
+			delete(p.done, d.Digest)
+		}
+	}
 	added, err := p.plan.Add(img.image, func(d ocispec.Descriptor) (bool, error) { return here[d.Digest], nil })
 	if err != nil {
 		p.mu.Unlock()
@@ -335,7 +353,7 @@ func (p *pull) alive(d digest.Digest) []*plan.Image {
 
 // complete ends an image of which all is in the store.
 func (p *pull) complete(ctx context.Context, img *pulling) error {
-	if main := img.image.Main(); main.Platform == nil && (!p.opts.Platform.Explicit || main.Schema1 != nil) && main.Runnable() {
+	if main := img.image.Main(); main.Platform == nil && !p.opts.Platform.Explicit && main.Runnable() {
 		if err := p.checkPlatform(img); err != nil {
 			return p.fail(ctx, img, err)
 		}
@@ -357,6 +375,7 @@ func (p *pull) failBlob(ctx context.Context, desc ocispec.Descriptor, why error)
 	p.mu.Lock()
 	needing := p.alive(desc.Digest)
 	p.plan.Remove(desc.Digest)
+	p.failed[desc.Digest] = true
 	var waiting []*pulling
 	for _, img := range needing {
 		waiting = append(waiting, p.byImage[img])
@@ -410,8 +429,16 @@ func (p *pull) finish() []Result {
 func (p *pull) pin() error {
 	var roots []blobstore.Root
 	for _, img := range p.images {
-		if img.err != nil || !img.over || img.partial {
+		if img.err != nil || !img.over {
 			continue
+		}
+		if img.partial { // another image may have brought what this one could do without
+			if whole, err := p.whole(img.image); err != nil || !whole {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 		}
 		name := img.ref.Tagged()
 		if name == "" {
@@ -427,4 +454,14 @@ func (p *pull) pin() error {
 		return nil
 	}
 	return p.lease.Pin(roots...)
+}
+
+// whole reports whether the store has all blobs of an image.
+func (p *pull) whole(img *plan.Image) (bool, error) {
+	for _, d := range img.Blobs() {
+		if has, err := p.lease.Has(d); err != nil || !has {
+			return false, err
+		}
+	}
+	return true, nil
 }

@@ -22,6 +22,9 @@ var cosignTags = [...]string{".sig", ".att", ".sbom"}
 // bill of materials of an image is two steps away.
 const maxReferring = 3
 
+// maxBeside is how many manifests an image may bring along in all.
+const maxBeside = 1000
+
 // addReferrers adds to an image what refers to its index and manifests: by the
 // referrers API, its tags, and cosign's tags.
 func (o Options) addReferrers(ctx context.Context, m *manifests, img *plan.Image) error {
@@ -44,6 +47,9 @@ func (o Options) addReferrers(ctx context.Context, m *manifests, img *plan.Image
 				d := v.Document.Descriptor.Digest
 				if !seen[d] {
 					seen[d] = true
+					if len(img.Beside) >= maxBeside {
+						return fmt.Errorf("what refers to the image: %w: more than %d manifests", image.ErrInvalid, maxBeside)
+					}
 					next = append(next, d)
 					img.Beside = append(img.Beside, v)
 					img.Documents = append(img.Documents, v.Document)

@@ -106,14 +106,21 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 	}
 	// In order, so that the same images give the same plan.
 	p := new(plan.Plan)
+	lent := make(map[digest.Digest]bool)
 	for i := range results {
 		r := &results[i]
 		if r.Err != nil {
 			continue
 		}
 		carried := o.carried(r.Image)
+		for _, d := range r.Image.Blobs() { // what others do without, this image may need
+			if lent[d.Digest] && !carried[d.Digest] {
+				p.Remove(d.Digest)
+			}
+		}
 		added, err := p.Add(r.Image, func(d ocispec.Descriptor) (bool, error) {
 			has, err := o.Store.Has(d)
+			lent[d.Digest] = !has && carried[d.Digest]
 			return has || carried[d.Digest], err
 		})
 		if err != nil {

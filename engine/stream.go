@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"drayage/blobstore"
@@ -16,14 +15,15 @@ type Stream struct {
 	Results []Result // without what only the end of the run tells
 	Lease   *blobstore.Lease
 
-	ctx  context.Context //nolint:containedctx // of the one call that the Stream is for
 	pull *pull
 }
 
-// Open opens a blob for reading, and waits for it when it is still on its way.
-func (s *Stream) Open(d digest.Digest) (*os.File, error) {
+// Open opens a blob for reading, and waits for it when it is still on its way,
+// until ctx is done: when it doesn't come, that is soon.
+func (s *Stream) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
 	p := s.pull
 	p.mu.Lock()
+	failed := p.failed[d]
 	var ready chan struct{}
 	if p.plan.Needing(d) != nil && !p.done[d] {
 		if ready = p.awaited[d]; ready == nil {
@@ -32,11 +32,15 @@ func (s *Stream) Open(d digest.Digest) (*os.File, error) {
 		}
 	}
 	p.mu.Unlock()
+	if failed { // the run is about to end
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
 	if ready != nil {
 		select {
 		case <-ready:
-		case <-s.ctx.Done():
-			return nil, context.Cause(s.ctx)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
 	}
 	return p.opts.Store.Open(d)
@@ -76,10 +80,9 @@ func (p *pull) resolvedOne() {
 	}
 	p.queue.Add(schedule.Job{Host: p.images[0].ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
 		place.Release()
-		s.ctx = ctx
 		err := p.opts.Stream(ctx, s)
 		if ctx.Err() != nil { // it was stopped by what ended the run
-			return errors.Join(context.Cause(ctx))
+			return context.Cause(ctx)
 		}
 		return err
 	}})

@@ -86,21 +86,34 @@ func CreateFile(path string, o FileOptions) (*File, error) {
 			return nil, fmt.Errorf("output %s: %w", old[0], ErrExists)
 		}
 	}
-	part, err := lockPart(path + partSuffix)
+	part, err := lockPart(path)
 	if err != nil {
 		return nil, fmt.Errorf("output %s: %w", path, err)
 	}
 	f := &File{path: path, part: part, opts: o}
-	if err := part.Truncate(0); err != nil {
+	err = part.Truncate(0)
+	if err == nil && o.Split > 0 {
+		err = removeParts(path) // of a process that died: this one has the lock
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("output: %w", err), f.Close())
 	}
 	return f, nil
 }
 
-// lockPart opens the file that the archive is written to, for this process
-// alone. One that was removed between opening and locking is another's.
+// lockPart opens the file that the archive at path is written to, for this process
+// alone. One that was removed between opening and locking is another's. One that
+// has the archive's name too was left by a process that died while it gave it
+// that name: then only this name is taken away.
 func lockPart(path string) (*os.File, error) {
+	archive := path
+	path += partSuffix
 	for {
+		if sameFile(archive, path) {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			return nil, err
@@ -117,6 +130,13 @@ func lockPart(path string) (*os.File, error) {
 			return nil, ErrBusy
 		}
 	}
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
 // Write writes the archive, syncs it and gives it its name.
@@ -305,8 +325,21 @@ func (d *Dir) Write(ctx context.Context, members []Member, blobs Blobs, progress
 			r.add(moved)
 		}
 	}
+	if err := d.syncFolders(); err != nil {
+		return r, fmt.Errorf("%s: %w", d.path, err)
+	}
 	d.done = true
 	return r, nil
+}
+
+// syncFolders makes the names of what was written outlast a power cut.
+func (d *Dir) syncFolders() error {
+	return filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		return durable.SyncFolder(path)
+	})
 }
 
 func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress func(int64)) (moved Moved, err error) {

@@ -121,7 +121,7 @@ func openBlob(ctx context.Context, blobs Blobs, m Member) (*os.File, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	f, err := blobs.Open(m.Blob)
+	f, err := blobs.Open(ctx, m.Blob)
 	if err != nil {
 		return nil, err
 	}

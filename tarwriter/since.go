@@ -9,7 +9,7 @@ import (
 
 // DeltaFile is the member by which an archive says that it leaves out layers
 // that an earlier one carried.
-const DeltaFile = "drayage.json"
+const DeltaFile = "drayage-since.json"
 
 // Delta is the content of DeltaFile.
 type Delta struct {

@@ -9,6 +9,7 @@ package tarwriter
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,10 +80,10 @@ type Member struct {
 	Layer bool
 }
 
-// Blobs is where the content of members comes from. The files are closed
-// after use.
+// Blobs is where the content of members comes from. Open may wait for a blob, until
+// ctx is done. The files are closed after use.
 type Blobs interface {
-	Open(digest.Digest) (*os.File, error)
+	Open(ctx context.Context, d digest.Digest) (*os.File, error)
 }
 
 // Layout says which members an archive of images has, in order.
@@ -164,7 +165,8 @@ func sorted(images []Image) []Image {
 			}
 			return 0
 		}
-		return cmp.Or(cmp.Compare(beside(a), beside(b)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.RepoTag, b.RepoTag), cmp.Compare(a.Target.Digest, b.Target.Digest))
+		return cmp.Or(cmp.Compare(beside(a), beside(b)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.RepoTag, b.RepoTag), cmp.Compare(a.Target.Digest, b.Target.Digest),
+			cmp.Compare(fmt.Sprint(a.Target.Annotations), fmt.Sprint(b.Target.Annotations))) // keys are printed in order
 	}
 	slices.SortStableFunc(images, key)
 	return slices.CompactFunc(images, func(a, b Image) bool { return key(a, b) == 0 })

@@ -26,7 +26,7 @@ import (
 // folder is a Blobs of files named by digest.
 type folder string
 
-func (f folder) Open(d digest.Digest) (*os.File, error) {
+func (f folder) Open(_ context.Context, d digest.Digest) (*os.File, error) {
 	return os.Open(filepath.Join(string(f), d.Encoded()))
 }
 
@@ -447,11 +447,15 @@ type late struct {
 	ready map[digest.Digest]chan struct{}
 }
 
-func (l late) Open(d digest.Digest) (*os.File, error) {
+func (l late) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
 	if c := l.ready[d]; c != nil {
-		<-c
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	return l.folder.Open(d)
+	return l.folder.Open(ctx, d)
 }
 
 // An archive in a file is written in whichever order blobs come, and the same.
@@ -546,4 +550,23 @@ func FuzzLegacyConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A process that dies while it gives an archive its name leaves the archive under
+// two. The next one must not write over it.
+func TestAPartThatIsTheArchiveIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.tar")
+	if err := errors.Join(os.WriteFile(path, []byte("archive"), 0o644), os.Link(path, path+".drayage-part")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "archive" {
+		t.Errorf("the archive is %q, %v", got, err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"drayage/blobstore/durable"
@@ -45,7 +46,7 @@ func (v *volumes) name(i int) string { return fmt.Sprintf("%s.%0*d", v.path, v.w
 // current is the file for the next bytes, and how many it still takes.
 func (v *volumes) current() (*os.File, int64, error) {
 	if v.fresh || v.at == v.size {
-		f, err := os.OpenFile(v.name(len(v.files))+partSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+		f, err := os.OpenFile(v.name(len(v.files))+partSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -83,14 +84,32 @@ func (v *volumes) total() int64 {
 }
 
 // publish syncs the volumes and gives them their names, and after them their
-// checksums theirs, so that where those are all is.
-func (v *volumes) publish(ctx context.Context, force bool) error {
+// checksums theirs: where those are, all is. What it has named when it fails
+// is taken away again.
+func (v *volumes) publish(ctx context.Context, force bool) (err error) {
+	var named []string
+	defer func() {
+		if err != nil {
+			for _, name := range named {
+				os.Remove(name)
+			}
+		}
+	}()
 	sums, err := v.sums(ctx)
 	if err != nil {
 		return err
 	}
-	if force {
-		if err := removeVolumes(v.path); err != nil {
+	part := v.path + sumsSuffix + partSuffix
+	if err := writeSynced(part, sums); err != nil {
+		return err
+	}
+	defer os.Remove(part) // is there no more, where all went well
+	old, err := findVolumes(v.path)
+	if err != nil {
+		return err
+	}
+	if force { // from here on the old archive is no more
+		if err := os.Remove(v.path + sumsSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
@@ -98,22 +117,35 @@ func (v *volumes) publish(ctx context.Context, force bool) error {
 		if err := nameFile(f.Name(), v.name(i), force); err != nil {
 			return err
 		}
+		named = append(named, v.name(i))
 	}
-	part := v.path + sumsSuffix + partSuffix
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(sums)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(part)
+	if err := durable.SyncFolder(filepath.Dir(v.path)); err != nil {
 		return err
 	}
 	if err := nameFile(part, v.path+sumsSuffix, force); err != nil {
-		os.Remove(part)
 		return err
 	}
+	for _, name := range old { // volumes that the new archive doesn't have would be joined to it
+		if force && !slices.Contains(named, name) && name != v.path+sumsSuffix {
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
 	return durable.SyncFolder(filepath.Dir(v.path))
+}
+
+// writeSynced writes a small file, which a failure leaves none of.
+func writeSynced(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		os.Remove(path)
+	}
+	return err
 }
 
 // sums syncs each volume and hashes it, as sha256sum -c reads it.
@@ -159,36 +191,48 @@ func (v *volumes) close() error {
 	return errors.Join(errs...)
 }
 
-// findVolumes lists what an earlier archive of that name in volumes has left.
+// findVolumes lists what an earlier archive of that name in volumes has left: the
+// checksums, and the volumes from the first on that follow each other. Other
+// files may have a number at the end, too.
 func findVolumes(path string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
+	var out []string
+	exists := func(name string) (bool, error) {
+		_, err := os.Lstat(name)
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		if err == nil {
+			out = append(out, name)
+		}
+		return err == nil, err
+	}
+	if _, err := exists(path + sumsSuffix); err != nil {
 		return nil, err
 	}
-	var out []string
-	for _, e := range entries {
-		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(path))
-		number, dotted := strings.CutPrefix(rest, ".")
-		if ok && (rest == sumsSuffix || dotted && len(number) >= 3 && strings.Trim(number, "0123456789") == "") {
-			out = append(out, filepath.Join(filepath.Dir(path), e.Name()))
+	const widest = 9
+	for v := (volumes{path: path, width: 3}); v.width <= widest; v.width++ {
+		for i, more := 0, true; more; i++ {
+			var err error
+			if more, err = exists(v.name(i)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return out, nil
 }
 
-// removeVolumes removes an earlier archive: one with more volumes would leave
-// some that don't belong to this one. The checksums go first.
-func removeVolumes(path string) error {
-	old, err := findVolumes(path)
+// removeParts removes the parts of volumes that a process that died has left.
+func removeParts(path string) error {
+	parts, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*"+partSuffix))
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(path + sumsSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	for _, name := range old {
-		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+	for _, name := range parts {
+		number, ok := strings.CutPrefix(strings.TrimSuffix(filepath.Base(name), partSuffix), filepath.Base(path)+".")
+		if ok && len(number) >= 3 && strings.Trim(number, "0123456789") == "" {
+			if err := os.Remove(name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

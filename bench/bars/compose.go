@@ -22,7 +22,7 @@ import (
 // folder is a tarwriter.Blobs of files named by digest.
 type folder string
 
-func (f folder) Open(d digest.Digest) (*os.File, error) {
+func (f folder) Open(_ context.Context, d digest.Digest) (*os.File, error) {
 	return os.Open(filepath.Join(string(f), d.Encoded()))
 }
 

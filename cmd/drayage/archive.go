@@ -29,7 +29,7 @@ type archive struct {
 
 // write composes images and writes them to every output. prefer, if not nil, is
 // told in which order blobs are going to be wanted.
-func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from tarwriter.Blobs, results []engine.Result, prefer func([]digest.Digest)) error {
+func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from compose.Blobs, results []engine.Result, prefer func([]digest.Digest)) error {
 	if len(a.outs) == 0 || len(results) == 0 {
 		return nil
 	}
@@ -77,12 +77,14 @@ func (a *archive) writeStored(ctx context.Context, results []engine.Result) (err
 	defer func() { err = errors.Join(err, lease.Close()) }()
 	for _, r := range results {
 		for _, d := range r.Image.Blobs() {
-			if _, err := lease.Has(d); err != nil { // keeps it
+			if has, err := lease.Has(d); err != nil { // keeps it
 				return err
+			} else if !has && !slices.Contains(a.base, d.Digest) {
+				return fmt.Errorf("%s: blob %s: %w", r.Ref, d.Digest, blobstore.ErrNotFound)
 			}
 		}
 	}
-	return a.write(ctx, lease, a.store, results, nil)
+	return a.write(ctx, lease, compose.InStore{Store: a.store}, results, nil)
 }
 
 // layers is the form of layers: what was asked for, or what the daemon reads that
@@ -171,6 +173,19 @@ func (a *archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 			return err
 		}
 		a.observer.Observe(event.Written{Output: o.name, Size: r.Size, Cloned: r.Cloned, Kernel: r.Kernel, ByHand: r.ByHand})
+	}
+	return nil
+}
+
+// checkNames refuses images that would have one name in the archive.
+func (o *outputFlags) checkNames(refs []reference.Image) error {
+	names := make(map[string]reference.Image)
+	for _, ref := range refs {
+		tag := o.archiveRef(ref).RepoTag()
+		if other, ok := names[tag]; ok && tag != "" && other != ref && o.any() {
+			return usageError{fmt.Errorf("%s and %s would have the same name in the archive, %s", other, ref, tag)}
+		}
+		names[tag] = ref
 	}
 	return nil
 }

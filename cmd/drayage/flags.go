@@ -30,15 +30,20 @@ func (o *outputFlags) add(f *pflag.FlagSet) {
 func (n *networkFlags) add(f *pflag.FlagSet) {
 	f.StringVarP(&n.auth, "auth", "a", "", "`CREDENTIALS`: env:VAR, file:PATH, or base64 of user:password (default: what docker login or podman login stored)")
 	f.BoolVarP(&n.noAuth, "no-auth", "A", false, "send no credentials")
+	n.addTransport(f)
+	f.Var(&n.limit, "limit-rate", "bytes a second over all connections, at most `RATE`: 20M, 1.5MiB")
+	f.DurationVar(&n.stall, "stall", 15*time.Second, "drop a connection that is silent for `DUR`, and fetch its rest anew")
+	f.DurationVar(&n.connect, "connect-timeout", 15*time.Second, "make a connection within `DUR`, and as long again for TLS")
+	f.DurationVar(&n.firstByte, "answer-timeout", 2*time.Minute, "wait for an answer to begin at most `DUR`; less where a host is known to be faster")
+}
+
+// addTransport adds the flags for how a registry is spoken to.
+func (n *networkFlags) addTransport(f *pflag.FlagSet) {
 	f.BoolVarP(&n.insecure, "insecure", "I", false, "plain HTTP, for registries other than Docker Hub")
 	f.BoolVar(&n.skipVerify, "tls-skip-verify", false, "accept any TLS certificate")
 	f.StringVar(&n.caCert, "ca-cert", "", "`FILE` with certificate authorities to trust besides the system's")
 	f.StringVar(&n.cert, "cert", "", "`FILE` with the TLS client certificate")
 	f.StringVar(&n.key, "key", "", "`FILE` with the TLS client key")
-	f.Var(&n.limit, "limit-rate", "bytes a second over all connections, at most `RATE`: 20M, 1.5MiB")
-	f.DurationVar(&n.stall, "stall", 15*time.Second, "drop a connection that is silent for `DUR`, and fetch its rest anew")
-	f.DurationVar(&n.connect, "connect-timeout", 15*time.Second, "make a connection within `DUR`, and as long again for TLS")
-	f.DurationVar(&n.firstByte, "answer-timeout", 2*time.Minute, "wait for an answer to begin at most `DUR`; less where a host is known to be faster")
 }
 
 func (d *displayFlags) add(f *pflag.FlagSet) {

@@ -34,6 +34,12 @@ func TestGoldenArchives(t *testing.T) {
 		s.PushIndex("team/app", "1", ocispec.MediaTypeImageIndex, amd, arm),
 		s.Push("none", "1", registrytest.Build("linux/amd64")),
 	}
+	quiet := standardStreams()
+	var err error
+	if quiet.out, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = quiet.out.Close() })
 	store := filepath.Join(t.TempDir(), "store")
 	var sums strings.Builder
 	for _, c := range []struct {
@@ -50,7 +56,7 @@ func TestGoldenArchives(t *testing.T) {
 	} {
 		file := filepath.Join(t.TempDir(), c.name)
 		args := append([]string{"pull", "-q", "--store", store, "--strip-registry", "--platform", "linux/amd64", "-o", file}, c.args...)
-		if err := run(t.Context(), append(args, names...), standardStreams()); err != nil {
+		if err := run(t.Context(), append(args, names...), quiet); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(file)
@@ -61,7 +67,7 @@ func TestGoldenArchives(t *testing.T) {
 		slices.Reverse(names)
 		again := file + "2" + filepath.Ext(file)
 		args[slices.Index(args, "-o")+1] = again
-		if err := run(t.Context(), append(args, names...), standardStreams()); err != nil {
+		if err := run(t.Context(), append(args, names...), quiet); err != nil {
 			t.Fatal(err)
 		}
 		if other, err := os.ReadFile(again); err != nil || !bytes.Equal(got, other) {

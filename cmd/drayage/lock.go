@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -18,7 +19,31 @@ import (
 // its tag and the digest it stood for.
 const lockHead = "# Images with their digests, written by drayage pull --lock. --update-lock writes it anew.\n"
 
-// readLock reads a lock: the digests of images, by their names without them.
+// lockWith begins the line that tells what of the images was pulled, as flags.
+const lockWith = "# with"
+
+// with are the flags that say what of an index was pulled.
+func (o *pullOptions) with() string {
+	var b strings.Builder
+	platforms, err := o.wantedPlatforms()
+	if err != nil {
+		return "" // was found out before
+	}
+	b.WriteString(lockWith)
+	for _, p := range platforms {
+		b.WriteString(" --platform " + p.String())
+	}
+	if o.all {
+		b.WriteString(" --all-platforms")
+	}
+	if o.referrers {
+		b.WriteString(" --referrers")
+	}
+	return b.String() + "\n"
+}
+
+// readLock reads a lock: the digests of images with tags, by their names without
+// them. Others are pinned by themselves.
 func readLock(path string) (map[reference.Image]digest.Digest, error) {
 	words, err := readList(path, strings.NewReader(""))
 	if err != nil {
@@ -33,7 +58,9 @@ func readLock(path string) (map[reference.Image]digest.Digest, error) {
 		if ref.Digest() == "" {
 			return nil, usageError{fmt.Errorf("%s: %s has no digest: this is not a lock", w.where, w.word)}
 		}
-		out[ref.At("")] = ref.Digest()
+		if ref.Tag() != "" {
+			out[ref.At("")] = ref.Digest()
+		}
 	}
 	return out, nil
 }
@@ -51,7 +78,8 @@ func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) 
 	}
 	lock, err := readLock(o.lock)
 	if errors.Is(err, fs.ErrNotExist) {
-		return refs, nil
+		_, err := os.Stat(filepath.Dir(o.lock)) // better now than after the pull
+		return refs, err
 	}
 	if err != nil {
 		return nil, err
@@ -86,12 +114,13 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 	}
 	slices.Sort(lines)
 	beside := o.lock + ".tmp"
-	err := os.WriteFile(beside, []byte(lockHead+strings.Join(slices.Compact(lines), "")), 0o644)
+	err := os.WriteFile(beside, []byte(lockHead+o.with()+strings.Join(slices.Compact(lines), "")), 0o644)
 	if err == nil {
 		err = os.Rename(beside, o.lock)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("writing the lock: %w", err), os.Remove(beside))
+		os.Remove(beside)
+		return fmt.Errorf("writing the lock: %w", err)
 	}
 	return nil
 }

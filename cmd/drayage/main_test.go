@@ -180,6 +180,18 @@ func stockOdd(s *registrytest.Server) {
 	s.Push("signed", "", registrytest.Artifact("application/other", &signed.Descriptor, []byte("another")))
 	s.Push("signed", "", registrytest.Artifact("application/third", &signed.Descriptor, []byte("a third")))
 	s.Push("signed", "sha256-"+signed.Descriptor.Digest.Encoded()+".sig", registrytest.Artifact("", nil, []byte("cosign's")))
+	// An index that is signed, and one signature in two repositories.
+	s.PushIndex("signed-index", "1", ocispec.MediaTypeImageIndex, platforms[0], platforms[1])
+	raw := registrytest.Index(ocispec.MediaTypeImageIndex, platforms[0].Descriptor, platforms[1].Descriptor)
+	index := registrytest.Describe(ocispec.MediaTypeImageIndex, raw)
+	s.Push("signed-index", "sha256-"+index.Digest.Encoded()+".sig", registrytest.Artifact("", nil, []byte("of an index")))
+	s.Push("signed-index", "", registrytest.Artifact("application/signature", &index, []byte("by the API")))
+	for _, repo := range []string{"one-of-two", "two-of-two"} {
+		s.Push(repo, "1", signed)
+		s.Push(repo, "sha256-"+signed.Descriptor.Digest.Encoded()+".sig", registrytest.Artifact("", nil, []byte("cosign's")))
+	}
+	// An artifact that shares a blob with an image.
+	s.Push("sharing", "1", registrytest.Artifact("application/model", nil, registrytest.ZstdLayer(20, 50_000)))
 	s.HaveReferrers()
 }
 

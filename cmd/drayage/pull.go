@@ -23,6 +23,7 @@ import (
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
+	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -142,7 +143,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	if err != nil {
 		return err
 	}
-	if len(base) > 0 {
+	if len(base) > 0 && o.layers == "keep" && !o.load { // else they may be needed to convert them
 		opts.Carried = func(d digest.Digest) bool { return base[d] }
 	}
 	if o.dryRun {
@@ -219,13 +220,8 @@ func (o *pullOptions) check(s streams, refs []reference.Image) error {
 			return usageError{fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag)}
 		}
 	}
-	names := make(map[string]reference.Image)
-	for _, ref := range refs {
-		tag := o.archiveRef(ref).RepoTag()
-		if other, ok := names[tag]; ok && tag != "" && other != ref && o.any() {
-			return usageError{fmt.Errorf("%s and %s would have the same name in the archive, %s", other, ref, tag)}
-		}
-		names[tag] = ref
+	if err := o.checkNames(refs); err != nil {
+		return err
 	}
 	return o.outputFlags.check(s)
 }
@@ -266,7 +262,7 @@ func storeDir(dir string) (string, error) {
 func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) error {
 	out := o.folder()
 	cheap, same := true, false // without an output in a file, only the store takes space
-	if out != "" {
+	if c, err := o.compression(); out != "" && (c == squeeze.None || err != nil || o.dir != "") {
 		cheap, same = store.Cheap(out)
 	}
 	free, errFree := store.Free()
@@ -275,7 +271,7 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 	return func(img *plan.Image, toFetch int64) error {
 		archive := taken
 		for _, b := range img.Blobs() {
-			if !counted[b.Digest] && !cheap {
+			if !counted[b.Digest] && !cheap && !o.base[b.Digest] {
 				archive += b.Size
 			}
 		}

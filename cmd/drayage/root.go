@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ that docker load, podman load and ctr images import take.`,
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(pullCommand(s), storeCommand(s), chaosCommand(s), versionCommand(s))
+	root.AddCommand(pullCommand(s), storeCommand(s), inspectCommand(s), loginCommand(s), logoutCommand(s), chaosCommand(s), versionCommand(s))
 	root.SuggestionsMinimumDistance = 2
 	plainUsage(root)
 
@@ -64,7 +65,8 @@ that docker load, podman load and ctr images import take.`,
 	}
 	if !as[reported](err) {
 		// What cobra finds wrong by itself has no type of its own.
-		if text := err.Error(); strings.HasPrefix(text, "unknown command") || strings.HasPrefix(text, "unknown flag") {
+		text := err.Error()
+		if slices.ContainsFunc([]string{"unknown command", "unknown flag", "accepts ", "requires "}, func(p string) bool { return strings.HasPrefix(text, p) }) {
 			err = usageError{errors.New(strings.Join(strings.Fields(text), " "))}
 		}
 		report(s.err, err, false)

@@ -9,12 +9,15 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"drayage/engine"
 	archives "drayage/engine/archive"
+	"drayage/engine/image"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/spf13/pflag"
 )
 
 // carried is what --since says that the receiver has: the blobs of an archive, of
@@ -23,11 +26,15 @@ func (o *pullOptions) carried(ctx context.Context, opts engine.Options) (map[dig
 	if o.since == "" {
 		return nil, nil
 	}
-	digests, refs, err := readSince(ctx, o.since)
+	digests, refs, with, err := readSince(ctx, o.since)
 	if err != nil {
 		return nil, fmt.Errorf("--since %s: %w", o.since, err)
 	}
 	if len(refs) > 0 {
+		// What was pulled then counts, not what is wanted now.
+		if opts, err = lockedOptions(opts, with); err != nil {
+			return nil, fmt.Errorf("--since %s: %w", o.since, err)
+		}
 		results, _, err := engine.Plan(ctx, opts, refs)
 		if err != nil {
 			return nil, err
@@ -46,22 +53,54 @@ func (o *pullOptions) carried(ctx context.Context, opts engine.Options) (map[dig
 	return o.base, nil
 }
 
-// readSince reads what a file says was carried: digests, or images with them. A
-// text has one a line, with comments from # on; all else is an archive.
-func readSince(ctx context.Context, path string) ([]digest.Digest, []reference.Image, error) {
+// lockedOptions are options with what a lock says was pulled of its images.
+func lockedOptions(opts engine.Options, with string) (engine.Options, error) {
+	if with == "" {
+		return opts, usageError{errors.New("it does not tell which platforms were pulled; an archive or a list of digests does")}
+	}
+	var words []string
+	var o pullOptions
+	f := pflag.NewFlagSet("lock", pflag.ContinueOnError)
+	f.StringArrayVar(&words, "platform", nil, "")
+	f.BoolVar(&o.all, "all-platforms", false, "")
+	f.BoolVar(&o.referrers, "referrers", false, "")
+	if err := f.Parse(strings.Fields(with)); err != nil || len(words) == 0 {
+		return opts, usageError{fmt.Errorf("its line %q is not drayage's", with)}
+	}
+	opts.AllPlatforms, opts.Referrers, opts.Others = o.all, o.referrers, nil
+	for i, w := range words {
+		p, err := image.ParsePlatform(w)
+		if err != nil {
+			return opts, usageError{err}
+		}
+		p.Explicit = false // what isn't for it was taken all the same
+		if i == 0 {
+			opts.Platform = p
+		} else {
+			opts.Others = append(opts.Others, p)
+		}
+	}
+	return opts, nil
+}
+
+// readSince reads what a file says was carried: digests, or images with them and
+// the flags that they were pulled with. A text has one a line, with comments from #
+// on; all else is an archive.
+func readSince(ctx context.Context, path string) (digests []digest.Digest, refs []reference.Image, with string, err error) {
 	text, err := asText(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	if text == nil {
 		digests, err := archives.Digests(ctx, path)
-		return digests, nil, err
+		return digests, nil, "", err
 	}
-	var digests []digest.Digest
-	var refs []reference.Image
 	n := 0
 	for line := range strings.Lines(string(text)) {
 		n++
+		if flags, ok := strings.CutPrefix(line, lockWith+" "); ok {
+			with = strings.TrimSpace(flags)
+		}
 		line, _, _ = strings.Cut(line, "#")
 		if line = strings.TrimSpace(line); line == "" {
 			continue
@@ -72,11 +111,11 @@ func readSince(ctx context.Context, path string) ([]digest.Digest, []reference.I
 		}
 		ref, err := reference.Parse(line)
 		if err != nil || ref.Digest() == "" {
-			return nil, nil, usageError{fmt.Errorf("line %d is neither a digest nor an image with one: %.80q", n, line)}
+			return nil, nil, "", usageError{fmt.Errorf("line %d is neither a digest nor an image with one: %.80q", n, line)}
 		}
 		refs = append(refs, ref)
 	}
-	return digests, refs, nil
+	return digests, refs, with, nil
 }
 
 // asText reads a file of text, or returns nil for one that is none.
@@ -95,9 +134,12 @@ func asText(path string) ([]byte, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
+	for n := 0; n < utf8.UTFMax && len(head) > 0 && !utf8.Valid(head); n++ {
+		head = head[:len(head)-1] // it may end within a character
+	}
 	// A tar's first name ends with a zero byte, and compressed files have some
 	// byte that no text has.
-	if bytes.IndexFunc(head, func(r rune) bool { return r < '\t' || r == '\uFFFD' }) >= 0 {
+	if !utf8.Valid(head) || bytes.IndexFunc(head, func(r rune) bool { return r < '\t' }) >= 0 {
 		return nil, nil
 	}
 	return io.ReadAll(io.LimitReader(in, most))

@@ -242,6 +242,13 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 		}
 		results = append(results, engine.Result{Ref: img.Ref, Image: img})
 	}
+	var refs []reference.Image
+	for _, r := range results {
+		refs = append(refs, r.Ref)
+	}
+	if err := o.checkNames(refs); err != nil {
+		return err
+	}
 	display, err := o.display(s)
 	if err != nil {
 		return err
@@ -249,7 +256,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 	defer display.Close()
 	a := &archive{flags: &o.outputFlags, store: store, observer: display}
 	if o.since != "" {
-		base, refs, err := readSince(ctx, o.since)
+		base, refs, _, err := readSince(ctx, o.since)
 		if err != nil {
 			return fmt.Errorf("--since %s: %w", o.since, err)
 		}

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"unicode"
 
 	"drayage/tarwriter/squeeze"
 
@@ -35,9 +36,14 @@ var (
 	ErrIncomplete = errors.New("builds on an earlier archive that is not in the store: import that first")
 )
 
-// maxMembers bounds the members of an archive: ten thousand images with a
-// hundred layers each fit.
-const maxMembers = 2_000_000
+const (
+	// maxMembers bounds the members of an archive: ten thousand images with a
+	// hundred layers each fit.
+	maxMembers = 2_000_000
+	// maxName is the longest name of a member, as of files on Linux; maxNames
+	// bounds all of them together, in bytes.
+	maxName, maxNames = 4096, 256 << 20
+)
 
 // member is a file of an archive.
 type member struct {
@@ -61,6 +67,7 @@ func walk(ctx context.Context, r io.Reader, f func(member) error) error {
 		in = z
 	}
 	tr := tar.NewReader(in)
+	names := 0
 	for n := 0; ; n++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -74,6 +81,9 @@ func walk(ctx context.Context, r io.Reader, f func(member) error) error {
 		}
 		if n >= maxMembers {
 			return fmt.Errorf("%w: more than %d members", ErrInvalid, maxMembers)
+		}
+		if names += len(h.Name) + len(h.Linkname); names > maxNames {
+			return fmt.Errorf("%w: the names of its members take more than %d MiB", ErrInvalid, maxNames>>20)
 		}
 		m, ok, err := check(h)
 		if err != nil {
@@ -156,6 +166,9 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 
 // clean refuses names that lead outside of an archive.
 func clean(name string) (string, error) {
+	if len(name) > maxName {
+		return "", fmt.Errorf("%w: a name of %d bytes: %q", ErrInvalid, len(name), printable(name))
+	}
 	c := path.Clean(strings.TrimPrefix(name, "./"))
 	if name == "" || path.IsAbs(c) || c == ".." || strings.HasPrefix(c, "../") || strings.ContainsRune(c, 0) {
 		return "", fmt.Errorf("%w: a name leads outside of it: %q", ErrInvalid, printable(name))
@@ -169,17 +182,30 @@ func printable(s string) string {
 	if len(s) > most {
 		s = s[:most] + "…"
 	}
-	return strings.ToValidUTF8(s, "?")
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1 // no control of the terminal
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
 }
 
 // walkFolder is walk for an unpacked archive.
 func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error {
+	_, noMark := root.Stat(storeMark)
 	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		top, _, _ := strings.Cut(name, "/")
+		if noMark == nil && name != "." && !heads[top] && top != ocispec.ImageBlobsDir {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil // a store has files of its own beside the layout
 		}
 		info, err := d.Info()
 		if err != nil || d.IsDir() {
@@ -300,6 +326,7 @@ func Digests(ctx context.Context, name string) ([]digest.Digest, error) {
 var heads = map[string]bool{ocispec.ImageLayoutFile: true, ocispec.ImageIndexFile: true, manifestFile: true, reposFile: true}
 
 const (
+	storeMark    = "drayage.json" // marks the folder of a store
 	manifestFile = "manifest.json"
 	reposFile    = "repositories"
 	// maxHead is the largest of heads that is read, in bytes: manifest.json has a
@@ -310,7 +337,7 @@ const (
 // readSmall reads a member that tells what others are.
 func readSmall(m member) ([]byte, error) {
 	if m.size > maxHead {
-		return nil, fmt.Errorf("%w: %s has %d bytes", ErrInvalid, m.name, m.size)
+		return nil, fmt.Errorf("%w: %q has %d bytes", ErrInvalid, printable(m.name), m.size)
 	}
 	var b bytes.Buffer
 	if _, err := io.Copy(&b, io.LimitReader(m.body, maxHead)); err != nil {

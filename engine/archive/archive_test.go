@@ -221,9 +221,13 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 		"a layer is not what it should":  {changed(docker, 1, "another"), archive.ErrMismatch},
 		"links in a circle":              {pack(t, docker[0], docker[2], entry{name: docker[1].name, link: "../b"}, entry{name: "b", link: docker[1].name}), archive.ErrInvalid},
 		"repositories names what isn't":  {pack(t, entry{name: "repositories", text: `{"x":{"1":"abc"}}`}), archive.ErrInvalid},
+		"a long name":                    {with(good, entry{name: strings.Repeat("x", 5000), text: "x"}), archive.ErrInvalid},
+		"a link to a long name":          {with(good, entry{name: "x", link: strings.Repeat("x", 5000)}), archive.ErrInvalid},
+		"a huge json of a layer":         {pack(t, entry{name: "repositories", text: `{"x":{"1":"a"}}`}, entry{name: "a/json", text: `{"id":"a","created":"` + strings.Repeat("x", 2<<20) + `"}`}), archive.ErrInvalid},
+		"names that paint the terminal":  {changed(docker, 2, `[{"Config":"`+docker[0].name+`","Layers":["\u001b[31mx","y"]}]`), archive.ErrInvalid},
 		"a chain in a circle":            {pack(t, entry{name: "repositories", text: `{"x":{"1":"a"}}`}, entry{name: "a/json", text: `{"id":"a","parent":"a"}`}, entry{name: "a/layer.tar", text: "x"}), archive.ErrInvalid},
-		"a difference without its base":  {with(good, entry{name: "drayage.json", text: `{"version":1,"absent":[{"digest":"sha256:` + strings.Repeat("0", 64) + `","size":1}]}`}), archive.ErrIncomplete},
-		"a difference from the future":   {with(good, entry{name: "drayage.json", text: `{"version":2}`}), archive.ErrInvalid},
+		"a difference without its base":  {with(good, entry{name: "drayage-since.json", text: `{"version":1,"absent":[{"digest":"sha256:` + strings.Repeat("0", 64) + `","size":1}]}`}), archive.ErrIncomplete},
+		"a difference from the future":   {with(good, entry{name: "drayage-since.json", text: `{"version":2}`}), archive.ErrInvalid},
 		"a layer that is a bomb":         {changed(docker, 1, bomb.String()), archive.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -232,7 +236,7 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 			if err == nil || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("%v, want %v", err, c.want)
 			}
-			if err != nil && (strings.Contains(err.Error(), "\n") || len(err.Error()) > 400) {
+			if err != nil && (strings.ContainsAny(err.Error(), "\n\x1b") || len(err.Error()) > 400) {
 				t.Errorf("not one short line: %q", err)
 			}
 			if roots, _ := s.Roots(); len(roots) > 0 {
@@ -294,7 +298,7 @@ func FuzzImport(f *testing.F) {
 	f.Add(pack(f, layout(f, img, "docker.io/x:1")...))
 	f.Add(pack(f, saved(f, img, "x:1")...))
 	f.Add(pack(f, entry{name: "repositories", text: `{"x":{"1":"a"}}`}, entry{name: "a/json", text: `{"id":"a"}`}, entry{name: "a/layer.tar", text: "x"}))
-	f.Add(pack(f, entry{name: "drayage.json", text: `{"version":1}`}, entry{name: "index.json", text: `{"manifests":[]}`}))
+	f.Add(pack(f, entry{name: "drayage-since.json", text: `{"version":1}`}, entry{name: "index.json", text: `{"manifests":[]}`}))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		s, err := blobstore.OpenWith(filepath.Join(dir, "store"), blobstore.Options{NoSync: true})

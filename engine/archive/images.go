@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -43,40 +44,106 @@ func fullName(name string) string {
 
 // fromIndex finds the images of an OCI layout.
 func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobstore.Root, error) {
-	doc, err := image.Decode(raw)
-	if err == nil && doc.Index == nil {
-		err = fmt.Errorf("%w: index.json is no index", image.ErrInvalid)
-	}
-	if err != nil {
-		return nil, invalid(err)
+	var index ocispec.Index
+	if err := json.Unmarshal(raw, &index); err != nil || index.Manifests == nil {
+		return nil, fmt.Errorf("%w: index.json is no index", ErrInvalid)
 	}
 	tags := i.dockerTags(manifest)
-	var roots, besides []blobstore.Root
-	for _, d := range doc.Index.Manifests {
+	var roots []blobstore.Root
+	var besides []beside
+	was := make(map[string]digest.Digest) // what the root of a name was made from
+	for _, d := range index.Manifests {
+		if d.Digest.Validate() != nil || d.Size < 0 {
+			return nil, fmt.Errorf("%w: index.json has a malformed digest or size", ErrInvalid)
+		}
 		root := blobstore.Root{Target: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}}
 		img, err := i.resolve(ctx, &root)
 		if err != nil {
 			return nil, err
 		}
-		if tag := d.Annotations[compose.AnnotationTag]; tag != "" || img.Main().Manifest != nil && img.Main().Manifest.Subject != nil {
-			root.Name = tag
-			besides = append(besides, root)
-			continue
-		}
 		all := []string{d.Annotations["io.containerd.image.name"]}
 		if fullName(all[0]) == "" {
 			all = append(tags[img.Main().Config.Digest], d.Annotations[ocispec.AnnotationRefName])
 		}
-		roots = append(roots, names(all, root)...)
-	}
-	roots = unique(roots)
-	i.attach(roots, besides)
-	if len(roots) == 0 { // nothing but what belongs beside images
-		for _, b := range besides {
-			roots = append(roots, names([]string{b.Name}, b)...)
+		named := slices.ContainsFunc(all, func(n string) bool { return fullName(n) != "" })
+		if b := besideOf(root, d, img); !named && b.refers() {
+			besides = append(besides, b)
+			continue
+		}
+		for _, r := range names(all, root) {
+			roots = append(roots, r)
+			was[r.Name] = digest.Digest(d.Annotations[compose.AnnotationOriginal])
 		}
 	}
-	return roots, nil
+	roots = unique(roots)
+	for _, b := range attach(roots, was, besides) { // what it refers to is elsewhere
+		roots = append(roots, names([]string{b.tag}, b.root)...)
+	}
+	return unique(roots), nil
+}
+
+// beside is a manifest that may go beside an image, by what is told of it.
+type beside struct {
+	root    blobstore.Root
+	owner   string        // the image's name or digest, in drayage's archives
+	tag     string        // the whole name that it was found by
+	subject digest.Digest // what it refers to
+}
+
+func besideOf(root blobstore.Root, d ocispec.Descriptor, img *plan.Image) beside {
+	b := beside{root: root, owner: d.Annotations[compose.AnnotationBeside], tag: d.Annotations[compose.AnnotationTag]}
+	if m := img.Main().Manifest; m != nil && m.Subject != nil {
+		b.subject = m.Subject.Digest
+	} else if hex, _, ok := strings.Cut(b.short(), "."); ok { // cosign's tags
+		b.subject = digest.NewDigestFromEncoded(digest.SHA256, strings.TrimPrefix(hex, "sha256-"))
+	}
+	return b
+}
+
+func (b beside) refers() bool { return b.owner != "" || b.tag != "" || b.subject != "" }
+
+// short is the tag alone.
+func (b beside) short() string { return b.tag[strings.LastIndexByte(b.tag, ':')+1:] }
+
+// belongs reports whether it goes beside an image.
+func (b beside) belongs(r blobstore.Root, was digest.Digest) bool {
+	if b.owner != "" {
+		return b.owner == r.Name || b.owner == r.Target.Digest.String()
+	}
+	return b.subject != "" && (b.subject == was || slices.Contains(r.Blobs, b.subject))
+}
+
+// attach gives to each image what refers to it, and to that again, whatever the
+// order. It returns what refers to none.
+func attach(roots []blobstore.Root, was map[string]digest.Digest, besides []beside) []beside {
+	taken := make([]bool, len(besides))
+	for k := range roots {
+		r := &roots[k]
+		has := make([]bool, len(besides))
+		for more := true; more; {
+			more = false
+			for n, b := range besides {
+				if has[n] || !b.belongs(*r, was[r.Name]) {
+					continue
+				}
+				has[n], taken[n], more = true, true, true
+				d := b.root.Target
+				if b.tag != "" {
+					d.Annotations = map[string]string{ocispec.AnnotationRefName: b.short()}
+				}
+				r.Beside = append(r.Beside, d)
+				r.Blobs = append(slices.Clip(r.Blobs), b.root.Blobs...)
+			}
+		}
+		slices.SortFunc(r.Beside, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	}
+	var left []beside
+	for n, b := range besides {
+		if !taken[n] {
+			left = append(left, b)
+		}
+	}
+	return left
 }
 
 // dockerTags are the names that manifest.json gives images, by their configs.
@@ -114,7 +181,14 @@ func (i *importer) resolve(ctx context.Context, root *blobstore.Root) (*plan.Ima
 	root.Blobs = img.Digests()
 	for _, v := range img.Variants {
 		for _, d := range append([]ocispec.Descriptor{v.Config}, v.Layers...) {
-			if _, err := i.lease.Has(d); d.Digest != "" && err != nil { // keeps it
+			if d.Digest == "" {
+				continue
+			}
+			has, err := i.lease.Has(d) // keeps it
+			if err == nil && !has {
+				err = fmt.Errorf("%w: blob %s is not there", ErrInvalid, d.Digest)
+			}
+			if err != nil {
 				return nil, wrongSize(err)
 			}
 		}
@@ -130,40 +204,6 @@ func wrongSize(err error) error {
 		return fmt.Errorf("%w: %w", ErrMismatch, err)
 	}
 	return err
-}
-
-// attach gives to each image what refers to it: by subject, or by a tag of cosign's.
-func (i *importer) attach(roots, besides []blobstore.Root) {
-	for _, b := range besides {
-		subject := i.subject(b)
-		for k := range roots {
-			if !slices.Contains(roots[k].Blobs, subject) {
-				continue
-			}
-			d := b.Target
-			if _, tag, ok := strings.Cut(b.Name, ":sha256-"); ok {
-				d.Annotations = map[string]string{ocispec.AnnotationRefName: "sha256-" + tag}
-			}
-			roots[k].Beside = append(roots[k].Beside, d)
-			roots[k].Blobs = append(slices.Clip(roots[k].Blobs), b.Blobs...)
-		}
-	}
-}
-
-// subject is the digest that a manifest refers to.
-func (i *importer) subject(b blobstore.Root) digest.Digest {
-	if _, tag, ok := strings.Cut(b.Name, ":sha256-"); ok {
-		hex, _, _ := strings.Cut(tag, ".")
-		return digest.NewDigestFromEncoded(digest.SHA256, hex)
-	}
-	raw, err := i.store.Read(b.Target.Digest, image.MaxSize)
-	if err != nil {
-		return ""
-	}
-	if doc, err := image.Decode(raw); err == nil && doc.Manifest != nil && doc.Manifest.Subject != nil {
-		return doc.Manifest.Subject.Digest
-	}
-	return ""
 }
 
 // fromManifest finds the images of docker save's older format, and of what others
@@ -206,7 +246,7 @@ func (i *importer) dockerRoot(ctx context.Context, e dockerImage) (blobstore.Roo
 		return blobstore.Root{}, invalid(err)
 	}
 	if len(diffIDs) != len(e.Layers) {
-		return blobstore.Root{}, fmt.Errorf("%w: the config %s tells of %d layers and manifest.json of %d", ErrInvalid, printable(e.Config), len(diffIDs), len(e.Layers))
+		return blobstore.Root{}, fmt.Errorf("%w: the config %q tells of %d layers and manifest.json of %d", ErrInvalid, printable(e.Config), len(diffIDs), len(e.Layers))
 	}
 	layers := make([]ocispec.Descriptor, 0, len(e.Layers))
 	for n, name := range e.Layers {
@@ -312,8 +352,9 @@ func (i *importer) fromRepositories(ctx context.Context, raw []byte, known []blo
 		return nil, fmt.Errorf("%w: repositories is not what docker save writes", ErrInvalid)
 	}
 	var roots []blobstore.Root
-	for repo, tags := range repos {
-		for tag, top := range tags {
+	for _, repo := range slices.Sorted(maps.Keys(repos)) {
+		for _, tag := range slices.Sorted(maps.Keys(repos[repo])) {
+			top := repos[repo][tag]
 			name := fullName(repo + ":" + tag)
 			old := i.heads[top+"/json"] != nil
 			if len(known) > 0 && (!old || slices.ContainsFunc(known, func(r blobstore.Root) bool { return r.Name == name })) {
@@ -335,8 +376,13 @@ const maxLayers = 1000
 // historyRoot makes a config and a manifest from the layers' own history.
 func (i *importer) historyRoot(ctx context.Context, top string) (blobstore.Root, error) {
 	var s image.Schema1
+	seen := make(map[string]bool)
 	for id := top; id != ""; {
 		raw, ok := i.heads[id+"/json"]
+		if seen[id] {
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", ErrInvalid, printable(id))
+		}
+		seen[id] = true
 		if !ok {
 			return blobstore.Root{}, fmt.Errorf("%w: it tells of layer %q, which is not there", ErrInvalid, printable(id))
 		}

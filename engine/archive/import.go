@@ -89,6 +89,10 @@ func (i *importer) take(ctx context.Context, m member) error {
 	case base == "VERSION":
 		return nil
 	case heads[m.name], m.name == deltaFile, base == "json":
+		const maxJSON = 1 << 20 // of a layer
+		if base == "json" && m.size > maxJSON {
+			return fmt.Errorf("%w: %q has %d bytes", ErrInvalid, printable(m.name), m.size)
+		}
 		raw, err := readSmall(m)
 		if err != nil {
 			return err
@@ -132,7 +136,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 		algorithm = want.Algorithm()
 	}
 	hash := algorithm.Hash()
-	buf := make([]byte, min(1<<20, m.size+1))
+	buf := make([]byte, min(1<<20-1, m.size)+1)
 	for {
 		if ctx.Err() != nil {
 			return file{}, context.Cause(ctx)

@@ -8,6 +8,7 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,9 @@ const (
 	// AnnotationTag is the annotation, in an archive's index.json, of a manifest
 	// that goes beside an image: the name by which it can be found in a registry.
 	AnnotationTag = "dev.drayage.name"
+	// AnnotationBeside is the annotation, in an archive's index.json, of a manifest
+	// that goes beside an image: the image's name there, or its digest.
+	AnnotationBeside = "dev.drayage.beside"
 )
 
 // Named is an image under the name that it is to have.
@@ -42,10 +46,17 @@ type Named struct {
 	Image   *plan.Image
 }
 
-// Blobs are the blobs of the images. Open waits for those that are on their way.
+// Blobs are the blobs of the images. Open waits for those that are on their way,
+// until ctx is done.
 type Blobs interface {
-	Open(digest.Digest) (*os.File, error)
+	Open(ctx context.Context, d digest.Digest) (*os.File, error)
 }
+
+// InStore are the blobs of a store.
+type InStore struct{ *blobstore.Store }
+
+// Open opens a blob, or says that it isn't there.
+func (s InStore) Open(_ context.Context, d digest.Digest) (*os.File, error) { return s.Store.Open(d) }
 
 // Options say what to do with images. The zero value leaves them as they are.
 type Options struct {
@@ -59,7 +70,7 @@ type Options struct {
 
 // Images prepares images for an archive.
 func Images(ctx context.Context, lease *blobstore.Lease, blobs Blobs, o Options, named []Named) ([]tarwriter.Image, error) {
-	c := &composer{opts: o, lease: lease, blobs: blobs}
+	c := &composer{opts: o, lease: lease, blobs: blobs, wanted: make(map[digest.Digest][]digest.Digest)}
 	if err := c.convertAll(ctx, named); err != nil {
 		return nil, err
 	}
@@ -79,7 +90,7 @@ func Images(ctx context.Context, lease *blobstore.Lease, blobs Blobs, o Options,
 // tell.
 func Expected(store *blobstore.Store, legacy bool, named []Named) (images []tarwriter.Image, exact bool, err error) {
 	exact = true
-	c := &composer{opts: Options{Legacy: legacy}, blobs: store}
+	c := &composer{opts: Options{Legacy: legacy}, blobs: InStore{store}}
 	for _, n := range named {
 		for _, v := range n.Image.Variants {
 			_, missing := store.Stat(v.Config.Digest)
@@ -102,7 +113,8 @@ type composer struct {
 	opts      Options
 	lease     *blobstore.Lease
 	blobs     Blobs
-	converted map[digest.Digest]blobstore.Derived // by the original layer
+	converted map[key]blobstore.Derived
+	wanted    map[digest.Digest][]digest.Digest // the diff ids of variants' layers
 }
 
 // image prepares an image and what goes beside it.
@@ -110,11 +122,15 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 	img := n.Image
 	out := tarwriter.Image{Name: n.Name, RepoTag: n.RepoTag}
 	changed := false
-	for _, v := range img.Variants {
+	variants := img.Variants
+	if c.opts.Legacy || !img.Several {
+		variants = variants[:1]
+	}
+	for _, v := range variants {
 		if c.opts.Legacy && v.Schema1 != nil {
 			out.Variants = append(out.Variants, tarwriter.Variant{Manifest: v.Descriptor(), Runnable: true})
 			for i, l := range v.Schema1.Layers {
-				out.History = append(out.History, tarwriter.HistoryLayer{ID: l.ID, JSON: l.JSON, Layer: c.layer(v.Layers[i])})
+				out.History = append(out.History, tarwriter.HistoryLayer{ID: l.ID, JSON: l.JSON, Layer: c.layer(v, v.Layers[i])})
 			}
 			continue
 		}
@@ -136,9 +152,8 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 		out.Variants = append(out.Variants, made)
 	}
 	switch {
-	case !img.Several:
+	case !img.Several || c.opts.Legacy:
 		out.Target = out.Variants[0].Manifest
-		out.Variants = out.Variants[:1]
 	case img.Whole && !changed:
 		out.Target = img.Target()
 		if was := img.Documents[0].Index.Annotations[AnnotationOriginal]; was != "" { // it came out of an archive
@@ -156,20 +171,21 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 		}
 		out.Indexes = []ocispec.Descriptor{out.Target}
 	}
-	return append([]tarwriter.Image{out}, besides(n)...), nil
+	return append([]tarwriter.Image{out}, besides(n, out)...), nil
 }
 
 // besides are the entries of what goes beside an image.
-func besides(n Named) []tarwriter.Image {
+func besides(n Named, owner tarwriter.Image) []tarwriter.Image {
 	var out []tarwriter.Image
 	for _, v := range n.Image.Beside {
 		d := v.Descriptor()
 		if v.Manifest != nil {
 			d.ArtifactType = v.Manifest.ArtifactType
 		}
+		d.Annotations = map[string]string{AnnotationBeside: cmp.Or(owner.Name, owner.Target.Digest.String())}
 		if v.Tag != "" {
 			// Under this name it can be found in a registry; a loader would take it for an image.
-			d.Annotations = map[string]string{AnnotationTag: n.Image.Ref.Registry() + "/" + n.Image.Ref.Repository() + ":" + v.Tag}
+			d.Annotations[AnnotationTag] = n.Image.Ref.Registry() + "/" + n.Image.Ref.Repository() + ":" + v.Tag
 		}
 		out = append(out, tarwriter.Image{Target: d, Beside: true, Variants: []tarwriter.Variant{{
 			Manifest: d, Config: v.Config, Layers: v.Layers, Runnable: v.Runnable(),
@@ -187,13 +203,13 @@ func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Varia
 	}
 	if c.opts.Legacy {
 		var err error
-		if out.ConfigContent, err = c.read(v.Config); err != nil {
+		if out.ConfigContent, err = c.read(ctx, v.Config); err != nil {
 			return out, err
 		}
 	}
 	layers, changed := make([]ocispec.Descriptor, len(v.Layers)), false
 	for i, l := range v.Layers {
-		layers[i] = c.layer(l)
+		layers[i] = c.layer(v, l)
 		changed = changed || layers[i].Digest != l.Digest
 	}
 	if !changed {
@@ -221,8 +237,8 @@ func (c *composer) fromHistory(ctx context.Context, v plan.Variant) (tarwriter.V
 	out := tarwriter.Variant{Runnable: true, Layers: []ocispec.Descriptor{}}
 	var diffIDs []digest.Digest
 	for _, i := range v.Schema1.Kept() {
-		out.Layers = append(out.Layers, c.layer(v.Layers[i]))
-		diffIDs = append(diffIDs, c.converted[v.Layers[i].Digest].DiffID)
+		out.Layers = append(out.Layers, c.layer(v, v.Layers[i]))
+		diffIDs = append(diffIDs, c.converted[key{v.Layers[i].Digest, ""}].DiffID)
 	}
 	config, err := v.Schema1.Config(diffIDs)
 	if err != nil {
@@ -271,6 +287,9 @@ func (c *composer) index(ctx context.Context, img *plan.Image, variants []tarwri
 			if below, ok := byDigest[child.Digest]; ok && below.Index != nil {
 				list(below)
 			} else if d, ok := made[child.Digest]; ok {
+				if child.Digest != d.Digest {
+					child.Data, child.URLs = nil, nil
+				}
 				child.MediaType, child.Digest, child.Size = d.MediaType, d.Digest, d.Size
 				child.Annotations = maps.Clone(child.Annotations)
 				if child.Annotations == nil && d.Annotations != nil {
@@ -301,11 +320,11 @@ func (c *composer) put(ctx context.Context, mediaType string, v any) (ocispec.De
 }
 
 // read reads a small blob and checks it again.
-func (c *composer) read(d ocispec.Descriptor) (_ []byte, err error) {
+func (c *composer) read(ctx context.Context, d ocispec.Descriptor) (_ []byte, err error) {
 	if d.Size > image.MaxSize {
 		return nil, fmt.Errorf("%w: config %s has %d bytes", image.ErrInvalid, d.Digest, d.Size)
 	}
-	f, err := c.blobs.Open(d.Digest)
+	f, err := c.blobs.Open(ctx, d.Digest)
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func ParseLayers(s string) (Layers, error) {
 // The names of forms in the store's records.
 const (
 	formTar    = "tar"
-	formGzip   = "gzip"
+	formGzip   = "gzip" + squeeze.Version
 	formDiffID = "diffid" // nothing is made but the diff id
 )
 
@@ -68,33 +68,44 @@ type job struct {
 	want  digest.Digest // its diff id, or "" when that is to be found out
 }
 
+// key is a layer with the diff id that a config gives it, "" where there is none:
+// what one config says of a layer is nothing to another.
+type key struct{ layer, diffID digest.Digest }
+
 // convertAll converts what needs it, each layer once, on all cores.
 func (c *composer) convertAll(ctx context.Context, named []Named) error {
-	c.converted = make(map[digest.Digest]blobstore.Derived)
+	c.converted = make(map[key]blobstore.Derived)
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	queued := make(map[digest.Digest]bool)
+	queued := make(map[key]bool)
 	for _, n := range named {
 		for i := range n.Image.Variants {
 			v := &n.Image.Variants[i]
-			jobs, err := c.jobs(v)
+			jobs, err := c.jobs(ctx, v)
 			if err != nil {
-				return errors.Join(fmt.Errorf("%s: %w", n.Image.Ref, err), group.Wait())
+				if failed := group.Wait(); failed != nil { // which ended ctx
+					return failed
+				}
+				return fmt.Errorf("%s: %w", n.Image.Ref, err)
 			}
 			for _, j := range jobs {
-				if queued[j.layer.Digest] {
+				k := key{j.layer.Digest, j.want}
+				if queued[k] {
 					continue
 				}
-				queued[j.layer.Digest] = true
+				queued[k] = true
 				group.Go(func() error {
+					if ctx.Err() != nil {
+						return context.Cause(ctx)
+					}
 					d, err := c.convert(ctx, j)
 					if err != nil {
 						return fmt.Errorf("%s: converting layer %s: %w", n.Image.Ref, j.layer.Digest, err)
 					}
 					mu.Lock()
 					defer mu.Unlock()
-					c.converted[j.layer.Digest] = d
+					c.converted[k] = d
 					return nil
 				})
 			}
@@ -107,7 +118,7 @@ func (c *composer) convertAll(ctx context.Context, named []Named) error {
 }
 
 // jobs lists what is to be done with a variant's layers.
-func (c *composer) jobs(v *plan.Variant) ([]job, error) {
+func (c *composer) jobs(ctx context.Context, v *plan.Variant) ([]job, error) {
 	if v.Schema1 != nil {
 		form := formDiffID
 		switch {
@@ -125,7 +136,7 @@ func (c *composer) jobs(v *plan.Variant) ([]job, error) {
 	if c.opts.Layers == Keep || !v.Runnable() || !convertible(v, c.opts.Layers) {
 		return nil, nil
 	}
-	config, err := c.read(v.Config)
+	config, err := c.read(ctx, v.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +147,7 @@ func (c *composer) jobs(v *plan.Variant) ([]job, error) {
 	if len(diffIDs) != len(v.Layers) {
 		return nil, fmt.Errorf("%w: the config tells of %d layers and the manifest of %d", image.ErrInvalid, len(diffIDs), len(v.Layers))
 	}
+	c.wanted[v.Document.Descriptor.Digest] = diffIDs
 	var out []job
 	for i, l := range v.Layers {
 		if form := c.opts.Layers.of(l); form != "" {
@@ -180,8 +192,8 @@ func splitType(mediaType string) (kind, compression string) {
 }
 
 // layer is the descriptor that a layer has in the archive.
-func (c *composer) layer(d ocispec.Descriptor) ocispec.Descriptor {
-	made, ok := c.converted[d.Digest]
+func (c *composer) layer(v plan.Variant, d ocispec.Descriptor) ocispec.Descriptor {
+	made, ok := c.made(v, d)
 	if !ok || made.Blob.Digest == "" {
 		d.Data = nil // the blob itself is there
 		return d
@@ -197,13 +209,31 @@ func (c *composer) layer(d ocispec.Descriptor) ocispec.Descriptor {
 	return out // without annotations: those of lazy pulling describe the bytes that were
 }
 
+// made is what was made of a layer of a variant.
+func (c *composer) made(v plan.Variant, d ocispec.Descriptor) (blobstore.Derived, bool) {
+	if v.Schema1 != nil {
+		made, ok := c.converted[key{d.Digest, ""}]
+		return made, ok
+	}
+	if !v.Runnable() || c.opts.Layers.of(d) == "" {
+		return blobstore.Derived{}, false
+	}
+	for i, l := range v.Layers {
+		if l.Digest == d.Digest {
+			made, ok := c.converted[key{d.Digest, c.wanted[v.Document.Descriptor.Digest][i]}]
+			return made, ok
+		}
+	}
+	return blobstore.Derived{}, false
+}
+
 // convert brings a layer into a form, and finds out its diff id: from what is
 // recorded in the store, or by doing it.
 func (c *composer) convert(ctx context.Context, j job) (blobstore.Derived, error) {
 	if d, ok := c.lease.Derived(j.layer.Digest, j.form); ok && (j.want == "" || d.DiffID == j.want) {
 		return d, nil
 	}
-	f, err := c.blobs.Open(j.layer.Digest)
+	f, err := c.blobs.Open(ctx, j.layer.Digest)
 	if err != nil {
 		return blobstore.Derived{}, err
 	}

@@ -39,6 +39,9 @@ func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, pl
 		return nil, fmt.Errorf("%s: %w: some of its blobs are missing", name, blobstore.ErrNotFound)
 	}
 	img.Variants = complete
+	if img.Documents[0].Index == nil {
+		img.Main().Platform = root.Target.Platform
+	}
 	for _, d := range root.Beside {
 		raw, err := store.Read(d.Digest, image.MaxSize)
 		if err != nil {

@@ -227,4 +227,6 @@ func IsImage(m *ocispec.Manifest) bool {
 
 // IsZstd reports whether a layer's media type says that it is compressed with
 // zstd, which Docker reads from version 23 on.
-func IsZstd(mediaType string) bool { return strings.HasSuffix(mediaType, "+zstd") }
+func IsZstd(mediaType string) bool {
+	return strings.HasSuffix(mediaType, "+zstd") || strings.HasSuffix(mediaType, ".zstd")
+}

@@ -19,6 +19,9 @@ import (
 // maxReferrers is how many manifests that refer to one are listed at most.
 const maxReferrers = 1000
 
+// maxPages is how many pages that list is read from.
+const maxPages = 100
+
 // Referrers lists the manifests that name another as their subject, by the OCI
 // distribution spec, section "Listing Referrers"; where a registry doesn't have
 // that, by the tag that the spec's section "Referrers Tag Schema" gives them.
@@ -26,7 +29,10 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 	var out []ocispec.Descriptor
 	path := "/referrers/" + subject.String()
 	header := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
-	for path != "" {
+	for pages := 0; path != ""; pages++ {
+		if pages >= maxPages {
+			return nil, fmt.Errorf("what refers to %s: %w: more than %d pages", subject, image.ErrInvalid, maxPages)
+		}
 		resp, err := c.send(ctx, http.MethodGet, ref, path, header, http.StatusOK)
 		var e *Error
 		if len(out) == 0 && (errors.Is(err, ErrNotFound) || errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusMethodNotAllowed)) {

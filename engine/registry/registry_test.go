@@ -830,3 +830,22 @@ func TestG43AcceptIsOneList(t *testing.T) {
 		t.Errorf("Accept: %q", got)
 	}
 }
+
+// A list of referrers that has no end is given up.
+func TestReferrersHaveAnEnd(t *testing.T) {
+	s := serve(t)
+	ref := parse(t, s.Push("r", "1", small()))
+	s.Break("/referrers/", registrytest.Always, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+			w.Header().Set("Link", fmt.Sprintf(`<%s?n=1>; rel="next"`, r.URL.Path))
+			fmt.Fprint(w, `{"schemaVersion":2,"manifests":[]}`)
+		})
+	})
+	if _, err := client(t, registry.Options{}).Referrers(t.Context(), ref, digest.FromString("x")); err == nil {
+		t.Error("it went on for ever, or believed it")
+	}
+	if n := s.Count("/referrers/"); n > 200 {
+		t.Errorf("%d requests", n)
+	}
+}

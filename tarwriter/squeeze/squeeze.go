@@ -43,6 +43,10 @@ func ParseFormat(s string) (Format, error) {
 	return None, fmt.Errorf("compression %q: want none, gzip or zstd", s)
 }
 
+// Version is raised whenever the same content is compressed to other bytes than
+// before, as it may be with another version of the library.
+const Version = "1"
+
 const (
 	// pieceSize is how much is compressed at once: smaller pieces compress
 	// worse, larger ones take more memory, twice on each core.

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/cmd/drayage/progress"
+	"drayage/engine"
+	"drayage/engine/image"
+	"drayage/engine/plan"
+	"drayage/engine/reference"
+	"drayage/engine/retry"
+	"drayage/engine/schedule"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+)
+
+// inspectOptions are the flags of inspect, as given.
+type inspectOptions struct {
+	networkFlags
+	displayFlags
+	platform string
+	store    string
+	json     bool
+	raw      bool
+}
+
+func inspectCommand(s streams) *cobra.Command {
+	var o inspectOptions
+	cmd := &cobra.Command{
+		Use:   "inspect [flags] IMAGE",
+		Short: "Show an image's platforms, layers and sizes, and what a pull would still fetch",
+		Long: `Inspect shows what an image's name stands for: the platforms of its index, the
+layers of one of them, their sizes, and which of them the store has. It fetches
+manifests only, and changes nothing.`,
+		Example: "  drayage inspect alpine:3.20\n  drayage inspect --json --platform linux/arm64 ghcr.io/org/app:1.2",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), s, o, args[0]) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.platform, "platform", "", "which image of a multi-platform index: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	f.BoolVar(&o.json, "json", false, "as JSON")
+	f.BoolVar(&o.raw, "raw", false, "the manifest or index that the name stands for, as the registry has it")
+	storeFlag(cmd, &o.store)
+	o.networkFlags.add(f)
+	o.displayFlags.add(f)
+	return cmd
+}
+
+// inspected is what inspect shows, and its JSON form.
+type inspected struct {
+	Image     string              `json:"image"`
+	Digest    digest.Digest       `json:"digest"`
+	MediaType string              `json:"mediaType"`
+	Platforms []inspectedPlatform `json:"platforms,omitempty"` // of an index
+	Platform  string              `json:"platform,omitempty"`  // of the manifest below
+	Manifest  ocispec.Descriptor  `json:"manifest"`
+	Blobs     []inspectedBlob     `json:"blobs"` // config first, then layers from the bottom
+	Size      int64               `json:"size"`  // of manifests and blobs, each once
+	Fetch     int64               `json:"fetch"` // what a pull would fetch of that
+}
+
+type inspectedPlatform struct {
+	Platform string        `json:"platform"`
+	Digest   digest.Digest `json:"digest"`
+}
+
+type inspectedBlob struct {
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Size      int64         `json:"size"`
+	Here      bool          `json:"here"`
+}
+
+func runInspect(ctx context.Context, s streams, o inspectOptions, name string) error {
+	ref, err := reference.Parse(name)
+	if err != nil {
+		return usageError{err}
+	}
+	platform := image.DefaultPlatform()
+	if o.platform != "" {
+		if platform, err = image.ParsePlatform(o.platform); err != nil {
+			return usageError{err}
+		}
+	}
+	credentials, err := o.credentials([]reference.Image{ref})
+	if err != nil {
+		return err
+	}
+	store, err := peekStore(o.store)
+	if err != nil {
+		return err
+	}
+	display, err := o.display(s)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	const patience = 2 * time.Minute
+	policy := retry.Policy{Patience: patience}
+	client, err := o.client(credentials, 1, policy, display)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	results, _, err := engine.Plan(ctx, engine.Options{
+		Store: store, Registry: client, Platform: platform, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 1, PerHost: 1},
+	}, []reference.Image{ref})
+	display.Close()
+	if err != nil {
+		return err
+	}
+	if failed := engine.Failures(results); len(failed) > 0 {
+		return failed[0]
+	}
+	return o.show(s, store, results[0])
+}
+
+func (o *inspectOptions) show(s streams, store *blobstore.Store, r engine.Result) error {
+	if o.raw {
+		_, err := s.out.Write(r.Image.Documents[0].Raw)
+		return err
+	}
+	in, err := inspect(store, r)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		enc := json.NewEncoder(s.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(in)
+	}
+	return in.print(s)
+}
+
+func inspect(store *blobstore.Store, r engine.Result) (inspected, error) {
+	img := r.Image
+	in := inspected{
+		Image: r.Ref.String(), Digest: img.Target().Digest, MediaType: img.Target().MediaType,
+		Manifest: img.Main().Descriptor(), Size: r.Fetched + r.Reused, Fetch: r.Fetched,
+	}
+	if p := img.Main().Platform; p != nil {
+		in.Platform = image.FormatPlatform(*p)
+	}
+	if ix := img.Documents[0].Index; ix != nil {
+		for _, d := range image.Children(ix) {
+			p := inspectedPlatform{Digest: d.Digest}
+			if d.Platform != nil {
+				p.Platform = image.FormatPlatform(*d.Platform)
+			}
+			in.Platforms = append(in.Platforms, p)
+		}
+	}
+	for _, d := range variantBlobs(img.Main()) {
+		_, err := store.Stat(d.Digest)
+		if err != nil && !errors.Is(err, blobstore.ErrNotFound) {
+			return in, err
+		}
+		in.Blobs = append(in.Blobs, inspectedBlob{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Here: err == nil})
+	}
+	return in, nil
+}
+
+// variantBlobs are the config, if there is one, and the layers.
+func variantBlobs(v *plan.Variant) []ocispec.Descriptor {
+	if v.Config.Digest == "" {
+		return v.Layers
+	}
+	return append([]ocispec.Descriptor{v.Config}, v.Layers...)
+}
+
+// print shows it to people.
+func (in inspected) print(s streams) error {
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "image\t%s\ndigest\t%s\ntype\t%s\n", in.Image, in.Digest, in.MediaType)
+	for i, p := range in.Platforms {
+		head := ""
+		if i == 0 {
+			head = "platforms"
+		}
+		fmt.Fprintf(w, "%s\t%s  %s\n", head, p.Digest, p.Platform)
+	}
+	if in.Manifest.Digest != in.Digest {
+		fmt.Fprintf(w, "manifest\t%s  %s\n", in.Manifest.Digest, in.Platform)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nBLOB\tSIZE\tHERE\tTYPE")
+	for _, b := range in.Blobs {
+		here := "no"
+		if b.Here {
+			here = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Digest, progress.Size(b.Size), here, b.MediaType)
+	}
+	fmt.Fprintf(w, "\n%s in all; a pull would fetch %s\n", progress.Size(in.Size), progress.Size(in.Fetch))
+	return w.Flush()
+}

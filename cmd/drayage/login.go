@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"drayage/engine/event"
+	"drayage/engine/registry"
+	"drayage/engine/retry"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// loginOptions are the flags of login, as given.
+type loginOptions struct {
+	networkFlags
+	displayFlags
+	user     string
+	password string
+	stdin    bool
+}
+
+func loginCommand(s streams) *cobra.Command {
+	var o loginOptions
+	cmd := &cobra.Command{
+		Use:   "login [flags] [REGISTRY]",
+		Short: "Store credentials for a registry",
+		Long: `Login asks for a user name and password, tries them at the registry (default
+Docker Hub), and stores them where docker login does: with the credential helper that
+Docker's config.json names, or in that file.`,
+		Example: "  drayage login ghcr.io\n  cat token.txt | drayage login -u ann --password-stdin registry.example:5000",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runLogin(cmd.Context(), s, o, append(args, "docker.io")[0])
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVarP(&o.user, "username", "u", "", "the `USER` (default: ask)")
+	f.StringVar(&o.password, "password", "", "the `PASSWORD`; others can see it on the command line (default: ask)")
+	f.BoolVar(&o.stdin, "password-stdin", false, "read the password from standard input")
+	o.addTransport(f)
+	return cmd
+}
+
+func runLogin(ctx context.Context, s streams, o loginOptions, name string) error {
+	name, err := registry.ParseName(name)
+	if err != nil {
+		return usageError{err}
+	}
+	o.progress = "none"
+	display, err := o.display(s)
+	if err != nil {
+		return err
+	}
+	if o.password != "" {
+		display.Observe(event.Warned{Message: "a password on the command line can be seen by others; --password-stdin is safer"})
+	}
+	if err := o.ask(s); err != nil {
+		return err
+	}
+	login, err := registry.NewLogin(o.user, o.password)
+	if err != nil {
+		return usageError{err}
+	}
+	const patience = 30 * time.Second
+	client, err := o.client(login, 1, retry.Policy{Patience: patience}, display)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := client.Ping(ctx, name); err != nil {
+		return err
+	}
+	where, plain, err := registry.Store(ctx, name, login)
+	if err != nil {
+		return err
+	}
+	if plain {
+		display.Observe(event.Warned{Message: "the password is stored in " + where + " without encryption; a credential helper would encrypt it"})
+	}
+	_, err = fmt.Fprintf(s.err, "logged in to %s; stored in %s\n", name, where)
+	return err
+}
+
+// ask asks for what wasn't given, where somebody can answer.
+func (o *loginOptions) ask(s streams) error {
+	if o.stdin {
+		if o.user == "" || o.password != "" {
+			return usageError{errors.New("--password-stdin goes with -u USER, and without --password")}
+		}
+		raw, err := io.ReadAll(io.LimitReader(s.in, 1<<20))
+		o.password = strings.TrimRight(string(raw), "\r\n")
+		return err
+	}
+	in, ok := s.in.(*os.File)
+	if (o.user == "" || o.password == "") && (!ok || !isTerminal(in)) {
+		return usageError{errors.New("there is no terminal to ask at: give -u USER and --password-stdin")}
+	}
+	if o.user == "" {
+		fmt.Fprint(s.err, "Username: ")
+		line, err := bufio.NewReader(in).ReadString('\n')
+		if err != nil {
+			return err
+		}
+		o.user = strings.TrimSpace(line)
+	}
+	if o.password == "" {
+		fmt.Fprint(s.err, "Password: ")
+		raw, err := term.ReadPassword(int(in.Fd()))
+		fmt.Fprintln(s.err)
+		if err != nil {
+			return err
+		}
+		o.password = string(raw)
+	}
+	return nil
+}
+
+func logoutCommand(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:     "logout [REGISTRY]",
+		Short:   "Remove the credentials for a registry",
+		Long:    "Logout removes the credentials for a registry (default Docker Hub) from where login stores them.",
+		Example: "  drayage logout ghcr.io",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := registry.ParseName(append(args, "docker.io")[0])
+			if err != nil {
+				return usageError{err}
+			}
+			where, err := registry.Remove(cmd.Context(), name)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(s.err, "logged out of %s; removed from %s\n", name, where)
+			return err
+		},
+	}
+}
