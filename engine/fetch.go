@@ -199,15 +199,17 @@ func (p *pull) places(desc ocispec.Descriptor) []transfer.Source {
 	return out
 }
 
-// sources are the repositories that the images come from, each once.
+// sources are the repositories that the images come from, and their mirrors, each
+// once.
 func (p *pull) sources(d digest.Digest, needing []*plan.Image) []transfer.Source {
 	seen := make(map[string]bool)
 	var out []transfer.Source
 	for _, img := range needing {
-		where := img.Ref.Host() + "/" + img.Ref.Repository()
-		if !seen[where] {
-			seen[where] = true
-			out = append(out, p.opts.Registry.Blob(img.Ref, d))
+		for _, b := range p.opts.Registry.Blobs(img.Ref, d) {
+			if !seen[b.Where()] {
+				seen[b.Where()] = true
+				out = append(out, b)
+			}
 		}
 	}
 	return out

@@ -37,7 +37,7 @@ func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Res
 		p.queue = q
 		p.learning.teach(q, o.Registry)
 		for _, img := range p.images {
-			q.Add(schedule.Job{Host: img.ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
+			q.Add(schedule.Job{Host: p.opts.Registry.Host(img.ref), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
 				return p.resolve(ctx, place, img)
 			}})
 		}
@@ -278,7 +278,7 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 			continue
 		}
 		p.opts.observe(event.Queued{Digest: b.Digest, Size: b.Size})
-		p.queue.Add(schedule.Job{ID: b.Digest.String(), Host: img.ref.Host(), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context, place *schedule.Place) error {
+		p.queue.Add(schedule.Job{ID: b.Digest.String(), Host: p.opts.Registry.Host(img.ref), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context, place *schedule.Place) error {
 			return p.blob(ctx, place, b.Descriptor, img)
 		}})
 	}

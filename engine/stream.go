@@ -78,7 +78,7 @@ func (p *pull) resolvedOne() {
 	if !last || p.opts.Stream == nil || p.opts.KeepGoing {
 		return
 	}
-	p.queue.Add(schedule.Job{Host: p.images[0].ref.Host(), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
+	p.queue.Add(schedule.Job{Host: p.opts.Registry.Host(p.images[0].ref), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
 		place.Release()
 		err := p.opts.Stream(ctx, s)
 		if ctx.Err() != nil { // it was stopped by what ended the run

@@ -31,6 +31,8 @@ func (n *networkFlags) add(f *pflag.FlagSet) {
 	f.StringVarP(&n.auth, "auth", "a", "", "`CREDENTIALS`: env:VAR, file:PATH, or base64 of user:password (default: what docker login or podman login stored)")
 	f.BoolVarP(&n.noAuth, "no-auth", "A", false, "send no credentials")
 	n.addTransport(f)
+	f.StringArrayVar(&n.mirrors, "mirror", nil, "ask a mirror before a registry, as `HOST=URL`: docker.io=https://mirror.example; may be repeated")
+	f.StringVar(&n.hostsDir, "hosts-dir", "", "mirrors by the hosts.toml files in `DIR`, as containerd reads them")
 	f.Var(&n.limit, "limit-rate", "bytes a second over all connections, at most `RATE`: 20M, 1.5MiB")
 	f.DurationVar(&n.stall, "stall", 15*time.Second, "drop a connection that is silent for `DUR`, and fetch its rest anew")
 	f.DurationVar(&n.connect, "connect-timeout", 15*time.Second, "make a connection within `DUR`, and as long again for TLS")

@@ -106,7 +106,7 @@ func runInspect(ctx context.Context, s streams, o inspectOptions, name string) e
 	defer display.Close()
 	const patience = 2 * time.Minute
 	policy := retry.Policy{Patience: patience}
-	client, err := o.client(credentials, 1, policy, display)
+	client, err := o.client(credentials, []reference.Image{ref}, 1, policy, display)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 		return usageError{err}
 	}
 	const patience = 30 * time.Second
-	client, err := o.client(login, 1, retry.Policy{Patience: patience}, display)
+	client, err := o.client(login, nil, 1, retry.Policy{Patience: patience}, display)
 	if err != nil {
 		return err
 	}

@@ -125,7 +125,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	}
 	defer display.Close()
 	policy := retry.Policy{Patience: o.giveUp}
-	client, err := o.client(credentials, o.perHost, policy, display)
+	client, err := o.client(credentials, refs, o.perHost, policy, display)
 	if err != nil {
 		return err
 	}
@@ -373,6 +373,9 @@ type networkFlags struct {
 	caCert     string
 	cert, key  string
 
+	mirrors  []string
+	hostsDir string
+
 	limit     rate
 	stall     time.Duration
 	connect   time.Duration
@@ -401,16 +404,51 @@ func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credential
 	return c, nil
 }
 
-func (n *networkFlags) client(c *registry.Credentials, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
+func (n *networkFlags) client(c *registry.Credentials, refs []reference.Image, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
 	conf, err := n.tls()
+	if err != nil {
+		return nil, err
+	}
+	mirrors, err := n.places(refs, conf)
 	if err != nil {
 		return nil, err
 	}
 	return registry.New(registry.Options{
 		Credentials: c, PlainHTTP: n.insecure, TLS: conf, PerHost: perHost,
 		UserAgent: "drayage/" + versionString(), Observer: d, TraceHeaders: d.debug > 1,
-		Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
+		Mirrors: mirrors, Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
 	}), nil
+}
+
+// places are the mirrors that are asked before registries: those of --mirror, then
+// those of hosts.toml files.
+func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]registry.Mirror, error) {
+	var out []registry.Mirror
+	for _, text := range n.mirrors {
+		m, err := registry.ParseMirror(text)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--mirror: %w", err)}
+		}
+		out = append(out, m)
+	}
+	if n.hostsDir == "" {
+		return out, nil
+	}
+	if _, err := os.Stat(n.hostsDir); err != nil {
+		return nil, fmt.Errorf("--hosts-dir: %w", err)
+	}
+	seen := make(map[string]bool)
+	for _, ref := range refs {
+		if name := ref.Registry(); !seen[name] {
+			seen[name] = true
+			more, err := registry.HostsDir(n.hostsDir, name, conf)
+			if err != nil {
+				return nil, usageError{fmt.Errorf("--hosts-dir: %w", err)}
+			}
+			out = append(out, more...)
+		}
+	}
+	return out, nil
 }
 
 func (n *networkFlags) tls() (*tls.Config, error) {

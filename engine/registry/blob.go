@@ -25,7 +25,7 @@ import (
 // working.
 type Blob struct {
 	client *Client
-	ref    reference.Image
+	at     site
 	digest digest.Digest
 	url    *url.URL // of another place than a registry, which has the blob too
 
@@ -43,7 +43,25 @@ type lease struct {
 
 // Blob is where a blob of an image's repository can be fetched.
 func (c *Client) Blob(ref reference.Image, d digest.Digest) *Blob {
-	return &Blob{client: c, ref: ref, digest: d}
+	return &Blob{client: c, at: c.home(ref), digest: d}
+}
+
+// Blobs are all places where a blob of an image's repository can be fetched:
+// mirrors first.
+func (c *Client) Blobs(ref reference.Image, d digest.Digest) []*Blob {
+	var out []*Blob
+	for _, s := range c.sites(ref) {
+		out = append(out, &Blob{client: c, at: s, digest: d})
+	}
+	return out
+}
+
+// Where tells places apart.
+func (b *Blob) Where() string {
+	if b.url != nil {
+		return b.url.String()
+	}
+	return b.at.host.name + b.at.path("")
 }
 
 // URL is a place outside of any registry where a blob can be fetched, as the
@@ -64,7 +82,7 @@ func (b *Blob) Host() string {
 	if b.url != nil {
 		return b.url.Host
 	}
-	return b.ref.Host()
+	return b.at.host.name
 }
 
 // Open implements transfer.Source. The bytes are as the registry has them, and
@@ -235,7 +253,7 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 		header.Set("Cache-Control", "no-cache")
 	}
 	path := "/blobs/" + b.digest.String()
-	resp, err := b.client.ask(followingByHand(ctx), http.MethodGet, b.ref, path, header)
+	resp, err := b.client.ask(followingByHand(ctx), http.MethodGet, b.at, path, header)
 	if err != nil || !isRedirect(resp) {
 		return resp, nil, err
 	}
@@ -244,12 +262,12 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 		resp.Body.Close()
 		header = header.Clone()
 		header.Set("Cache-Control", "no-cache")
-		resp, err = b.client.ask(followingByHand(ctx), http.MethodGet, b.ref, path+"?drayage="+strconv.FormatInt(time.Now().UnixNano(), 36), header)
+		resp, err = b.client.ask(followingByHand(ctx), http.MethodGet, b.at, path+"?drayage="+strconv.FormatInt(time.Now().UnixNano(), 36), header)
 		if err != nil || !isRedirect(resp) {
 			return resp, nil, err
 		}
 		b.client.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
-			"%s redirects to a URL that has expired already: a proxy caches redirects, or this machine's clock is wrong", b.ref.Host())})
+			"%s redirects to a URL that has expired already: a proxy caches redirects, or this machine's clock is wrong", b.at.host.name)})
 	}
 	got := time.Now()
 	resp, left, err := b.follow(ctx, resp, header)
@@ -303,7 +321,7 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 		if left {
 			resp, err = b.fromStorage(ctx, to, header)
 		} else {
-			resp, err = b.client.askURL(followingByHand(ctx), b.ref, to.String(), header)
+			resp, err = b.client.askURL(followingByHand(ctx), b.at, to.String(), header)
 		}
 		if err != nil {
 			return nil, left, err

@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -51,6 +52,8 @@ type Options struct {
 	// since some caches answer only when they have the whole blob (G54). A host
 	// that was seen to answer fast gets less, and more again when that failed.
 	FirstByte time.Duration
+	// Mirrors are asked before the registries, in their order.
+	Mirrors []Mirror
 	// Limit, if not nil, is waited for with every byte of every body.
 	Limit *rate.Limiter
 	// Observer is told of warnings, retries and requests; nil means nobody.
@@ -63,7 +66,7 @@ type Options struct {
 // several goroutines.
 type Client struct {
 	opts Options
-	base *http.Transport
+	base *transports
 	http *http.Client
 
 	pulse  *retry.Pulse
@@ -76,6 +79,8 @@ type Client struct {
 // host is what is known of one registry.
 type host struct {
 	name      string // with port, as in URLs
+	base      string // the path below which repositories are: /v2
+	header    http.Header
 	stored    *auth.Client
 	anonymous *auth.Client
 
@@ -85,6 +90,7 @@ type host struct {
 	// Repositories that refuse the stored credentials and work without. Others
 	// of the same registry may need them.
 	anonymously map[string]bool
+	downUntil   time.Time // for a mirror
 }
 
 // New makes a Client. Close it when done.
@@ -110,7 +116,7 @@ func New(opts Options) *Client {
 	// window, and some registries break HTTP/2 under load (G40, G41).
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	c.base = &http.Transport{
+	c.base = newTransports(&http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dialer(opts.Connect),
 		TLSClientConfig:     opts.TLS,
@@ -120,7 +126,7 @@ func New(opts Options) *Client {
 		IdleConnTimeout:     90 * time.Second,
 		DisableCompression:  true,
 		Protocols:           &protocols,
-	}
+	}, opts.Mirrors)
 	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: checkRedirect}
 	return c
 }
@@ -140,7 +146,7 @@ func (c *Client) host(ref reference.Image) *host {
 	if h != nil {
 		return h
 	}
-	h = &host{name: name, scheme: "https", anonymously: make(map[string]bool)}
+	h = &host{name: name, base: "/v2", scheme: "https", anonymously: make(map[string]bool)}
 	local := isLoopback(name)
 	switch {
 	case local:
@@ -148,6 +154,14 @@ func (c *Client) host(ref reference.Image) *host {
 	case c.opts.PlainHTTP && ref.Registry() != "docker.io":
 		h.scheme = ""
 	}
+	c.addAuth(h, ref.Registry(), local, c.opts.Credentials)
+	c.hosts[name] = h
+	return h
+}
+
+// addAuth gives a host what authorization it takes, by the name that credentials
+// are stored under.
+func (c *Client) addAuth(h *host, registry string, local bool, from *Credentials) {
 	newAuth := func(credential auth.CredentialFunc) *auth.Client {
 		client := &auth.Client{
 			Client:     c.http,
@@ -163,7 +177,7 @@ func (c *Client) host(ref reference.Image) *host {
 	}
 	h.anonymous = newAuth(nil)
 	h.stored = newAuth(func(ctx context.Context, _ string) (auth.Credential, error) {
-		cred, err := c.opts.Credentials.get(ctx, ref.Registry())
+		cred, err := from.get(ctx, registry)
 		if err == nil && cred != auth.EmptyCredential {
 			h.mu.Lock()
 			h.usedCreds = true
@@ -171,8 +185,6 @@ func (c *Client) host(ref reference.Image) *host {
 		}
 		return cred, err
 	})
-	c.hosts[name] = h
-	return h
 }
 
 // isLoopback reports whether a registry is on this machine: localhost,
@@ -190,10 +202,10 @@ func isLoopback(hostport string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-// send sends a request below /v2/ of a reference's repository. Its errors are of
+// send sends a request for something of a repository. Its errors are of
 // this package, and so are those of the response's status. want are the statuses that count as success.
-func (c *Client) send(ctx context.Context, method string, ref reference.Image, path string, header http.Header, want ...int) (*http.Response, error) {
-	resp, err := c.ask(ctx, method, ref, path, header)
+func (c *Client) send(ctx context.Context, method string, at site, path string, header http.Header, want ...int) (*http.Response, error) {
+	resp, err := c.ask(ctx, method, at, path, header)
 	if err != nil {
 		return nil, err
 	}
@@ -202,23 +214,21 @@ func (c *Client) send(ctx context.Context, method string, ref reference.Image, p
 			return resp, nil
 		}
 	}
-	return nil, responseError(resp, ref.Host(), quotaUntil(resp))
+	return nil, responseError(resp, at.host.name, quotaUntil(resp))
 }
 
 // ask is send without a look at the status.
-func (c *Client) ask(ctx context.Context, method string, ref reference.Image, path string, header http.Header) (*http.Response, error) {
-	h := c.host(ref)
-	return c.authorized(scoped(ctx, h, ref), h, method, ref.Repository(), path, header)
+func (c *Client) ask(ctx context.Context, method string, at site, path string, header http.Header) (*http.Response, error) {
+	return c.authorized(scoped(ctx, at), at, method, path, header)
 }
 
 // askURL is ask for a URL of the registry that it has redirected to.
-func (c *Client) askURL(ctx context.Context, ref reference.Image, url string, header http.Header) (*http.Response, error) {
-	h := c.host(ref)
-	return c.once(scoped(ctx, h, ref), c.client(h, ref.Repository()), http.MethodGet, url, header)
+func (c *Client) askURL(ctx context.Context, at site, url string, header http.Header) (*http.Response, error) {
+	return c.once(scoped(ctx, at), c.client(at.host, at.repo), http.MethodGet, url, header)
 }
 
-func scoped(ctx context.Context, h *host, ref reference.Image) context.Context {
-	return auth.AppendScopesForHost(ctx, h.name, auth.ScopeRepository(ref.Repository(), auth.ActionPull))
+func scoped(ctx context.Context, at site) context.Context {
+	return auth.AppendScopesForHost(ctx, at.host.name, auth.ScopeRepository(at.repo, auth.ActionPull))
 }
 
 // client is what a repository is asked with: stored credentials, or none.
@@ -241,8 +251,13 @@ func quotaUntil(resp *http.Response) time.Time {
 // authorized sends a request with what authorization it takes. Stored
 // credentials that are refused are left out once: a stale login should not
 // stand in the way of a public image (G32).
-func (c *Client) authorized(ctx context.Context, h *host, method, repo, path string, header http.Header) (*http.Response, error) {
-	path = "/v2/" + repo + path
+func (c *Client) authorized(ctx context.Context, at site, method, path string, header http.Header) (*http.Response, error) {
+	h, repo := at.host, at.repo
+	path = at.path(path)
+	if len(h.header) > 0 {
+		header = header.Clone()
+		maps.Copy(header, h.header)
+	}
 	client := c.client(h, repo)
 	resp, err := c.over(ctx, h, client, method, path, header)
 

@@ -32,6 +32,7 @@ func (e *CredentialsError) Unwrap() error { return e.Err }
 // value finds none.
 type Credentials struct {
 	stored bool
+	one    bool                         // meant for one registry, whichever it is
 	load   func() ([]namedStore, error) // called once, when a registry first wants some
 
 	once   sync.Once
@@ -48,6 +49,15 @@ type namedStore struct {
 // Stored reports whether the credentials are such as were stored some time
 // ago and may be stale, and not given for this very call.
 func (c *Credentials) Stored() bool { return c != nil && c.stored }
+
+// elsewhere are the credentials for others than the registries that images are
+// named by: what was given for one goes to nobody else.
+func (c *Credentials) elsewhere() *Credentials {
+	if c == nil || c.one {
+		return nil
+	}
+	return c
+}
 
 func (c *Credentials) get(ctx context.Context, registry string) (auth.Credential, error) {
 	if c == nil {
@@ -149,7 +159,7 @@ func GivenCredentials(s string) (c *Credentials, one bool, err error) {
 	if err != nil {
 		return nil, false, &CredentialsError{Where: where, Err: err}
 	}
-	return &Credentials{load: func() ([]namedStore, error) {
+	return &Credentials{one: true, load: func() ([]namedStore, error) {
 		return []namedStore{{where: where, Store: everywhere{cred}, hubKeys: hubKeys[:1]}}, nil
 	}}, true, nil
 }

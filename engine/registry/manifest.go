@@ -21,12 +21,21 @@ import (
 // digest. Asked for by digest, its content is verified; asked for by tag, it
 // is held against the digest that the registry announced. One GET, no more,
 // unless something is wrong.
-func (c *Client) Manifest(ctx context.Context, ref reference.Image, tagOrDigest string) (image.Document, error) {
+func (c *Client) Manifest(ctx context.Context, ref reference.Image, tagOrDigest string) (doc image.Document, err error) {
+	tag := digest.Digest(tagOrDigest).Validate() != nil
+	err = c.anywhere(ctx, ref, tag, func(ctx context.Context, at site) error {
+		doc, err = c.manifest(ctx, ref, at, tagOrDigest)
+		return err
+	})
+	return doc, err
+}
+
+func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tagOrDigest string) (image.Document, error) {
 	want := digest.Digest(tagOrDigest)
 	if want.Validate() != nil {
 		want = ""
 	}
-	raw, announced, err := c.getManifest(ctx, ref, tagOrDigest)
+	raw, announced, err := c.getManifest(ctx, at, tagOrDigest)
 	if err != nil {
 		return image.Document{}, err
 	}
@@ -34,7 +43,7 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Image, tagOrDigest 
 		// Either the body was damaged on the way or the header is wrong, as
 		// caches have it (G42). Asking for the digest tells: if it has no
 		// manifest, or the same bytes come, the header was wrong.
-		again, _, err := c.getManifest(ctx, ref, announced.String())
+		again, _, err := c.getManifest(ctx, at, announced.String())
 		if err == nil && matches(announced, again) {
 			raw = again
 		} else {
@@ -43,7 +52,7 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Image, tagOrDigest 
 		}
 	}
 	if want != "" && !matches(want, raw) {
-		if raw, _, err = c.getManifest(ctx, ref, tagOrDigest); err != nil {
+		if raw, _, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
 			return image.Document{}, err
 		}
 		if !matches(want, raw) {
@@ -64,8 +73,16 @@ func matches(d digest.Digest, raw []byte) bool { return d.Algorithm().FromBytes(
 
 // Head asks for the digest that a tag stands for now. It is "" when the
 // registry doesn't tell, and then only fetching the manifest does.
-func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (digest.Digest, error) {
-	resp, err := c.send(ctx, http.MethodHead, ref, "/manifests/"+tag, accept(), http.StatusOK)
+func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (d digest.Digest, err error) {
+	err = c.anywhere(ctx, ref, true, func(ctx context.Context, at site) error {
+		d, err = c.head(ctx, at, tag)
+		return err
+	})
+	return d, err
+}
+
+func (c *Client) head(ctx context.Context, at site, tag string) (digest.Digest, error) {
+	resp, err := c.send(ctx, http.MethodHead, at, "/manifests/"+tag, accept(), http.StatusOK)
 	var e *Error
 	if errors.As(err, &e) && e.Status >= 400 && e.Status < 500 && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrQuota) {
 		return "", nil // some don't have HEAD, or not behind their redirects (G4)
@@ -91,10 +108,10 @@ func announcedDigest(resp *http.Response) digest.Digest {
 }
 
 // getManifest gets a manifest's bytes, anew when they break off.
-func (c *Client) getManifest(ctx context.Context, ref reference.Image, tagOrDigest string) (raw []byte, announced digest.Digest, err error) {
+func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (raw []byte, announced digest.Digest, err error) {
 	start := time.Now()
 	for tries := 1; ; tries++ {
-		resp, err := c.send(ctx, http.MethodGet, ref, "/manifests/"+tagOrDigest, accept(), http.StatusOK)
+		resp, err := c.send(ctx, http.MethodGet, at, "/manifests/"+tagOrDigest, accept(), http.StatusOK)
 		if err != nil {
 			return nil, "", err
 		}
@@ -139,9 +156,17 @@ func readManifest(resp *http.Response) ([]byte, error) {
 }
 
 // BlobSize asks for the size of a blob in bytes.
-func (c *Client) BlobSize(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
+func (c *Client) BlobSize(ctx context.Context, ref reference.Image, d digest.Digest) (size int64, err error) {
+	err = c.anywhere(ctx, ref, false, func(ctx context.Context, at site) error {
+		size, err = c.blobSize(ctx, at, d)
+		return err
+	})
+	return size, err
+}
+
+func (c *Client) blobSize(ctx context.Context, at site, d digest.Digest) (int64, error) {
 	header := http.Header{"Accept-Encoding": {"identity"}}
-	resp, err := c.send(ctx, http.MethodHead, ref, "/blobs/"+d.String(), header, http.StatusOK)
+	resp, err := c.send(ctx, http.MethodHead, at, "/blobs/"+d.String(), header, http.StatusOK)
 	if err == nil {
 		resp.Body.Close()
 		if resp.ContentLength >= 0 {
@@ -151,7 +176,7 @@ func (c *Client) BlobSize(ctx context.Context, ref reference.Image, d digest.Dig
 		return 0, err
 	}
 	// Some storage hosts refuse HEAD with a URL that was signed for GET (G4).
-	if resp, err = c.send(ctx, http.MethodGet, ref, "/blobs/"+d.String(), header, http.StatusOK); err != nil {
+	if resp, err = c.send(ctx, http.MethodGet, at, "/blobs/"+d.String(), header, http.StatusOK); err != nil {
 		return 0, err
 	}
 	resp.Body.Close()

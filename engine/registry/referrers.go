@@ -26,6 +26,7 @@ const maxPages = 100
 // distribution spec, section "Listing Referrers"; where a registry doesn't have
 // that, by the tag that the spec's section "Referrers Tag Schema" gives them.
 func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	at := c.home(ref) // a mirror may not know all of them, and not say so
 	var out []ocispec.Descriptor
 	path := "/referrers/" + subject.String()
 	header := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
@@ -33,7 +34,7 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		if pages >= maxPages {
 			return nil, fmt.Errorf("what refers to %s: %w: more than %d pages", subject, image.ErrInvalid, maxPages)
 		}
-		resp, err := c.send(ctx, http.MethodGet, ref, path, header, http.StatusOK)
+		resp, err := c.send(ctx, http.MethodGet, at, path, header, http.StatusOK)
 		var e *Error
 		if len(out) == 0 && (errors.Is(err, ErrNotFound) || errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusMethodNotAllowed)) {
 			return c.taggedReferrers(ctx, ref, subject)
@@ -53,7 +54,7 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		if len(out) > maxReferrers {
 			return nil, fmt.Errorf("what refers to %s: %w: more than %d manifests", subject, image.ErrInvalid, maxReferrers)
 		}
-		path = nextPage(resp, "/v2/"+ref.Repository())
+		path = nextPage(resp, at.path(""))
 	}
 	return out, checked(out)
 }

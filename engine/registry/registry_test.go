@@ -849,3 +849,76 @@ func TestReferrersHaveAnEnd(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 }
+
+// A mirror gets what belongs to it: its headers, whose images are meant, and never
+// the credentials that were given for the registry.
+func TestMirrorsGetWhatIsTheirs(t *testing.T) {
+	mirror, home := serve(t), serve(t)
+	mirror.RequireBasic("ann", "s3cret")
+	home.RequireBasic("ann", "s3cret")
+	home.Push("r", "1", small())
+	mirror.Push("r", "1", small())
+	ref := parse(t, home.Host()+"/r:1")
+	u, err := registry.ParseMirrorURL("http://" + mirror.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, _, err := registry.GivenCredentials("ann:s3cret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := client(t, registry.Options{Credentials: given, Mirrors: []registry.Mirror{{Registry: ref.Registry(), URL: u, Header: http.Header{"X-Who": {"me"}}}}})
+	if _, err := c.Manifest(t.Context(), ref, "1"); err != nil {
+		t.Fatal(err)
+	}
+	asked := mirror.Requests()
+	if len(asked) == 0 || asked[0].Header.Get("X-Who") != "me" {
+		t.Errorf("the mirror was asked %v", asked)
+	}
+	for _, r := range asked {
+		if r.Authorization != "" {
+			t.Errorf("the mirror got %s", r.Authorization)
+		}
+	}
+	for _, r := range home.Requests() {
+		if r.Header.Get("X-Who") != "" {
+			t.Error("the registry got the mirror's header")
+		}
+	}
+}
+
+func TestParseMirror(t *testing.T) {
+	for _, bad := range []string{"", "x", "docker.io", "docker.io=", "docker.io=ftp://x", "docker.io=https://u:p@x", "no registry=https://x", "docker.io=https://x?y"} {
+		if m, err := registry.ParseMirror(bad); err == nil {
+			t.Errorf("%q is %+v", bad, m)
+		}
+	}
+	for in, want := range map[string]bool{"docker.io=https://x": false, "docker.io=https://x/v2/hub": true, "https://index.docker.io/v1/=x:5000/a/": false} {
+		if m, err := registry.ParseMirror(in); err != nil || m.Registry != "docker.io" || m.Whole != want {
+			t.Errorf("%q is %+v, %v", in, m, err)
+		}
+	}
+}
+
+func FuzzHostsToml(f *testing.F) {
+	f.Add("server = \"https://x\"\n[host.\"https://y\"]\n capabilities = [\"pull\"]\n ca = [\"a.pem\"]\n client = [[\"a\", \"b\"]]\n")
+	f.Add("[host.\"y\".header]\n a = [\"b\"]\n")
+	dir := f.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "_default"), 0o755); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if err := os.WriteFile(filepath.Join(dir, "_default", "hosts.toml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mirrors, err := registry.HostsDir(dir, "x", nil)
+		if err != nil {
+			return
+		}
+		for _, m := range mirrors {
+			if m.URL == nil || m.URL.Host == "" {
+				t.Errorf("%q gives %+v", text, m)
+			}
+		}
+	})
+}
