@@ -31,6 +31,7 @@ const (
 	exitContent  = 6
 	exitLocal    = 7
 	exitQuota    = 8
+	exitWorse    = 9   // what was measured is worse than it was
 	exitSignal   = 128 // plus the signal's number
 )
 
@@ -88,6 +89,7 @@ var kinds = []struct {
 	is     func(error) bool
 }{
 	{exitUsage, or(as[usageError], is(reference.ErrInvalid))},
+	{exitWorse, as[worseError]},
 	{exitFailed, is(archives.ErrInvalid)},
 	{exitLocal, or(as[*transfer.LocalError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
 	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], is(registry.ErrContent, archives.ErrMismatch, compose.ErrLayer))},

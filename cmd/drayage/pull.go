@@ -405,6 +405,11 @@ func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credential
 }
 
 func (n *networkFlags) client(c *registry.Credentials, refs []reference.Image, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
+	return n.watchedClient(c, refs, perHost, policy, d, d)
+}
+
+// watchedClient is client with an observer beside the display.
+func (n *networkFlags) watchedClient(c *registry.Credentials, refs []reference.Image, perHost int, policy retry.Policy, o event.Observer, d *display) (*registry.Client, error) {
 	conf, err := n.tls()
 	if err != nil {
 		return nil, err
@@ -415,7 +420,7 @@ func (n *networkFlags) client(c *registry.Credentials, refs []reference.Image, p
 	}
 	return registry.New(registry.Options{
 		Credentials: c, PlainHTTP: n.insecure, TLS: conf, PerHost: perHost,
-		UserAgent: "drayage/" + versionString(), Observer: d, TraceHeaders: d.debug > 1,
+		UserAgent: "drayage/" + versionString(), Observer: o, TraceHeaders: d.debug > 1,
 		Mirrors: mirrors, Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
 	}), nil
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
@@ -75,6 +78,11 @@ func peekStore(dir string) (*blobstore.Store, error) {
 		return nil, err
 	}
 	return blobstore.Peek(dir)
+}
+
+// noStore is an empty store, for commands that keep nothing: one that isn't there.
+func noStore() (*blobstore.Store, error) {
+	return blobstore.Peek(filepath.Join(os.TempDir(), fmt.Sprintf("drayage-no-store-%d-%d", os.Getpid(), time.Now().UnixNano())))
 }
 
 func printDigests(s streams, roots []blobstore.Root) error {

@@ -19,13 +19,15 @@ var layers = []string{
 	1: "blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event",
 	3: "engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
-	4: "engine engine/archive",
+	4: "engine engine/archive bench",
 	5: "cmd/drayage cmd/demo bench/bars",
 }
 
 // goroutines are the functions that start some, each of which waits for its
 // own before it returns or is closed.
 var goroutines = []string{
+	"bench.Run",
+	"bench.open",
 	"bench/bars.bareLoop",
 	"bench/bars.eightGets",
 	"bench/bars.killed",

@@ -1,0 +1,252 @@
+package bench
+
+import (
+	"cmp"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// ReportVersion is the version of Report's JSON form: docs/bench.md.
+const ReportVersion = 1
+
+// Report is what was measured.
+type Report struct {
+	Version     int             `json:"version"`
+	Started     time.Time       `json:"started"`
+	Rounds      int             `json:"rounds"`
+	Rate        float64         `json:"rate,omitempty"` // requests a second of an open loop
+	Targets     []ReportTarget  `json:"targets"`
+	Results     []Result        `json:"results"` // by target, then by connections
+	Comparisons []Comparison    `json:"comparisons,omitempty"`
+	Exchanges   []ExchangeTimes `json:"exchanges,omitempty"` // before and between the reads, by kind
+}
+
+// ReportTarget is one of the images.
+type ReportTarget struct {
+	Name   string        `json:"name"`
+	Digest digest.Digest `json:"digest"`
+	Blobs  int           `json:"blobs"`
+	Size   int64         `json:"size"`
+	Knee   int           `json:"knee,omitempty"` // connections, beyond which more bring little
+	All    Summary       `json:"all"`            // over all settings together
+}
+
+// Result is what one setting gave, over all its rounds.
+type Result struct {
+	Target      string    `json:"target"`
+	Connections int       `json:"connections"`
+	Throughput  Interval  `json:"throughput"` // bytes a second, of a round
+	ByRound     []float64 `json:"byRound"`
+	Summary
+}
+
+// Comparison holds a target against the first, at one number of connections.
+type Comparison struct {
+	Target      string     `json:"target"`
+	To          string     `json:"to"`
+	Connections int        `json:"connections"`
+	Throughput  Difference `json:"throughput"`
+}
+
+// ExchangeTimes are the times of one kind of HTTP exchange with a host, until the answer's header.
+type ExchangeTimes struct {
+	Kind string `json:"kind"` // token, manifest, redirect
+	Host string `json:"host"`
+	Quantiles
+}
+
+// report works out what was measured.
+func report(o Options, targets []*Target, runs map[setting][]*Recorder, started time.Time) *Report {
+	r := &Report{Version: ReportVersion, Started: started.UTC(), Rounds: o.Rounds, Rate: o.Rate}
+	connections := slices.Sorted(slices.Values(o.Connections))
+	for i, t := range targets {
+		rt := ReportTarget{Name: t.Name, Digest: t.Digest, Blobs: len(t.Blobs), Size: t.Size()}
+		var ns []int
+		var best []float64
+		for _, n := range connections {
+			recorders := runs[setting{i, n}]
+			if len(recorders) == 0 {
+				continue
+			}
+			res := Result{Target: t.Name, Connections: n, Summary: merge(recorders)}
+			for _, rec := range recorders {
+				res.ByRound = append(res.ByRound, rec.Summary().Throughput)
+			}
+			res.Throughput = Mean(res.ByRound)
+			r.Results = append(r.Results, res)
+			ns, best = append(ns, n), append(best, res.Throughput.Estimate)
+		}
+		var all []*Recorder
+		for _, n := range connections {
+			all = append(all, runs[setting{i, n}]...)
+		}
+		rt.All = merge(all)
+		if len(ns) > 1 {
+			rt.Knee = Knee(ns, best)
+		}
+		r.Targets = append(r.Targets, rt)
+	}
+	for i := 1; i < len(targets); i++ {
+		for _, n := range connections {
+			a, b := r.find(targets[0].Name, n), r.find(targets[i].Name, n)
+			if a != nil && b != nil {
+				r.Comparisons = append(r.Comparisons, Comparison{Target: targets[i].Name, To: targets[0].Name, Connections: n, Throughput: Compare(a.ByRound, b.ByRound)})
+			}
+		}
+	}
+	return r
+}
+
+// merge is the summary of several runs of one setting.
+func merge(rs []*Recorder) Summary {
+	all := NewRecorder()
+	var elapsed float64
+	for _, r := range rs {
+		s := r.Summary()
+		elapsed += s.Elapsed
+		for _, t := range [][2]Times{
+			{all.latency, r.latency}, {all.first, r.first}, {all.lateness, r.lateness}, {all.cold, r.cold}, {all.warm, r.warm}, {all.fresh, r.fresh},
+			{all.again, r.again}, {all.dns, r.dns}, {all.connect, r.connect}, {all.tls, r.tls},
+		} {
+			t[0].h.Merge(t[1].h)
+		}
+		all.requests += s.Requests
+		all.bytes += s.Bytes
+		for k, n := range s.Errors {
+			all.errors[k] += n
+		}
+		for _, h := range s.Hosts {
+			if all.hosts[h.Host] == nil {
+				all.hosts[h.Host] = &HostSummary{Host: h.Host}
+			}
+			all.hosts[h.Host].Requests += h.Requests
+			all.hosts[h.Host].Errors += h.Errors
+			all.hosts[h.Host].Bytes += h.Bytes
+		}
+		all.seconds = append(all.seconds, s.Seconds...)
+	}
+	out := all.Summary()
+	if out.Elapsed = elapsed; elapsed > 0 {
+		out.Throughput = float64(out.Bytes) / elapsed
+	}
+	return out
+}
+
+func (r *Report) find(target string, connections int) *Result {
+	for i := range r.Results {
+		if r.Results[i].Target == target && r.Results[i].Connections == connections {
+			return &r.Results[i]
+		}
+	}
+	return nil
+}
+
+// ReadReport reads a report's JSON form.
+func ReadReport(in io.Reader) (*Report, error) {
+	const most = 256 << 20
+	var r Report
+	if err := json.NewDecoder(io.LimitReader(in, most)).Decode(&r); err != nil {
+		return nil, fmt.Errorf("reading the report: %w", err)
+	}
+	if r.Version != ReportVersion {
+		return nil, fmt.Errorf("reading the report: it is of version %d, and this program reads %d", r.Version, ReportVersion)
+	}
+	return &r, nil
+}
+
+// WriteJSON writes the report's JSON form.
+func (r *Report) WriteJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(r)
+}
+
+// WriteCSV writes a line a result, with its numbers in bytes and seconds.
+func (r *Report) WriteCSV(w io.Writer) error {
+	out := csv.NewWriter(w)
+	rows := [][]string{{"target", "connections", "throughput", "throughput_low", "throughput_high", "requests", "errors", "bytes", "elapsed",
+		"latency_p50", "latency_p90", "latency_p99", "latency_p99.9", "first_byte_p50", "first_byte_p90", "first_byte_p99", "first_byte_p99.9"}}
+	num := func(f float64) string { return strconv.FormatFloat(f, 'g', 8, 64) }
+	for _, x := range r.Results {
+		row := []string{x.Target, strconv.Itoa(x.Connections), num(x.Throughput.Estimate), num(x.Throughput.Low), num(x.Throughput.High),
+			strconv.Itoa(x.Requests), strconv.Itoa(x.ErrorCount()), strconv.FormatInt(x.Bytes, 10), num(x.Elapsed)}
+		for _, q := range []Quantiles{x.Latency, x.FirstByte} {
+			row = append(row, num(q.P50), num(q.P90), num(q.P99), num(q.P999))
+		}
+		rows = append(rows, row)
+	}
+	return out.WriteAll(rows)
+}
+
+// WriteBenchstat writes a line a round in the format of Go's benchmarks, which
+// benchstat reads.
+func (r *Report) WriteBenchstat(w io.Writer) error {
+	var b strings.Builder
+	for _, x := range r.Results {
+		name := "BenchmarkPull/target=" + strings.Map(func(c rune) rune {
+			if c == ' ' || c == '/' {
+				return '_'
+			}
+			return c
+		}, x.Target)
+		for _, tp := range x.ByRound {
+			if tp > 0 {
+				fmt.Fprintf(&b, "%s/connections=%d 1 %.0f ns/op %.2f MB/s %.6f p50-first-byte-sec %.6f p99-latency-sec\n",
+					name, x.Connections, 1e9*float64(x.Bytes)/float64(len(x.ByRound))/tp, tp/1e6, x.FirstByte.P50, x.Latency.P99)
+			}
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// ErrorCount is how many requests failed.
+func (s *Summary) ErrorCount() int {
+	n := 0
+	for _, c := range s.Errors {
+		n += c
+	}
+	return n
+}
+
+// Worse is a result that is worse than it was.
+type Worse struct {
+	What     string // throughput of x with 4 connections
+	Was, Is  float64
+	Fraction float64 // by how much of what it was
+}
+
+// Baseline holds the report against an earlier one: where the same setting was
+// measured, and throughput is smaller by more than a fraction of what it was and
+// beyond both reports' intervals. What was not measured again isn't told.
+func (r *Report) Baseline(old *Report, tolerance float64) []Worse {
+	var out []Worse
+	for i, x := range r.Results {
+		was := old.find(x.Target, x.Connections)
+		if was == nil && len(old.Targets) == len(r.Targets) { // under another name
+			was = old.find(old.Targets[r.index(x.Target)].Name, x.Connections)
+		}
+		if was == nil || was.Throughput.Estimate <= 0 {
+			continue
+		}
+		x := &r.Results[i]
+		loss := 1 - x.Throughput.Estimate/was.Throughput.Estimate
+		if loss > tolerance && x.Throughput.High < was.Throughput.Low {
+			out = append(out, Worse{fmt.Sprintf("throughput of %s with %d connections", x.Target, x.Connections), was.Throughput.Estimate, x.Throughput.Estimate, loss})
+		}
+	}
+	slices.SortFunc(out, func(a, b Worse) int { return cmp.Compare(b.Fraction, a.Fraction) })
+	return out
+}
+
+func (r *Report) index(target string) int {
+	return max(0, slices.IndexFunc(r.Targets, func(t ReportTarget) bool { return t.Name == target }))
+}
