@@ -229,4 +229,3 @@ func flips(values []float64) float64 {
 	}
 	return float64(reached) / float64(ways)
 }
-

@@ -193,12 +193,14 @@ func (c *clock) finish() {
 
 func (c *clock) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
-		GetConn:           func(host string) { c.with(func(s *Sample, _ time.Time) { s.Host = host }) },
-		GotConn:           func(i httptrace.GotConnInfo) { c.with(func(s *Sample, _ time.Time) { s.Fresh = s.Fresh || !i.Reused }) },
-		DNSStart:          func(httptrace.DNSStartInfo) { c.with(func(_ *Sample, now time.Time) { c.dns = now }) },
-		DNSDone:           func(httptrace.DNSDoneInfo) { c.with(func(s *Sample, now time.Time) { s.DNS += now.Sub(c.dns) }) },
-		ConnectStart:      func(string, string) { c.with(func(_ *Sample, now time.Time) { c.connect = now }) },
-		ConnectDone:       func(string, string, error) { c.with(func(s *Sample, now time.Time) { s.Connect += now.Sub(c.connect) }) },
+		GetConn:      func(host string) { c.with(func(s *Sample, _ time.Time) { s.Host = host }) },
+		GotConn:      func(i httptrace.GotConnInfo) { c.with(func(s *Sample, _ time.Time) { s.Fresh = s.Fresh || !i.Reused }) },
+		DNSStart:     func(httptrace.DNSStartInfo) { c.with(func(_ *Sample, now time.Time) { c.dns = now }) },
+		DNSDone:      func(httptrace.DNSDoneInfo) { c.with(func(s *Sample, now time.Time) { s.DNS += now.Sub(c.dns) }) },
+		ConnectStart: func(string, string) { c.with(func(_ *Sample, now time.Time) { c.connect = now }) },
+		ConnectDone: func(string, string, error) {
+			c.with(func(s *Sample, now time.Time) { s.Connect += now.Sub(c.connect) })
+		},
 		TLSHandshakeStart: func() { c.with(func(_ *Sample, now time.Time) { c.tls = now }) },
 		TLSHandshakeDone: func(tls.ConnectionState, error) {
 			c.with(func(s *Sample, now time.Time) { s.TLS += now.Sub(c.tls) })

@@ -19,7 +19,7 @@ var layers = []string{
 	1: "blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event",
 	3: "engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
-	4: "engine engine/archive bench",
+	4: "engine engine/archive engine/doctor bench",
 	5: "cmd/drayage cmd/demo bench/bars",
 }
 
