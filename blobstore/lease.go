@@ -51,7 +51,15 @@ func (l *Lease) Has(desc ocispec.Descriptor) (bool, error) {
 	if err := l.keep(desc.Digest); err != nil {
 		return false, err
 	}
-	return l.store.Has(desc)
+	has, err := l.store.Has(desc)
+	var size *SizeError
+	if errors.As(err, &size) {
+		// Either the descriptor lies or the disk has lost bytes.
+		if gone, errGone := l.store.quarantine(desc.Digest); errGone != nil || gone {
+			return false, errGone
+		}
+	}
+	return has, err
 }
 
 // Put adds a small blob that is already in memory, such as a manifest, after

@@ -20,6 +20,7 @@ import (
 //	                    /lock     held by the process at work on it
 //	ingest/draft-<random>         content whose digest isn't known yet; held locked by its writer
 //	derived/sha256-<hex>-<form>   what was made of a blob
+//	quarantine/sha256-<hex>-<random>  blobs that the disk has damaged
 //	hosts                         what was learned of registries' hosts
 //	leases/<id>                   digests kept by a living process, which holds it locked
 //	roots/<escaped name>          a pulled image and the digests it needs
@@ -52,7 +53,11 @@ func (p paths) ingestLock(d digest.Digest) string { return filepath.Join(p.inges
 func (p paths) lease(id string) string            { return filepath.Join(p.leases(), id) }
 
 func (p paths) draft(id string) string { return p.join("ingest", "draft-"+id) }
-func (p paths) deriveds() string       { return p.join("derived") }
+func (p paths) quarantines() string    { return p.join("quarantine") }
+func (p paths) quarantine(d digest.Digest) string {
+	return p.join("quarantine", d.Algorithm().String()+"-"+d.Encoded()+"-"+randomHex(4))
+}
+func (p paths) deriveds() string { return p.join("derived") }
 func (p paths) derived(d digest.Digest, form string) string {
 	return filepath.Join(p.deriveds(), d.Algorithm().String()+"-"+d.Encoded()+"-"+form)
 }

@@ -175,6 +175,34 @@ func (s *Store) Open(d digest.Digest) (*os.File, error) {
 	return f, nil
 }
 
+// quarantine moves a blob out of the way whose content isn't that of its name any
+// more, so that it is fetched anew and a person can look at what was there. It reports
+// whether it was so.
+func (s *Store) quarantine(d digest.Digest) (bool, error) {
+	f, err := s.Open(d)
+	if errors.Is(err, ErrNotFound) {
+		return true, nil // another process was faster
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	hash := d.Algorithm().Hash()
+	if _, err := io.Copy(hash, f); err != nil {
+		return false, fmt.Errorf("reading blob: %w", err)
+	}
+	if digest.NewDigest(d.Algorithm(), hash) == d {
+		return false, nil
+	}
+	if err := os.MkdirAll(s.paths.quarantines(), 0o755); err != nil {
+		return false, err
+	}
+	if err := os.Rename(s.paths.blob(d), s.paths.quarantine(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("moving a damaged blob away: %w", err)
+	}
+	return true, nil
+}
+
 // Read reads a whole blob of at most limit bytes, such as a manifest, and
 // checks it against its digest again: what is to be parsed should be what was
 // verified, whatever happened to the disk since.
@@ -226,7 +254,7 @@ func (s *Store) check() error {
 		switch strings.TrimSuffix(e.Name(), besideSuffix) {
 		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.mark()),
 			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()), filepath.Base(s.paths.hosts()),
-			filepath.Base(s.paths.deriveds()):
+			filepath.Base(s.paths.deriveds()), filepath.Base(s.paths.quarantines()):
 			foreign = e.Name()
 		case filepath.Base(s.paths.lock()), lostFile:
 		default:

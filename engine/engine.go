@@ -20,7 +20,7 @@ import (
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
 
-	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Options say what to pull with, and how. Store and Registry must be set.
@@ -55,7 +55,7 @@ type Options struct {
 	Room func(img *plan.Image, toFetch int64) error
 	// Carried, if not nil, reports layers that need not be fetched: whoever gets
 	// the images has them. An image that lacks some in the store isn't pinned there.
-	Carried func(digest.Digest) bool
+	Carried func(ocispec.Descriptor) bool
 	// Stream, if not nil, is called once, when all images are resolved, while
 	// blobs are still on their way: to write what can be written meanwhile. Pull
 	// waits for it; its error ends the run. With KeepGoing it would have to do

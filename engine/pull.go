@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -257,6 +258,7 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 	p.toFetch += fresh
 	size := img.image.ManifestSize()
 	found := size
+	all = slices.DeleteFunc(all, func(d ocispec.Descriptor) bool { return lent[d.Digest] && p.lent[d.Digest] })
 	for _, b := range all {
 		size += b.Size
 		if p.done[b.Digest] {
@@ -448,7 +450,11 @@ func (p *pull) pin() error {
 		if len(img.image.Documents) == 1 {
 			target = img.image.Main().Descriptor()
 		}
-		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image)})
+		root, err := p.joined(blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image)})
+		if err != nil {
+			return err
+		}
+		roots = append(roots, root)
 	}
 	if len(roots) == 0 {
 		return nil
@@ -464,4 +470,37 @@ func (p *pull) whole(img *plan.Image) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// joined adds to a root what an earlier pull of the same image has brought beyond
+// it, such as other platforms, and is still there.
+func (p *pull) joined(r blobstore.Root) (blobstore.Root, error) {
+	old, err := p.opts.Store.Root(r.Name)
+	if err != nil || old.Target.Digest != r.Target.Digest {
+		return r, nil //nolint:nilerr // there is nothing to keep
+	}
+	for _, d := range old.Blobs {
+		if slices.Contains(r.Blobs, d) {
+			continue
+		}
+		size, err := p.opts.Store.Stat(d)
+		if errors.Is(err, blobstore.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return r, err
+		}
+		if has, err := p.lease.Has(ocispec.Descriptor{Digest: d, Size: size}); err != nil {
+			return r, err
+		} else if has {
+			r.Blobs = append(r.Blobs, d)
+		}
+	}
+	for _, b := range old.Beside {
+		if !slices.ContainsFunc(r.Beside, func(o ocispec.Descriptor) bool { return o.Digest == b.Digest }) && slices.Contains(r.Blobs, b.Digest) {
+			r.Beside = append(r.Beside, b)
+		}
+	}
+	slices.SortFunc(r.Beside, func(a, b ocispec.Descriptor) int { return compareDigests(a.Digest, b.Digest) })
+	return r, nil
 }

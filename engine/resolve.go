@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"drayage/blobstore"
 	"drayage/engine/image"
@@ -127,9 +128,15 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 			r.Err = err
 			continue
 		}
-		f, reused := shares(r.Image.Blobs(), added)
+		all := slices.DeleteFunc(r.Image.Blobs(), func(d ocispec.Descriptor) bool { return lent[d.Digest] && carried[d.Digest] })
+		f, reused := shares(all, added)
 		r.Fetched += f
 		r.Reused += reused
+	}
+	for d := range lent {
+		if lent[d] {
+			p.Lend(d)
+		}
 	}
 	return results, p, nil
 }
@@ -143,7 +150,7 @@ func (o Options) carried(img *plan.Image) map[digest.Digest]bool {
 	}
 	for _, v := range img.Variants {
 		for _, l := range v.Layers {
-			out[l.Digest] = v.Schema1 == nil && o.Carried(l.Digest)
+			out[l.Digest] = v.Schema1 == nil && o.Carried(l)
 		}
 	}
 	for _, d := range img.Configs() {

@@ -82,6 +82,11 @@ func CreateFile(path string, o FileOptions) (*File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
+		_, dead := os.Lstat(path + sumsSuffix + partSuffix) // written before the first has its name
+		_, whole := os.Lstat(path + sumsSuffix)
+		if dead == nil && whole != nil { // a process died while it gave volumes their names
+			o.Force = true
+		}
 		if len(old) > 0 && !o.Force {
 			return nil, fmt.Errorf("output %s: %w", old[0], ErrExists)
 		}
@@ -149,6 +154,7 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 	if f.opts.Split > 0 {
 		const slack = 1 << 20 // of what compression may add to what doesn't compress
 		f.vols = newVolumes(f.path, max(VolumeUnit, f.opts.Split/VolumeUnit*VolumeUnit), size+size/1000+slack)
+		f.vols.lazy = f.opts.NoSync
 		w = f.vols
 	}
 	var moved Moved
@@ -179,7 +185,10 @@ func writeSqueezed(ctx context.Context, w io.Writer, c squeeze.Format, members [
 	}
 	z := squeeze.NewWriter(w, c)
 	moved, err := Write(ctx, z, members, blobs, progress)
-	return moved, errors.Join(err, z.Close())
+	if closed := z.Close(); err == nil { // else it is the same error again
+		err = closed
+	}
+	return moved, err
 }
 
 // publish syncs what was written and gives it its name.
@@ -281,27 +290,29 @@ func (c *counter) Write(p []byte) (int, error) {
 // Dir is an archive's members as files of a folder.
 type Dir struct {
 	path    string
+	lazy    bool // the disk isn't waited for
 	made    bool
 	written []string
 	done    bool
 }
 
 // CreateDir begins a folder. One that is not empty is refused with ErrExists
-// unless force says to write into it. The caller must call Close.
-func CreateDir(path string, force bool) (*Dir, error) {
+// unless it is to be written into. Of the options Force and NoSync count. The caller
+// must call Close.
+func CreateDir(path string, o FileOptions) (*Dir, error) {
 	entries, err := os.ReadDir(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
-		return &Dir{path: path, made: true}, nil
+		return &Dir{path: path, made: true, lazy: o.NoSync}, nil
 	case err != nil:
 		return nil, fmt.Errorf("output: %w", err)
-	case len(entries) > 0 && !force:
+	case len(entries) > 0 && !o.Force:
 		return nil, fmt.Errorf("output folder %s: %w, and is not empty", path, ErrExists)
 	}
-	return &Dir{path: path}, nil
+	return &Dir{path: path, lazy: o.NoSync}, nil
 }
 
 // Write writes the members. Those that tell what is there, such as index.json,
@@ -334,6 +345,9 @@ func (d *Dir) Write(ctx context.Context, members []Member, blobs Blobs, progress
 
 // syncFolders makes the names of what was written outlast a power cut.
 func (d *Dir) syncFolders() error {
+	if d.lazy {
+		return nil
+	}
 	return filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
 			return err
@@ -358,7 +372,7 @@ func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress f
 		if err := os.Symlink(filepath.FromSlash(m.Link), part); err != nil {
 			return moved, err
 		}
-	} else if moved, err = writeFile(ctx, part, m, blobs, progress); err != nil {
+	} else if moved, err = d.writeFile(ctx, part, m, blobs, progress); err != nil {
 		return moved, err
 	}
 	_, before := os.Lstat(path)
@@ -372,14 +386,14 @@ func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress f
 }
 
 // writeFile writes a member's content to a file, and syncs it.
-func writeFile(ctx context.Context, path string, m Member, blobs Blobs, progress func(int64)) (Moved, error) {
+func (d *Dir) writeFile(ctx context.Context, path string, m Member, blobs Blobs, progress func(int64)) (Moved, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return Moved{}, err
 	}
 	out := mover{w: f}
 	err = writeContent(ctx, &out, m, blobs, progress)
-	if err == nil {
+	if err == nil && !d.lazy {
 		err = f.Sync()
 	}
 	return out.moved, errors.Join(err, f.Close())

@@ -366,7 +366,7 @@ func TestDir(t *testing.T) {
 	}
 	parent := t.TempDir()
 	path := filepath.Join(parent, "new")
-	d, err := tarwriter.CreateDir(path, false)
+	d, err := tarwriter.CreateDir(path, tarwriter.FileOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,11 +378,11 @@ func TestDir(t *testing.T) {
 			t.Errorf("%s: %v", m.Name, err)
 		}
 	}
-	if _, err := tarwriter.CreateDir(path, false); !errors.Is(err, tarwriter.ErrExists) {
+	if _, err := tarwriter.CreateDir(path, tarwriter.FileOptions{}); !errors.Is(err, tarwriter.ErrExists) {
 		t.Errorf("into a folder that is not empty: %v", err)
 	}
 
-	failed, err := tarwriter.CreateDir(filepath.Join(parent, "failed"), false)
+	failed, err := tarwriter.CreateDir(filepath.Join(parent, "failed"), tarwriter.FileOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,12 +33,14 @@ type volumes struct {
 	files []*os.File
 	at    int64 // written to the last of files
 	fresh bool  // a file is to be begun
+	lazy  bool  // the disk isn't waited for
 }
 
 // newVolumes begins volumes for an archive of at most total bytes.
 func newVolumes(path string, size, total int64) *volumes {
 	n := total/size + 1
-	return &volumes{path: path, size: size, width: max(3, len(fmt.Sprint(n))), fresh: true}
+	// One digit more than it takes, so that all begin with 0 and FILE.0* means them.
+	return &volumes{path: path, size: size, width: max(3, len(fmt.Sprint(n))+1), fresh: true}
 }
 
 func (v *volumes) name(i int) string { return fmt.Sprintf("%s.%0*d", v.path, v.width, i+1) }
@@ -100,7 +102,7 @@ func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 		return err
 	}
 	part := v.path + sumsSuffix + partSuffix
-	if err := writeSynced(part, sums); err != nil {
+	if err := v.writeSums(part, sums); err != nil {
 		return err
 	}
 	defer os.Remove(part) // is there no more, where all went well
@@ -119,7 +121,7 @@ func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 		}
 		named = append(named, v.name(i))
 	}
-	if err := durable.SyncFolder(filepath.Dir(v.path)); err != nil {
+	if err := v.syncFolder(); err != nil {
 		return err
 	}
 	if err := nameFile(part, v.path+sumsSuffix, force); err != nil {
@@ -132,17 +134,27 @@ func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 			}
 		}
 	}
+	return v.syncFolder()
+}
+
+func (v *volumes) syncFolder() error {
+	if v.lazy {
+		return nil
+	}
 	return durable.SyncFolder(filepath.Dir(v.path))
 }
 
-// writeSynced writes a small file, which a failure leaves none of.
-func writeSynced(path, text string) error {
+// writeSums writes the checksums, of which a failure leaves nothing.
+func (v *volumes) writeSums(path, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err == nil && !v.lazy {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		os.Remove(path)
 	}
 	return err
@@ -155,8 +167,10 @@ func (v *volumes) sums(ctx context.Context) (string, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, f := range v.files {
 		group.Go(func() error {
-			if err := f.Sync(); err != nil {
-				return fmt.Errorf("syncing %s: %w", v.name(i), err)
+			if !v.lazy {
+				if err := f.Sync(); err != nil {
+					return fmt.Errorf("syncing %s: %w", v.name(i), err)
+				}
 			}
 			h, buf := sha256.New(), make([]byte, 1<<20)
 			for at := int64(0); ; {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"drayage/blobstore"
 	"drayage/engine"
@@ -25,6 +26,7 @@ type archive struct {
 	store    *blobstore.Store
 	observer event.Observer
 	base     []digest.Digest // what --since leaves out
+	estimate bool            // it is for the plan
 }
 
 // write composes images and writes them to every output. prefer, if not nil, is
@@ -63,6 +65,39 @@ func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from compos
 		prefer(order)
 	}
 	return a.writeMembers(ctx, members, from)
+}
+
+// convertEach prepares images one by one, so that one that can't be prepared fails
+// alone. What is made is kept, and found again by write.
+func (a *archive) convertEach(ctx context.Context, results []engine.Result) (err error) {
+	if a.flags.layers == "keep" && !a.flags.load {
+		return nil
+	}
+	lease, err := a.store.Lease()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Close()) }()
+	for i, r := range results {
+		if r.Err != nil {
+			continue
+		}
+		one := []engine.Result{r}
+		layers, err := a.layers(ctx, one)
+		if err != nil {
+			return err
+		}
+		_, err = compose.Images(ctx, lease, compose.InStore{Store: a.store}, compose.Options{Layers: layers, Legacy: a.flags.format == "legacy"}, a.named(one))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var of *compose.ImageError
+		if errors.As(err, &of) {
+			err = of.Err // the result says which image
+		}
+		results[i].Err = err
+	}
+	return nil
 }
 
 // writeStored is write for images that are all in the store.
@@ -142,7 +177,7 @@ func (a *archive) named(results []engine.Result) []compose.Named {
 // members lays images out, and leaves out what the base has.
 func (a *archive) members(images []tarwriter.Image) ([]tarwriter.Member, error) {
 	members, err := a.flags.layout()(images)
-	if err != nil || a.flags.since == "" {
+	if err != nil || a.flags.since == "" || a.estimate && a.flags.layers != "keep" { // converted layers have digests that aren't known yet
 		return members, err
 	}
 	members, _, err = tarwriter.Since(members, a.base)
@@ -169,6 +204,9 @@ func (a *archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 	for _, o := range a.outs {
 		a.observer.Observe(event.Composing{Output: o.name, Size: size})
 		r, err := o.Write(ctx, members, from, func(n int64) { a.observer.Observe(event.Composed{Output: o.name, N: n}) })
+		if errors.Is(err, syscall.EPIPE) {
+			return fmt.Errorf("%s: its reader went away before the end: %w", o.name, err)
+		}
 		if err != nil {
 			return err
 		}

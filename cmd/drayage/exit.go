@@ -91,7 +91,7 @@ var kinds = []struct {
 	{exitUsage, or(as[usageError], is(reference.ErrInvalid))},
 	{exitWorse, as[worseError]},
 	{exitFailed, is(archives.ErrInvalid)},
-	{exitLocal, or(as[*transfer.LocalError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
+	{exitLocal, or(as[*transfer.LocalError], as[*blobstore.SpaceError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
 	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], is(registry.ErrContent, archives.ErrMismatch, compose.ErrLayer))},
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},

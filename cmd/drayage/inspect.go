@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -155,6 +156,8 @@ func inspect(store *blobstore.Store, r engine.Result) (inspected, error) {
 			p := inspectedPlatform{Digest: d.Digest}
 			if d.Platform != nil {
 				p.Platform = image.FormatPlatform(*d.Platform)
+			} else if strings.Contains(d.MediaType, "index") || strings.Contains(d.MediaType, "list") {
+				p.Platform = "an index of its own"
 			}
 			in.Platforms = append(in.Platforms, p)
 		}

@@ -55,7 +55,9 @@ func (l loader) readsZstd(ctx context.Context) bool {
 	if l.program != "docker" {
 		return true
 	}
-	const first = 23
+	const first, patience = 23, 10 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, l.path, "version", "--format", "{{.Server.Version}}")
 	cmd.WaitDelay = 500 * time.Millisecond
 	out, err := cmd.Output()

@@ -17,6 +17,9 @@ func main() { os.Exit(runProcess(standardStreams())) }
 // runProcess runs this process's command line, until a signal ends it, and
 // returns the exit status.
 func runProcess(s streams) int {
+	// A reader of standard output that goes away is an error among others: what was
+	// begun is to be cleared away.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := interruptible(context.Background())
 	err := run(ctx, os.Args[1:], s)
 	stop()

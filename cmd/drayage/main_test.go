@@ -160,6 +160,7 @@ func stockOdd(s *registrytest.Server) {
 		}
 		s.PushManifest("schema1", tag, "application/vnd.docker.distribution.manifest.v1+prettyjws", raw)
 	}
+	s.Push("large", "1", registrytest.Build(here, registrytest.Random(30, 7<<20)))
 	s.Push("deep/er/than/one", "2", registrytest.Build(here, base))
 	s.Push("latest", "latest", registrytest.Build(here, base))
 	s.Push("library/base", "1", registrytest.BuildDocker(here, base))

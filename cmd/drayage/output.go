@@ -71,8 +71,10 @@ func (o *outputFlags) check(s streams) error {
 		return usageError{errors.New("--since is for an archive: it goes with -o, -O, -d or -l")}
 	case o.since != "" && o.format == "legacy":
 		return usageError{errors.New("--since goes with the formats docker and oci: legacy has no place to say what is left out")}
-	case o.load && o.format == "oci" && o.loadWith == "":
+	case o.load && o.format == "oci" && (o.loadWith == "" || o.loadWith == "docker"):
 		return usageError{errors.New("docker load wants --format docker, or legacy")}
+	case o.file != "" && o.file == o.dir:
+		return usageError{errors.New("-o and -d name the same place")}
 	case o.loadWith != "" && loaders[o.loadWith] == nil:
 		return usageError{fmt.Errorf("--load-with %q: want docker, podman, nerdctl or ctr", o.loadWith)}
 	case o.stdout && isTerminal(s.out):
@@ -141,7 +143,7 @@ func (o *outputFlags) open(ctx context.Context, s streams) (outs outputs, err er
 		outs = append(outs, namedOutput{o.file, f})
 	}
 	if o.dir != "" {
-		d, err := tarwriter.CreateDir(o.dir, o.force)
+		d, err := tarwriter.CreateDir(o.dir, tarwriter.FileOptions{Force: o.force, NoSync: o.noSync})
 		if err != nil {
 			return outs, err
 		}
@@ -160,10 +162,13 @@ func (outs outputs) Close() error {
 
 // folder is where outputs take space, or "".
 func (o *outputFlags) folder() string {
-	if o.file != "" {
-		return filepath.Dir(o.file)
+	if o.file == "" {
+		return o.dir
 	}
-	return o.dir
+	if info, err := os.Stat(o.file); err == nil && !info.Mode().IsRegular() {
+		return o.dir // a device or a pipe takes none
+	}
+	return filepath.Dir(o.file)
 }
 
 // printResults writes the line of each image: for programs with tabs and bare

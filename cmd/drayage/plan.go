@@ -54,6 +54,9 @@ func (o *pullOptions) planTotals(s streams, store *blobstore.Store, done []engin
 	}
 	fmt.Fprintf(s.out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
+	if t.Lent > 0 {
+		fmt.Fprintf(s.out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Lent))
+	}
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
 	if o.any() && len(done) > 0 {
 		size, exact, err := o.archiveSize(done, store)
@@ -81,7 +84,7 @@ func (o *pullOptions) archiveSize(done []engine.Result, store *blobstore.Store) 
 	if err != nil {
 		return 0, false, err
 	}
-	a := &archive{flags: &o.outputFlags, base: slices.Collect(maps.Keys(o.base))}
+	a := &archive{flags: &o.outputFlags, estimate: true, base: slices.Collect(maps.Keys(o.base))}
 	images, exact, err := compose.Expected(store, o.format == "legacy", a.named(done))
 	if err != nil {
 		return 0, false, err

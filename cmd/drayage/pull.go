@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 )
 
@@ -47,6 +49,7 @@ type pullOptions struct {
 	perHost   int
 	giveUp    time.Duration
 	base      map[digest.Digest]bool // what --since carried
+	stdin     io.Reader
 	keepGoing bool
 	failed    string
 	dryRun    bool
@@ -97,6 +100,7 @@ reused. Everything else goes to standard error.`,
 
 // runPull is what drayage pull does.
 func runPull(ctx context.Context, s streams, o pullOptions, args []string) error {
+	o.stdin = s.in
 	refs, bad, err := o.images(s, args)
 	if err != nil {
 		return err
@@ -143,8 +147,8 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	if err != nil {
 		return err
 	}
-	if len(base) > 0 && o.layers == "keep" && !o.load { // else they may be needed to convert them
-		opts.Carried = func(d digest.Digest) bool { return base[d] }
+	if len(base) > 0 && o.layers == "keep" { // else they may be needed to convert them
+		opts.Carried = func(d ocispec.Descriptor) bool { return base[d.Digest] && !(o.load && image.IsZstd(d.MediaType)) }
 	}
 	if o.dryRun {
 		return o.plan(ctx, s, opts, display, refs, bad)
@@ -189,6 +193,9 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 			return nil, usageError{errors.New("-r and --platform say the same thing: give one")}
 		}
 		words = []string{"linux/" + o.arch}
+	}
+	if o.format == "legacy" && o.referrers {
+		return nil, usageError{errors.New("the legacy format has no place for referrers: use --format docker or oci")}
 	}
 	if o.format == "legacy" && (len(words) > 1 || o.all) {
 		return nil, usageError{errors.New("the legacy format has one platform: use --format docker or oci")}
@@ -308,6 +315,9 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 	}
 
 	results, err := engine.Pull(ctx, opts, refs)
+	if err == nil && o.keepGoing && len(outs) > 0 {
+		err = a.convertEach(ctx, results)
+	}
 	failed := failures(append(bad, engine.Failures(results)...))
 	if listErr := o.writeFailed(failed, results); err == nil && listErr != nil {
 		err = listErr

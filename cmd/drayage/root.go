@@ -13,6 +13,7 @@ import (
 	"drayage/blobstore/durable"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -58,6 +59,7 @@ that docker load, podman load and ctr images import take.`,
 	root.AddCommand(pullCommand(s), storeCommand(s), inspectCommand(s), benchCommand(s), doctorCommand(s), loginCommand(s), logoutCommand(s), chaosCommand(s), versionCommand(s))
 	root.SuggestionsMinimumDistance = 2
 	plainUsage(root)
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return noEmptyValues(cmd.Flags()) }
 
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -74,6 +76,17 @@ that docker load, podman load and ctr images import take.`,
 	if statusOf(err) == exitUsage {
 		fmt.Fprintf(s.err, "Try '%s --help'.\n", cmd.CommandPath())
 	}
+	return err
+}
+
+// noEmptyValues refuses flags that were given nothing: a script's variable may not
+// have been set.
+func noEmptyValues(f *pflag.FlagSet) (err error) {
+	f.Visit(func(flag *pflag.Flag) {
+		if flag.Value.Type() == "string" && flag.Value.String() == "" {
+			err = usageError{fmt.Errorf("--%s is empty", flag.Name)}
+		}
+	})
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"unicode/utf8"
@@ -26,7 +27,7 @@ func (o *pullOptions) carried(ctx context.Context, opts engine.Options) (map[dig
 	if o.since == "" {
 		return nil, nil
 	}
-	digests, refs, with, err := readSince(ctx, o.since)
+	digests, refs, with, err := readSince(ctx, o.since, o.stdin)
 	if err != nil {
 		return nil, fmt.Errorf("--since %s: %w", o.since, err)
 	}
@@ -86,13 +87,16 @@ func lockedOptions(opts engine.Options, with string) (engine.Options, error) {
 // readSince reads what a file says was carried: digests, or images with them and
 // the flags that they were pulled with. A text has one a line, with comments from #
 // on; all else is an archive.
-func readSince(ctx context.Context, path string) (digests []digest.Digest, refs []reference.Image, with string, err error) {
-	text, err := asText(path)
+func readSince(ctx context.Context, path string, stdin io.Reader) (digests []digest.Digest, refs []reference.Image, with string, err error) {
+	text, rest, err := asText(path, stdin)
 	if err != nil {
 		return nil, nil, "", err
 	}
+	if rest != nil { // a pipe, which can be read but once
+		path = "-"
+	}
 	if text == nil {
-		digests, err := archives.Digests(ctx, path)
+		digests, err := archives.Digests(ctx, path, rest)
 		return digests, nil, "", err
 	}
 	n := 0
@@ -118,29 +122,47 @@ func readSince(ctx context.Context, path string) (digests []digest.Digest, refs 
 	return digests, refs, with, nil
 }
 
-// asText reads a file of text, or returns nil for one that is none.
-func asText(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.IsDir() {
-		return nil, err
+// asText reads a file of text, or standard input for "-". text is nil for what is none; then
+// rest is all of it, if it can't be opened again.
+func asText(path string, stdin io.Reader) (text []byte, rest io.Reader, err error) {
+	in := stdin
+	again := false
+	if path != "-" {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			if _, volume := os.Stat(path + ".001"); volume == nil {
+				return nil, nil, nil // which is for who reads archives
+			}
+		}
+		if err != nil || info.IsDir() {
+			return nil, nil, err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		if again = info.Mode().IsRegular(); again {
+			defer f.Close()
+		}
+		in = f
 	}
 	const most = 256 << 20 // of digests; two million
-	in := bufio.NewReader(f)
-	head, err := in.Peek(512)
+	buffered := bufio.NewReader(in)
+	head, err := buffered.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, nil, err
 	}
 	for n := 0; n < utf8.UTFMax && len(head) > 0 && !utf8.Valid(head); n++ {
 		head = head[:len(head)-1] // it may end within a character
 	}
 	// A tar's first name ends with a zero byte, and compressed files have some
 	// byte that no text has.
-	if !utf8.Valid(head) || bytes.IndexFunc(head, func(r rune) bool { return r < '\t' }) >= 0 {
-		return nil, nil
+	if utf8.Valid(head) && bytes.IndexFunc(head, func(r rune) bool { return r < '\t' }) < 0 {
+		text, err = io.ReadAll(io.LimitReader(buffered, most))
+		return text, nil, err
 	}
-	return io.ReadAll(io.LimitReader(in, most))
+	if again {
+		return nil, nil, nil
+	}
+	return nil, buffered, nil
 }

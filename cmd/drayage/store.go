@@ -72,10 +72,15 @@ the digests of all their blobs, one a line: a list for pull --since.`,
 	return cmd
 }
 
-func peekStore(dir string) (*blobstore.Store, error) {
-	dir, err := storeDir(dir)
+func peekStore(given string) (*blobstore.Store, error) {
+	dir, err := storeDir(given)
 	if err != nil {
 		return nil, err
+	}
+	if given != "" { // the default one may not be there yet; a name may be mistyped
+		if _, err := os.Stat(dir); err != nil {
+			return nil, fmt.Errorf("the store: %w", err)
+		}
 	}
 	return blobstore.Peek(dir)
 }
@@ -264,7 +269,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 	defer display.Close()
 	a := &archive{flags: &o.outputFlags, store: store, observer: display}
 	if o.since != "" {
-		base, refs, _, err := readSince(ctx, o.since)
+		base, refs, _, err := readSince(ctx, o.since, s.in)
 		if err != nil {
 			return fmt.Errorf("--since %s: %w", o.since, err)
 		}
@@ -290,12 +295,13 @@ func wantedRoots(store *blobstore.Store, names []string) ([]blobstore.Root, erro
 	}
 	var out []blobstore.Root
 	for _, name := range names {
-		full := name
+		full, want := name, digest.Digest("")
 		if digest.Digest(name).Validate() != nil { // an image without a name goes by its digest
 			ref, err := reference.Parse(name)
 			if err != nil {
 				return nil, usageError{err}
 			}
+			want = ref.Digest()
 			if full = ref.Tagged(); full == "" {
 				full = ref.Name()
 			}
@@ -303,6 +309,9 @@ func wantedRoots(store *blobstore.Store, names []string) ([]blobstore.Root, erro
 		r, err := store.Root(full)
 		if err != nil {
 			return nil, err
+		}
+		if want != "" && r.Target.Digest != want {
+			return nil, fmt.Errorf("%s: it has %s under that name: %w", name, r.Target.Digest, blobstore.ErrNotFound)
 		}
 		out = append(out, r)
 	}

@@ -33,6 +33,7 @@ var goroutines = []string{
 	"bench/bars.killed",
 	"cmd/drayage.interruptible",
 	"cmd/drayage/progress.NewBars",
+	"engine/archive.checkLayers",
 	"engine/chaos.Serve",
 	"engine/chaos.Start",
 	"engine/compose.convertAll",

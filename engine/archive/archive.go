@@ -239,10 +239,14 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 	})
 }
 
-// walkPath is walk for what is at a path: a file, a folder, or "-" for r.
+// walkPath is walk for what is at a path: a file, a folder, the first of several
+// volumes, or "-" for stdin.
 func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) error) error {
 	if name == "-" {
 		return walk(ctx, stdin, f)
+	}
+	if volumes := volumesOf(name); len(volumes) > 0 {
+		return walkVolumes(ctx, volumes, f)
 	}
 	info, err := os.Stat(name)
 	if err != nil {
@@ -263,6 +267,51 @@ func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) 
 	return walk(ctx, file, f)
 }
 
+// volumesOf lists the volumes of an archive by the name of the first, or by the
+// archive's own where only volumes are there. It is empty for what is none.
+func volumesOf(name string) []string {
+	base, number := strings.TrimSuffix(name, path.Ext(name)), strings.TrimPrefix(path.Ext(name), ".")
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		const widest = 9
+		for width := 3; width <= widest; width++ {
+			if _, err := os.Stat(fmt.Sprintf("%s.%0*d", name, width, 1)); err == nil {
+				base, number = name, fmt.Sprintf("%0*d", width, 1)
+				break
+			}
+		}
+	}
+	if len(number) < 3 || strings.TrimLeft(number, "0") != "1" {
+		return nil
+	}
+	var out []string
+	for n := 1; ; n++ {
+		next := fmt.Sprintf("%s.%0*d", base, len(number), n)
+		if _, err := os.Stat(next); err != nil {
+			return out
+		}
+		out = append(out, next)
+	}
+}
+
+// walkVolumes is walk for volumes, one after the other.
+func walkVolumes(ctx context.Context, names []string, f func(member) error) error {
+	var files []*os.File
+	var readers []io.Reader
+	defer func() {
+		for _, file := range files {
+			file.Close()
+		}
+	}()
+	for _, name := range names {
+		file, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		files, readers = append(files, file), append(readers, file)
+	}
+	return walk(ctx, io.MultiReader(readers...), f)
+}
+
 // blobDigest is the digest that a member's name claims, or "".
 func blobDigest(name string) digest.Digest {
 	rest, ok := strings.CutPrefix(name, ocispec.ImageBlobsDir+"/")
@@ -278,12 +327,12 @@ func blobDigest(name string) digest.Digest {
 }
 
 // Digests lists the blobs that an archive carried, and those that it left out
-// because an earlier one did. What it names by digest is believed: it says what
+// because an earlier one did. name is as for Import. What it names by digest is believed: it says what
 // to leave out, and who reads the result checks that.
-func Digests(ctx context.Context, name string) ([]digest.Digest, error) {
+func Digests(ctx context.Context, name string, stdin io.Reader) ([]digest.Digest, error) {
 	var out []digest.Digest
 	known := false // anything that an archive of images has
-	err := walkPath(ctx, name, nil, func(m member) error {
+	err := walkPath(ctx, name, stdin, func(m member) error {
 		if m.link != "" {
 			return nil
 		}

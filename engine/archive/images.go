@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 )
 
 // dockerImage is an entry of manifest.json.
@@ -193,7 +195,46 @@ func (i *importer) resolve(ctx context.Context, root *blobstore.Root) (*plan.Ima
 			}
 		}
 	}
-	return img, nil
+	return img, i.checkLayers(ctx, img)
+}
+
+// checkLayers holds layers against the diff ids of their configs, on all cores.
+func (i *importer) checkLayers(ctx context.Context, img *plan.Image) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for n := range img.Variants {
+		v := &img.Variants[n]
+		if v.Manifest == nil || !v.Runnable() || v.Platform != nil && image.IsUnknown(*v.Platform) {
+			continue
+		}
+		raw, err := i.store.Read(v.Config.Digest, image.MaxSize)
+		if err != nil {
+			return errors.Join(err, group.Wait())
+		}
+		diffIDs, err := image.DiffIDs(raw)
+		if err != nil || len(diffIDs) == 0 { // some configs are of no container image, whatever they call themselves
+			continue
+		}
+		if len(diffIDs) != len(v.Layers) {
+			return errors.Join(fmt.Errorf("%w: the config %s tells of %d layers and the manifest of %d", ErrInvalid, v.Config.Digest, len(diffIDs), len(v.Layers)), group.Wait())
+		}
+		for k, l := range v.Layers {
+			if !compose.IsLayer(l.MediaType) {
+				continue
+			}
+			group.Go(func() error {
+				got, _, err := i.diffID(ctx, file{l.Digest, l.Size})
+				if err == nil && got != diffIDs[k] {
+					err = fmt.Errorf("%w: it has the diff id %s, and the config says %s", ErrMismatch, got, diffIDs[k])
+				}
+				if err != nil {
+					return fmt.Errorf("layer %s: %w", l.Digest, err)
+				}
+				return nil
+			})
+		}
+	}
+	return group.Wait()
 }
 
 // wrongSize marks descriptors that lie about sizes.

@@ -31,7 +31,7 @@ type Image struct {
 }
 
 // Import reads an archive into a store and pins its images. name is a file, a
-// folder, or "-" for stdin. The errors wrap ErrInvalid, ErrMismatch,
+// folder, the first of an archive's volumes, or "-" for stdin. The errors wrap ErrInvalid, ErrMismatch,
 // ErrIncomplete, or are faults of the store. What was read before an error stays in
 // the store, verified and unused.
 func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.Reader) (_ []Image, err error) {

@@ -78,7 +78,7 @@ func Images(ctx context.Context, lease *blobstore.Lease, blobs Blobs, o Options,
 	for _, n := range named {
 		images, err := c.image(ctx, n)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", n.Image.Ref, err)
+			return nil, &ImageError{n.Image.Ref.String(), err}
 		}
 		out = append(out, images...)
 	}

@@ -61,6 +61,17 @@ func (e *DiffIDError) Error() string {
 	return fmt.Sprintf("layer %s has the diff id %s, and the config says %s", e.Layer, e.Got, e.Want)
 }
 
+// ImageError is a failure with the image that it happened to.
+type ImageError struct {
+	Image string
+	Err   error
+}
+
+func (e *ImageError) Error() string { return e.Image + ": " + e.Err.Error() }
+
+// Unwrap is the failure itself.
+func (e *ImageError) Unwrap() error { return e.Err }
+
 // job is a layer to be converted or read.
 type job struct {
 	layer ocispec.Descriptor
@@ -87,7 +98,7 @@ func (c *composer) convertAll(ctx context.Context, named []Named) error {
 				if failed := group.Wait(); failed != nil { // which ended ctx
 					return failed
 				}
-				return fmt.Errorf("%s: %w", n.Image.Ref, err)
+				return &ImageError{n.Image.Ref.String(), err}
 			}
 			for _, j := range jobs {
 				k := key{j.layer.Digest, j.want}
@@ -101,7 +112,7 @@ func (c *composer) convertAll(ctx context.Context, named []Named) error {
 					}
 					d, err := c.convert(ctx, j)
 					if err != nil {
-						return fmt.Errorf("%s: converting layer %s: %w", n.Image.Ref, j.layer.Digest, err)
+						return &ImageError{n.Image.Ref.String(), fmt.Errorf("converting layer %s: %w", j.layer.Digest, err)}
 					}
 					mu.Lock()
 					defer mu.Unlock()
@@ -169,6 +180,12 @@ func (l Layers) of(d ocispec.Descriptor) string {
 		return formGzip
 	}
 	return ""
+}
+
+// IsLayer reports whether a media type is of a layer of a container image.
+func IsLayer(mediaType string) bool {
+	kind, _ := splitType(mediaType)
+	return kind != ""
 }
 
 // splitType takes a layer's media type apart: application/vnd.oci.image.layer.v1.tar+gzip

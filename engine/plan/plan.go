@@ -359,6 +359,7 @@ func (r *resolver) descend(ctx context.Context, path []image.Document, p image.P
 type Blob struct {
 	ocispec.Descriptor
 	Here bool // it was in the store when the plan met it
+	Lent bool // it isn't, and need not be fetched
 	// Images need the blob, in the order in which they came to the plan. Each
 	// one's repository is a place to fetch it from.
 	Images []*Image
@@ -426,11 +427,19 @@ func (p *Plan) Needing(d digest.Digest) []*Image {
 // and needs it brings it back: it may know another place.
 func (p *Plan) Remove(d digest.Digest) { delete(p.blobs, d) }
 
+// Lend marks a blob as one that others have, and that need not be fetched.
+func (p *Plan) Lend(d digest.Digest) {
+	if b := p.blobs[d]; b != nil {
+		b.Lent = true
+	}
+}
+
 // Totals are the blobs of the plan, each counted once.
 type Totals struct {
 	Blobs      int
 	Size       int64 // bytes
 	Here       int64 // bytes of them that the store has
+	Lent       int64 // bytes of others, which are in none of these
 	ZstdLayers int
 }
 
@@ -438,6 +447,10 @@ type Totals struct {
 func (p *Plan) Totals() Totals {
 	var t Totals
 	for _, b := range p.blobs {
+		if b.Lent {
+			t.Lent += b.Size
+			continue
+		}
 		t.Blobs++
 		t.Size += b.Size
 		if b.Here {
