@@ -148,7 +148,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		return err
 	}
 	if len(base) > 0 && o.layers == "keep" { // else they may be needed to convert them
-		opts.Carried = func(d ocispec.Descriptor) bool { return base[d.Digest] && !(o.load && image.IsZstd(d.MediaType)) }
+		opts.Carried = func(d ocispec.Descriptor) bool { return base[d.Digest] && (!o.load || !image.IsZstd(d.MediaType)) }
 	}
 	if o.dryRun {
 		return o.plan(ctx, s, opts, display, refs, bad)
