@@ -164,6 +164,7 @@ func onLoop(scratch, kind string, rounds int) (bar, error) {
 	}
 	target := filepath.Join(mount, "out.tar")
 	var ours []float64
+	var copied int64 // bytes of blobs that were not shared
 	before, err := used(mount)
 	if err != nil {
 		return bar{}, err
@@ -174,7 +175,9 @@ func onLoop(scratch, kind string, rounds int) (bar, error) {
 			if err != nil {
 				return err
 			}
-			_, err = f.Write(context.Background(), members, folder(mount), nil)
+			var r tarwriter.Report
+			r, err = f.Write(context.Background(), members, folder(mount), nil)
+			copied = r.Kernel + r.ByHand
 			return errors.Join(err, f.Close())
 		})
 		if err != nil {
@@ -187,7 +190,10 @@ func onLoop(scratch, kind string, rounds int) (bar, error) {
 		return bar{}, err
 	}
 	ms, took := 1000*median(ours), after-before
-	return bar{"compose 2 GiB on " + kind + ", synced and named; disk that it takes", fmt.Sprintf("%.1f ms, %d KiB", ms, took>>10), "<= 30 ms, < 1 MiB", ms <= 30 && took < 1<<20}, nil
+	// What it takes are headers, of which each layer's fills up to 64 KiB.
+	headers := int64(len(members)) * 64 << 10
+	return bar{"compose 2 GiB on " + kind + ", synced and named; disk that it takes; bytes of blobs not shared", fmt.Sprintf("%.1f ms; %d KiB; %d", ms, took>>10, copied),
+		"<= 30 ms; headers; < 1 KiB", ms <= 30 && took <= headers && copied < 1<<10}, nil
 }
 
 // used is how many bytes of a file system are taken.
