@@ -2,8 +2,10 @@ package bench_test
 
 import (
 	"context"
+	"io"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +13,8 @@ import (
 	"time"
 
 	"drayage/bench"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func forever() bool { return true }
@@ -170,6 +174,86 @@ func TestKnee(t *testing.T) {
 	} {
 		if got := bench.Knee(c.n, c.tp); got != c.want {
 			t.Errorf("Knee(%v, %v) = %d, want %d", c.n, c.tp, got, c.want)
+		}
+	}
+}
+
+// sample is a report with names that would like to be markup.
+func sample() *bench.Report {
+	times := bench.Quantiles{Count: 10, Mean: 0.02, P50: 0.01, P90: 0.03, P99: 0.2, P999: 0.5, Max: 1}
+	r := &bench.Report{Version: bench.ReportVersion, Started: time.Unix(1e9, 0).UTC(), Rounds: 2}
+	for _, name := range []string{"registry.example/app:1", `evil<script src="https://x.example/x.js">`} {
+		r.Targets = append(r.Targets, bench.ReportTarget{Name: name, Blobs: 3, Size: 3e8, Knee: 4, All: bench.Summary{Cold: times, Warm: times}})
+		for i, n := range []int{1, 2, 4, 8} {
+			tp := float64(10e6 * min(4, i+1))
+			r.Results = append(r.Results, bench.Result{Target: name, Connections: n, Throughput: bench.Interval{Estimate: tp, Low: tp * 0.9, High: tp * 1.1},
+				ByRound: []float64{tp, tp * 1.01}, Summary: bench.Summary{Requests: 10, Bytes: 1e8, Latency: times, FirstByte: times}})
+		}
+	}
+	r.Comparisons = []bench.Comparison{{Target: r.Targets[1].Name, To: r.Targets[0].Name, Connections: 4, Throughput: bench.Compare([]float64{1, 2, 3, 4, 5, 6}, []float64{2, 4, 6, 8, 10, 12})}}
+	return r
+}
+
+// The page needs nothing from elsewhere, and lets no name become markup.
+func TestHTMLStandsAlone(t *testing.T) {
+	var b strings.Builder
+	if err := sample().WriteHTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	page := b.String()
+	if len(page) > 1<<20 {
+		t.Errorf("%d bytes", len(page))
+	}
+	for _, bad := range []string{"<script", "<link", "<iframe", "@import", "url(", "<img", "href="} {
+		if strings.Contains(page, bad) {
+			t.Errorf("it has %q", bad)
+		}
+	}
+	for _, want := range []string{"<svg", "role=\"img\"", "aria-label=\"Throughput by connections\"", "Latency of whole reads", "2.00 times the throughput", "evil&lt;script", "default-src 'none'"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("it has no %q", want)
+		}
+	}
+	if n := strings.Count(page, "<svg"); n != 6 {
+		t.Errorf("%d plots, want 3 in two forms", n)
+	}
+}
+
+func TestReportsComeBackAndAreCompared(t *testing.T) {
+	was := sample()
+	var b strings.Builder
+	if err := was.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	is, err := bench.ReadReport(strings.NewReader(b.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(was, is); diff != "" {
+		t.Error(diff)
+	}
+	if worse := is.Baseline(was, 0.1); len(worse) != 0 {
+		t.Errorf("the same is worse: %v", worse)
+	}
+	for i := range is.Results {
+		is.Results[i].Throughput = bench.Interval{Estimate: 5e6, Low: 4e6, High: 6e6}
+	}
+	worse := is.Baseline(was, 0.1)
+	if len(worse) != 8 || worse[0].Fraction < worse[7].Fraction {
+		t.Errorf("%v", worse)
+	}
+	if worse := is.Baseline(was, 0.9); len(worse) != 0 {
+		t.Errorf("beyond the tolerance: %v", worse)
+	}
+	for _, bad := range []string{"", "{}", `{"version":99}`, "[]"} {
+		if _, err := bench.ReadReport(strings.NewReader(bad)); err == nil {
+			t.Errorf("%q is a report", bad)
+		}
+	}
+	for name, write := range map[string]func(io.Writer) error{"csv": was.WriteCSV, "benchstat": was.WriteBenchstat} {
+		var b strings.Builder
+		if err := write(&b); err != nil || strings.Count(b.String(), "\n") < 9 {
+			t.Errorf("%s: %v\n%s", name, err, b.String())
 		}
 	}
 }

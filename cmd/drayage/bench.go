@@ -40,8 +40,8 @@ type benchOptions struct {
 	whole       bool
 	verify      bool
 
-	json, csv, benchstat, markdown string
-	baseline, tolerance            string
+	json, csv, benchstat, markdown, html string
+	baseline, tolerance                  string
 }
 
 func benchCommand(s streams) *cobra.Command {
@@ -78,6 +78,7 @@ unlikely to be chance. Standard output has the table, or what is asked for with 
 	f.StringVar(&o.csv, "csv", "", "write the results as CSV to `FILE`, - for standard output")
 	f.StringVar(&o.benchstat, "benchstat", "", "write the rounds for benchstat to `FILE`, - for standard output")
 	f.StringVar(&o.markdown, "markdown", "", "write the table as Markdown to `FILE`, - for standard output")
+	f.StringVar(&o.html, "html", "", "write the report with plots as one HTML page to `FILE`, - for standard output")
 	f.StringVar(&o.baseline, "baseline", "", "compare with an earlier report, `FILE` of --json: exit with status 9 when throughput got worse")
 	f.StringVar(&o.tolerance, "tolerance", "10%", "how much worse is no matter to --baseline, as a `SHARE`")
 	o.networkFlags.add(f)
@@ -270,7 +271,7 @@ func (o *benchOptions) write(s streams, r *bench.Report) error {
 		path  string
 		write func(io.Writer) error
 	}{
-		{o.json, r.WriteJSON}, {o.csv, r.WriteCSV}, {o.benchstat, r.WriteBenchstat}, {o.markdown, func(w io.Writer) error { return benchTable(w, r, true) }},
+		{o.json, r.WriteJSON}, {o.csv, r.WriteCSV}, {o.benchstat, r.WriteBenchstat}, {o.html, r.WriteHTML}, {o.markdown, func(w io.Writer) error { return benchTable(w, r, true) }},
 	} {
 		if form.path == "" {
 			continue
