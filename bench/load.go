@@ -23,6 +23,9 @@ type Load struct {
 	// Duration and Requests end it, whichever comes first; 0 is no bound.
 	Duration time.Duration
 	Requests int
+	// Precise keeps an open loop's schedule by the kernel's clock, to some hundredths
+	// of a millisecond, and not by the runtime's timers.
+	Precise bool
 }
 
 // Run makes requests until the load's bounds are reached, ctx is done, or more
@@ -97,13 +100,10 @@ func open(ctx context.Context, l Load, next func(n int) Work, over func(n int) b
 	between := float64(time.Second) / l.Rate
 	for n := 0; !over(n); n++ {
 		at := start.Add(time.Duration(float64(n) * between))
-		if wait := time.Until(at); wait > 0 {
-			timer := time.NewTimer(wait)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-			}
+		if l.Precise {
+			waitUntil(ctx, at)
+		} else {
+			timerUntil(ctx, at)
 		}
 		if ctx.Err() != nil {
 			break
@@ -112,6 +112,20 @@ func open(ctx context.Context, l Load, next func(n int) Work, over func(n int) b
 	}
 	queue.end(ctx.Err() != nil)
 	workers.Wait()
+}
+
+// timerUntil waits until a time or until ctx is done.
+func timerUntil(ctx context.Context, at time.Time) {
+	wait := time.Until(at)
+	if wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // queue is a list of what is due, without a bound: a full one would hold the

@@ -99,7 +99,7 @@ func (m *measuring) step(ctx context.Context, t *Target, connections int, within
 		m.left.Add(-n)
 		return true
 	}
-	Run(ctx, Load{Workers: connections, Rate: m.options.Rate, Duration: within},
+	Run(ctx, Load{Workers: connections, Rate: m.options.Rate, Duration: within, Precise: true},
 		func(int) Work { return t.next(reserve, r) },
 		func() bool { return !spent.Load() },
 		func(_ int, s Sample) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -30,6 +31,82 @@ func archives(ctx context.Context, b bench) ([]bar, error) {
 		out = append(out, more...)
 	}
 	return out, nil
+}
+
+// loadGenerator measures what drayage bench itself can do, on loopback.
+func loadGenerator(ctx context.Context, b bench) ([]bar, error) {
+	s, err := startSite(ctx, "8x64M")
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	measure := func(column string, flags ...string) (float64, error) {
+		args := append([]string{"bench", "-q", "--platform", "linux/amd64", "--bytes", "1TiB", "--duration", "4s", "--rounds", "1", "--json", "-", s.ref}, flags...)
+		cmd := exec.CommandContext(ctx, b.program, args...)
+		cmd.Stderr = os.Stderr
+		raw, err := cmd.Output()
+		if err != nil {
+			return 0, err
+		}
+		var r struct {
+			Results []struct {
+				Requests, Elapsed float64
+				Throughput        struct{ Estimate float64 }
+				Lateness          map[string]float64
+			}
+		}
+		if err := json.Unmarshal(raw, &r); err != nil || len(r.Results) != 1 {
+			return 0, fmt.Errorf("reading the report: %w", err)
+		}
+		switch x := r.Results[0]; column {
+		case "throughput":
+			return x.Throughput.Estimate, nil
+		case "requests":
+			return x.Requests / x.Elapsed, nil
+		default:
+			return x.Lateness[column], nil
+		}
+	}
+	var ratios []float64
+	for range b.rounds {
+		mine, err := measure("throughput", "--connections", "1", "--whole")
+		if err != nil {
+			return nil, err
+		}
+		args := []string{"-s", "-w", "%{size_download} %{time_total}\n"}
+		for range 5 {
+			for _, u := range s.urls {
+				args = append(args, "-o", "/dev/null", u)
+			}
+		}
+		raw, err := exec.CommandContext(ctx, "curl", args...).Output()
+		if err != nil {
+			return nil, err
+		}
+		var bytes, took float64
+		for line := range strings.Lines(string(raw)) {
+			var n, t float64
+			if _, err := fmt.Sscan(line, &n, &t); err != nil {
+				return nil, err
+			}
+			bytes, took = bytes+n, took+t
+		}
+		ratios = append(ratios, mine/(bytes/took))
+	}
+	small, err := measure("requests", "--connections", "16", "--range", "1KiB")
+	if err != nil {
+		return nil, err
+	}
+	late, err := measure("p99.9", "--connections", "64", "--range", "1KiB", "--rate", "1000")
+	if err != nil {
+		return nil, err
+	}
+	r := median(ratios)
+	return []bar{
+		{"bench of 64 MiB bodies by one connection, loopback: / curl", fmt.Sprintf("%.2fx", r), ">= 0.95x", r >= 0.95},
+		{"bench of 1 KiB parts by 16 connections: requests a second, server on the same cores", fmt.Sprintf("%.0f", small), ">= 20000", small >= 20000},
+		{"bench at 1,000 requests a second: 99.9 % begin no later than", fmt.Sprintf("%.2f ms", 1000*late), "<= 1 ms", late <= 1e-3},
+	}, nil
 }
 
 // pullAndCompose measures 250 MB from a registry into a docker archive, with and

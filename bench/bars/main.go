@@ -61,7 +61,7 @@ func groups() []group {
 	return []group{
 		{"loopback", loopback}, {"one", oneLargeBlob}, {"link", fastLink}, {"slow", slowConnection}, {"resets", resets},
 		{"kills", kills}, {"small", smallBlobs}, {"http2", http2},
-		{"compose", composition}, {"archive", archives},
+		{"compose", composition}, {"archive", archives}, {"load", loadGenerator},
 	}
 }
 

@@ -16,6 +16,7 @@ type rate int64
 // with an i.
 var units = map[string]float64{
 	"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9,
+	"T": 1e12, "TB": 1e12, "TI": 1 << 40, "TIB": 1 << 40,
 	"KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "B": 1,
 }
 
