@@ -8,12 +8,14 @@ GOLANGCI_LINT := v2.15.0
 DISTRIBUTION  := v3.1.2
 CONTAINERD    := v2.4.2
 CRANE         := v0.22.1
+REGCTL        := v0.11.7
+ORAS          := v1.3.6
 FUZZTIME      ?= 20s
 SOAKTIME      ?= 10m
 SCHEDULES     ?= 5000
 SEED          ?= 1
 
-.PHONY: help build demo test race-detector cover lint fuzz soak bench interop loaders clean
+.PHONY: help build demo test race-detector cover lint fuzz soak bench race interop loaders clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +55,10 @@ bench: build $(TOOLS)/crane ## measure against yardsticks in the same run
 	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars
 	bin/bars -drayage bin/drayage
 
+race: build $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/oras ## pull beside crane, skopeo, regctl, oras and curl, into docs/benchmarks.md
+	CGO_ENABLED=0 $(GO) build -o bin/race ./bench/race
+	bin/race -drayage bin/drayage -tools $(TOOLS) -o docs/benchmarks.md
+
 interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane ## test against real registries and real loaders
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
@@ -80,6 +86,12 @@ $(TOOLS)/containerd-$(CONTAINERD):
 
 $(TOOLS)/ggcr: $(wildcard cmd/drayage/testdata/interop/ggcr/*)
 	cd cmd/drayage/testdata/interop/ggcr && $(GO) build -o $@ .
+
+$(TOOLS)/regctl:
+	GOBIN=$(TOOLS) $(GO) install github.com/regclient/regclient/cmd/regctl@$(REGCTL)
+
+$(TOOLS)/oras:
+	GOBIN=$(TOOLS) $(GO) install oras.land/oras/cmd/oras@$(ORAS)
 
 $(TOOLS)/crane:
 	GOBIN=$(TOOLS) $(GO) install github.com/google/go-containerregistry/cmd/crane@$(CRANE)

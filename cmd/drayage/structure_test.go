@@ -20,7 +20,7 @@ var layers = []string{
 	2: "engine/plan engine/event",
 	3: "engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
 	4: "engine engine/archive engine/doctor bench",
-	5: "cmd/drayage cmd/demo bench/bars",
+	5: "cmd/drayage cmd/demo bench/bars bench/race",
 }
 
 // goroutines are the functions that start some, each of which waits for its

@@ -269,7 +269,7 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo, ref stri
 		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
 		return
 	}
-	if !strings.Contains(r.Header.Get("Accept"), strings.TrimSpace(strings.Split(m.mediaType, ";")[0])) && m.mediaType != "" && strings.Contains(m.mediaType, "manifest") {
+	if !strings.Contains(strings.Join(r.Header.Values("Accept"), ","), strings.TrimSpace(strings.Split(m.mediaType, ";")[0])) && m.mediaType != "" && strings.Contains(m.mediaType, "manifest") {
 		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "found, but the Accept header does not support it")
 		return
 	}
