@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -331,7 +332,7 @@ func median(rs []result, of func(result) float64) float64 {
 // head opens the page.
 func head(ctx context.Context, page *strings.Builder, ts []tool) {
 	fmt.Fprintf(page, "# Benchmarks\n\nWritten by `make race` on %s; anybody can run it. Every tool pulls the same images from the same registry on the same machine, in turn, each into an empty folder; "+
-		"what others wrote is synced within their time, since drayage syncs what it writes. `unchanged` and the bytes are as the link counted them. Each result was checked for every layer.\n\n", time.Now().Format(time.DateOnly))
+		"what others wrote is synced within their time, since drayage syncs what it writes. Bytes are as the link counted them. Each result was checked for every layer. The machine: %d cores, %s/%s; what is on it has the cores together with the registry and the link.\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
 	page.WriteString("| tool | version | as |\n| --- | --- | --- |\n")
 	example := job{refs: []string{"IMAGE"}, urls: []string{"http://REGISTRY/v2/…/blobs/sha256:…"}}
 	for _, t := range ts {
