@@ -17,7 +17,7 @@ func waitUntil(ctx context.Context, at time.Time) {
 	}
 	for wait := time.Until(at); wait > 0 && ctx.Err() == nil; wait = time.Until(at) {
 		ts := unix.NsecToTimespec(wait.Nanoseconds())
-		if err := unix.Nanosleep(&ts, nil); err != nil && err != unix.EINTR { //nolint:errorlint // an errno
+		if err := unix.Nanosleep(&ts, nil); err != nil && err != unix.EINTR {
 			timerUntil(ctx, at)
 			return
 		}
