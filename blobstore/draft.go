@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"drayage/blobstore/durable"
 
@@ -100,16 +99,4 @@ func (d *Draft) Close() error {
 }
 
 // dropDeadDrafts removes the drafts of processes that died.
-func (s *Store) dropDeadDrafts() {
-	files, _ := filepath.Glob(s.paths.draft("*"))
-	for _, path := range files {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			continue
-		}
-		if won, err := durable.TryLock(f); err == nil && won && durable.StillNamed(f, path) {
-			os.Remove(path)
-		}
-		f.Close()
-	}
-}
+func (s *Store) dropDeadDrafts() { dropUnlocked(s.paths.draft("*")) }

@@ -123,8 +123,12 @@ func (s *Store) Leased() (map[digest.Digest]bool, error) {
 
 // dropDeadLeases removes leases that nobody holds. What can't be removed stays
 // for another time: it costs nothing but the space of what it keeps.
-func (s *Store) dropDeadLeases() {
-	files, _ := filepath.Glob(s.paths.lease("*"))
+func (s *Store) dropDeadLeases() { dropUnlocked(s.paths.lease("*")) }
+
+// dropUnlocked removes the files of a pattern that no process holds locked. What can't
+// be removed stays for another time.
+func dropUnlocked(pattern string) {
+	files, _ := filepath.Glob(pattern)
 	for _, path := range files {
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {

@@ -16,7 +16,6 @@ import (
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
 	"drayage/engine/event"
-	"drayage/engine/image"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
@@ -73,7 +72,7 @@ unlikely to be chance. Standard output has the table, or what is asked for with 
 	f.Var(&o.part, "range", "read layers in parts of `SIZE` (default 4MiB)")
 	f.BoolVar(&o.whole, "whole", false, "read whole layers, without ranges")
 	f.BoolVar(&o.verify, "verify", false, "hash whole layers and hold them against their digests; with --whole")
-	f.StringVar(&o.platform, "platform", "", "which image of a multi-platform index: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	platformFlag(f, &o.platform, "which image of a multi-platform index")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to `FILE`, - for standard output")
 	f.StringVar(&o.csv, "csv", "", "write the results as CSV to `FILE`, - for standard output")
 	f.StringVar(&o.benchstat, "benchstat", "", "write the rounds for benchstat to `FILE`, - for standard output")
@@ -216,12 +215,9 @@ func (o *benchOptions) readBaseline() (*bench.Report, float64, error) {
 
 // targets resolves images, without a store.
 func (o *benchOptions) targets(ctx context.Context, s streams, client *registry.Client, refs []reference.Image) ([]*bench.Target, error) {
-	platform := image.DefaultPlatform()
-	if o.platform != "" {
-		var err error
-		if platform, err = image.ParsePlatform(o.platform); err != nil {
-			return nil, usageError{err}
-		}
+	platform, err := platformOf(o.platform)
+	if err != nil {
+		return nil, err
 	}
 	store, err := noStore()
 	if err != nil {

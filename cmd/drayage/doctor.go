@@ -10,7 +10,6 @@ import (
 
 	"drayage/engine"
 	"drayage/engine/doctor"
-	"drayage/engine/image"
 	"drayage/engine/reference"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
@@ -42,7 +41,7 @@ It reads a few kilobytes. The report has no secrets, and can be put in a bug rep
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.BoolVar(&o.json, "json", false, "as JSON")
-	f.StringVar(&o.platform, "platform", "", "which image of a multi-platform index: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	platformFlag(f, &o.platform, "which image of a multi-platform index")
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
 	return cmd
@@ -53,11 +52,9 @@ func runDoctor(ctx context.Context, s streams, o doctorOptions, name string) err
 	if err != nil {
 		return usageError{err}
 	}
-	platform := image.DefaultPlatform()
-	if o.platform != "" {
-		if platform, err = image.ParsePlatform(o.platform); err != nil {
-			return usageError{err}
-		}
+	platform, err := platformOf(o.platform)
+	if err != nil {
+		return err
 	}
 	refs := []reference.Image{ref}
 	credentials, err := o.credentials(refs)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"drayage/engine/image"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -46,6 +48,23 @@ func (n *networkFlags) addTransport(f *pflag.FlagSet) {
 	f.StringVar(&n.caCert, "ca-cert", "", "`FILE` with certificate authorities to trust besides the system's")
 	f.StringVar(&n.cert, "cert", "", "`FILE` with the TLS client certificate")
 	f.StringVar(&n.key, "key", "", "`FILE` with the TLS client key")
+}
+
+// platformFlag adds the flag for which image of several is meant.
+func platformFlag(f *pflag.FlagSet, word *string, which string) {
+	f.StringVar(word, "platform", "", which+": `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+}
+
+// platformOf is the platform of that flag.
+func platformOf(word string) (image.Platform, error) {
+	if word == "" {
+		return image.DefaultPlatform(), nil
+	}
+	p, err := image.ParsePlatform(word)
+	if err != nil {
+		return p, usageError{err}
+	}
+	return p, nil
 }
 
 func (d *displayFlags) add(f *pflag.FlagSet) {

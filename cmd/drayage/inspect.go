@@ -47,7 +47,7 @@ manifests only, and changes nothing.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.platform, "platform", "", "which image of a multi-platform index: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	platformFlag(f, &o.platform, "which image of a multi-platform index")
 	f.BoolVar(&o.json, "json", false, "as JSON")
 	f.BoolVar(&o.raw, "raw", false, "the manifest or index that the name stands for, as the registry has it")
 	storeFlag(cmd, &o.store)
@@ -86,11 +86,9 @@ func runInspect(ctx context.Context, s streams, o inspectOptions, name string) e
 	if err != nil {
 		return usageError{err}
 	}
-	platform := image.DefaultPlatform()
-	if o.platform != "" {
-		if platform, err = image.ParsePlatform(o.platform); err != nil {
-			return usageError{err}
-		}
+	platform, err := platformOf(o.platform)
+	if err != nil {
+		return err
 	}
 	credentials, err := o.credentials([]reference.Image{ref})
 	if err != nil {

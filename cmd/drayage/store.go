@@ -16,7 +16,6 @@ import (
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"
-	"drayage/engine/image"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -213,7 +212,7 @@ without a network. Images have all platforms that are in the store.`,
 	f.SortFlags = false
 	o.outputFlags.add(f)
 	storeFlag(cmd, &o.dir)
-	f.StringVar(&o.platform, "platform", "", "which image of several docker load gets: `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
+	platformFlag(f, &o.platform, "which image of several docker load gets")
 	o.displayFlags.add(f)
 	return cmd
 }
@@ -225,12 +224,9 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 	if !o.any() {
 		return usageError{errors.New("say where to: -o FILE, -O, -d DIR or -l")}
 	}
-	platform := image.DefaultPlatform()
-	if o.platform != "" {
-		var err error
-		if platform, err = image.ParsePlatform(o.platform); err != nil {
-			return usageError{err}
-		}
+	platform, err := platformOf(o.platform)
+	if err != nil {
+		return err
 	}
 	dir, err := storeDir(o.dir)
 	if err != nil {

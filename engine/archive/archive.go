@@ -18,8 +18,8 @@ import (
 	"os"
 	"path"
 	"strings"
-	"unicode"
 
+	"drayage/engine/image"
 	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
@@ -146,20 +146,20 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 	case tar.TypeReg:
 		for k := range h.PAXRecords {
 			if strings.HasPrefix(k, "GNU.sparse.") {
-				return m, false, fmt.Errorf("%w: %q is a sparse file", ErrInvalid, printable(h.Name))
+				return m, false, fmt.Errorf("%w: %q is a sparse file", ErrInvalid, image.Printable(h.Name))
 			}
 		}
 	case tar.TypeLink:
 		m.link, err = clean(h.Linkname)
 	case tar.TypeSymlink:
 		if path.IsAbs(h.Linkname) {
-			return m, false, fmt.Errorf("%w: %q links to %q, outside of it", ErrInvalid, printable(h.Name), printable(h.Linkname))
+			return m, false, fmt.Errorf("%w: %q links to %q, outside of it", ErrInvalid, image.Printable(h.Name), image.Printable(h.Linkname))
 		}
 		m.link, err = clean(path.Join(path.Dir(name), h.Linkname))
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return m, false, nil
 	default:
-		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, printable(h.Name))
+		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, image.Printable(h.Name))
 	}
 	return m, true, err
 }
@@ -167,27 +167,13 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 // clean refuses names that lead outside of an archive.
 func clean(name string) (string, error) {
 	if len(name) > maxName {
-		return "", fmt.Errorf("%w: a name of %d bytes: %q", ErrInvalid, len(name), printable(name))
+		return "", fmt.Errorf("%w: a name of %d bytes: %q", ErrInvalid, len(name), image.Printable(name))
 	}
 	c := path.Clean(strings.TrimPrefix(name, "./"))
 	if name == "" || path.IsAbs(c) || c == ".." || strings.HasPrefix(c, "../") || strings.ContainsRune(c, 0) {
-		return "", fmt.Errorf("%w: a name leads outside of it: %q", ErrInvalid, printable(name))
+		return "", fmt.Errorf("%w: a name leads outside of it: %q", ErrInvalid, image.Printable(name))
 	}
 	return c, nil
-}
-
-// printable cuts a foreign name down to what fits a message.
-func printable(s string) string {
-	const most = 100
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1 // no control of the terminal
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
 }
 
 // walkFolder is walk for an unpacked archive.
@@ -219,7 +205,7 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 				return err
 			}
 			if path.IsAbs(to) {
-				return fmt.Errorf("%w: %q links to %q, outside of it", ErrInvalid, printable(name), printable(to))
+				return fmt.Errorf("%w: %q links to %q, outside of it", ErrInvalid, image.Printable(name), image.Printable(to))
 			}
 			if m.link, err = clean(path.Join(path.Dir(name), to)); err != nil {
 				return err
@@ -227,7 +213,7 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 			m.size = 0
 			return f(m)
 		case !d.Type().IsRegular():
-			return fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, printable(name))
+			return fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, image.Printable(name))
 		}
 		file, err := root.Open(name)
 		if err != nil {
@@ -386,7 +372,7 @@ const (
 // readSmall reads a member that tells what others are.
 func readSmall(m member) ([]byte, error) {
 	if m.size > maxHead {
-		return nil, fmt.Errorf("%w: %q has %d bytes", ErrInvalid, printable(m.name), m.size)
+		return nil, fmt.Errorf("%w: %q has %d bytes", ErrInvalid, image.Printable(m.name), m.size)
 	}
 	var b bytes.Buffer
 	if _, err := io.Copy(&b, io.LimitReader(m.body, maxHead)); err != nil {

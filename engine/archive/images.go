@@ -287,7 +287,7 @@ func (i *importer) dockerRoot(ctx context.Context, e dockerImage) (blobstore.Roo
 		return blobstore.Root{}, invalid(err)
 	}
 	if len(diffIDs) != len(e.Layers) {
-		return blobstore.Root{}, fmt.Errorf("%w: the config %q tells of %d layers and manifest.json of %d", ErrInvalid, printable(e.Config), len(diffIDs), len(e.Layers))
+		return blobstore.Root{}, fmt.Errorf("%w: the config %q tells of %d layers and manifest.json of %d", ErrInvalid, image.Printable(e.Config), len(diffIDs), len(e.Layers))
 	}
 	layers := make([]ocispec.Descriptor, 0, len(e.Layers))
 	for n, name := range e.Layers {
@@ -296,7 +296,7 @@ func (i *importer) dockerRoot(ctx context.Context, e dockerImage) (blobstore.Roo
 			return blobstore.Root{}, err
 		}
 		if diffID != diffIDs[n] {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q has the diff id %s, and the config says %s", ErrMismatch, printable(name), diffID, diffIDs[n])
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has the diff id %s, and the config says %s", ErrMismatch, image.Printable(name), diffID, diffIDs[n])
 		}
 		layers = append(layers, d)
 	}
@@ -328,7 +328,7 @@ func (i *importer) layer(ctx context.Context, name string) (ocispec.Descriptor, 
 	}
 	diffID, format, err := i.diffID(ctx, f)
 	if err != nil {
-		return ocispec.Descriptor{}, "", fmt.Errorf("layer %q: %w", printable(name), err)
+		return ocispec.Descriptor{}, "", fmt.Errorf("layer %q: %w", image.Printable(name), err)
 	}
 	kind := strings.TrimSuffix(image.DockerLayer, ".gzip")
 	if format != squeeze.None {
@@ -421,19 +421,19 @@ func (i *importer) historyRoot(ctx context.Context, top string) (blobstore.Root,
 	for id := top; id != ""; {
 		raw, ok := i.heads[id+"/json"]
 		if seen[id] {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", ErrInvalid, printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", ErrInvalid, image.Printable(id))
 		}
 		seen[id] = true
 		if !ok {
-			return blobstore.Root{}, fmt.Errorf("%w: it tells of layer %q, which is not there", ErrInvalid, printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: it tells of layer %q, which is not there", ErrInvalid, image.Printable(id))
 		}
 		l := image.Schema1Layer{ID: id, JSON: raw}
 		if err := json.Unmarshal(raw, &l.Config); err != nil {
-			return blobstore.Root{}, fmt.Errorf("%w: the json of layer %q", ErrInvalid, printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: the json of layer %q", ErrInvalid, image.Printable(id))
 		}
 		s.Layers = append(s.Layers, l)
 		if len(s.Layers) > maxLayers {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", ErrInvalid, printable(top), maxLayers)
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", ErrInvalid, image.Printable(top), maxLayers)
 		}
 		id = l.Config.Parent
 	}

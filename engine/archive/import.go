@@ -80,7 +80,7 @@ type file struct {
 // take reads a member.
 func (i *importer) take(ctx context.Context, m member) error {
 	if _, twice := i.files[m.name]; twice || i.links[m.name] != "" || i.heads[m.name] != nil {
-		return fmt.Errorf("%w: %q is there twice", ErrInvalid, printable(m.name))
+		return fmt.Errorf("%w: %q is there twice", ErrInvalid, image.Printable(m.name))
 	}
 	switch base := path.Base(m.name); {
 	case m.link != "":
@@ -91,7 +91,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 	case heads[m.name], m.name == deltaFile, base == "json":
 		const maxJSON = 1 << 20 // of a layer
 		if base == "json" && m.size > maxJSON {
-			return fmt.Errorf("%w: %q has %d bytes", ErrInvalid, printable(m.name), m.size)
+			return fmt.Errorf("%w: %q has %d bytes", ErrInvalid, image.Printable(m.name), m.size)
 		}
 		raw, err := readSmall(m)
 		if err != nil {
@@ -105,7 +105,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 	}
 	want := blobDigest(m.name)
 	if want == "" && strings.HasPrefix(m.name, ocispec.ImageBlobsDir+"/") {
-		return fmt.Errorf("%w: %q is no name of a blob", ErrInvalid, printable(m.name))
+		return fmt.Errorf("%w: %q is no name of a blob", ErrInvalid, image.Printable(m.name))
 	}
 	if want != "" {
 		if has, err := i.lease.Has(ocispec.Descriptor{Digest: want, Size: m.size}); err == nil && has {
@@ -144,7 +144,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 		n, errRead := m.body.Read(buf)
 		hash.Write(buf[:n])
 		if _, err := draft.Write(buf[:n]); err != nil {
-			return file{}, fmt.Errorf("storing %q: %w", printable(m.name), err)
+			return file{}, fmt.Errorf("storing %q: %w", image.Printable(m.name), err)
 		}
 		if errors.Is(errRead, io.EOF) {
 			break
@@ -155,7 +155,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 	}
 	got := digest.NewDigest(algorithm, hash)
 	if want != "" && got != want {
-		return file{}, fmt.Errorf("%w: %q has the digest %s", ErrMismatch, printable(m.name), got)
+		return file{}, fmt.Errorf("%w: %q has the digest %s", ErrMismatch, image.Printable(m.name), got)
 	}
 	has, err := i.lease.Has(ocispec.Descriptor{Digest: got, Size: draft.Size()})
 	if err != nil {
@@ -183,7 +183,7 @@ func (i *importer) find(name string) (file, error) {
 		}
 		c = to
 	}
-	return file{}, fmt.Errorf("%w: it tells of %q, which is not there", ErrInvalid, printable(name))
+	return file{}, fmt.Errorf("%w: it tells of %q, which is not there", ErrInvalid, image.Printable(name))
 }
 
 // roots finds the images, by whichever of the files that tell is the best.

@@ -121,7 +121,7 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 		if kind == want.MediaType {
 			e.add("content type", host, Good, kind, "")
 		} else {
-			e.add("content type", host, Note, fmt.Sprintf("%q for a %s", printable(kind), want.MediaType), "drayage goes by the content; other clients may not")
+			e.add("content type", host, Note, fmt.Sprintf("%q for a %s", image.Printable(kind), want.MediaType), "drayage goes by the content; other clients may not")
 		}
 	}
 	e.quota(host, header)
@@ -149,7 +149,7 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 func (e *exam) quota(host string, h http.Header) {
 	for _, name := range []string{"Ratelimit-Remaining", "Ratelimit-Limit", "X-Ratelimit-Remaining"} {
 		if v := h.Get(name); v != "" {
-			e.add("quota", host, Note, strings.ToLower(name)+": "+printable(v), "manifests fetched by GET count; HEAD and blobs don't, at Docker Hub")
+			e.add("quota", host, Note, strings.ToLower(name)+": "+image.Printable(v), "manifests fetched by GET count; HEAD and blobs don't, at Docker Hub")
 			return
 		}
 	}
@@ -295,7 +295,7 @@ func (e *exam) ranges(ctx context.Context) error {
 		case resp.StatusCode != r.status:
 			e.add(r.name, e.holder(), bad, fmt.Sprintf("answers %d in place of %d", resp.StatusCode, r.status), r.means)
 		case r.status == http.StatusPartialContent && (got != want || int64(len(body)) != r.to-r.from):
-			e.add(r.name, e.holder(), bad, fmt.Sprintf("answers %q with %d bytes, in place of %q", printable(got), len(body), want), r.means)
+			e.add(r.name, e.holder(), bad, fmt.Sprintf("answers %q with %d bytes, in place of %q", image.Printable(got), len(body), want), r.means)
 		default:
 			e.add(r.name, e.holder(), Good, fmt.Sprintf("answers %d as it should", r.status), "")
 		}
@@ -395,7 +395,7 @@ func (e *exam) certificate(ctx context.Context, host, name, port string) {
 	if err := leaf.VerifyHostname(name); err != nil {
 		verdict, means = Bad, "it is for another name: pulls fail"
 	}
-	e.add("certificate", host, verdict, fmt.Sprintf("%s, by %s, until %s; a chain of %d", tls.VersionName(state.Version), printable(leaf.Issuer.CommonName), leaf.NotAfter.Format(time.DateOnly), len(state.PeerCertificates)), means)
+	e.add("certificate", host, verdict, fmt.Sprintf("%s, by %s, until %s; a chain of %d", tls.VersionName(state.Version), image.Printable(leaf.Issuer.CommonName), leaf.NotAfter.Format(time.DateOnly), len(state.PeerCertificates)), means)
 	if state.NegotiatedProtocol == "h2" {
 		e.add("HTTP/2", host, Note, "is offered", "all its streams share one connection; drayage uses several of HTTP/1.1")
 	} else {
@@ -415,7 +415,7 @@ func (e *exam) proxies(ctx context.Context) error {
 	var found []string
 	for _, name := range []string{"Via", "X-Cache", "Cf-Cache-Status", "X-Served-By", "Age", "Server"} {
 		if v := resp.Header.Get(name); v != "" {
-			found = append(found, strings.ToLower(name)+": "+printable(v))
+			found = append(found, strings.ToLower(name)+": "+image.Printable(v))
 		}
 	}
 	slices.Sort(found)
@@ -424,19 +424,4 @@ func (e *exam) proxies(ctx context.Context) error {
 	}
 	e.add("caches and proxies", e.holder(), Good, strings.Join(found, ", "), "")
 	return nil
-}
-
-// printable cuts a foreign string down to what fits a table.
-func printable(s string) string {
-	const most = 60
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r > 0x7f && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	return s
 }

@@ -107,7 +107,7 @@ func Decode(raw []byte) (Document, error) {
 	case "":
 		return Document{}, fmt.Errorf("%w: it has neither manifests nor layers", ErrInvalid)
 	default:
-		return Document{}, fmt.Errorf("%w: media type %q", ErrUnsupported, printable(doc.Descriptor.MediaType))
+		return Document{}, fmt.Errorf("%w: media type %q", ErrUnsupported, Printable(doc.Descriptor.MediaType))
 	}
 }
 
@@ -168,7 +168,7 @@ func checkAll(what string, descs []ocispec.Descriptor) error {
 	var total int64
 	for i, d := range descs {
 		if err := d.Digest.Validate(); err != nil {
-			return fmt.Errorf("%w: %s %d has digest %q", ErrInvalid, what, i, printable(d.Digest.String()))
+			return fmt.Errorf("%w: %s %d has digest %q", ErrInvalid, what, i, Printable(d.Digest.String()))
 		}
 		if d.Size < 0 || d.Size > math.MaxInt64-total {
 			return fmt.Errorf("%w: %s %d has size %d", ErrInvalid, what, i, d.Size)
@@ -185,7 +185,7 @@ func notJSON(raw []byte, err error) string {
 	if strings.HasPrefix(text, "<") {
 		if _, rest, ok := strings.Cut(text, "<title>"); ok {
 			if title, _, ok := strings.Cut(rest, "<"); ok {
-				return fmt.Sprintf("a web page came instead, titled %q", printable(strings.TrimSpace(title)))
+				return fmt.Sprintf("a web page came instead, titled %q", Printable(strings.TrimSpace(title)))
 			}
 		}
 		return "a web page came instead"
@@ -200,13 +200,14 @@ func jsonError(err error) string {
 		if wrong.Field == "" {
 			return "it is a JSON " + wrong.Value + ", not an object"
 		}
-		return fmt.Sprintf("its field %s is a %s", printable(wrong.Field), printable(wrong.Value))
+		return fmt.Sprintf("its field %s is a %s", Printable(wrong.Field), Printable(wrong.Value))
 	}
 	return err.Error()
 }
 
-// printable cuts a foreign string down to what fits an error message.
-func printable(s string) string {
+// Printable cuts a foreign string down to what fits a message: short, and without
+// control of the terminal.
+func Printable(s string) string {
 	const most = 80
 	if len(s) > most {
 		s = s[:most] + "…"

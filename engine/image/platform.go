@@ -126,7 +126,7 @@ func Platforms(ix *ocispec.Index) []string {
 	var out []string
 	for _, d := range Children(ix) {
 		if d.Platform != nil {
-			out = append(out, printable(platforms.Format(*d.Platform)))
+			out = append(out, Printable(platforms.Format(*d.Platform)))
 		}
 	}
 	slices.Sort(out)
@@ -148,4 +148,4 @@ func isIndexType(mediaType string) bool {
 }
 
 // FormatPlatform is a platform as OS/ARCH[/VARIANT].
-func FormatPlatform(p ocispec.Platform) string { return printable(platforms.Format(p)) }
+func FormatPlatform(p ocispec.Platform) string { return Printable(platforms.Format(p)) }

@@ -93,14 +93,14 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 	for i := len(m.FSLayers) - 1; i >= 0; i-- { // the bottom layer is the last
 		l := Schema1Layer{Blob: m.FSLayers[i].BlobSum, JSON: []byte(m.History[i].V1Compatibility)}
 		if err := l.Blob.Validate(); err != nil {
-			return nil, fmt.Errorf("%w: layer %d has digest %q", ErrInvalid, i, printable(l.Blob.String()))
+			return nil, fmt.Errorf("%w: layer %d has digest %q", ErrInvalid, i, Printable(l.Blob.String()))
 		}
 		if err := json.Unmarshal(l.JSON, &l.Config); err != nil {
 			return nil, fmt.Errorf("%w: the history of layer %d: %s", ErrInvalid, i, jsonError(err))
 		}
 		// The id is going to be a folder's name.
 		if l.ID = l.Config.ID; len(l.ID) != 64 || strings.Trim(l.ID, "0123456789abcdef") != "" {
-			return nil, fmt.Errorf("%w: layer %d has id %q", ErrInvalid, i, printable(l.ID))
+			return nil, fmt.Errorf("%w: layer %d has id %q", ErrInvalid, i, Printable(l.ID))
 		}
 		if n := len(out.Layers); n > 0 {
 			below := out.Layers[n-1].ID
@@ -108,7 +108,7 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 				continue
 			}
 			if l.Config.Parent != below {
-				return nil, fmt.Errorf("%w: layer %d says that its parent is %q, and below it is %s", ErrInvalid, i, printable(l.Config.Parent), below)
+				return nil, fmt.Errorf("%w: layer %d says that its parent is %q, and below it is %s", ErrInvalid, i, Printable(l.Config.Parent), below)
 			}
 		}
 		out.Layers = append(out.Layers, l)
@@ -185,7 +185,7 @@ func DiffIDs(config []byte) ([]digest.Digest, error) {
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if d.Validate() != nil {
-			return nil, fmt.Errorf("%w: the config has a diff id %q", ErrInvalid, printable(d.String()))
+			return nil, fmt.Errorf("%w: the config has a diff id %q", ErrInvalid, Printable(d.String()))
 		}
 	}
 	return c.RootFS.DiffIDs, nil
