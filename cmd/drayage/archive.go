@@ -201,17 +201,29 @@ func (a *archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 			}
 		}
 	}
-	for _, o := range a.outs {
-		a.observer.Observe(event.Composing{Output: o.name, Size: size})
-		r, err := o.Write(ctx, members, from, func(n int64) { a.observer.Observe(event.Composed{Output: o.name, N: n}) })
-		if errors.Is(err, syscall.EPIPE) {
-			return fmt.Errorf("%s: its reader went away before the end: %w", o.name, err)
+	var errs []error
+	for _, o := range a.outs { // one that fails doesn't stop the others
+		if err := a.writeOutput(ctx, o, members, size, from); err != nil {
+			errs = append(errs, err)
 		}
-		if err != nil {
-			return err
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		a.observer.Observe(event.Written{Output: o.name, Size: r.Size, Cloned: r.Cloned, Kernel: r.Kernel, ByHand: r.ByHand})
 	}
+	return errors.Join(errs...)
+}
+
+// writeOutput writes one output.
+func (a *archive) writeOutput(ctx context.Context, o namedOutput, members []tarwriter.Member, size int64, from tarwriter.Blobs) error {
+	a.observer.Observe(event.Composing{Output: o.name, Size: size})
+	r, err := o.Write(ctx, members, from, func(n int64) { a.observer.Observe(event.Composed{Output: o.name, N: n}) })
+	if errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%s: its reader went away before the end: %w", o.name, err)
+	}
+	if err != nil {
+		return err
+	}
+	a.observer.Observe(event.Written{Output: o.name, Size: r.Size, Cloned: r.Cloned, Kernel: r.Kernel, ByHand: r.ByHand})
 	return nil
 }
 

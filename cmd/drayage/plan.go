@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"text/tabwriter"
 
@@ -41,7 +42,19 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 	if err := o.planTotals(s, opts.Store, done, p); err != nil {
 		return err
 	}
-	return display.fail(failures(append(bad, engine.Failures(results)...)))
+	failed := failures(append(bad, engine.Failures(results)...))
+	if err := o.wouldExist(); err != nil { // as the same command would say
+		failed = append(failed, err)
+	}
+	return display.fail(failed)
+}
+
+// wouldExist refuses outputs that are there already.
+func (o *pullOptions) wouldExist() error {
+	if info, err := os.Stat(o.file); o.file != "" && !o.force && err == nil && info.Mode().IsRegular() {
+		return fmt.Errorf("output %s: %w", o.file, tarwriter.ErrExists)
+	}
+	return nil
 }
 
 // planTotals writes what the images need together, and what the user should

@@ -134,6 +134,7 @@ func familiar(name string) string {
 
 func storeImportCommand(s streams) *cobra.Command {
 	var dir string
+	var noSync bool
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
 		Short: "Take images out of archives into the store",
@@ -149,19 +150,20 @@ there.`,
 			if len(args) == 0 {
 				return usageError{errors.New("no archive named")}
 			}
-			return runImport(cmd.Context(), s, dir, args)
+			return runImport(cmd.Context(), s, dir, noSync, args)
 		},
 	}
 	storeFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
 	return cmd
 }
 
-func runImport(ctx context.Context, s streams, dir string, files []string) error {
+func runImport(ctx context.Context, s streams, dir string, noSync bool, files []string) error {
 	dir, err := storeDir(dir)
 	if err != nil {
 		return err
 	}
-	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk})
+	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk, NoSync: noSync})
 	if err != nil {
 		return err
 	}
