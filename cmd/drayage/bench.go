@@ -35,7 +35,7 @@ type benchOptions struct {
 	rounds      int
 	duration    time.Duration
 	bytes       size
-	part        size
+	parts       string
 	whole       bool
 	verify      bool
 
@@ -44,7 +44,7 @@ type benchOptions struct {
 }
 
 func benchCommand(s streams) *cobra.Command {
-	o := benchOptions{bytes: 1 << 30, part: 4 << 20}
+	o := benchOptions{bytes: 1 << 30}
 	cmd := &cobra.Command{
 		Use:   "bench [flags] IMAGE...",
 		Short: "Measure how fast registries deliver, by reading from them",
@@ -53,8 +53,8 @@ tells throughput, times to the first byte and latencies, with the number of
 connections beyond which more bring little. It only reads, throws away what it
 reads, and never takes more than --bytes and --duration in all.
 
-Several images, such as one from a registry and from its mirror, are read in turn in
-the same rounds, and a difference between them is only called one when it is
+Several images, such as one from a registry and from its mirror, and several sizes of
+--range, are read in turn in the same rounds, and a difference between them is only called one when it is
 unlikely to be chance. Standard output has the table, or what is asked for with -.`,
 		Example: `  drayage bench registry.example/app:1
   drayage bench --connections 8 --rounds 10 registry.example/app:1 mirror.example/app:1
@@ -69,8 +69,8 @@ unlikely to be chance. Standard output has the table, or what is asked for with 
 	f.IntVar(&o.rounds, "rounds", 0, "how often to go through all of it (default 6: with fewer, intervals are only the range of the rounds)")
 	f.DurationVar(&o.duration, "duration", time.Minute, "take at most `DUR` in all")
 	f.Var(&o.bytes, "bytes", "read at most `SIZE` in all (default 1GiB)")
-	f.Var(&o.part, "range", "read layers in parts of `SIZE` (default 4MiB)")
-	f.BoolVar(&o.whole, "whole", false, "read whole layers, without ranges")
+	f.StringVar(&o.parts, "range", "4MiB", "read layers in parts of so many bytes, or `SIZES` to compare: 1MiB,4MiB,whole")
+	f.BoolVar(&o.whole, "whole", false, "read whole layers, without ranges: the same as --range whole")
 	f.BoolVar(&o.verify, "verify", false, "hash whole layers and hold them against their digests; with --whole")
 	platformFlag(f, &o.platform, "which image of a multi-platform index")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to `FILE`, - for standard output")
@@ -172,10 +172,18 @@ func (o *benchOptions) check(args []string) (bench.Options, []reference.Image, e
 	if b.Rounds == 0 {
 		b.Rounds = 6 // the fewest that an interval, and a difference, take
 	}
+	if o.whole {
+		o.parts = "whole"
+	}
+	for _, word := range strings.Split(o.parts, ",") {
+		if _, err := partSize(word); err != nil {
+			return b, nil, err
+		}
+	}
 	switch {
 	case b.Rounds < 1 || b.Duration <= 0 || b.Rate < 0:
 		return b, nil, usageError{errors.New("--rounds and --duration must be more than nothing, and --rate not less")}
-	case o.verify && !o.whole:
+	case o.verify && o.parts != "whole":
 		return b, nil, usageError{errors.New("--verify goes with --whole: a part has no digest")}
 	}
 	return b, refs, nil
@@ -233,20 +241,42 @@ func (o *benchOptions) targets(ctx context.Context, s streams, client *registry.
 		return nil, failures(failed)
 	}
 	var out []*bench.Target
+	words := strings.Split(o.parts, ",")
 	for _, r := range results {
-		part := int64(o.part)
-		if o.whole {
-			part = 0
+		for _, word := range words {
+			part, err := partSize(word)
+			if err != nil {
+				return nil, err
+			}
+			name := r.Ref.String()
+			if len(words) > 1 {
+				name += " by " + strings.TrimSpace(word)
+			}
+			t, err := bench.NewTarget(name, r.Image.Target().Digest, r.Image.Main().Layers, func(d digest.Digest) *registry.Blob {
+				return client.Blob(r.Ref, d)
+			}, part, o.verify)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, t)
 		}
-		t, err := bench.NewTarget(r.Ref.String(), r.Image.Target().Digest, r.Image.Main().Layers, func(d digest.Digest) *registry.Blob {
-			return client.Blob(r.Ref, d)
-		}, part, o.verify)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, t)
 	}
 	return out, nil
+}
+
+// partSize reads a size of parts; 0 is whole layers.
+func partSize(word string) (int64, error) {
+	if strings.TrimSpace(word) == "whole" {
+		return 0, nil
+	}
+	n, err := parseSize(word)
+	if err == nil && n < 1 {
+		err = errors.New("want at least one byte")
+	}
+	if err != nil {
+		return 0, usageError{fmt.Errorf("--range: %w", err)}
+	}
+	return n, nil
 }
 
 // announce says beforehand what it is going to cost.
