@@ -103,7 +103,7 @@ func (m *measuring) step(ctx context.Context, t *Target, connections int, within
 		func(int) Work { return t.next(reserve, r) },
 		func() bool { return !spent.Load() },
 		func(_ int, s Sample) {
-			if s.Err != errSkipped && s.Err != "cancelled" {
+			if s.Err != errSkipped && s.Err != errCancelled {
 				r.Add(s)
 			}
 		})

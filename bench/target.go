@@ -107,7 +107,7 @@ func (t *Target) read(ctx context.Context, p part, s *Sample, r *Recorder) {
 	body, err := source.Open(httptrace.WithClientTrace(ctx, c.trace()), transfer.Ask{From: p.from, To: p.to, Size: p.blob.Size, Once: true})
 	c.finish()
 	if err != nil {
-		s.Err = kind(err)
+		s.Err = kind(ctx, err)
 		return
 	}
 	defer body.Close()
@@ -135,7 +135,7 @@ func (t *Target) read(ctx context.Context, p part, s *Sample, r *Recorder) {
 			r.Bytes(int64(n))
 		}
 		if err != nil && left > 0 {
-			s.Err = kind(err)
+			s.Err = kind(ctx, err)
 			return
 		}
 	}
@@ -144,11 +144,14 @@ func (t *Target) read(ctx context.Context, p part, s *Sample, r *Recorder) {
 	}
 }
 
+// errCancelled marks samples that the end of the run has cut short.
+const errCancelled = "cancelled"
+
 // kind is an error in a word or two.
-func kind(err error) string {
+func kind(ctx context.Context, err error) string {
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return "cancelled"
+	case ctx.Err() != nil:
+		return errCancelled
 	case errors.Is(err, registry.ErrQuota):
 		return "quota"
 	case errors.Is(err, registry.ErrDenied):
