@@ -38,7 +38,9 @@ type rootFile struct {
 const rootVersion = 1
 
 // Pin records images as pulled, all or those before a failure, and replaces
-// roots of the same names. The blobs should be in the store, under this lease.
+// roots of the same names. One with the same target keeps what it had beyond that, such as
+// other platforms, and is still there. The blobs should be in the store, under this
+// lease.
 func (l *Lease) Pin(roots ...Root) error {
 	s := l.store
 	unlock, err := s.lock()
@@ -47,6 +49,9 @@ func (l *Lease) Pin(roots ...Root) error {
 	}
 	defer unlock()
 	for _, r := range roots {
+		if r, err = l.joined(r); err != nil {
+			return fmt.Errorf("pinning %s: %w", r.Name, err)
+		}
 		raw, err := json.Marshal(rootFile{Version: rootVersion, Root: r})
 		if err != nil {
 			return fmt.Errorf("pinning %s: %w", r.Name, err)
@@ -65,6 +70,37 @@ func (l *Lease) Pin(roots ...Root) error {
 		return fmt.Errorf("writing the store's index.json: %w", err)
 	}
 	return nil
+}
+
+// joined adds to a root what the one that it replaces has beyond it.
+func (l *Lease) joined(r Root) (Root, error) {
+	old, err := l.store.Root(r.Name)
+	if err != nil || old.Target.Digest != r.Target.Digest {
+		return r, nil // nothing to keep
+	}
+	r.Blobs, r.Beside = slices.Clone(r.Blobs), slices.Clone(r.Beside)
+	for _, d := range old.Blobs {
+		if slices.Contains(r.Blobs, d) {
+			continue
+		}
+		if err := l.keep(d); err != nil { // before it is looked for, as in Has
+			return r, err
+		}
+		switch _, err := l.store.Stat(d); {
+		case err == nil:
+			r.Blobs = append(r.Blobs, d)
+		case !errors.Is(err, ErrNotFound):
+			return r, err
+		}
+	}
+	for _, b := range old.Beside {
+		known := slices.ContainsFunc(r.Beside, func(o ocispec.Descriptor) bool { return o.Digest == b.Digest })
+		if !known && slices.Contains(r.Blobs, b.Digest) {
+			r.Beside = append(r.Beside, b)
+		}
+	}
+	slices.SortFunc(r.Beside, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
+	return r, nil
 }
 
 // Root finds an image by its whole name. The error wraps ErrNotFound when it

@@ -774,6 +774,27 @@ func TestAFailingStreamEndsTheRun(t *testing.T) {
 	}
 }
 
+// An image that a person asked for by platform has its config looked at first, also
+// when that is in the manifest itself.
+func TestAnEmbeddedConfigTellsThePlatform(t *testing.T) {
+	f := setup(t)
+	img := registrytest.Build("linux/amd64", registrytest.Layer(1, 1000))
+	f.Push("app", "", img)
+	f.DropBlob("app", img.Config.Digest)
+	var m ocispec.Manifest
+	if err := json.Unmarshal(img.Manifest, &m); err != nil {
+		t.Fatal(err)
+	}
+	m.Config.Data = img.Blobs[img.Config.Digest]
+	raw, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := f.PushManifest("app", "1", ocispec.MediaTypeImageManifest, raw)
+	f.opts.Platform.Explicit = true
+	f.mustPull(t, name)
+}
+
 // Layers that may not be redistributed are where their descriptors say; small
 // blobs may be in the manifest itself.
 func TestForeignAndEmbeddedBlobs(t *testing.T) {
@@ -810,5 +831,52 @@ func TestForeignAndEmbeddedBlobs(t *testing.T) {
 	}
 	if _, failed := f.pull(t, f.PushManifest("app", "2", ocispec.MediaTypeImageManifest, raw)); len(failed) != 1 {
 		t.Errorf("%v", failed)
+	}
+}
+
+// mirrored gives the fixture's client a mirror that has what the registry has.
+func (f *fixture) mirrored(t *testing.T, push func(*registrytest.Server)) *registrytest.Server {
+	t.Helper()
+	mirror := registrytest.New()
+	t.Cleanup(mirror.Close)
+	push(mirror)
+	u, err := registry.ParseMirrorURL("http://" + mirror.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := registry.New(registry.Options{Retry: quick, Observer: f.record, Stall: time.Second, Mirrors: []registry.Mirror{{Registry: f.Server.Host(), URL: u}}})
+	t.Cleanup(client.Close)
+	f.opts.Registry = client
+	return mirror
+}
+
+// A mirror on a bad day costs no byte twice, and nothing wrong: what it began, the
+// registry goes on with; what it changed, the registry gives anew.
+func TestMirrorsOnABadDay(t *testing.T) {
+	const size = 4 << 20
+	for name, c := range map[string]struct {
+		fault chaos.Fault
+		most  int64 // bytes sent by both together, beyond the image's own
+	}{
+		"breaks in the middle":    {chaos.ResetAfter(size / 2), 1 << 20},
+		"refuses":                 {chaos.Status(http.StatusForbidden), 1 << 16},
+		"is overloaded":           {chaos.Status(http.StatusServiceUnavailable), 1 << 16},
+		"changes what it sends":   {chaos.Flip(1000), size + 1<<16},
+		"says it has other bytes": {chaos.Body("application/octet-stream", []byte("short")), 1 << 16},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := setup(t)
+			img := registrytest.Build("linux/amd64", registrytest.Random(1, size))
+			ref := f.Push("app", "1", img)
+			mirror := f.mirrored(t, func(m *registrytest.Server) { m.Push("app", "1", img) })
+			mirror.Break("/blobs/"+img.Layers[0].Digest.String(), registrytest.Always, c.fault)
+			f.mustPull(t, ref)
+			if mirror.Count("/manifests/") == 0 || f.Count("/manifests/") != 0 {
+				t.Errorf("the mirror was asked for %d manifests, the registry for %d", mirror.Count("/manifests/"), f.Count("/manifests/"))
+			}
+			if sent := mirror.Sent() + f.Sent(); sent > img.Size()+c.most {
+				t.Errorf("%d bytes were sent for %d", sent, img.Size())
+			}
+		})
 	}
 }

@@ -152,7 +152,7 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 // configFirst fetches the config of an image, and checks its platform.
 func (p *pull) configFirst(ctx context.Context, place *schedule.Place, img *pulling) error {
 	config := img.image.Main().Config
-	has, err := p.lease.Has(config)
+	has, err := p.has(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -450,11 +450,7 @@ func (p *pull) pin() error {
 		if len(img.image.Documents) == 1 {
 			target = img.image.Main().Descriptor()
 		}
-		root, err := p.joined(blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image)})
-		if err != nil {
-			return err
-		}
-		roots = append(roots, root)
+		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image)})
 	}
 	if len(roots) == 0 {
 		return nil
@@ -470,37 +466,4 @@ func (p *pull) whole(img *plan.Image) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// joined adds to a root what an earlier pull of the same image has brought beyond
-// it, such as other platforms, and is still there.
-func (p *pull) joined(r blobstore.Root) (blobstore.Root, error) {
-	old, err := p.opts.Store.Root(r.Name)
-	if err != nil || old.Target.Digest != r.Target.Digest {
-		return r, nil //nolint:nilerr // there is nothing to keep
-	}
-	for _, d := range old.Blobs {
-		if slices.Contains(r.Blobs, d) {
-			continue
-		}
-		size, err := p.opts.Store.Stat(d)
-		if errors.Is(err, blobstore.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return r, err
-		}
-		if has, err := p.lease.Has(ocispec.Descriptor{Digest: d, Size: size}); err != nil {
-			return r, err
-		} else if has {
-			r.Blobs = append(r.Blobs, d)
-		}
-	}
-	for _, b := range old.Beside {
-		if !slices.ContainsFunc(r.Beside, func(o ocispec.Descriptor) bool { return o.Digest == b.Digest }) && slices.Contains(r.Blobs, b.Digest) {
-			r.Beside = append(r.Beside, b)
-		}
-	}
-	slices.SortFunc(r.Beside, func(a, b ocispec.Descriptor) int { return compareDigests(a.Digest, b.Digest) })
-	return r, nil
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,7 +68,7 @@ func (o Options) referring(ctx context.Context, m *manifests, img *plan.Image, s
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(listed, func(a, b ocispec.Descriptor) int { return compareDigests(a.Digest, b.Digest) })
+	slices.SortFunc(listed, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
 	var out []plan.Variant
 	for _, d := range listed {
 		doc, err := m.Manifest(ctx, img.Ref, d.Digest.String())
@@ -99,16 +100,6 @@ func (o Options) referring(ctx context.Context, m *manifests, img *plan.Image, s
 		}
 	}
 	return out, nil
-}
-
-func compareDigests(a, b digest.Digest) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // besides describes what refers to an image, for the store's record.

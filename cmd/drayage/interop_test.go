@@ -562,7 +562,10 @@ func TestInteropDiskThatFillsUp(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for server.Sent() < size/4 {
+	for began := time.Now(); server.Sent() < size/4; {
+		if time.Since(began) > time.Minute {
+			t.Fatal("the pull doesn't get there")
+		}
 		time.Sleep(time.Millisecond) // until the pull is that far: there is nobody to ask but the link
 	}
 	filler, err := os.Create(small + "/filler")

@@ -200,8 +200,11 @@ func (i *importer) resolve(ctx context.Context, root *blobstore.Root) (*plan.Ima
 
 // checkLayers holds layers against the diff ids of their configs, on all cores.
 func (i *importer) checkLayers(ctx context.Context, img *plan.Image) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
+	type check struct {
+		layer  ocispec.Descriptor
+		diffID digest.Digest
+	}
+	var checks []check
 	for n := range img.Variants {
 		v := &img.Variants[n]
 		if v.Manifest == nil || !v.Runnable() || v.Platform != nil && image.IsUnknown(*v.Platform) {
@@ -209,30 +212,34 @@ func (i *importer) checkLayers(ctx context.Context, img *plan.Image) error {
 		}
 		raw, err := i.store.Read(v.Config.Digest, image.MaxSize)
 		if err != nil {
-			return errors.Join(err, group.Wait())
+			return err
 		}
 		diffIDs, err := image.DiffIDs(raw)
 		if err != nil || len(diffIDs) == 0 { // some configs are of no container image, whatever they call themselves
 			continue
 		}
 		if len(diffIDs) != len(v.Layers) {
-			return errors.Join(fmt.Errorf("%w: the config %s tells of %d layers and the manifest of %d", ErrInvalid, v.Config.Digest, len(diffIDs), len(v.Layers)), group.Wait())
+			return fmt.Errorf("%w: the config %s tells of %d layers and the manifest of %d", ErrInvalid, v.Config.Digest, len(diffIDs), len(v.Layers))
 		}
 		for k, l := range v.Layers {
-			if !compose.IsLayer(l.MediaType) {
-				continue
+			if compose.IsLayer(l.MediaType) {
+				checks = append(checks, check{l, diffIDs[k]})
 			}
-			group.Go(func() error {
-				got, _, err := i.diffID(ctx, file{l.Digest, l.Size})
-				if err == nil && got != diffIDs[k] {
-					err = fmt.Errorf("%w: it has the diff id %s, and the config says %s", ErrMismatch, got, diffIDs[k])
-				}
-				if err != nil {
-					return fmt.Errorf("layer %s: %w", l.Digest, err)
-				}
-				return nil
-			})
 		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for _, c := range checks {
+		group.Go(func() error {
+			got, _, err := i.diffID(ctx, file{c.layer.Digest, c.layer.Size})
+			if err == nil && got != c.diffID {
+				err = fmt.Errorf("%w: it has the diff id %s, and the config says %s", ErrMismatch, got, c.diffID)
+			}
+			if err != nil {
+				return fmt.Errorf("layer %s: %w", c.layer.Digest, err)
+			}
+			return nil
+		})
 	}
 	return group.Wait()
 }

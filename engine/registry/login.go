@@ -88,7 +88,7 @@ func Store(ctx context.Context, registry string, c *Credentials) (where string, 
 	// A file has it only when no helper took it.
 	file, err := credentials.NewFileStore(docker.ConfigPath())
 	if err != nil {
-		return docker.ConfigPath(), false, nil //nolint:nilerr // it is stored
+		return docker.ConfigPath(), false, nil // it is stored; only how isn't known
 	}
 	kept, err := file.Get(ctx, key(registry))
 	return docker.ConfigPath(), err == nil && kept.Password != "", nil
