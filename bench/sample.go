@@ -108,13 +108,6 @@ func (r *Recorder) Bytes(n int64) {
 	r.second(time.Now()).Bytes += n
 }
 
-// Total is how many bytes have come.
-func (r *Recorder) Total() int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.bytes
-}
-
 // second is that of a moment. The caller holds r.mu.
 func (r *Recorder) second(at time.Time) *Second {
 	const most = 24 * 3600

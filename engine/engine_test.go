@@ -844,7 +844,7 @@ func (f *fixture) mirrored(t *testing.T, push func(*registrytest.Server)) *regis
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := registry.New(registry.Options{Retry: quick, Observer: f.record, Stall: time.Second, Mirrors: []registry.Mirror{{Registry: f.Server.Host(), URL: u}}})
+	client := registry.New(registry.Options{Retry: quick, Observer: f.record, Stall: time.Second, Mirrors: []registry.Mirror{{Registry: f.Host(), URL: u}}})
 	t.Cleanup(client.Close)
 	f.opts.Registry = client
 	return mirror

@@ -39,7 +39,7 @@ func loadGenerator(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	measure := func(column string, flags ...string) (float64, error) {
 		args := append([]string{"bench", "-q", "--platform", "linux/amd64", "--bytes", "1TiB", "--duration", "4s", "--rounds", "1", "--json", "-", s.ref}, flags...)
 		cmd := exec.CommandContext(ctx, b.program, args...)
@@ -116,7 +116,7 @@ func pullAndCompose(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	target := filepath.Join(b.scratch, "out.tar")
 	var out []bar
 	for name, args := range map[string]string{
@@ -167,7 +167,7 @@ func intoAPipe(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	if _, err := b.timed(ctx, b.pull(b.scratch, s.ref)); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func loopback(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func oneLargeBlob(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	file := filepath.Join(b.scratch, "bare")
 	curl := []string{"sh", "-c", fmt.Sprintf("curl -sS '%s' | tee '%s' | sha256sum >/dev/null", s.urls[0], file)}
 	ratio, mine, other, err := b.versus(ctx, b.scratch, b.pull(b.scratch, s.ref, "--no-sync"), curl)
@@ -118,7 +118,7 @@ func (b bench) tail(ctx context.Context, s *site, flags []string) (float64, erro
 		if err != nil {
 			return 0, err
 		}
-		defer l.stop()
+		defer l.Stop()
 		ref = s.through(l)
 	}
 	var tails []float64
@@ -169,12 +169,12 @@ func fastLink(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	l, err := startLink(ctx, b, s, fat...)
 	if err != nil {
 		return nil, err
 	}
-	defer l.stop()
+	defer l.Stop()
 	var many []float64
 	for range max(1, b.rounds/2) {
 		if err := fresh(b.scratch); err != nil {
@@ -192,12 +192,12 @@ func fastLink(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer small.stop()
+	defer small.Stop()
 	thin, err := startLink(ctx, b, small, fat...)
 	if err != nil {
 		return nil, err
 	}
-	defer thin.stop()
+	defer thin.Stop()
 	if err := fresh(b.scratch); err != nil {
 		return nil, err
 	}
@@ -221,7 +221,7 @@ func slowConnection(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	var times []float64
 	var slow int64
 	for _, flags := range [][]string{nil, {"--slow", "0.125", "--slow-rate", "600K", "--seed", seed}} {
@@ -229,7 +229,7 @@ func slowConnection(ctx context.Context, b bench) ([]bar, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.stop()
+		defer l.Stop()
 		if err := fresh(b.scratch); err != nil {
 			return nil, err
 		}
@@ -237,7 +237,7 @@ func slowConnection(ctx context.Context, b bench) ([]bar, error) {
 		if err != nil {
 			return nil, err
 		}
-		stats, err := l.stats(ctx)
+		stats, err := l.Stats(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -254,7 +254,7 @@ func resets(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	var out []bar
 	for _, c := range []struct {
 		every string
@@ -264,7 +264,7 @@ func resets(ctx context.Context, b bench) ([]bar, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.stop()
+		defer l.Stop()
 		if err := fresh(b.scratch); err != nil {
 			return nil, err
 		}
@@ -272,7 +272,7 @@ func resets(ctx context.Context, b bench) ([]bar, error) {
 		if err != nil {
 			return nil, err
 		}
-		stats, err := l.stats(ctx)
+		stats, err := l.Stats(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -297,12 +297,12 @@ func kills(ctx context.Context, b bench) ([]bar, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer s.stop()
+		defer s.Stop()
 		l, err := startLink(ctx, b, s, c.flags...)
 		if err != nil {
 			return nil, err
 		}
-		defer l.stop()
+		defer l.Stop()
 		if err := fresh(b.scratch); err != nil {
 			return nil, err
 		}
@@ -320,7 +320,7 @@ func kills(ctx context.Context, b bench) ([]bar, error) {
 		if err != nil {
 			return nil, err
 		}
-		stats, err := l.stats(ctx)
+		stats, err := l.Stats(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -341,12 +341,12 @@ func smallBlobs(ctx context.Context, b bench) ([]bar, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.stop()
+	defer s.Stop()
 	l, err := startLink(ctx, b, s, "--latency", "20ms")
 	if err != nil {
 		return nil, err
 	}
-	defer l.stop()
+	defer l.Stop()
 	var out []bar
 	ideal := float64(count) / connections * trip
 	for _, sync := range []bool{false, true} {

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,62 +16,35 @@ import (
 	"syscall"
 	"time"
 
+	"drayage/bench/course"
 	"drayage/engine/registry/registrytest"
 )
 
-// site is a registry in a process of its own: the peak memory of a child counts
-// that of the parent it was forked from.
+// site is a registry in a process of its own.
 type site struct {
+	*course.Server
 	host, ref string
 	urls      []string // of the layers
 	size      int64    // of all that a pull needs
-	cmd       *exec.Cmd
-	stdin     io.Closer
 }
 
 // startSite serves an image with such layers.
 func startSite(ctx context.Context, layers string) (*site, error) {
-	self, err := os.Executable()
+	server, err := course.Serve(ctx, "-serve", layers)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, "-serve", layers)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
+	s := &site{Server: server, ref: server.Lines[0], urls: server.Lines[2:]}
+	s.host, _, _ = strings.Cut(s.ref, "/")
+	if s.size, err = strconv.ParseInt(server.Lines[1], 10, 64); err != nil {
+		s.Stop()
 		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	s := &site{cmd: cmd, stdin: stdin}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && lines.Text() != "" {
-		switch text := lines.Text(); {
-		case s.ref == "":
-			s.ref = text
-			s.host, _, _ = strings.Cut(text, "/")
-		case s.size == 0:
-			s.size, err = strconv.ParseInt(text, 10, 64)
-		default:
-			s.urls = append(s.urls, text)
-		}
-	}
-	if err != nil || s.ref == "" {
-		s.stop()
-		return nil, errors.New("the server didn't start")
 	}
 	return s, nil
 }
 
-func (s *site) stop() { _ = errors.Join(s.stdin.Close(), s.cmd.Wait()) }
-
 // through is the image's name over a link.
-func (s *site) through(l *link) string { return strings.Replace(s.ref, s.host, l.host, 1) }
+func (s *site) through(l *course.Link) string { return strings.Replace(s.ref, s.host, l.Host, 1) }
 
 // registry serves an image, and writes its name, its size, the URLs of its
 // layers, and an empty line.
@@ -109,44 +80,9 @@ func parseLayers(s string) (count, size int, err error) {
 	return count, size * per, nil
 }
 
-// link is drayage chaos in front of a site.
-type link struct {
-	host string
-	cmd  *exec.Cmd
-}
-
-func startLink(ctx context.Context, b bench, s *site, flags ...string) (*link, error) {
-	cmd := exec.CommandContext(ctx, b.program, append([]string{"chaos", "--upstream", s.host}, flags...)...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, fmt.Errorf("the link didn't start: %w", err)
-	}
-	return &link{strings.TrimPrefix(strings.TrimSpace(line), "http://"), cmd}, nil
-}
-
-func (l *link) stop() { _ = errors.Join(l.cmd.Process.Kill(), l.cmd.Wait()) }
-
-// stats are the link's counters.
-func (l *link) stats(ctx context.Context) (map[string]int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.host+"/stats", nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	var out map[string]int64
-	return out, json.NewDecoder(resp.Body).Decode(&out)
+// startLink puts a link in front of a site.
+func startLink(ctx context.Context, b bench, s *site, flags ...string) (*course.Link, error) {
+	return course.StartLink(ctx, b.program, s.host, flags...)
 }
 
 // pull is the command that pulls ref into a store in place.
@@ -183,8 +119,8 @@ func (b bench) timed(ctx context.Context, args []string) (float64, error) {
 
 // killed runs a command and kills it once the link has sent so many bytes
 // more. It reports whether the command was still at it.
-func (b bench) killed(ctx context.Context, l *link, after int64, args []string) (bool, error) {
-	before, err := l.stats(ctx)
+func (b bench) killed(ctx context.Context, l *course.Link, after int64, args []string) (bool, error) {
+	before, err := l.Stats(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -204,7 +140,7 @@ func (b bench) killed(ctx context.Context, l *link, after int64, args []string) 
 			return false, err
 		case <-tick.C:
 		}
-		now, err := l.stats(ctx)
+		now, err := l.Stats(ctx)
 		if err != nil || now["bytes_sent"]-before["bytes_sent"] >= after {
 			return true, errors.Join(err, cmd.Process.Kill())
 		}

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"drayage/bench/course"
 )
 
 func main() {
@@ -190,15 +192,15 @@ func runScenario(ctx context.Context, page *strings.Builder, program, scratch st
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	defer s.Stop()
 	host := s.host
-	var l *link
+	var l *course.Link
 	if sc.link != nil {
-		if l, err = startLink(ctx, program, s.host, sc.link); err != nil {
+		if l, err = course.StartLink(ctx, program, s.host, sc.link...); err != nil {
 			return err
 		}
-		defer l.stop()
-		host = l.host
+		defer l.Stop()
+		host = l.Host
 	}
 	results := make([][]result, len(ts))
 	for round := range sc.rounds {
@@ -213,7 +215,7 @@ func runScenario(ctx context.Context, page *strings.Builder, program, scratch st
 }
 
 // runTool runs a tool once in an empty folder, or for the second time.
-func runTool(ctx context.Context, dir string, j job, t tool, l *link, layers []digest.Digest, again bool) result {
+func runTool(ctx context.Context, dir string, j job, t tool, l *course.Link, layers []digest.Digest, again bool) result {
 	failed := func(err error) result { return result{failed: err.Error(), sent: -1} }
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 		return failed(err)
@@ -235,11 +237,11 @@ func runTool(ctx context.Context, dir string, j job, t tool, l *link, layers []d
 }
 
 // measure runs a script and measures it.
-func measure(ctx context.Context, dir, script string, l *link) result {
+func measure(ctx context.Context, dir, script string, l *course.Link) result {
 	const patience = 4 * time.Minute
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	before := l.sent(ctx)
+	before := sent(ctx, l)
 	cmd := exec.CommandContext(ctx, "sh", "-e", "-c", script)
 	cmd.Dir = dir
 	cmd.WaitDelay = time.Second
@@ -253,7 +255,7 @@ func measure(ctx context.Context, dir, script string, l *link) result {
 		r.peak = usage.Maxrss << 10 // of the largest child, in KiB on Linux
 	}
 	if before >= 0 {
-		r.sent = l.sent(ctx) - before
+		r.sent = sent(ctx, l) - before
 	}
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(errs.String()), "\n")

@@ -2,17 +2,12 @@ package main
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"os"
-	"os/exec"
 	"strings"
 
+	"drayage/bench/course"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -75,36 +70,21 @@ func imagesOf(set string) ([]registrytest.Image, error) {
 
 // site is that registry as seen from here.
 type site struct {
+	*course.Server
 	host   string
 	refs   []string
 	urls   []string
 	layers []digest.Digest
-	cmd    *exec.Cmd
-	stdin  io.Closer
 }
 
 func startSet(ctx context.Context, set string) (*site, error) {
-	self, err := os.Executable()
+	server, err := course.Serve(ctx, "-serve", set)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, "-serve", set)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	s := &site{cmd: cmd, stdin: stdin}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && lines.Text() != "" {
-		kind, value, _ := strings.Cut(lines.Text(), " ")
+	s := &site{Server: server}
+	for _, line := range server.Lines {
+		kind, value, _ := strings.Cut(line, " ")
 		if kind == "image" {
 			s.refs = append(s.refs, value)
 			s.host, _, _ = strings.Cut(value, "/")
@@ -113,14 +93,8 @@ func startSet(ctx context.Context, set string) (*site, error) {
 		s.urls = append(s.urls, value)
 		s.layers = append(s.layers, digest.Digest(value[strings.LastIndexByte(value, '/')+1:]))
 	}
-	if len(s.refs) == 0 {
-		s.stop()
-		return nil, errors.New("the registry didn't start")
-	}
 	return s, nil
 }
-
-func (s *site) stop() { _ = errors.Join(s.stdin.Close(), s.cmd.Wait()) }
 
 // through is the job of pulling all of it by way of a host.
 func (s *site) through(host string) job {
@@ -134,47 +108,13 @@ func (s *site) through(host string) job {
 	return j
 }
 
-// link is drayage chaos in front of the registry.
-type link struct {
-	host string
-	cmd  *exec.Cmd
-}
-
-func startLink(ctx context.Context, program, upstream string, flags []string) (*link, error) {
-	cmd := exec.CommandContext(ctx, program, append([]string{"chaos", "--upstream", upstream}, flags...)...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, fmt.Errorf("the link didn't start: %w", err)
-	}
-	return &link{strings.TrimPrefix(strings.TrimSpace(line), "http://"), cmd}, nil
-}
-
-func (l *link) stop() { _ = errors.Join(l.cmd.Process.Kill(), l.cmd.Wait()) }
-
-// sent is how many bytes the link has sent so far, -1 without one.
-func (l *link) sent(ctx context.Context) int64 {
+// sent is how many bytes a link has sent so far, -1 without one.
+func sent(ctx context.Context, l *course.Link) int64 {
 	if l == nil {
 		return -1
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.host+"/stats", nil)
+	stats, err := l.Stats(ctx)
 	if err != nil {
-		return -1
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return -1
-	}
-	defer resp.Body.Close()
-	var stats map[string]int64
-	if err := json.NewDecoder(resp.Body).Decode(&stats); err != nil {
 		return -1
 	}
 	return stats["bytes_sent"]

@@ -7,16 +7,13 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
 	"drayage/engine/image"
 	"drayage/engine/plan"
-	"drayage/engine/reference"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
+	"drayage/engine/registry"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -25,12 +22,9 @@ import (
 
 // inspectOptions are the flags of inspect, as given.
 type inspectOptions struct {
-	networkFlags
-	displayFlags
-	platform string
-	store    string
-	json     bool
-	raw      bool
+	query
+	store string
+	raw   bool
 }
 
 func inspectCommand(s streams) *cobra.Command {
@@ -47,12 +41,9 @@ manifests only, and changes nothing.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	platformFlag(f, &o.platform, "which image of a multi-platform index")
-	f.BoolVar(&o.json, "json", false, "as JSON")
 	f.BoolVar(&o.raw, "raw", false, "the manifest or index that the name stands for, as the registry has it")
 	storeFlag(cmd, &o.store)
-	o.networkFlags.add(f)
-	o.displayFlags.add(f)
+	o.add(f)
 	return cmd
 }
 
@@ -82,45 +73,11 @@ type inspectedBlob struct {
 }
 
 func runInspect(ctx context.Context, s streams, o inspectOptions, name string) error {
-	ref, err := reference.Parse(name)
-	if err != nil {
-		return usageError{err}
-	}
-	platform, err := platformOf(o.platform)
-	if err != nil {
-		return err
-	}
-	credentials, err := o.credentials([]reference.Image{ref})
-	if err != nil {
-		return err
-	}
 	store, err := peekStore(o.store)
 	if err != nil {
 		return err
 	}
-	display, err := o.display(s)
-	if err != nil {
-		return err
-	}
-	defer display.Close()
-	const patience = 2 * time.Minute
-	policy := retry.Policy{Patience: patience}
-	client, err := o.client(credentials, []reference.Image{ref}, 1, policy, display)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	results, _, err := engine.Plan(ctx, engine.Options{
-		Store: store, Registry: client, Platform: platform, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 1, PerHost: 1},
-	}, []reference.Image{ref})
-	display.Close()
-	if err != nil {
-		return err
-	}
-	if failed := engine.Failures(results); len(failed) > 0 {
-		return failed[0]
-	}
-	return o.show(s, store, results[0])
+	return o.ask(ctx, s, store, name, func(_ *registry.Client, r engine.Result) error { return o.show(s, store, r) })
 }
 
 func (o *inspectOptions) show(s streams, store *blobstore.Store, r engine.Result) error {

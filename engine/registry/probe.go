@@ -38,7 +38,3 @@ func (c *Client) Elsewhere(ctx context.Context, method string, u *url.URL, heade
 
 // Expiry is when a signed URL stops working, the zero time when it doesn't tell.
 func Expiry(u *url.URL) time.Time { return expiry(u) }
-
-// BareURL is a URL as it may be shown: without its query, which may be a
-// signature.
-func BareURL(u *url.URL) string { return bareURL(u) }

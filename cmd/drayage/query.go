@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/engine"
+	"drayage/engine/reference"
+	"drayage/engine/registry"
+	"drayage/engine/retry"
+	"drayage/engine/schedule"
+
+	"github.com/spf13/pflag"
+)
+
+// query is what commands have that ask about one image and change nothing.
+type query struct {
+	networkFlags
+	displayFlags
+	platform string
+	json     bool
+}
+
+func (q *query) add(f *pflag.FlagSet) {
+	platformFlag(f, &q.platform, "which image of a multi-platform index")
+	f.BoolVar(&q.json, "json", false, "as JSON")
+	q.networkFlags.add(f)
+	q.displayFlags.add(f)
+}
+
+// ask finds out what a name stands for, and calls then with it. What the store has
+// needn't be fetched.
+func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name string, then func(*registry.Client, engine.Result) error) error {
+	ref, err := reference.Parse(name)
+	if err != nil {
+		return usageError{err}
+	}
+	refs := []reference.Image{ref}
+	platform, err := platformOf(q.platform)
+	if err != nil {
+		return err
+	}
+	credentials, err := q.credentials(refs)
+	if err != nil {
+		return err
+	}
+	display, err := q.display(s)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	policy := retry.Policy{Patience: time.Minute} // somebody waits
+	client, err := q.client(credentials, refs, 2, policy, display)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	results, _, err := engine.Plan(ctx, engine.Options{
+		Store: store, Registry: client, Platform: platform, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 1, PerHost: 1},
+	}, refs)
+	if err != nil {
+		return err
+	}
+	if failed := engine.Failures(results); len(failed) > 0 {
+		return failed[0]
+	}
+	return then(client, results[0])
+}
