@@ -119,17 +119,6 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 // Top is the history of the top layer, which has the image's settings.
 func (s *Schema1) Top() []byte { return s.Layers[len(s.Layers)-1].JSON }
 
-// Blobs lists the blobs of the layers, each once.
-func (s *Schema1) Blobs() []digest.Digest {
-	var out []digest.Digest
-	for _, l := range s.Layers {
-		if !slices.Contains(out, l.Blob) {
-			out = append(out, l.Blob)
-		}
-	}
-	return out
-}
-
 // Kept lists the places of the layers that change files, of which a config has
 // diff ids.
 func (s *Schema1) Kept() []int {
