@@ -27,6 +27,8 @@ type archive struct {
 	observer event.Observer
 	base     []digest.Digest // what --since leaves out
 	estimate bool            // it is for the plan
+
+	asked, old bool // whether the daemons that load have been asked for their age; one is old
 }
 
 // write composes images and writes them to every output. prefer, if not nil, is
@@ -129,11 +131,18 @@ func (a *archive) layers(ctx context.Context, results []engine.Result) (compose.
 	if err != nil || form != compose.Keep || !a.flags.load || !slices.ContainsFunc(results, hasZstd) {
 		return form, err
 	}
-	for _, o := range a.outs {
-		if l, ok := o.output.(loader); ok && !l.readsZstd(ctx) {
+	if !a.asked {
+		a.asked = true
+		a.old = slices.ContainsFunc(a.outs, func(o namedOutput) bool {
+			l, ok := o.output.(loader)
+			return ok && !l.readsZstd(ctx)
+		})
+		if a.old {
 			a.observer.Observe(event.Warned{Message: "this Docker is older than version 23 and can't read layers compressed with zstd: they are loaded as plain tar"})
-			return compose.NoZstd, nil
 		}
+	}
+	if a.old {
+		return compose.NoZstd, nil
 	}
 	return form, nil
 }
