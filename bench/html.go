@@ -21,7 +21,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	if r.Rate > 0 {
 		page.Loop = fmt.Sprintf("open loop of %g requests a second", r.Rate)
 	}
-	for _, make := range []func() (plot, bool){r.sweepPlot, r.latencyPlot, r.stepPlot} {
+	for _, make := range []func() (plot, bool){r.sweepPlot, r.timePlot, r.latencyPlot, r.againstPlot} {
 		p, ok := make()
 		if !ok {
 			continue
@@ -50,15 +50,21 @@ type plot struct {
 	values      [][]float64
 	format      func(float64) string
 	log         bool // values are logarithms to base 10
+	dots        bool // lines have gaps: a dot for each value
+	ratio       bool // around 1, and not from 0
 	Light, Dark template.HTML
 }
 
 // sweepPlot is throughput by connections.
 func (r *Report) sweepPlot() (plot, bool) {
-	p := plot{Title: "Throughput by connections", XTitle: "connections", YTitle: "MB/s", format: func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }}
+	p := plot{Title: "Throughput by connections", XTitle: "connections", YTitle: "MB/s", format: plain}
 	ns := r.connections()
 	for _, n := range ns {
-		p.labels = append(p.labels, strconv.Itoa(n))
+		label := strconv.Itoa(n)
+		if slices.ContainsFunc(r.Targets, func(t ReportTarget) bool { return t.Knee == n }) {
+			label += " (knee)"
+		}
+		p.labels = append(p.labels, label)
 	}
 	var says []string
 	for _, t := range r.Targets {
@@ -72,7 +78,7 @@ func (r *Report) sweepPlot() (plot, bool) {
 		}
 		p.names, p.values = append(p.names, t.Name), append(p.values, line)
 		if t.Knee > 0 {
-			says = append(says, fmt.Sprintf("%s: %d connections bring at least 95 %% of the best; more take without giving.", t.Name, t.Knee))
+			says = append(says, fmt.Sprintf("%s: %s.", t.Name, r.KneeText(t)))
 		}
 	}
 	p.Says = strings.Join(says, " ")
@@ -112,30 +118,71 @@ func (r *Report) at(t ReportTarget) *Result {
 	return nil
 }
 
-// stepPlot is throughput step by step, in the order in which they were.
-func (r *Report) stepPlot() (plot, bool) {
-	p := plot{Title: "Throughput step by step", XTitle: "connections, round after round", YTitle: "MB/s", format: func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }}
-	ns := r.connections()
-	for range r.Rounds {
-		for _, n := range ns {
-			p.labels = append(p.labels, strconv.Itoa(n))
-		}
+// timePlot is throughput second by second, each target's while it was its turn.
+func (r *Report) timePlot() (plot, bool) {
+	p := plot{Title: "Throughput over time", XTitle: "seconds", YTitle: "MB/s", format: plain}
+	if len(r.Series) == 0 {
+		return p, false
+	}
+	// As many bins as can be told apart, of whole seconds or of what the steps had of one.
+	const most = 240
+	last := r.Series[len(r.Series)-1].At
+	width := max(0.25, math.Ceil(4*last/most)/4)
+	bins := int(last/width) + 1
+	for i := range bins {
+		p.labels = append(p.labels, strconv.FormatFloat(math.Floor(float64(i)*width), 'f', -1, 64))
 	}
 	for _, t := range r.Targets {
-		var line []float64
-		for round := range r.Rounds {
-			for _, n := range ns {
-				v := charts.GetNullValue()
-				if x := r.find(t.Name, n); x != nil && round < len(x.ByRound) {
-					v = math.Round(x.ByRound[round]/1e4) / 100
-				}
-				line = append(line, v)
+		sums, counts := make([]float64, bins), make([]float64, bins)
+		for _, x := range r.Series {
+			if x.Target == t.Name {
+				i := int(x.At / width)
+				sums[i], counts[i] = sums[i]+x.Throughput, counts[i]+1
+			}
+		}
+		line := make([]float64, bins)
+		for i := range line {
+			line[i] = charts.GetNullValue()
+			if counts[i] > 0 {
+				line[i] = math.Round(sums[i]/counts[i]/1e4) / 100
 			}
 		}
 		p.names, p.values = append(p.names, t.Name), append(p.values, line)
 	}
-	p.Says = "What one round has and the others haven't is a disturbance, or a cache that was cold."
-	return p, r.Rounds > 1
+	p.Says = "It goes up and down with the connections, round after round. What one round has and the others haven't is a disturbance, or a cache that was cold."
+	p.dots = true
+	return p, bins > 1
+}
+
+// againstPlot is how targets compare with the first, by connections.
+func (r *Report) againstPlot() (plot, bool) {
+	p := plot{Title: "One against another", XTitle: "connections", YTitle: "times the throughput", dots: true, ratio: true,
+		format: func(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }}
+	ns := r.connections()
+	for _, n := range ns {
+		p.labels = append(p.labels, strconv.Itoa(n))
+	}
+	for _, t := range r.Targets {
+		lines := [3][]float64{}
+		found := false
+		for _, n := range ns {
+			at := [3]float64{charts.GetNullValue(), charts.GetNullValue(), charts.GetNullValue()}
+			for _, c := range r.Comparisons {
+				if c.Target == t.Name && c.Connections == n {
+					at, found = [3]float64{c.Throughput.Ratio.Low, c.Throughput.Ratio.Estimate, c.Throughput.Ratio.High}, true
+				}
+			}
+			for i := range lines {
+				lines[i] = append(lines[i], at[i])
+			}
+		}
+		if found {
+			p.names = append(p.names, "low", t.Name, "high")
+			p.values = append(p.values, lines[:]...)
+		}
+	}
+	p.Says = "Throughput as a multiple of the first one's in the same rounds, with the bounds that hold it 95 times in 100. Where they have 1 between them, it may be chance."
+	return p, len(p.values) > 0
 }
 
 // connections are the numbers of connections that were measured.
@@ -168,6 +215,9 @@ func (p *plot) svg(theme string) (template.HTML, error) {
 	opt.Legend.Padding = charts.NewBoxEqual(4)
 	opt.YAxis[0].Title = p.YTitle
 	opt.YAxis[0].ValueFormatter = p.format
+	if p.dots {
+		opt.Symbol = charts.Symbol{Shape: charts.SymbolCircle, Size: 2}
+	}
 	if p.log {
 		low, high := math.Inf(1), math.Inf(-1)
 		for _, line := range p.values {
@@ -175,7 +225,7 @@ func (p *plot) svg(theme string) (template.HTML, error) {
 		}
 		low, high = math.Floor(low), math.Ceil(high)
 		opt.YAxis[0].Min, opt.YAxis[0].Max, opt.YAxis[0].LabelCount = &low, &high, int(high-low)+1
-	} else {
+	} else if !p.ratio {
 		zero := 0.0
 		opt.YAxis[0].Min = &zero
 	}
@@ -192,6 +242,8 @@ func (p *plot) svg(theme string) (template.HTML, error) {
 	text = strings.Replace(text, "<svg ", fmt.Sprintf(`<svg role="img" aria-label="%s" `, template.HTMLEscapeString(p.Title)), 1)
 	return template.HTML(text), nil // the library escapes what it draws, which a test holds it to
 }
+
+func plain(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
 // shortTime is a time in seconds for an axis.
 func shortTime(s float64) string {

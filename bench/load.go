@@ -20,12 +20,18 @@ type Load struct {
 	// hide what it would have kept waiting. 0 is a closed loop: each worker begins
 	// the next request when the last one has ended.
 	Rate float64
+	// Schedule is an open loop, too, whose requests are due at these times after its
+	// beginning, in order. It ends with the last.
+	Schedule []time.Duration
 	// Duration and Requests end it, whichever comes first; 0 is no bound.
 	Duration time.Duration
 	Requests int
 	// Precise keeps an open loop's schedule by the kernel's clock, to some hundredths
 	// of a millisecond, and not by the runtime's timers.
 	Precise bool
+	// Ended, if not nil, is called once when the load is cut off: by its Duration, by
+	// ctx or by more. What is under way then doesn't run beside as much as before.
+	Ended func()
 }
 
 // Run makes requests until the load's bounds are reached, ctx is done, or more
@@ -37,10 +43,25 @@ func Run(ctx context.Context, l Load, next func(n int) Work, more func() bool, r
 	if l.Duration > 0 {
 		end = time.Now().Add(l.Duration)
 	}
-	over := func(n int) bool {
-		return ctx.Err() != nil || l.Requests > 0 && n >= l.Requests || !end.IsZero() && !time.Now().Before(end) || !more()
+	if l.Schedule != nil && (l.Requests <= 0 || l.Requests > len(l.Schedule)) {
+		l.Requests = len(l.Schedule)
 	}
-	if l.Rate > 0 {
+	ended := sync.OnceFunc(func() {
+		if l.Ended != nil {
+			l.Ended()
+		}
+	})
+	over := func(n int) bool {
+		if l.Requests > 0 && n >= l.Requests {
+			return true
+		}
+		if ctx.Err() == nil && (end.IsZero() || time.Now().Before(end)) && more() {
+			return false
+		}
+		ended()
+		return true
+	}
+	if l.Rate > 0 || l.Schedule != nil {
 		open(ctx, l, next, over, record)
 		return
 	}
@@ -75,7 +96,7 @@ type due struct {
 	at time.Time
 }
 
-// open is Run at a fixed rate.
+// open is Run at a fixed rate, or by a schedule.
 func open(ctx context.Context, l Load, next func(n int) Work, over func(n int) bool, record func(worker int, s Sample)) {
 	// What is due and finds no worker waits here, however much it is.
 	queue := newQueue()
@@ -97,9 +118,13 @@ func open(ctx context.Context, l Load, next func(n int) Work, over func(n int) b
 		})
 	}
 	start := time.Now()
-	between := float64(time.Second) / l.Rate
 	for n := 0; !over(n); n++ {
-		at := start.Add(time.Duration(float64(n) * between))
+		if l.Duration > 0 && l.after(n) >= l.Duration {
+			timerUntil(ctx, start.Add(l.Duration))
+			over(n)
+			break
+		}
+		at := start.Add(l.after(n))
 		if l.Precise {
 			waitUntil(ctx, at)
 		} else {
@@ -112,6 +137,14 @@ func open(ctx context.Context, l Load, next func(n int) Work, over func(n int) b
 	}
 	queue.end(ctx.Err() != nil)
 	workers.Wait()
+}
+
+// after is how long after its beginning the n-th request of an open loop is due.
+func (l Load) after(n int) time.Duration {
+	if l.Schedule != nil {
+		return l.Schedule[n]
+	}
+	return time.Duration(float64(n) * float64(time.Second) / l.Rate)
 }
 
 // timerUntil waits until a time or until ctx is done.

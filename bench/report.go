@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,11 +23,24 @@ type Report struct {
 	Version     int             `json:"version"`
 	Started     time.Time       `json:"started"`
 	Rounds      int             `json:"rounds"`
-	Rate        float64         `json:"rate,omitempty"` // requests a second of an open loop
+	Rate        float64         `json:"rate,omitempty"`   // requests a second of an open loop
+	WarmUp      float64         `json:"warmUp,omitempty"` // seconds, in all
 	Targets     []ReportTarget  `json:"targets"`
 	Results     []Result        `json:"results"` // by target, then by connections
 	Comparisons []Comparison    `json:"comparisons,omitempty"`
 	Exchanges   []ExchangeTimes `json:"exchanges,omitempty"` // before and between the reads, by kind
+	Series      []Point         `json:"series,omitempty"`    // in order of time
+}
+
+// Point is one second of one setting, or what the setting had of it.
+type Point struct {
+	At          float64 `json:"at"` // when it began, in seconds from the report's start
+	Target      string  `json:"target"`
+	Connections int     `json:"connections"`
+	Round       int     `json:"round"` // counted from 1; 0 is the warm-up
+	Throughput  float64 `json:"throughput"`
+	Requests    int     `json:"requests"` // that ended within it
+	Errors      int     `json:"errors"`
 }
 
 // ReportTarget is one of the images.
@@ -35,8 +49,13 @@ type ReportTarget struct {
 	Digest digest.Digest `json:"digest"`
 	Blobs  int           `json:"blobs"`
 	Size   int64         `json:"size"`
-	Knee   int           `json:"knee,omitempty"` // connections, beyond which more bring little
-	All    Summary       `json:"all"`            // over all settings together
+	Part   int64         `json:"part"`             // the largest read, in bytes
+	Knee   int           `json:"knee,omitempty"`   // connections, beyond which more bring little
+	All    Summary       `json:"all"`              // over all settings together; what new connections took is with the warm-up
+	WarmUp *Summary      `json:"warmUp,omitempty"` // what was read before anything counted
+	HTTP   string        `json:"http,omitempty"`   // 2 where that was asked for
+	// Recorded is how long the reads took when they were recorded, for a replay.
+	Recorded *Quantiles `json:"recorded,omitempty"`
 }
 
 // Result is what one setting gave, over all its rounds.
@@ -64,80 +83,138 @@ type ExchangeTimes struct {
 }
 
 // report works out what was measured.
-func report(o Options, targets []*Target, runs map[setting][]*Recorder, started time.Time) *Report {
-	r := &Report{Version: ReportVersion, Started: started.UTC(), Rounds: o.Rounds, Rate: o.Rate}
+func (m *measuring) report(targets []*Target) *Report {
+	o := m.options
+	r := &Report{Version: ReportVersion, Started: m.started.UTC(), Rounds: o.Rounds, Rate: o.Rate, WarmUp: o.WarmUp.Seconds()}
 	connections := slices.Sorted(slices.Values(o.Connections))
 	for i, t := range targets {
-		rt := ReportTarget{Name: t.Name, Digest: t.Digest, Blobs: len(t.Blobs), Size: t.Size()}
+		rt := ReportTarget{Name: t.Name, Digest: t.Digest, Blobs: len(t.Blobs), Size: t.Size(), Part: t.largest(), HTTP: t.HTTP, Recorded: t.recorded}
 		var ns []int
 		var best []float64
+		var all []*Recorder
 		for _, n := range connections {
-			recorders := runs[setting{i, n}]
-			if len(recorders) == 0 {
+			runs := m.runs[setting{i, n}]
+			if len(runs) == 0 {
 				continue
 			}
-			res := Result{Target: t.Name, Connections: n, Summary: merge(recorders)}
-			for _, rec := range recorders {
-				res.ByRound = append(res.ByRound, rec.Summary().Throughput)
+			var rs []*Recorder
+			res := Result{Target: t.Name, Connections: n}
+			for _, run := range runs {
+				rs = append(rs, run.Recorder)
+				res.ByRound = append(res.ByRound, run.Summary().Throughput)
+				r.Series = append(r.Series, run.points(m.started, Point{Target: t.Name, Connections: n, Round: run.round + 1})...)
 			}
+			res.Summary = merge(rs, nil)
 			res.Throughput = Mean(res.ByRound)
 			r.Results = append(r.Results, res)
 			ns, best = append(ns, n), append(best, res.Throughput.Estimate)
+			all = append(all, rs...)
 		}
-		var all []*Recorder
-		for _, n := range connections {
-			all = append(all, runs[setting{i, n}]...)
+		warm := m.warm[i]
+		rt.All = merge(all, warm)
+		if warm != nil {
+			s := warm.Summary()
+			rt.WarmUp = &s
+			r.Series = append(r.Series, warm.points(m.started, Point{Target: t.Name, Connections: slices.Max(connections)})...)
 		}
-		rt.All = merge(all)
 		if len(ns) > 1 {
 			rt.Knee = Knee(ns, best)
 		}
 		r.Targets = append(r.Targets, rt)
 	}
+	slices.SortStableFunc(r.Series, func(a, b Point) int { return cmp.Compare(a.At, b.At) })
 	for i := 1; i < len(targets); i++ {
 		for _, n := range connections {
-			a, b := r.find(targets[0].Name, n), r.find(targets[i].Name, n)
-			if a != nil && b != nil {
-				r.Comparisons = append(r.Comparisons, Comparison{Target: targets[i].Name, To: targets[0].Name, Connections: n, Throughput: Compare(a.ByRound, b.ByRound)})
+			if a, b := m.pairs(setting{0, n}, setting{i, n}); len(a) > 0 {
+				r.Comparisons = append(r.Comparisons, Comparison{Target: targets[i].Name, To: targets[0].Name, Connections: n, Throughput: Compare(a, b)})
 			}
 		}
 	}
 	return r
 }
 
-// merge is the summary of several runs of one setting.
-func merge(rs []*Recorder) Summary {
+// pairs are the throughputs of two settings in the rounds that have both.
+func (m *measuring) pairs(a, b setting) (as, bs []float64) {
+	for _, x := range m.runs[a] {
+		for _, y := range m.runs[b] {
+			if x.round == y.round {
+				as, bs = append(as, x.Summary().Throughput), append(bs, y.Summary().Throughput)
+			}
+		}
+	}
+	return as, bs
+}
+
+// points are the seconds of a run, like a given one.
+func (r *Recorder) points(started time.Time, like Point) []Point {
+	elapsed := r.Summary().Elapsed
+	var out []Point
+	for i, s := range r.seconds {
+		width := min(1, elapsed-float64(i))
+		const least = 0.05 // of a second: less tells nothing
+		if width < least {
+			continue
+		}
+		p := like
+		p.At = math.Round(1e3*(r.start.Sub(started).Seconds()+float64(i))) / 1e3
+		p.Throughput, p.Requests, p.Errors = math.Round(float64(s.Bytes)/width), s.Requests, s.Errors
+		out = append(out, p)
+	}
+	return out
+}
+
+// merge is the summary of several runs. Of warm, which may be nil, it has what new
+// connections and first reads took, and nothing else.
+func merge(rs []*Recorder, warm *Recorder) Summary {
 	all := NewRecorder()
 	var elapsed float64
 	for _, r := range rs {
-		s := r.Summary()
-		elapsed += s.Elapsed
-		for _, t := range [][2]Times{
-			{all.latency, r.latency}, {all.first, r.first}, {all.lateness, r.lateness}, {all.cold, r.cold}, {all.warm, r.warm}, {all.fresh, r.fresh},
-			{all.again, r.again}, {all.dns, r.dns}, {all.connect, r.connect}, {all.tls, r.tls},
-		} {
+		elapsed += r.Summary().Elapsed
+		for _, t := range [][2]Times{{all.latency, r.latency}, {all.first, r.first}, {all.body, r.body}, {all.lateness, r.lateness}, {all.warm, r.warm}, {all.again, r.again}} {
 			t[0].h.Merge(t[1].h)
 		}
-		all.requests += s.Requests
-		all.bytes += s.Bytes
-		for k, n := range s.Errors {
+		all.rates.h.Merge(r.rates.h)
+		all.requests += r.requests
+		all.bytes += r.bytes
+		all.within += r.within
+		for k, n := range r.errors {
 			all.errors[k] += n
 		}
-		for _, h := range s.Hosts {
-			if all.hosts[h.Host] == nil {
-				all.hosts[h.Host] = &HostSummary{Host: h.Host}
-			}
-			all.hosts[h.Host].Requests += h.Requests
-			all.hosts[h.Host].Errors += h.Errors
-			all.hosts[h.Host].Bytes += h.Bytes
+		for name, h := range r.hosts {
+			to := all.host(name)
+			to.requests += h.requests
+			to.errors += h.errors
+			to.bytes += h.bytes
+			to.first.h.Merge(h.first.h)
 		}
-		all.seconds = append(all.seconds, s.Seconds...)
+		all.seconds = append(all.seconds, r.seconds...)
+	}
+	if warm != nil {
+		rs = append(slices.Clone(rs), warm)
+	}
+	for _, r := range rs {
+		for _, t := range [][2]Times{{all.cold, r.cold}, {all.fresh, r.fresh}, {all.dns, r.dns}, {all.connect, r.connect}, {all.tls, r.tls}} {
+			t[0].h.Merge(t[1].h)
+		}
+		all.http2 += r.http2
 	}
 	out := all.Summary()
 	if out.Elapsed = elapsed; elapsed > 0 {
-		out.Throughput = float64(out.Bytes) / elapsed
+		out.Throughput = float64(all.within) / elapsed
 	}
 	return out
+}
+
+// KneeText says what a target's knee tells.
+func (r *Report) KneeText(t ReportTarget) string {
+	ns := r.connections()
+	switch {
+	case t.Knee == 0:
+		return ""
+	case t.Knee < slices.Max(ns):
+		return fmt.Sprintf("the knee is at %d connections: more bring less than 5%% beyond that", t.Knee)
+	}
+	return fmt.Sprintf("%d connections, the most that were tried, brought the most: there is no knee yet", t.Knee)
 }
 
 func (r *Report) find(target string, connections int) *Result {

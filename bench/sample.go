@@ -19,6 +19,7 @@ type Sample struct {
 	// DNS, Connect and TLS are what a new connection took, 0 for one that was there.
 	DNS, Connect, TLS time.Duration
 	Fresh             bool   // over a new connection
+	HTTP2             bool   // and that speaks HTTP/2
 	First             bool   // this part was not read before: it may be in no cache yet
 	Bytes             int64  // of the body
 	Host              string // that was asked
@@ -62,12 +63,31 @@ func (t Times) Mean() time.Duration {
 	return time.Duration(t.h.Mean() * float64(time.Microsecond))
 }
 
+// Rates is a distribution of bytes a second.
+type Rates struct{ h *hdrhistogram.Histogram }
+
+// rateUnit is the smallest difference of rates that is kept, in bytes a second.
+const rateUnit = 1000
+
+func newRates() Rates {
+	const fastest = 1e12
+	return Rates{hdrhistogram.New(1, fastest/rateUnit, precision)}
+}
+
+// add counts that so many bytes took so long.
+func (r Rates) add(n int64, took time.Duration) {
+	v := int64(float64(n) / max(took, time.Microsecond).Seconds() / rateUnit)
+	_ = r.h.RecordValue(min(max(1, v), r.h.HighestTrackableValue())) // is within bounds
+}
+
 // Recorder gathers samples. Its methods may be called from several goroutines.
 type Recorder struct {
 	start time.Time
 
 	mu       sync.Mutex
 	last     time.Time // when the latest request ended
+	cut      time.Time // when the load was cut off, zero while it wasn't
+	within   int64     // bytes that came before that
 	latency  Times
 	first    Times // to the first byte
 	lateness Times // behind the schedule
@@ -78,18 +98,47 @@ type Recorder struct {
 	dns      Times
 	connect  Times
 	tls      Times
+	body     Times // from the first byte to the last
+	rates    Rates // of reads, from their beginnings
+	http2    int   // new connections that speak HTTP/2
 	bytes    int64
 	requests int
 	errors   map[string]int
-	hosts    map[string]*HostSummary
+	hosts    map[string]*hostRecord
 	seconds  []Second
+}
+
+// hostRecord is what a Recorder has of one host.
+type hostRecord struct {
+	requests, errors int
+	bytes            int64
+	first            Times
+}
+
+func (r *Recorder) host(name string) *hostRecord {
+	h := r.hosts[name]
+	if h == nil {
+		h = &hostRecord{first: newTimes()}
+		r.hosts[name] = h
+	}
+	return h
 }
 
 // NewRecorder begins to gather.
 func NewRecorder() *Recorder {
 	return &Recorder{
 		start: time.Now(), latency: newTimes(), first: newTimes(), lateness: newTimes(), cold: newTimes(), warm: newTimes(), fresh: newTimes(), again: newTimes(),
-		dns: newTimes(), connect: newTimes(), tls: newTimes(), errors: make(map[string]int), hosts: make(map[string]*HostSummary),
+		dns: newTimes(), connect: newTimes(), tls: newTimes(), body: newTimes(), rates: newRates(), errors: make(map[string]int), hosts: make(map[string]*hostRecord),
+	}
+}
+
+// Cut says that the load was cut off: bytes that come later are of requests that run
+// beside ever fewer others, and don't count for the throughput.
+func (r *Recorder) Cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cut.IsZero() {
+		r.cut = time.Now()
 	}
 }
 
@@ -105,7 +154,10 @@ func (r *Recorder) Bytes(n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bytes += n
-	r.second(time.Now()).Bytes += n
+	if r.cut.IsZero() {
+		r.within += n
+		r.second(time.Now()).Bytes += n
+	}
 }
 
 // second is that of a moment. The caller holds r.mu.
@@ -130,21 +182,21 @@ func (r *Recorder) Add(s Sample) {
 	sec := r.second(now)
 	sec.Requests++
 	r.lateness.add(s.Start.Sub(s.Due))
-	h := r.hosts[s.Host]
-	if h == nil {
-		h = &HostSummary{Host: s.Host}
-		r.hosts[s.Host] = h
-	}
-	h.Requests++
-	h.Bytes += s.Bytes
+	h := r.host(s.Host)
+	h.requests++
+	h.bytes += s.Bytes
 	if s.Err != "" {
 		sec.Errors++
-		h.Errors++
+		h.errors++
 		r.errors[s.Err]++
 		return
 	}
+	took := s.Total - s.Start.Sub(s.Due)
 	r.latency.add(s.Total)
 	r.first.add(s.FirstByte)
+	r.body.add(took - s.FirstByte)
+	r.rates.add(s.Bytes, took)
+	h.first.add(s.FirstByte)
 	if s.First {
 		r.fresh.add(s.FirstByte)
 	} else {
@@ -155,6 +207,9 @@ func (r *Recorder) Add(s Sample) {
 		return
 	}
 	r.cold.add(s.FirstByte)
+	if s.HTTP2 {
+		r.http2++
+	}
 	for _, part := range []struct {
 		times Times
 		took  time.Duration

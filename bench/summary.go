@@ -23,12 +23,32 @@ func (t Times) quantiles() Quantiles {
 	return Quantiles{Count: t.Count(), Mean: t.Mean().Seconds(), P50: at(0.5), P90: at(0.9), P99: at(0.99), P999: at(0.999), Max: at(1)}
 }
 
+// RateQuantiles are a distribution of bytes a second. The slow end is what matters.
+type RateQuantiles struct {
+	Count int64   `json:"count"`
+	Mean  float64 `json:"mean"`
+	P1    float64 `json:"p1"`
+	P10   float64 `json:"p10"`
+	P50   float64 `json:"p50"`
+	P90   float64 `json:"p90"`
+	Max   float64 `json:"max"`
+}
+
+func (r Rates) quantiles() RateQuantiles {
+	if r.h.TotalCount() == 0 {
+		return RateQuantiles{}
+	}
+	at := func(percent float64) float64 { return rateUnit * float64(r.h.ValueAtQuantile(percent)) }
+	return RateQuantiles{Count: r.h.TotalCount(), Mean: rateUnit * r.h.Mean(), P1: at(1), P10: at(10), P50: at(50), P90: at(90), Max: at(100)}
+}
+
 // HostSummary is what came from one host.
 type HostSummary struct {
-	Host     string `json:"host"`
-	Requests int    `json:"requests"`
-	Errors   int    `json:"errors"`
-	Bytes    int64  `json:"bytes"`
+	Host      string    `json:"host"`
+	Requests  int       `json:"requests"`
+	Errors    int       `json:"errors"`
+	Bytes     int64     `json:"bytes"`
+	FirstByte Quantiles `json:"firstByte"`
 }
 
 // Summary is what a run's samples say.
@@ -40,6 +60,10 @@ type Summary struct {
 	Throughput float64        `json:"throughput"` // bytes a second
 	Latency    Quantiles      `json:"latency"`    // from when a request was due to its last byte
 	FirstByte  Quantiles      `json:"firstByte"`  // from its beginning to its first byte
+	Body       Quantiles      `json:"body"`       // from there to its last
+	// PerConnection is what one request brings, in bytes a second from its beginning.
+	PerConnection RateQuantiles `json:"perConnection"`
+	HTTP2         int           `json:"http2Connections,omitempty"` // new connections that speak it
 	// FirstByte again, by what may make the difference:
 	Cold  Quantiles `json:"newConnection"`
 	Warm  Quantiles `json:"keptConnection"`
@@ -61,7 +85,7 @@ func (r *Recorder) Summary() Summary {
 	s := Summary{
 		Requests: r.requests, Bytes: r.bytes, Latency: r.latency.quantiles(), FirstByte: r.first.quantiles(), Cold: r.cold.quantiles(),
 		Warm: r.warm.quantiles(), Fresh: r.fresh.quantiles(), Again: r.again.quantiles(), DNS: r.dns.quantiles(), Connect: r.connect.quantiles(),
-		TLS: r.tls.quantiles(), Lateness: r.lateness.quantiles(), Seconds: slices.Clone(r.seconds),
+		TLS: r.tls.quantiles(), Body: r.body.quantiles(), PerConnection: r.rates.quantiles(), HTTP2: r.http2, Lateness: r.lateness.quantiles(), Seconds: slices.Clone(r.seconds),
 	}
 	if len(r.errors) > 0 {
 		s.Errors = make(map[string]int, len(r.errors))
@@ -69,13 +93,15 @@ func (r *Recorder) Summary() Summary {
 			s.Errors[k] = n
 		}
 	}
-	if s.Elapsed = r.last.Sub(r.start).Seconds(); s.Elapsed > 0 {
-		s.Throughput = float64(s.Bytes) / s.Elapsed
-	} else {
-		s.Elapsed = 0
+	last := r.last
+	if !r.cut.IsZero() && r.cut.Before(last) {
+		last = r.cut
 	}
-	for _, h := range r.hosts {
-		s.Hosts = append(s.Hosts, *h)
+	if s.Elapsed = max(0, last.Sub(r.start).Seconds()); s.Elapsed > 0 {
+		s.Throughput = float64(r.within) / s.Elapsed
+	}
+	for name, h := range r.hosts {
+		s.Hosts = append(s.Hosts, HostSummary{Host: name, Requests: h.requests, Errors: h.errors, Bytes: h.bytes, FirstByte: h.first.quantiles()})
 	}
 	slices.SortFunc(s.Hosts, func(a, b HostSummary) int { return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Host, b.Host)) })
 	return s

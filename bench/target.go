@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,10 +9,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http/httptrace"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"drayage/blobstore"
 	"drayage/engine/registry"
 	"drayage/engine/transfer"
 
@@ -19,44 +22,153 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Target is an image whose blobs are read over and over.
+// Target is what is read over and over: the blobs of an image, or what a pull once
+// read.
 type Target struct {
 	Name   string        // as it was given
-	Digest digest.Digest // of its manifest
+	Digest digest.Digest // of its manifest, "" for a replay
 	Blobs  []ocispec.Descriptor
+	HTTP   string // the version of HTTP that was asked for, "" for the usual 1.1
 
-	verify  bool
-	parts   []part
-	sources map[digest.Digest]*registry.Blob
-	asked   atomic.Int64 // requests so far, over all steps
+	parts    []part
+	schedule []time.Duration // when the parts are due, for a replay
+	recorded *Quantiles      // how long they took then
+	verify   bool
+	disk     *blobstore.Lease // nil where what is read is thrown away
+	asked    atomic.Int64     // requests so far, over all steps
+	seen     sync.Map         // ranges that were read before
 }
 
 // part is a range of a blob.
 type part struct {
-	blob     ocispec.Descriptor
+	span
+	blob   ocispec.Descriptor
+	source *registry.Blob
+}
+
+// span tells ranges apart.
+type span struct {
+	digest   digest.Digest
 	from, to int64
 }
 
-// NewTarget makes one of an image's blobs as sources gives them. They are read in parts of at most
-// size bytes, or whole when size is 0, in an order drawn from a fixed seed. verify hashes
-// whole blobs.
-func NewTarget(name string, d digest.Digest, blobs []ocispec.Descriptor, source func(digest.Digest) *registry.Blob, size int64, verify bool) (*Target, error) {
-	t := &Target{Name: name, Digest: d, Blobs: blobs, verify: verify && size == 0, sources: make(map[digest.Digest]*registry.Blob)}
-	for _, b := range blobs {
-		t.sources[b.Digest] = source(b.Digest)
-		step := size
-		if step <= 0 {
-			step = max(1, b.Size)
-		}
-		for from := int64(0); from < b.Size; from += step {
-			t.parts = append(t.parts, part{b, from, min(b.Size, from+step)})
+// Manner is how targets are read.
+type Manner struct {
+	// Part is the most that is read at once, in bytes; 0 means whole blobs.
+	Part int64
+	// Mix, if there is one, are the sizes of reads in place of Part.
+	Mix Mix
+	// Verify hashes what is read whole.
+	Verify bool
+	// Disk, if not nil, has what is read written into its store, and synced, as a pull
+	// does. Whole blobs whose digest is right are kept.
+	Disk *blobstore.Lease
+}
+
+// Mix are sizes of reads, and how often each is drawn in comparison with the others.
+type Mix []Share
+
+// Share is one size of a Mix.
+type Share struct {
+	Size   int64 // bytes
+	Weight float64
+}
+
+// draw draws a size.
+func (m Mix) draw(rnd *rand.Rand) int64 {
+	var all float64
+	for _, s := range m {
+		all += s.Weight
+	}
+	at := rnd.Float64() * all
+	for _, s := range m {
+		if at -= s.Weight; at < 0 {
+			return s.Size
 		}
 	}
-	if len(t.parts) == 0 {
+	return m[len(m)-1].Size
+}
+
+// NewTarget makes one of an image's blobs, which source gives, in an order drawn from a
+// fixed seed.
+func NewTarget(name string, d digest.Digest, blobs []ocispec.Descriptor, source func(digest.Digest) *registry.Blob, m Manner) (*Target, error) {
+	t := &Target{Name: name, Digest: d, Blobs: blobs, verify: m.Verify, disk: m.Disk}
+	var whole []part
+	for _, b := range blobs {
+		if b.Size > 0 {
+			whole = append(whole, part{span{b.Digest, 0, b.Size}, b, source(b.Digest)})
+		}
+	}
+	if len(whole) == 0 {
 		return nil, fmt.Errorf("%s: it has no blobs to read", name)
 	}
-	rnd := rand.New(rand.NewPCG(1, uint64(len(t.parts))))
+	rnd := rand.New(rand.NewPCG(1, uint64(len(whole))))
+	if len(m.Mix) > 0 {
+		t.parts = mixed(rnd, m.Mix, whole)
+		return t, nil
+	}
+	for _, w := range whole {
+		step := m.Part
+		if step <= 0 {
+			step = w.to
+		}
+		for from := int64(0); from < w.to; from += step {
+			p := w
+			p.from, p.to = from, min(w.to, from+step)
+			t.parts = append(t.parts, p)
+		}
+	}
 	rnd.Shuffle(len(t.parts), func(i, j int) { t.parts[i], t.parts[j] = t.parts[j], t.parts[i] })
+	return t, nil
+}
+
+// mixed draws reads by their sizes. One that is larger than every blob is of the
+// largest.
+func mixed(rnd *rand.Rand, m Mix, whole []part) []part {
+	const draws = 4096 // after which they come again
+	slices.SortFunc(whole, func(a, b part) int { return cmp.Compare(a.to, b.to) })
+	var out []part
+	for range draws {
+		size := min(m.draw(rnd), whole[len(whole)-1].to)
+		fits, _ := slices.BinarySearchFunc(whole, size, func(p part, size int64) int { return cmp.Compare(p.to, size) })
+		p := whole[fits+rnd.IntN(len(whole)-fits)]
+		p.from = rnd.Int64N(p.to/size) * size
+		p.to = p.from + size
+		out = append(out, p)
+	}
+	return out
+}
+
+// Read is one read of a replay.
+type Read struct {
+	Due    time.Duration // after the beginning
+	Took   time.Duration // then
+	Blob   ocispec.Descriptor
+	From   int64
+	Source *registry.Blob
+}
+
+// NewReplay makes a target of what was once read, each read due at its time.
+func NewReplay(name string, reads []Read, m Manner) (*Target, error) {
+	reads = slices.DeleteFunc(slices.Clone(reads), func(r Read) bool { return r.From >= r.Blob.Size })
+	if len(reads) == 0 {
+		return nil, fmt.Errorf("%s: there is nothing to read", name)
+	}
+	slices.SortStableFunc(reads, func(a, b Read) int { return cmp.Compare(a.Due, b.Due) })
+	t := &Target{Name: name, verify: m.Verify, disk: m.Disk}
+	took := newTimes()
+	seen := make(map[digest.Digest]bool)
+	for _, r := range reads {
+		t.schedule = append(t.schedule, r.Due)
+		t.parts = append(t.parts, part{span{r.Blob.Digest, r.From, r.Blob.Size}, r.Blob, r.Source})
+		took.add(r.Took)
+		if !seen[r.Blob.Digest] {
+			seen[r.Blob.Digest] = true
+			t.Blobs = append(t.Blobs, r.Blob)
+		}
+	}
+	q := took.quantiles()
+	t.recorded = &q
 	return t, nil
 }
 
@@ -69,6 +181,18 @@ func (t *Target) Size() int64 {
 	return n
 }
 
+// Reads is how many bytes it takes to read each part once, and how long by the
+// schedule of a replay.
+func (t *Target) Reads() (bytes int64, within time.Duration) {
+	for _, p := range t.parts {
+		bytes += p.to - p.from
+	}
+	if len(t.schedule) > 0 {
+		within = t.schedule[len(t.schedule)-1]
+	}
+	return bytes, within
+}
+
 // largest is the size of the largest part.
 func (t *Target) largest() int64 {
 	var n int64
@@ -78,17 +202,26 @@ func (t *Target) largest() int64 {
 	return n
 }
 
-// next gives the next request. reserve is asked for its bytes before, and may
-// refuse them: then the request does nothing, and ok is false.
-func (t *Target) next(reserve func(int64) bool, r *Recorder) Work {
-	n := int(t.asked.Add(1)) - 1
+// typical is the mean size of the parts.
+func (t *Target) typical() int64 {
+	bytes, _ := t.Reads()
+	return bytes / int64(len(t.parts))
+}
+
+// next gives the n-th request of a step. reserve is asked for its bytes before, and
+// may refuse them: then the request does nothing.
+func (t *Target) next(n int, reserve func(int64) bool, r *Recorder) Work {
+	if t.schedule == nil {
+		n = int(t.asked.Add(1)) - 1 // goes on where the last step has stopped
+	}
 	p := t.parts[n%len(t.parts)]
 	return func(ctx context.Context, s *Sample) {
 		if !reserve(p.to - p.from) {
 			s.Err = errSkipped
 			return
 		}
-		s.First = n < len(t.parts)
+		_, again := t.seen.LoadOrStore(p.span, true)
+		s.First = !again
 		t.read(ctx, p, s, r)
 	}
 }
@@ -101,10 +234,9 @@ var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 // read reads a part, and measures it.
 func (t *Target) read(ctx context.Context, p part, s *Sample, r *Recorder) {
-	source := t.sources[p.blob.Digest]
-	s.Host = source.Host()
+	s.Host = p.source.Host()
 	c := &clock{sample: s}
-	body, err := source.Open(httptrace.WithClientTrace(ctx, c.trace()), transfer.Ask{From: p.from, To: p.to, Size: p.blob.Size, Once: true})
+	body, err := p.source.Open(httptrace.WithClientTrace(ctx, c.trace()), transfer.Ask{From: p.from, To: p.to, Size: p.blob.Size, Once: true})
 	c.finish()
 	if err != nil {
 		s.Err = kind(ctx, err)
@@ -115,10 +247,22 @@ func (t *Target) read(ctx context.Context, p part, s *Sample, r *Recorder) {
 		s.Err = "ignores ranges"
 		return
 	}
-	var hash digest.Digester
-	if t.verify {
-		hash = p.blob.Digest.Algorithm().Digester()
+	out, err := t.output(p)
+	if err != nil {
+		s.Err = "disk"
+		return
 	}
+	s.Err = t.drain(ctx, p, body, out, s, r)
+	if err := out.end(s.Err == ""); err != nil && s.Err == "" {
+		s.Err = "disk"
+		if errors.Is(err, errContent) {
+			s.Err = "wrong content"
+		}
+	}
+}
+
+// drain reads a body to the part's end, and returns what went wrong.
+func (t *Target) drain(ctx context.Context, p part, body io.Reader, out *output, s *Sample, r *Recorder) string {
 	buf := buffers.Get().(*[256 << 10]byte)
 	defer buffers.Put(buf)
 	for left := p.to - p.from; left > 0; {
@@ -127,21 +271,71 @@ func (t *Target) read(ctx context.Context, p part, s *Sample, r *Recorder) {
 			if s.Bytes == 0 {
 				s.FirstByte = time.Since(s.Start)
 			}
-			if hash != nil {
-				_, _ = hash.Hash().Write(buf[:n]) // never fails, by its contract
-			}
 			s.Bytes += int64(n)
 			left -= int64(n)
 			r.Bytes(int64(n))
+			if err := out.write(buf[:n]); err != nil {
+				return "disk"
+			}
 		}
 		if err != nil && left > 0 {
-			s.Err = kind(ctx, err)
-			return
+			return kind(ctx, err)
 		}
 	}
-	if hash != nil && hash.Digest() != p.blob.Digest {
-		s.Err = "wrong content"
+	return ""
+}
+
+// output is where the bytes of one read go, if anywhere.
+type output struct {
+	want  digest.Digest // "" where it isn't known
+	hash  digest.Digester
+	draft *blobstore.Draft
+}
+
+// errContent says that a whole blob has another digest than its own.
+var errContent = errors.New("wrong content")
+
+func (t *Target) output(p part) (*output, error) {
+	o := new(output)
+	if whole := p.from == 0 && p.to == p.blob.Size; whole && (t.verify || t.disk != nil) {
+		o.want, o.hash = p.blob.Digest, p.blob.Digest.Algorithm().Digester()
 	}
+	var err error
+	if t.disk != nil {
+		o.draft, err = t.disk.Draft()
+	}
+	return o, err
+}
+
+func (o *output) write(b []byte) error {
+	if o.hash != nil {
+		_, _ = o.hash.Hash().Write(b) // never fails, by its contract
+	}
+	if o.draft == nil {
+		return nil
+	}
+	_, err := o.draft.Write(b)
+	return err
+}
+
+// end checks what was read, and has it on the disk, if all of it came.
+func (o *output) end(all bool) (err error) {
+	if o.draft != nil {
+		defer func() { err = errors.Join(err, o.draft.Close()) }()
+	}
+	switch {
+	case !all:
+		return nil
+	case o.hash != nil && o.hash.Digest() != o.want:
+		return errContent
+	case o.draft == nil:
+		return nil
+	}
+	if o.want == "" {
+		return o.draft.Sync()
+	}
+	_, err = o.draft.Commit(o.want)
+	return err
 }
 
 // errCancelled marks samples that the end of the run has cut short.
@@ -205,8 +399,11 @@ func (c *clock) trace() *httptrace.ClientTrace {
 			c.with(func(s *Sample, now time.Time) { s.Connect += now.Sub(c.connect) })
 		},
 		TLSHandshakeStart: func() { c.with(func(_ *Sample, now time.Time) { c.tls = now }) },
-		TLSHandshakeDone: func(tls.ConnectionState, error) {
-			c.with(func(s *Sample, now time.Time) { s.TLS += now.Sub(c.tls) })
+		TLSHandshakeDone: func(state tls.ConnectionState, _ error) {
+			c.with(func(s *Sample, now time.Time) {
+				s.TLS += now.Sub(c.tls)
+				s.HTTP2 = state.NegotiatedProtocol == "h2"
+			})
 		},
 	}
 }

@@ -63,6 +63,14 @@ func (d *Draft) Write(p []byte) (int, error) {
 // Size is how many bytes were written so far.
 func (d *Draft) Size() int64 { return d.size }
 
+// Sync has what was written on the disk, in a store that syncs.
+func (d *Draft) Sync() error {
+	if !d.lease.store.sync {
+		return nil
+	}
+	return d.data.SyncData()
+}
+
 // Commit makes what was written a blob of the store, under the digest that who
 // wrote it has found it to have, and returns its descriptor without a media
 // type. When the store has it already, that is as good. When Commit returns nil
@@ -74,10 +82,8 @@ func (d *Draft) Commit(got digest.Digest) (ocispec.Descriptor, error) {
 	if err != nil || has {
 		return desc, err
 	}
-	if s.sync {
-		if err := d.data.SyncData(); err != nil {
-			return desc, fmt.Errorf("syncing %s: %w", got, err)
-		}
+	if err := d.Sync(); err != nil {
+		return desc, fmt.Errorf("syncing %s: %w", got, err)
 	}
 	if err := s.publish(d.path, got); err != nil {
 		return desc, fmt.Errorf("committing %s: %w", got, err)

@@ -6,22 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"drayage/bench"
 	"drayage/cmd/drayage/progress"
-	"drayage/engine"
 	"drayage/engine/event"
-	"drayage/engine/reference"
-	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 )
 
@@ -34,10 +26,18 @@ type benchOptions struct {
 	rate        float64
 	rounds      int
 	duration    time.Duration
+	warmUp      time.Duration
 	bytes       size
 	parts       string
+	profile     string
 	whole       bool
 	verify      bool
+	http        string
+	store       string
+	replay      string
+	from        string
+	metrics     string
+	given       func(flag string) bool
 
 	json, csv, benchstat, markdown, html string
 	baseline, tolerance                  string
@@ -53,14 +53,20 @@ tells throughput, times to the first byte and latencies, with the number of
 connections beyond which more bring little. It only reads, throws away what it
 reads, and never takes more than --bytes and --duration in all.
 
-Several images, such as one from a registry and from its mirror, and several sizes of
---range, are read in turn in the same rounds, and a difference between them is only called one when it is
-unlikely to be chance. Standard output has the table, or what is asked for with -.`,
+Several images, such as one from a registry and from its mirror, and several values of
+--range, --http and --from are read in turn in the same rounds, and a difference
+between them is only called one when it is unlikely to be chance. Standard output has
+the table, or what is asked for with -.`,
 		Example: `  drayage bench registry.example/app:1
   drayage bench --connections 8 --rounds 10 registry.example/app:1 mirror.example/app:1
+  drayage bench --http 1.1,2 --range 1MiB,whole registry.example/app:1
   drayage bench --rate 50 --range 1MiB --json today.json registry.example/app:1
-  drayage bench --baseline yesterday.json --tolerance 10% registry.example/app:1`,
-		RunE: func(cmd *cobra.Command, args []string) error { return runBench(cmd.Context(), s, o, args) },
+  drayage bench --baseline yesterday.json --tolerance 10% registry.example/app:1
+  drayage bench --replay pull.json --from registry.example,mirror.example:5000`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.given = cmd.Flags().Changed
+			return runBench(cmd.Context(), s, o, args)
+		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
@@ -68,10 +74,16 @@ unlikely to be chance. Standard output has the table, or what is asked for with 
 	f.Float64Var(&o.rate, "rate", 0, "an open loop of `N` requests a second: latency counts from when each is due (default: a closed loop)")
 	f.IntVar(&o.rounds, "rounds", 0, "how often to go through all of it (default 6: with fewer, intervals are only the range of the rounds)")
 	f.DurationVar(&o.duration, "duration", time.Minute, "take at most `DUR` in all")
+	f.DurationVar(&o.warmUp, "warm-up", 0, "of that, read for `DUR` before anything counts (default a tenth; 0s for none)")
 	f.Var(&o.bytes, "bytes", "read at most `SIZE` in all (default 1GiB)")
-	f.StringVar(&o.parts, "range", "4MiB", "read layers in parts of so many bytes, or `SIZES` to compare: 1MiB,4MiB,whole")
+	f.StringVar(&o.parts, "range", "", "read layers in parts of so many bytes, or `SIZES` to compare: 1MiB,4MiB,whole (default 4MiB, or what leaves each connection 4 reads a round)")
 	f.BoolVar(&o.whole, "whole", false, "read whole layers, without ranges: the same as --range whole")
-	f.BoolVar(&o.verify, "verify", false, "hash whole layers and hold them against their digests; with --whole")
+	f.StringVar(&o.profile, "profile", "", "read a `MIX` of sizes with their weights, in place of --range: 70*64KiB,20*1MiB,10*32MiB, or a file with one a line")
+	f.BoolVar(&o.verify, "verify", false, "hash whole layers and hold them against their digests; with --whole or --replay")
+	f.StringVar(&o.http, "http", "1.1", "`VERSIONS` of HTTP to offer, or to compare: 1.1,2. Over 2, connections are requests at once")
+	f.StringVar(&o.store, "store", "", "write what is read to the disk, too, into the store `DIR`; whole layers are kept there")
+	f.StringVar(&o.replay, "replay", "", "read again what a pull has read, at the same times: `FILE` of pull --report, in place of images")
+	f.StringVar(&o.from, "from", "", "`REGISTRIES` to ask in a replay, in place of those it came from; several are compared")
 	platformFlag(f, &o.platform, "which image of a multi-platform index")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to `FILE`, - for standard output")
 	f.StringVar(&o.csv, "csv", "", "write the results as CSV to `FILE`, - for standard output")
@@ -80,6 +92,7 @@ unlikely to be chance. Standard output has the table, or what is asked for with 
 	f.StringVar(&o.html, "html", "", "write the report with plots as one HTML page to `FILE`, - for standard output")
 	f.StringVar(&o.baseline, "baseline", "", "compare with an earlier report, `FILE` of --json: exit with status 9 when throughput got worse")
 	f.StringVar(&o.tolerance, "tolerance", "10%", "how much worse is no matter to --baseline, as a `SHARE`")
+	f.StringVar(&o.metrics, "metrics-listen", "", "serve metrics for Prometheus at `HOST:PORT` while it runs, under /metrics")
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
 	return cmd
@@ -93,16 +106,11 @@ func (e worseError) Error() string {
 }
 
 // runBench is what drayage bench does.
-func runBench(ctx context.Context, s streams, o benchOptions, args []string) error {
-	b, refs, err := o.check(args)
-	if err != nil {
+func runBench(ctx context.Context, s streams, o benchOptions, args []string) (err error) {
+	if err := o.check(args); err != nil {
 		return err
 	}
 	old, tolerance, err := o.readBaseline()
-	if err != nil {
-		return err
-	}
-	credentials, err := o.credentials(refs)
 	if err != nil {
 		return err
 	}
@@ -112,22 +120,30 @@ func runBench(ctx context.Context, s streams, o benchOptions, args []string) err
 	}
 	defer display.Close()
 	exchanges := new(bench.Exchanges)
-	const patience = 30 * time.Second
-	client, err := o.watchedClient(credentials, refs, slices.Max(b.Connections), retry.Policy{Patience: patience}, event.Observers{display, exchanges}, display)
+	course, err := o.course(ctx, args, event.Observers{display, exchanges}, display)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	targets, err := o.targets(ctx, s, client, refs)
+	defer func() { err = errors.Join(err, course.Close()) }()
+	b, err := o.options(course)
 	if err != nil {
 		return err
 	}
-	o.announce(s, b, targets)
-	report, err := bench.Measure(ctx, b, targets, func(step, steps int, target string, connections, round int) {
-		if !o.quiet {
-			fmt.Fprintf(s.err, "%d of %d: %s, %d connections, round %d\n", step, steps, target, connections, round+1)
-		}
-	})
+	gauges, err := startMetrics(ctx, o.metrics)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, gauges.Close()) }()
+	if gauges != nil && !o.quiet {
+		fmt.Fprintf(s.err, "metrics at http://%s/metrics\n", gauges.Addr())
+	}
+	b.Watch = gauges.sample
+	b.Progress = func(st bench.Step) {
+		gauges.step(st)
+		o.tell(s, st)
+	}
+	o.announce(s, b, course.targets)
+	report, err := bench.Measure(ctx, b, course.targets)
 	if err != nil {
 		return usageError{err}
 	}
@@ -139,7 +155,7 @@ func runBench(ctx context.Context, s streams, o benchOptions, args []string) err
 		return context.Cause(ctx)
 	}
 	if len(report.Results) == 0 {
-		return errors.New("nothing was measured: --bytes is too little for one read of each")
+		return errors.New("nothing was measured: --bytes or --duration is too little for one read of each")
 	}
 	if old != nil {
 		if worse := report.Baseline(old, tolerance); len(worse) > 0 {
@@ -149,52 +165,17 @@ func runBench(ctx context.Context, s streams, o benchOptions, args []string) err
 	return nil
 }
 
-// check reads the command line.
-func (o *benchOptions) check(args []string) (bench.Options, []reference.Image, error) {
-	b := bench.Options{Rate: o.rate, Rounds: o.rounds, Duration: o.duration, Bytes: int64(o.bytes)}
-	if len(args) == 0 {
-		return b, nil, usageError{errors.New("no images named")}
-	}
-	refs, bad := parseNames(namedWords(args))
-	if len(bad) > 0 {
-		return b, nil, usageError{bad[0]}
-	}
-	const most = 1024
-	for _, word := range strings.Split(o.connections, ",") {
-		n, err := strconv.Atoi(strings.TrimSpace(word))
-		if err != nil || n < 1 || n > most {
-			return b, nil, usageError{fmt.Errorf("--connections %q: want numbers from 1 to %d, such as 1,4,16", o.connections, most)}
-		}
-		if !slices.Contains(b.Connections, n) {
-			b.Connections = append(b.Connections, n)
-		}
-	}
-	if b.Rounds == 0 {
-		b.Rounds = 6 // the fewest that an interval, and a difference, take
-	}
-	if o.whole {
-		o.parts = "whole"
-	}
-	for _, word := range strings.Split(o.parts, ",") {
-		if _, err := partSize(word); err != nil {
-			return b, nil, err
-		}
-	}
+// tell says what is done now.
+func (o *benchOptions) tell(s streams, st bench.Step) {
 	switch {
-	case b.Rounds < 1 || b.Duration <= 0 || b.Rate < 0:
-		return b, nil, usageError{errors.New("--rounds and --duration must be more than nothing, and --rate not less")}
-	case o.verify && o.parts != "whole":
-		return b, nil, usageError{errors.New("--verify goes with --whole: a part has no digest")}
+	case o.quiet:
+	case st.Skipped:
+		fmt.Fprintf(s.err, "%d of %d: %s, %s, round %d: left out, --bytes is too little for one read each\n", st.N, st.Of, st.Target, count(st.Connections, "connection"), st.Round)
+	case st.Round == 0:
+		fmt.Fprintf(s.err, "warming up: %s, %s\n", st.Target, count(st.Connections, "connection"))
+	default:
+		fmt.Fprintf(s.err, "%d of %d: %s, %s, round %d\n", st.N, st.Of, st.Target, count(st.Connections, "connection"), st.Round)
 	}
-	return b, refs, nil
-}
-
-func namedWords(args []string) []named {
-	var out []named
-	for _, a := range args {
-		out = append(out, named{word: a})
-	}
-	return out
 }
 
 func (o *benchOptions) readBaseline() (*bench.Report, float64, error) {
@@ -221,72 +202,21 @@ func (o *benchOptions) readBaseline() (*bench.Report, float64, error) {
 	return old, tolerance, nil
 }
 
-// targets resolves images, without a store.
-func (o *benchOptions) targets(ctx context.Context, s streams, client *registry.Client, refs []reference.Image) ([]*bench.Target, error) {
-	platform, err := platformOf(o.platform)
-	if err != nil {
-		return nil, err
-	}
-	store, err := noStore()
-	if err != nil {
-		return nil, err
-	}
-	results, _, err := engine.Plan(ctx, engine.Options{
-		Store: store, Registry: client, Platform: platform, Limits: schedule.Limits{Jobs: 1, PerHost: 1},
-	}, refs)
-	if err != nil {
-		return nil, err
-	}
-	if failed := engine.Failures(results); len(failed) > 0 {
-		return nil, failures(failed)
-	}
-	var out []*bench.Target
-	words := strings.Split(o.parts, ",")
-	for _, r := range results {
-		for _, word := range words {
-			part, err := partSize(word)
-			if err != nil {
-				return nil, err
-			}
-			name := r.Ref.String()
-			if len(words) > 1 {
-				name += " by " + strings.TrimSpace(word)
-			}
-			t, err := bench.NewTarget(name, r.Image.Target().Digest, r.Image.Main().Layers, func(d digest.Digest) *registry.Blob {
-				return client.Blob(r.Ref, d)
-			}, part, o.verify)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, t)
-		}
-	}
-	return out, nil
-}
-
-// partSize reads a size of parts; 0 is whole layers.
-func partSize(word string) (int64, error) {
-	if strings.TrimSpace(word) == "whole" {
-		return 0, nil
-	}
-	n, err := parseSize(word)
-	if err == nil && n < 1 {
-		err = errors.New("want at least one byte")
-	}
-	if err != nil {
-		return 0, usageError{fmt.Errorf("--range: %w", err)}
-	}
-	return n, nil
-}
-
 // announce says beforehand what it is going to cost.
 func (o *benchOptions) announce(s streams, b bench.Options, targets []*bench.Target) {
 	if o.quiet {
 		return
 	}
-	c := b.Cost(len(targets))
-	fmt.Fprintf(s.err, "reading at most %s in at most %s, in %d steps; nothing is kept, and beyond the manifests, which were read, nothing counts against a quota of pulls\n",
-		progress.Size(c.Bytes), c.Duration, c.Steps)
+	c := b.Cost(targets)
+	fmt.Fprintf(s.err, "reading at most %s in at most %s and about %d requests, in %s; ", progress.Size(c.Bytes), c.Duration, c.Requests, count(c.Steps, "step"))
+	if o.store == "" {
+		fmt.Fprint(s.err, "nothing is kept, and ")
+	}
+	if o.replay != "" {
+		fmt.Fprintln(s.err, "no manifest is read, so that nothing counts against a quota of pulls")
+		return
+	}
+	fmt.Fprintln(s.err, "beyond the manifests, which were read, nothing counts against a quota of pulls")
 }
 
 // write writes the report in the forms asked for, and the table when standard output
@@ -324,120 +254,3 @@ func toFile(s streams, path string, write func(io.Writer) error) error {
 	}
 	return errors.Join(write(f), f.Close())
 }
-
-// benchTable writes the report for people.
-func benchTable(w io.Writer, r *bench.Report, markdown bool) error {
-	for _, t := range r.Targets {
-		line := fmt.Sprintf("%s: %s in %s", t.Name, progress.Size(t.Size), count(t.Blobs, "layer"))
-		if t.Knee > 0 {
-			line += fmt.Sprintf("; %s bring at least 95%% of the best throughput", count(t.Knee, "connection"))
-		}
-		fmt.Fprintln(w, line)
-	}
-	fmt.Fprintln(w)
-	out := newTable(w, markdown)
-	out.row("IMAGE", "CONNECTIONS", "THROUGHPUT", "95% INTERVAL", "FIRST BYTE p50", "p99", "WHOLE READ p50", "p99", "p99.9", "READS", "ERRORS")
-	rate := func(f float64) string { return progress.Size(int64(max(0, f))) + "/s" }
-	for _, x := range r.Results {
-		out.row(x.Target, strconv.Itoa(x.Connections), rate(x.Throughput.Estimate), rate(x.Throughput.Low)+" to "+rate(x.Throughput.High),
-			moment(x.FirstByte.P50), moment(x.FirstByte.P99), moment(x.Latency.P50), moment(x.Latency.P99), moment(x.Latency.P999), strconv.Itoa(x.Requests), errorsOf(x.Summary))
-	}
-	if err := out.flush(); err != nil {
-		return err
-	}
-	if err := benchDetails(w, r, markdown); err != nil {
-		return err
-	}
-	for _, c := range r.Comparisons {
-		verdict := "no difference that could not be chance"
-		if d := c.Throughput; d.Real {
-			verdict = fmt.Sprintf("%.2f times the throughput (%.2f to %.2f)", d.Ratio.Estimate, d.Ratio.Low, d.Ratio.High)
-		}
-		fmt.Fprintf(w, "%s against %s, %s: %s\n", c.Target, c.To, count(c.Connections, "connection"), verdict)
-	}
-	return nil
-}
-
-// benchDetails tells where the time to the first byte went, and of the load itself.
-func benchDetails(w io.Writer, r *bench.Report, markdown bool) error {
-	out := newTable(w, markdown)
-	fmt.Fprintln(w)
-	out.row("WHAT", "HOW OFTEN", "p50", "p90", "p99", "MAX")
-	line := func(what string, q bench.Quantiles) {
-		if q.Count > 0 {
-			out.row(what, strconv.FormatInt(q.Count, 10), moment(q.P50), moment(q.P90), moment(q.P99), moment(q.Max))
-		}
-	}
-	for _, e := range r.Exchanges {
-		line(e.Kind+" from "+e.Host, e.Quantiles)
-	}
-	for _, t := range r.Targets {
-		x, at := t.All, t.Name+": "
-		line(at+"DNS", x.DNS)
-		line(at+"connect", x.Connect)
-		line(at+"TLS", x.TLS)
-		line(at+"first byte, new connection", x.Cold)
-		line(at+"first byte, kept connection", x.Warm)
-		if x.Fresh.Count > 0 && x.Again.Count > 0 {
-			line(at+"first byte, read before", x.Again)
-			line(at+"first byte, not read before", x.Fresh)
-		}
-		if r.Rate > 0 {
-			line(at+"the load behind its schedule", x.Lateness)
-		}
-	}
-	if err := out.flush(); err != nil {
-		return err
-	}
-	fmt.Fprintln(w)
-	return nil
-}
-
-// moment is a time in seconds for people.
-func moment(seconds float64) string {
-	d := time.Duration(seconds * float64(time.Second))
-	switch {
-	case d >= time.Second:
-		return d.Round(10 * time.Millisecond).String()
-	case d >= time.Millisecond:
-		return d.Round(10 * time.Microsecond).String()
-	}
-	return d.Round(time.Microsecond).String()
-}
-
-func errorsOf(s bench.Summary) string {
-	if len(s.Errors) == 0 {
-		return "0"
-	}
-	var kinds []string
-	for k, n := range s.Errors {
-		kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
-	}
-	slices.Sort(kinds)
-	return strings.Join(kinds, ", ")
-}
-
-// table is one for people, or in Markdown.
-type table struct {
-	w        io.Writer
-	aligned  *tabwriter.Writer
-	markdown bool
-	rows     int
-}
-
-func newTable(w io.Writer, markdown bool) *table {
-	return &table{w: w, aligned: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), markdown: markdown}
-}
-
-func (t *table) row(cells ...string) {
-	if !t.markdown {
-		fmt.Fprintln(t.aligned, strings.Join(cells, "\t"))
-		return
-	}
-	fmt.Fprintln(t.w, "| "+strings.Join(cells, " | ")+" |")
-	if t.rows++; t.rows == 1 {
-		fmt.Fprintln(t.w, "|"+strings.Repeat(" --- |", len(cells)))
-	}
-}
-
-func (t *table) flush() error { return t.aligned.Flush() }

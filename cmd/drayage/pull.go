@@ -18,6 +18,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/engine"
 	"drayage/engine/event"
+	"drayage/engine/history"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
@@ -52,6 +53,8 @@ type pullOptions struct {
 	stdin     io.Reader
 	keepGoing bool
 	failed    string
+	report    string
+	record    *history.Recorder // for the report, or nil
 	dryRun    bool
 }
 
@@ -92,6 +95,7 @@ reused. Everything else goes to standard error.`,
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store and the archive")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
 	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
+	f.StringVar(&o.report, "report", "", "write to `FILE` what came when and how fast, as JSON: for people, and for bench --replay")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show the plan and fetch no layer")
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
@@ -129,16 +133,21 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	}
 	defer display.Close()
 	policy := retry.Policy{Patience: o.giveUp}
-	client, err := o.client(credentials, refs, o.perHost, policy, display)
+	observer := event.Observers{display}
+	if o.report != "" {
+		o.record = history.NewRecorder()
+		observer = append(observer, o.record)
+	}
+	client, err := o.newClient(credentials, refs, policy, observer, display, func(r *registry.Options) { r.PerHost = o.perHost })
 	if err != nil {
 		return err
 	}
 	defer client.Close()
 	if one(o.auth) {
-		display.Observe(event.Warned{Message: "credentials on the command line can be seen by others; -a env:VAR and -a file:PATH are safer"})
+		observer.Observe(event.Warned{Message: "credentials on the command line can be seen by others; -a env:VAR and -a file:PATH are safer"})
 	}
 	opts := engine.Options{
-		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: display,
+		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
 		Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
@@ -154,6 +163,17 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		return o.plan(ctx, s, opts, display, refs, bad)
 	}
 	return o.pull(ctx, s, opts, display, refs, bad)
+}
+
+// writeReport writes the record of the run, of what went wrong, too.
+func (o *pullOptions) writeReport() error {
+	if o.record == nil {
+		return nil
+	}
+	if err := toFile(streams{}, o.report, o.record.Pull().Write); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	return nil
 }
 
 // one reports whether -a has the credentials themselves.
@@ -229,6 +249,14 @@ func (o *pullOptions) check(s streams, refs []reference.Image) error {
 	}
 	if err := o.checkNames(refs); err != nil {
 		return err
+	}
+	if o.report == "-" || o.report != "" && o.dryRun {
+		return usageError{errors.New("--report takes a file, of a pull that is done")}
+	}
+	if o.report != "" { // not found out when all is done
+		if _, err := os.Stat(filepath.Dir(o.report)); err != nil {
+			return fmt.Errorf("--report: %w", err)
+		}
 	}
 	return o.outputFlags.check(s)
 }
@@ -307,7 +335,7 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 		return err
 	}
 	defer func() { err = errors.Join(err, outs.Close()) }()
-	a := &archive{flags: &o.outputFlags, outs: outs, store: opts.Store, observer: display, base: slices.Collect(maps.Keys(o.base))}
+	a := &archive{flags: &o.outputFlags, outs: outs, store: opts.Store, observer: opts.Observer, base: slices.Collect(maps.Keys(o.base))}
 	if len(outs) > 0 {
 		opts.Stream = func(ctx context.Context, st *engine.Stream) error {
 			return a.write(ctx, st.Lease, st, st.Results, st.Prefer)
@@ -338,8 +366,10 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 	if err == nil && !o.stdout && len(done) > 0 {
 		err = printResults(s.out, done)
 	}
-	if err != nil {
-		failed = append(failed, err)
+	for _, err := range []error{err, o.writeReport()} {
+		if err != nil {
+			failed = append(failed, err)
+		}
 	}
 	return display.fail(failed)
 }
@@ -415,11 +445,12 @@ func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credential
 }
 
 func (n *networkFlags) client(c *registry.Credentials, refs []reference.Image, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
-	return n.watchedClient(c, refs, perHost, policy, d, d)
+	return n.newClient(c, refs, policy, d, d, func(o *registry.Options) { o.PerHost = perHost })
 }
 
-// watchedClient is client with an observer beside the display.
-func (n *networkFlags) watchedClient(c *registry.Credentials, refs []reference.Image, perHost int, policy retry.Policy, o event.Observer, d *display) (*registry.Client, error) {
+// newClient makes a client whose events go to an observer, which has the display among
+// others. change has the last word on its options.
+func (n *networkFlags) newClient(c *registry.Credentials, refs []reference.Image, policy retry.Policy, o event.Observer, d *display, change func(*registry.Options)) (*registry.Client, error) {
 	conf, err := n.tls()
 	if err != nil {
 		return nil, err
@@ -428,11 +459,13 @@ func (n *networkFlags) watchedClient(c *registry.Credentials, refs []reference.I
 	if err != nil {
 		return nil, err
 	}
-	return registry.New(registry.Options{
-		Credentials: c, PlainHTTP: n.insecure, TLS: conf, PerHost: perHost,
+	opts := registry.Options{
+		Credentials: c, PlainHTTP: n.insecure, TLS: conf,
 		UserAgent: "drayage/" + versionString(), Observer: o, TraceHeaders: d.debug > 1,
 		Mirrors: mirrors, Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
-	}), nil
+	}
+	change(&opts)
+	return registry.New(opts), nil
 }
 
 // places are the mirrors that are asked before registries: those of --mirror, then

@@ -18,7 +18,7 @@ var layers = []string{
 	0: "engine/retry engine/chaos engine/schedule engine/reference engine/image blobstore/durable tarwriter/squeeze",
 	1: "blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event",
-	3: "bench/course engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
+	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
 	4: "engine engine/archive engine/doctor bench",
 	5: "cmd/drayage cmd/demo bench/bars bench/race",
 }
@@ -32,6 +32,7 @@ var goroutines = []string{
 	"bench/bars.eightGets",
 	"bench/bars.killed",
 	"cmd/drayage.interruptible",
+	"cmd/drayage.startMetrics",
 	"cmd/drayage/progress.NewBars",
 	"engine/archive.checkLayers",
 	"engine/chaos.Serve",

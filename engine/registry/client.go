@@ -60,6 +60,9 @@ type Options struct {
 	Observer event.Observer
 	// TraceHeaders adds headers to the Requested events, less their secrets.
 	TraceHeaders bool
+	// HTTP2 offers HTTP/2 to TLS servers. Then PerHost bounds connections, of which
+	// one carries any number of requests. It is for measuring what that makes of it.
+	HTTP2 bool
 }
 
 // Client speaks to any number of registries. Its methods may be called from
@@ -112,10 +115,11 @@ func New(opts Options) *Client {
 	}
 	c := &Client{opts: opts, hosts: make(map[string]*host), pulse: new(retry.Pulse)}
 	c.habits = newHabits(opts, c.pulse)
-	// HTTP/1.1 only: the streams of an HTTP/2 connection share one congestion
-	// window, and some registries break HTTP/2 under load (G40, G41).
+	// HTTP/1.1 only, unless asked for: the streams of an HTTP/2 connection share one
+	// congestion window, and some registries break HTTP/2 under load (G40, G41).
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(opts.HTTP2)
 	c.base = newTransports(&http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dialer(opts.Connect),

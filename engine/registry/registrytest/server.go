@@ -62,6 +62,14 @@ func New() *Server { return start((*httptest.Server).Start) }
 // authority; see Roots.
 func NewTLS() *Server { return start((*httptest.Server).StartTLS) }
 
+// NewTLS2 is NewTLS with HTTP/2.
+func NewTLS2() *Server {
+	return start(func(s *httptest.Server) {
+		s.EnableHTTP2 = true
+		s.StartTLS()
+	})
+}
+
 func start(run func(*httptest.Server)) *Server {
 	s := &Server{
 		manifests: make(map[string]content),

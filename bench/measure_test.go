@@ -1,0 +1,223 @@
+package bench_test
+
+import (
+	"context"
+	"crypto/tls"
+	"testing"
+	"time"
+
+	"drayage/bench"
+	"drayage/blobstore"
+	"drayage/engine/reference"
+	"drayage/engine/registry"
+	"drayage/engine/registry/registrytest"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// course is a registry with an image, and a client for it.
+type course struct {
+	server *registrytest.Server
+	image  registrytest.Image
+	ref    reference.Image
+	client *registry.Client
+}
+
+func newCourse(t *testing.T, server *registrytest.Server, http2 bool) *course {
+	t.Helper()
+	c := &course{server: server, image: registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20), registrytest.Random(2, 300_000))}
+	var err error
+	if c.ref, err = reference.Parse(server.Push("app", "1", c.image)); err != nil {
+		t.Fatal(err)
+	}
+	c.client = registry.New(registry.Options{TLS: &tls.Config{RootCAs: server.Roots()}, PerHost: 16, HTTP2: http2})
+	t.Cleanup(c.client.Close)
+	return c
+}
+
+func (c *course) target(t *testing.T, m bench.Manner) *bench.Target {
+	t.Helper()
+	x, err := bench.NewTarget("app", c.image.Descriptor.Digest, c.image.Layers, func(d digest.Digest) *registry.Blob { return c.client.Blob(c.ref, d) }, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func measure(t *testing.T, o bench.Options, targets ...*bench.Target) *bench.Report {
+	t.Helper()
+	r, err := bench.Measure(t.Context(), o, targets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Whatever is asked for, no more bytes than allowed come, and all settings that have
+// enough of them are measured.
+func TestBytesAreABound(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newCourse(t, server, false)
+	for _, o := range []bench.Options{
+		{Connections: []int{1, 2, 4}, Rounds: 2, Bytes: 4 << 20, WarmUp: time.Second},
+		{Connections: []int{4, 1}, Rounds: 1, Bytes: 700_000},
+		{Connections: []int{8}, Rounds: 3, Rate: 1000, Bytes: 2 << 20},
+		{Connections: []int{1, 64}, Rounds: 1, Bytes: 1 << 20},
+	} {
+		o.Duration = 30 * time.Second
+		before := server.Sent()
+		skipped := 0
+		o.Progress = func(st bench.Step) {
+			if st.Skipped {
+				skipped++
+			}
+		}
+		r := measure(t, o, c.target(t, bench.Manner{Part: 64 << 10}))
+		const headers = 64 << 10
+		if sent := server.Sent() - before; sent > o.Bytes+headers {
+			t.Errorf("%+v: %d bytes were sent", o.Connections, sent)
+		}
+		wantSkipped := 0
+		if o.Connections[len(o.Connections)-1] == 64 {
+			wantSkipped = 1
+		}
+		if len(r.Results) != len(o.Connections)-wantSkipped || skipped != wantSkipped {
+			t.Errorf("%+v: %d results, %d skipped", o.Connections, len(r.Results), skipped)
+		}
+		for _, x := range r.Results {
+			if len(x.ByRound) != o.Rounds || x.Throughput.Estimate <= 0 || len(x.Errors) > 0 || x.PerConnection.Count != int64(x.Requests) {
+				t.Errorf("%+v: %+v", o.Connections, x)
+			}
+		}
+	}
+}
+
+// A run ends with its time, with what is under way then.
+func TestDurationIsABound(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newCourse(t, server, false)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	const within = 300 * time.Millisecond
+	r, err := bench.Measure(ctx, bench.Options{Connections: []int{2}, Rounds: 1, Bytes: 1 << 40, Duration: within}, []*bench.Target{c.target(t, bench.Manner{})})
+	if err != nil || ctx.Err() != nil {
+		t.Fatal(err, ctx.Err())
+	}
+	if len(r.Results) != 1 || r.Results[0].Elapsed > within.Seconds() {
+		t.Errorf("%+v", r.Results)
+	}
+	if len(r.Series) == 0 || r.Series[0].Throughput <= 0 {
+		t.Errorf("%+v", r.Series)
+	}
+}
+
+// Making connections is what the warm-up is for: rounds have it behind them, and the
+// report has what it took.
+func TestWarmUpMakesConnections(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newCourse(t, server, false)
+	o := bench.Options{Connections: []int{4}, Rounds: 2, Bytes: 16 << 20, Duration: 30 * time.Second, WarmUp: time.Second}
+	r := measure(t, o, c.target(t, bench.Manner{Part: 16 << 10}))
+	warm := r.Targets[0].WarmUp
+	if warm == nil || warm.Cold.Count == 0 || r.Targets[0].All.Cold.Count < warm.Cold.Count || r.Targets[0].All.Connect.Count == 0 {
+		t.Errorf("warm-up: %+v", warm)
+	}
+	if cold := r.Results[0].Cold.Count; cold > 1 { // one may have been lent out when it was needed
+		t.Errorf("%d new connections after the warm-up", cold)
+	}
+}
+
+// HTTP/2 is spoken when it is offered, and told.
+func TestHTTP2(t *testing.T) {
+	server := registrytest.NewTLS2()
+	defer server.Close()
+	for _, over2 := range []bool{false, true} {
+		c := newCourse(t, server, over2)
+		o := bench.Options{Connections: []int{4}, Rounds: 1, Bytes: 4 << 20, Duration: 30 * time.Second}
+		r := measure(t, o, c.target(t, bench.Manner{Part: 64 << 10, Verify: true}))
+		all := r.Targets[0].All
+		if (all.HTTP2 > 0) != over2 || len(all.Errors) > 0 || all.TLS.Count == 0 {
+			t.Errorf("HTTP/2 %v: %d connections speak it, errors %v, %d TLS handshakes", over2, all.HTTP2, all.Errors, all.TLS.Count)
+		}
+	}
+}
+
+// A mix has its sizes as often as their weights say.
+func TestMix(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newCourse(t, server, false)
+	x := c.target(t, bench.Manner{Mix: bench.Mix{{Size: 1000, Weight: 90}, {Size: 200_000, Weight: 10}, {Size: 1 << 30, Weight: 1e-9}}})
+	bytes, _ := x.Reads()
+	const mean = 0.9*1000 + 0.1*200_000
+	if got := float64(bytes) / 4096; got < 0.9*mean || got > 1.1*mean {
+		t.Errorf("the mean size is %.0f, want %.0f", got, mean)
+	}
+	r := measure(t, bench.Options{Connections: []int{2}, Rounds: 1, Bytes: 4 << 20, Duration: 30 * time.Second}, x)
+	if len(r.Results) != 1 || r.Results[0].ErrorCount() > 0 {
+		t.Errorf("%+v", r.Results)
+	}
+}
+
+// What is written to the disk is kept when it is whole and right, and else gone.
+func TestDisk(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newCourse(t, server, false)
+	store, err := blobstore.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := store.Lease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Close()
+	o := bench.Options{Connections: []int{2}, Rounds: 1, Bytes: 8 << 20, Duration: 30 * time.Second}
+	measure(t, o, c.target(t, bench.Manner{Part: 64 << 10, Disk: lease}))
+	for _, l := range c.image.Layers {
+		if has, err := store.Has(l); has || err != nil {
+			t.Errorf("%s after parts: %v, %v", l.Digest, has, err)
+		}
+	}
+	server.SetBlob("app", c.image.Layers[1].Digest, registrytest.Random(3, 300_000))
+	r := measure(t, o, c.target(t, bench.Manner{Disk: lease}))
+	if r.Targets[0].All.Errors["wrong content"] == 0 {
+		t.Errorf("errors: %v", r.Targets[0].All.Errors)
+	}
+	for i, want := range []bool{true, false} {
+		if has, err := store.Has(c.image.Layers[i]); has != want || err != nil {
+			t.Errorf("layer %d: %v, %v", i, has, err)
+		}
+	}
+}
+
+// A replay reads what was read, from where it was read.
+func TestReplay(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newCourse(t, server, false)
+	var reads []bench.Read
+	for i, l := range c.image.Layers {
+		reads = append(reads, bench.Read{Due: time.Duration(i) * 20 * time.Millisecond, Took: time.Second, Blob: l, From: int64(i) * 1000, Source: c.client.Blob(c.ref, l.Digest)})
+	}
+	reads = append(reads, bench.Read{Blob: c.image.Layers[0], From: c.image.Layers[0].Size, Source: c.client.Blob(c.ref, c.image.Layers[0].Digest)})
+	x, err := bench.NewReplay("again", reads, bench.Manner{Verify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes, within := x.Reads()
+	if want := c.image.Layers[0].Size + c.image.Layers[1].Size - 1000; bytes != want || within != 20*time.Millisecond {
+		t.Errorf("%d bytes in %s, want %d", bytes, within, want)
+	}
+	r := measure(t, bench.Options{Connections: []int{2}, Rounds: 2, Bytes: 2 * bytes, Duration: time.Minute, WarmUp: time.Second}, x)
+	if len(r.Results) != 1 || r.Results[0].Requests != 4 || r.Results[0].ErrorCount() > 0 || r.Targets[0].Recorded.P50 < 0.99 {
+		t.Errorf("%+v", r.Results)
+	}
+	if _, err := bench.NewReplay("nothing", nil, bench.Manner{}); err == nil {
+		t.Error("a replay of nothing")
+	}
+}
