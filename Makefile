@@ -10,12 +10,14 @@ CONTAINERD    := v2.4.2
 CRANE         := v0.22.1
 REGCTL        := v0.11.7
 ORAS          := v1.3.6
+AXE           := 4.14.1
+AXE_SUM       := e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 FUZZTIME      ?= 20s
 SOAKTIME      ?= 10m
 SCHEDULES     ?= 5000
 SEED          ?= 1
 
-.PHONY: help build demo test race-detector cover lint fuzz soak bench race interop loaders clean
+.PHONY: help build demo test race-detector cover lint fuzz soak bench race interop page loaders clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,9 +61,13 @@ race: build $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/oras ## pull beside crane, s
 	CGO_ENABLED=0 $(GO) build -o bin/race ./bench/race
 	bin/race -drayage bin/drayage -tools $(TOOLS) -o docs/benchmarks.md
 
-interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane ## test against real registries and real loaders
+interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane $(TOOLS)/browser ## test against real registries and real loaders
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
+
+page: build $(TOOLS)/browser $(TOOLS)/axe-$(AXE).js ## look at the report's page in Chromium, with axe (from npm's registry)
+	bash cmd/drayage/testdata/interop/setup.sh
+	DRAYAGE_INTEROP=$(TOOLS) DRAYAGE_AXE=$(TOOLS)/axe-$(AXE).js $(GO) test -tags interop -count=1 -timeout 15m -run InteropPage -v ./cmd/drayage
 
 loaders: build $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr ## write the table of what loads where anew, into docs/archive-layouts.md
 	bash cmd/drayage/testdata/interop/setup.sh
@@ -86,6 +92,16 @@ $(TOOLS)/containerd-$(CONTAINERD):
 
 $(TOOLS)/ggcr: $(wildcard cmd/drayage/testdata/interop/ggcr/*)
 	cd cmd/drayage/testdata/interop/ggcr && $(GO) build -o $@ .
+
+$(TOOLS)/browser: $(wildcard cmd/drayage/testdata/interop/browser/*)
+	cd cmd/drayage/testdata/interop/browser && $(GO) build -o $@ .
+
+$(TOOLS)/axe-$(AXE).js:
+	mkdir -p $(TOOLS)
+	curl -sSfL -o $@.tgz https://registry.npmjs.org/axe-core/-/axe-core-$(AXE).tgz
+	echo '$(AXE_SUM)  $@.tgz' | sha256sum -c --quiet
+	tar -xzOf $@.tgz package/axe.min.js > $@.part && mv $@.part $@
+	rm $@.tgz
 
 $(TOOLS)/regctl:
 	GOBIN=$(TOOLS) $(GO) install github.com/regclient/regclient/cmd/regctl@$(REGCTL)

@@ -14,6 +14,7 @@ declare -A package=(
   [bsdtar]=libarchive-tools
   [tar]=tar
   [python3]=python3
+  [chromium]=chromium
   [zstd]=zstd
   [mkfs.xfs]=xfsprogs
   [mkfs.btrfs]=btrfs-progs
