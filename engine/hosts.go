@@ -2,9 +2,11 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"sync"
 	"time"
 
+	"drayage/blobstore"
 	"drayage/engine/registry"
 	"drayage/engine/schedule"
 )
@@ -134,4 +136,19 @@ func (l *learning) merge(old []byte, connections map[string]int, firstByte map[s
 		return old // its types can all be marshalled
 	}
 	return raw
+}
+
+// Remember keeps in a store what was found out of a host without a pull: whether it
+// serves ranges of blobs, and how long it takes to begin to send one.
+func Remember(store *blobstore.Store, host string, ranges bool, firstByte time.Duration) (err error) {
+	lease, err := store.Lease()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Close()) }()
+	l := newLearning(nil)
+	l.ranged(host, ranges)
+	return lease.KeepHosts(func(old []byte) []byte {
+		return l.merge(old, nil, map[string]time.Duration{host: firstByte})
+	})
 }

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"text/tabwriter"
 
+	"drayage/blobstore"
 	"drayage/engine"
 	"drayage/engine/doctor"
-	"drayage/engine/registry"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -19,37 +21,48 @@ import (
 
 func doctorCommand(s streams) *cobra.Command {
 	var q query
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "doctor [flags] IMAGE",
 		Short: "Find out what a registry and its storage really do",
 		Long: `Doctor asks a registry for an image's manifest and for small parts of one layer, in
 the ways that pulls do and in some that they don't, and tells what it does with them: digests,
-ranges, redirects and the life of their URLs, quota, clocks, certificates, caches.
-It reads a few kilobytes. The report has no secrets, and can be put in a bug report.`,
+ranges, redirects and the life of their URLs, tokens and their scopes, quota, clocks, addresses,
+certificates, caches. It reads a few kilobytes, and where HTTP/2 is offered 32 MiB, to compare
+it. The report has no secrets, and can be put in a bug report. Pulls into the store make use
+of what it found out, if there is a store.`,
 		Example: "  drayage doctor registry.example/app:1\n  drayage doctor --json ghcr.io/org/app:1 > report.json",
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runDoctor(cmd.Context(), s, q, args[0]) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return runDoctor(cmd.Context(), s, q, dir, args[0]) },
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
+	storeFlag(cmd, &dir)
 	q.add(f)
 	return cmd
 }
 
-func runDoctor(ctx context.Context, s streams, q query, name string) error {
+func runDoctor(ctx context.Context, s streams, q query, dir, name string) error {
+	kept, err := peekStore(dir)
+	if err != nil {
+		return err
+	}
 	store, err := noStore()
 	if err != nil {
 		return err
 	}
-	return q.ask(ctx, s, store, name, func(client *registry.Client, r engine.Result) error {
+	return q.ask(ctx, s, store, name, func(client clientMaker, r engine.Result) error {
 		blobs := variantBlobs(r.Image.Main())
 		if len(blobs) == 0 {
 			return errors.New("the image has no blob to ask for")
 		}
 		// The largest tells most about ranges.
 		largest := slices.MaxFunc(blobs, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Size, b.Size) })
-		report, err := doctor.Examine(ctx, client, r.Ref, r.Image.Target(), largest)
+		report, err := doctor.Examine(ctx, doctor.Subject{Ref: r.Ref, Manifest: r.Image.Target(), Blob: largest, Client: client})
 		if err != nil {
+			return err
+		}
+		if err := rememberFindings(kept, r.Ref.Host(), report); err != nil {
 			return err
 		}
 		if q.json {
@@ -59,6 +72,18 @@ func runDoctor(ctx context.Context, s streams, q query, name string) error {
 		}
 		return printFindings(s, report)
 	})
+}
+
+// rememberFindings keeps what pulls can make use of in the store, if there is one.
+func rememberFindings(store *blobstore.Store, host string, r *doctor.Report) error {
+	if _, err := os.Stat(filepath.Join(store.Dir(), "oci-layout")); err != nil || r.Ranges == nil {
+		return nil // nothing is kept where nothing is
+	}
+	store, err := blobstore.Open(store.Dir())
+	if err != nil {
+		return err
+	}
+	return engine.Remember(store, host, *r.Ranges, r.FirstByte)
 }
 
 func printFindings(s streams, r *doctor.Report) error {

@@ -13,7 +13,6 @@ import (
 	"drayage/engine"
 	"drayage/engine/image"
 	"drayage/engine/plan"
-	"drayage/engine/registry"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -77,7 +76,7 @@ func runInspect(ctx context.Context, s streams, o inspectOptions, name string) e
 	if err != nil {
 		return err
 	}
-	return o.ask(ctx, s, store, name, func(_ *registry.Client, r engine.Result) error { return o.show(s, store, r) })
+	return o.ask(ctx, s, store, name, func(_ clientMaker, r engine.Result) error { return o.show(s, store, r) })
 }
 
 func (o *inspectOptions) show(s streams, store *blobstore.Store, r engine.Result) error {

@@ -29,9 +29,12 @@ func (q *query) add(f *pflag.FlagSet) {
 	q.displayFlags.add(f)
 }
 
+// clientMaker makes a client by the command line's flags, but for what change changes.
+type clientMaker = func(change func(*registry.Options)) (*registry.Client, error)
+
 // ask finds out what a name stands for, and calls then with it. What the store has
 // needn't be fetched.
-func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name string, then func(*registry.Client, engine.Result) error) error {
+func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name string, then func(clientMaker, engine.Result) error) error {
 	ref, err := reference.Parse(name)
 	if err != nil {
 		return usageError{err}
@@ -51,7 +54,10 @@ func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name
 	}
 	defer display.Close()
 	policy := retry.Policy{Patience: time.Minute} // somebody waits
-	client, err := q.client(credentials, refs, 2, policy, display)
+	makeClient := func(change func(*registry.Options)) (*registry.Client, error) {
+		return q.newClient(credentials, refs, policy, display, display, change)
+	}
+	client, err := makeClient(func(o *registry.Options) { o.PerHost = 2 })
 	if err != nil {
 		return err
 	}
@@ -65,5 +71,5 @@ func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name
 	if failed := engine.Failures(results); len(failed) > 0 {
 		return failed[0]
 	}
-	return then(client, results[0])
+	return then(makeClient, results[0])
 }

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"drayage/engine/image"
@@ -49,6 +50,19 @@ type Report struct {
 	Image    string    `json:"image"`
 	Started  time.Time `json:"started"`
 	Findings []Finding `json:"findings"`
+	// What pulls can make use of, of the registry: whether it serves ranges of blobs,
+	// nil when that wasn't found out, and how long it takes to begin to send one.
+	Ranges    *bool         `json:"ranges,omitempty"`
+	FirstByte time.Duration `json:"firstByte_ns,omitempty"`
+}
+
+// Subject is what is examined.
+type Subject struct {
+	Ref      reference.Image
+	Manifest ocispec.Descriptor // what the image's name stands for
+	Blob     ocispec.Descriptor // one of its layers
+	// Client makes a client as pulls have it, but for what change changes.
+	Client func(change func(*registry.Options)) (*registry.Client, error)
 }
 
 // exam is a run of Examine.
@@ -56,22 +70,33 @@ type exam struct {
 	client *registry.Client
 	ref    reference.Image
 	blob   ocispec.Descriptor
+	make   func(change func(*registry.Options)) (*registry.Client, error)
 	report *Report
-	store  *url.URL // where the registry redirects to for the blob, or nil
+	store  *url.URL        // where the registry redirects to for the blob, or nil
+	tls    *url.URL        // a place that has the blob and offers HTTP/2, or nil
+	asked  map[string]bool // hosts that asked to be left alone, which is told once
+
+	mu     sync.Mutex
+	tokens []registry.Token
 }
 
 func (e *exam) add(name, host string, v Verdict, found, means string) {
 	e.report.Findings = append(e.report.Findings, Finding{name, host, v, found, means})
 }
 
-// Examine asks a registry about an image. manifest is what the image's name stands
-// for, and blob one of its layers.
-func Examine(ctx context.Context, c *registry.Client, ref reference.Image, manifest ocispec.Descriptor, blob ocispec.Descriptor) (*Report, error) {
-	e := &exam{client: c, ref: ref, blob: blob, report: &Report{Version: 1, Image: ref.String(), Started: time.Now().UTC()}}
+// Examine asks a registry about an image.
+func Examine(ctx context.Context, x Subject) (*Report, error) {
+	e := &exam{ref: x.Ref, blob: x.Blob, make: x.Client, report: &Report{Version: 1, Image: x.Ref.String(), Started: time.Now().UTC()}, asked: make(map[string]bool)}
+	var err error
+	if e.client, err = x.Client(func(o *registry.Options) { o.Tokens = e.token }); err != nil {
+		return nil, err
+	}
+	defer e.client.Close()
 	for _, look := range []func(context.Context) error{
-		func(ctx context.Context) error { return e.manifest(ctx, manifest) },
-		func(ctx context.Context) error { return e.referrers(ctx, manifest.Digest) },
-		e.redirect, e.headOfBlob, e.ranges, e.authorization, e.addresses, e.proxies,
+		func(ctx context.Context) error { return e.manifest(ctx, x.Manifest) },
+		e.authentication,
+		func(ctx context.Context) error { return e.referrers(ctx, x.Manifest.Digest) },
+		e.redirect, e.headOfBlob, e.ranges, e.authorization, e.addresses, e.flow, e.proxies,
 	} {
 		if err := look(ctx); err != nil {
 			return nil, err
@@ -83,8 +108,21 @@ func Examine(ctx context.Context, c *registry.Client, ref reference.Image, manif
 	return e.report, nil
 }
 
-// drain reads an answer's body, up to some bytes, and closes it.
-func drain(resp *http.Response, most int64) ([]byte, error) {
+// token is told of a token.
+func (e *exam) token(t registry.Token) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.tokens = append(e.tokens, t)
+}
+
+// drain reads an answer's body, up to some bytes, and closes it. That a host asks to
+// be left alone is told, once.
+func (e *exam) drain(resp *http.Response, most int64) ([]byte, error) {
+	host := resp.Request.URL.Host
+	if wait := resp.Header.Get("Retry-After"); wait != "" && !e.asked[host] {
+		e.asked[host] = true
+		e.add("Retry-After", host, Note, fmt.Sprintf("answers %d and wants to be left alone: %s", resp.StatusCode, image.Printable(wait)), "drayage holds back all requests to it for so long; fewer connections help (--per-host)")
+	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	return raw, errors.Join(err, resp.Body.Close())
 }
@@ -102,7 +140,7 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 		return err
 	}
 	header := resp.Header
-	raw, err := drain(resp, image.MaxSize)
+	raw, err := e.drain(resp, image.MaxSize)
 	if err != nil {
 		return err
 	}
@@ -131,7 +169,7 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 		e.add("HEAD of a manifest", host, Note, "fails", "an unchanged tag costs a GET in place of a HEAD")
 		return nil
 	}
-	if _, err := drain(resp, 1<<10); err != nil {
+	if _, err := e.drain(resp, 1<<10); err != nil {
 		return err
 	}
 	switch d := resp.Header.Get("Docker-Content-Digest"); {
@@ -172,6 +210,75 @@ func (e *exam) clock(host string, h http.Header, asked time.Time) {
 	e.add("clocks", host, Bad, fmt.Sprintf("the server's clock is %s ahead of this machine's", skew), "signed URLs and tokens may seem to have expired, or never to expire")
 }
 
+// authentication looks at how the registry finds out who asks, and at its tokens.
+func (e *exam) authentication(ctx context.Context) error {
+	host := e.ref.Host()
+	resp, err := e.client.Bare(ctx, http.MethodHead, e.ref, "/manifests/"+e.ref.Wanted(), accept())
+	if err != nil {
+		return err
+	}
+	if _, err := e.drain(resp, 4<<10); err != nil {
+		return err
+	}
+	schemes, realm := registry.Challenges(resp.Header)
+	switch {
+	case resp.StatusCode < 400:
+		e.add("authentication", host, Good, "none is wanted", "")
+	case len(schemes) == 0:
+		e.add("authentication", host, Bad, fmt.Sprintf("answers %d to who has no token, and doesn't say how to get one", resp.StatusCode), "clients without an answer to that fail")
+	default:
+		at := ""
+		if u, err := url.Parse(realm); err == nil && slices.Contains(schemes, "bearer") && u.Host != "" {
+			at = ", tokens from " + u.Host
+		}
+		e.add("authentication", host, Good, image.Printable(strings.Join(schemes, ", "))+at, "")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.tokens) == 0 {
+		return nil
+	}
+	t := e.tokens[0]
+	const short = time.Minute
+	switch {
+	case t.Life == 0:
+		e.add("life of tokens", t.Host, Note, "isn't told: a minute, by the specification", "a new one is fetched when it is refused")
+	case t.Life < short:
+		e.add("life of tokens", t.Host, Note, t.Life.String(), "slow pulls fetch many")
+	default:
+		e.add("life of tokens", t.Host, Good, t.Life.String(), "")
+	}
+	scopes := image.Printable(strings.Join(t.Scopes, " "))
+	switch {
+	case len(t.Scopes) == 0:
+		e.add("scopes", t.Host, Good, "aren't named", "")
+	case t.Granted != nil && !grants(t.Granted, e.ref.Repository()):
+		e.add("scopes", t.Host, Bad, fmt.Sprintf("asked for %s, and the token is good for %q", scopes, image.Printable(strings.Join(t.Granted, " "))), "the registry gives tokens that it then refuses: the repository isn't there, or not for these credentials")
+	default:
+		e.add("scopes", t.Host, Good, scopes, "one token a repository")
+	}
+	return nil
+}
+
+// grants reports whether scopes let a repository be pulled from.
+func grants(scopes []string, repository string) bool {
+	for _, s := range scopes {
+		name, actions, _ := cutLast(strings.TrimPrefix(s, "repository:"))
+		if name == repository && (strings.Contains(actions, "pull") || actions == "*") {
+			return true
+		}
+	}
+	return false
+}
+
+func cutLast(s string) (before, after string, found bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
 // referrers looks for the list of what refers to a manifest.
 func (e *exam) referrers(ctx context.Context, d digest.Digest) error {
 	resp, err := e.client.Ask(ctx, http.MethodGet, e.ref, "/referrers/"+d.String(), http.Header{"Accept": {ocispec.MediaTypeImageIndex}})
@@ -179,7 +286,7 @@ func (e *exam) referrers(ctx context.Context, d digest.Digest) error {
 		e.add("referrers", e.ref.Host(), Note, "the list fails", "signatures are looked for by tags, with more requests")
 		return nil
 	}
-	if _, err := drain(resp, image.MaxSize); err != nil {
+	if _, err := e.drain(resp, image.MaxSize); err != nil {
 		return err
 	}
 	if resp.StatusCode == http.StatusOK {
@@ -192,12 +299,14 @@ func (e *exam) referrers(ctx context.Context, d digest.Digest) error {
 
 // redirect looks where the registry sends us for a blob.
 func (e *exam) redirect(ctx context.Context) error {
+	began := time.Now()
 	resp, err := e.client.Ask(ctx, http.MethodGet, e.ref, "/blobs/"+e.blob.Digest.String(), http.Header{"Range": {"bytes=0-0"}, "Accept-Encoding": {"identity"}})
 	if err != nil {
 		return err
 	}
+	e.report.FirstByte = time.Since(began)
 	to, errTo := resp.Location()
-	if _, err := drain(resp, 4<<10); err != nil {
+	if _, err := e.drain(resp, 4<<10); err != nil {
 		return err
 	}
 	host := e.ref.Host()
@@ -226,11 +335,15 @@ func (e *exam) redirect(ctx context.Context) error {
 
 // get sends a request for the blob to who has its bytes.
 func (e *exam) get(ctx context.Context, method string, header http.Header) (*http.Response, error) {
+	return e.getBy(ctx, e.client, method, header)
+}
+
+func (e *exam) getBy(ctx context.Context, c *registry.Client, method string, header http.Header) (*http.Response, error) {
 	header.Set("Accept-Encoding", "identity")
 	if e.store != nil {
-		return e.client.Elsewhere(ctx, method, e.store, header)
+		return c.Elsewhere(ctx, method, e.store, header)
 	}
-	return e.client.Ask(ctx, method, e.ref, "/blobs/"+e.blob.Digest.String(), header)
+	return c.Ask(ctx, method, e.ref, "/blobs/"+e.blob.Digest.String(), header)
 }
 
 func (e *exam) holder() string {
@@ -247,7 +360,7 @@ func (e *exam) headOfBlob(ctx context.Context) error {
 		e.add("HEAD of a blob", e.holder(), Note, "fails", "only GET is used")
 		return nil
 	}
-	if _, err := drain(resp, 1<<10); err != nil {
+	if _, err := e.drain(resp, 1<<10); err != nil {
 		return err
 	}
 	if resp.StatusCode == http.StatusOK && resp.ContentLength == e.blob.Size {
@@ -283,13 +396,15 @@ func (e *exam) ranges(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		body, err := drain(resp, 1<<10)
+		body, err := e.drain(resp, 1<<10)
 		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return err
 		}
 		bad := Note
 		if r.needed {
 			bad = Bad
+			serves := resp.StatusCode == http.StatusPartialContent && (e.report.Ranges == nil || *e.report.Ranges)
+			e.report.Ranges = &serves
 		}
 		want := fmt.Sprintf("bytes %d-%d/%d", r.from, r.to-1, n)
 		switch got := resp.Header.Get("Content-Range"); {
@@ -313,7 +428,7 @@ func (e *exam) authorization(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := drain(resp, 1<<10); err != nil {
+	if _, err := e.drain(resp, 1<<10); err != nil {
 		return err
 	}
 	if resp.StatusCode >= 400 {
@@ -342,31 +457,74 @@ func (e *exam) addresses(ctx context.Context) error {
 	return nil
 }
 
-// families compares connections over IPv4 and IPv6.
+// families compares IPv4 with IPv6: connections, and an answer over each.
 func (e *exam) families(ctx context.Context, host, name, port string) {
 	var found []string
 	verdict, means := Good, ""
 	for _, network := range []string{"tcp4", "tcp6"} {
-		const patience = 5 * time.Second
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		began := time.Now()
-		conn, err := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(name, port))
-		cancel()
 		family := "IPv" + network[3:]
+		took, err := e.connect(ctx, network, net.JoinHostPort(name, port))
 		var dns *net.DNSError
 		var addr *net.AddrError
 		switch {
-		case err == nil:
-			conn.Close()
-			found = append(found, fmt.Sprintf("%s in %s", family, time.Since(began).Round(100*time.Microsecond)))
 		case errors.As(err, &dns), errors.As(err, &addr):
 			found = append(found, family+" has no address")
-		default:
+			continue
+		case err != nil:
 			found = append(found, family+" doesn't connect")
 			verdict, means = Note, "connections may hang before the other kind is tried"
+			continue
 		}
+		answered, err := e.over(ctx, network, host)
+		if err != nil {
+			found = append(found, family+" connects and doesn't answer")
+			verdict, means = Bad, "requests hang or fail as often as this kind is tried first"
+			continue
+		}
+		found = append(found, fmt.Sprintf("%s connects in %s, answers in %s", family, brief(took), brief(answered)))
 	}
-	e.add("addresses", host, verdict, strings.Join(found, ", "), means)
+	e.add("addresses", host, verdict, strings.Join(found, "; "), means)
+}
+
+// brief is a time with the digits that matter.
+func brief(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+
+// connect makes a connection.
+func (e *exam) connect(ctx context.Context, network, address string) (time.Duration, error) {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	began := time.Now()
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return 0, err
+	}
+	return time.Since(began), conn.Close()
+}
+
+// over asks a host over one family of addresses: for the blob's first byte where it
+// has that, else for the manifest's header. Any answer is one.
+func (e *exam) over(ctx context.Context, network, host string) (time.Duration, error) {
+	const patience = 15 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c, err := e.make(func(o *registry.Options) { o.Network = network })
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	began := time.Now()
+	var resp *http.Response
+	if e.store != nil && host == e.store.Host {
+		resp, err = c.Elsewhere(ctx, http.MethodGet, e.store, http.Header{"Range": {"bytes=0-0"}})
+	} else {
+		resp, err = c.Ask(ctx, http.MethodHead, e.ref, "/manifests/"+e.ref.Wanted(), accept())
+	}
+	if err != nil {
+		return 0, err
+	}
+	_, err = e.drain(resp, 1<<10)
+	return time.Since(began), err
 }
 
 // certificate looks at the server's certificate, and whether it speaks HTTP/2.
@@ -399,18 +557,77 @@ func (e *exam) certificate(ctx context.Context, host, name, port string) {
 	e.add("certificate", host, verdict, fmt.Sprintf("%s, by %s, until %s; a chain of %d", tls.VersionName(state.Version), image.Printable(leaf.Issuer.CommonName), leaf.NotAfter.Format(time.DateOnly), len(state.PeerCertificates)), means)
 	if state.NegotiatedProtocol == "h2" {
 		e.add("HTTP/2", host, Note, "is offered", "all its streams share one connection; drayage uses several of HTTP/1.1")
+		if host == e.holder() {
+			e.tls = &url.URL{Scheme: "https", Host: host}
+		}
 	} else {
 		e.add("HTTP/2", host, Good, "is not offered", "")
 	}
 }
 
+// flow compares what one connection brings over HTTP/1.1 and over HTTP/2, where the
+// server's and the client's flow control bound how much is under way.
+func (e *exam) flow(ctx context.Context) error {
+	const most, least = 8 << 20, 1 << 20
+	if e.tls == nil || e.blob.Size < least || e.report.Ranges == nil || !*e.report.Ranges {
+		return nil
+	}
+	part := min(most, e.blob.Size)
+	var rates [2]float64 // over HTTP/1.1, over HTTP/2; the better of two
+	for range 2 {
+		for i := range rates {
+			rate, err := e.read(ctx, part, i == 1)
+			if err != nil {
+				e.add("one connection", e.holder(), Note, "breaks over HTTP/"+[]string{"1.1", "2"}[i], "")
+				return nil
+			}
+			rates[i] = max(rates[i], rate)
+		}
+	}
+	const much = 0.8
+	found := fmt.Sprintf("%.1f MB/s over HTTP/1.1, %.1f over HTTP/2", rates[0]/1e6, rates[1]/1e6)
+	if rates[1] < much*rates[0] {
+		e.add("one connection", e.holder(), Note, found, "HTTP/2's flow control holds clients back that use it; drayage doesn't")
+	} else {
+		e.add("one connection", e.holder(), Good, found, "")
+	}
+	return nil
+}
+
+// read reads a part of the blob over a connection of its own, and returns the bytes a
+// second from the first one on.
+func (e *exam) read(ctx context.Context, part int64, http2 bool) (float64, error) {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c, err := e.make(func(o *registry.Options) { o.HTTP2, o.PerHost = http2, 1 })
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	resp, err := e.getBy(ctx, c, http.MethodGet, http.Header{"Range": {fmt.Sprintf("bytes=0-%d", part-1)}})
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	began := time.Now()
+	n, err := io.Copy(io.Discard, io.LimitReader(resp.Body, part))
+	if err != nil && n == 0 {
+		return 0, err
+	}
+	return float64(n) / time.Since(began).Seconds(), nil // of a slow link, what came in time
+}
+
 // proxies looks for what stands between.
 func (e *exam) proxies(ctx context.Context) error {
+	if via, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: e.holder()}}); err == nil && via != nil {
+		e.add("proxy", e.holder(), Note, "goes through "+via.Host+", by the environment", "what is said of addresses and certificates above is of direct connections")
+	}
 	resp, err := e.get(ctx, http.MethodGet, http.Header{"Range": {"bytes=0-0"}})
 	if err != nil {
 		return err
 	}
-	if _, err := drain(resp, 1<<10); err != nil {
+	if _, err := e.drain(resp, 1<<10); err != nil {
 		return err
 	}
 	var found []string

@@ -63,6 +63,10 @@ type Options struct {
 	// HTTP2 offers HTTP/2 to TLS servers. Then PerHost bounds connections, of which
 	// one carries any number of requests. It is for measuring what that makes of it.
 	HTTP2 bool
+	// Network is "tcp4" or "tcp6" for addresses of one family only; "" is both.
+	Network string
+	// Tokens, if not nil, is told of each token that a token server gives out.
+	Tokens func(Token)
 }
 
 // Client speaks to any number of registries. Its methods may be called from
@@ -122,7 +126,7 @@ func New(opts Options) *Client {
 	protocols.SetHTTP2(opts.HTTP2)
 	c.base = newTransports(&http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer(opts.Connect),
+		DialContext:         dialer(opts.Connect, opts.Network),
 		TLSClientConfig:     opts.TLS,
 		TLSHandshakeTimeout: opts.Connect,
 		MaxIdleConnsPerHost: opts.PerHost,
@@ -132,6 +136,9 @@ func New(opts Options) *Client {
 		Protocols:           &protocols,
 	}, opts.Mirrors)
 	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: checkRedirect}
+	if opts.Tokens != nil {
+		c.http.Transport = tokenWatch{c.http.Transport, opts.Tokens}
+	}
 	return c
 }
 

@@ -8,10 +8,13 @@ import (
 
 // dialer makes connections that take in no more ahead than their round trip
 // needs: what lies in a socket's buffer when the process or the connection dies
-// is fetched again.
-func dialer(timeout time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+// is fetched again. A network, if given, is used in place of what is asked for.
+func dialer(timeout time.Duration, only string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if only != "" {
+			network = only
+		}
 		c, err := d.DialContext(ctx, network, address)
 		if err == nil {
 			limitWindow(c)

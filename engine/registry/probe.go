@@ -1,9 +1,16 @@
 package registry
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"drayage/engine/reference"
@@ -16,6 +23,107 @@ import (
 func (c *Client) Ask(ctx context.Context, method string, ref reference.Image, below string, header http.Header) (*http.Response, error) {
 	at := c.home(ref)
 	return c.ask(followingByHand(withTries(ctx, tries{host: at.host.name, once: true})), method, at, below, header)
+}
+
+// Bare is Ask without any credentials, and without asking for some.
+func (c *Client) Bare(ctx context.Context, method string, ref reference.Image, below string, header http.Header) (*http.Response, error) {
+	at := c.home(ref)
+	scheme := at.host.spoken()
+	if scheme == "" {
+		scheme = "https"
+	}
+	return c.Elsewhere(ctx, method, &url.URL{Scheme: scheme, Host: at.host.name, Path: at.path(below)}, header)
+}
+
+// Challenges are the schemes of authentication that an answer asks for, in lower case,
+// with the realm of the first.
+func Challenges(h http.Header) (schemes []string, realm string) {
+	for _, value := range h.Values("WWW-Authenticate") {
+		for _, c := range parseChallenges(value) {
+			schemes = append(schemes, c.scheme)
+			if realm == "" {
+				realm = c.get("realm")
+			}
+		}
+	}
+	return schemes, realm
+}
+
+// Token is what a token server gave out, without the token.
+type Token struct {
+	Host string
+	// Scopes are what was asked for, and Granted what a token that tells of it (a JWT
+	// as the distribution project has them) is good for; nil when it doesn't tell.
+	Scopes  []string
+	Granted []string
+	Life    time.Duration // 0 when the server doesn't say: then it is 60 s, by the specification
+}
+
+// tokenWatch tells of tokens as they pass.
+type tokenWatch struct {
+	next http.RoundTripper
+	tell func(Token)
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t tokenWatch) RoundTrip(req *http.Request) (*http.Response, error) {
+	asked := slices.Clone(req.URL.Query()["scope"])
+	resp, err := t.next.RoundTrip(req)
+	if err != nil || resp.StatusCode != http.StatusOK || strings.HasPrefix(req.URL.Path, "/v2/") {
+		return resp, err
+	}
+	const most = 128 << 10 // as the auth library has it
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Token       string  `json:"token"`
+		AccessToken string  `json:"access_token"`
+		ExpiresIn   float64 `json:"expires_in"`
+		Scope       string  `json:"scope"`
+	}
+	if json.Unmarshal(raw, &answer) != nil || answer.Token == "" && answer.AccessToken == "" {
+		return resp, nil
+	}
+	if asked == nil && answer.Scope != "" {
+		asked = strings.Fields(answer.Scope)
+	}
+	const longest = 1e9 // seconds
+	t.tell(Token{
+		Host: req.URL.Host, Scopes: asked, Granted: granted(cmp.Or(answer.Token, answer.AccessToken)),
+		Life: time.Duration(min(max(0, answer.ExpiresIn), longest) * float64(time.Second)),
+	})
+	return resp, nil
+}
+
+// granted is what a token says that it is good for, as scopes.
+func granted(token string) []string {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil
+	}
+	var claims struct {
+		Access []struct {
+			Type    string   `json:"type"`
+			Name    string   `json:"name"`
+			Actions []string `json:"actions"`
+		} `json:"access"`
+	}
+	if json.Unmarshal(raw, &claims) != nil || claims.Access == nil {
+		return nil
+	}
+	out := []string{}
+	for _, a := range claims.Access {
+		out = append(out, a.Type+":"+a.Name+":"+strings.Join(a.Actions, ","))
+	}
+	return out
 }
 
 // Elsewhere sends one request to a URL that a registry has redirected to, without
