@@ -513,13 +513,14 @@ func (e *exam) over(ctx context.Context, network, host string) (time.Duration, e
 		return 0, err
 	}
 	defer c.Close()
-	began := time.Now()
-	var resp *http.Response
-	if e.store != nil && host == e.store.Host {
-		resp, err = c.Elsewhere(ctx, http.MethodGet, e.store, http.Header{"Range": {"bytes=0-0"}})
-	} else {
-		resp, err = c.Ask(ctx, http.MethodHead, e.ref, "/manifests/"+e.ref.Wanted(), accept())
+	ask := func() (*http.Response, error) {
+		if e.store != nil && host == e.store.Host {
+			return c.Elsewhere(ctx, http.MethodGet, e.store, http.Header{"Range": {"bytes=0-0"}})
+		}
+		return c.Ask(ctx, http.MethodHead, e.ref, "/manifests/"+e.ref.Wanted(), accept())
 	}
+	began := time.Now()
+	resp, err := ask()
 	if err != nil {
 		return 0, err
 	}
