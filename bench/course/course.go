@@ -89,7 +89,12 @@ func (l *Link) Stop() { _ = errors.Join(l.cmd.Process.Kill(), l.cmd.Wait()) }
 
 // Stats are the link's counters.
 func (l *Link) Stats(ctx context.Context) (map[string]int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.Host+"/stats", nil)
+	return Counts(ctx, "http://"+l.Host+"/stats")
+}
+
+// Counts reads counters, an object of JSON, from a URL.
+func Counts(ctx context.Context, url string) (map[string]int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
