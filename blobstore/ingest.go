@@ -121,6 +121,12 @@ func (in *Ingest) WriteAt(p []byte, off int64) (int, error) { return in.data.Wri
 // ReadAt implements io.ReaderAt.
 func (in *Ingest) ReadAt(p []byte, off int64) (int, error) { return in.data.ReadAt(p, off) }
 
+// Reader opens what is written for reading, for as long as the caller likes: also when
+// it has become a blob, and when the ingest is closed.
+func (in *Ingest) Reader() (*os.File, error) {
+	return os.Open(in.store.paths.ingestData(in.desc.Digest))
+}
+
 // StartWriting has the system begin to write a range to the disk.
 func (in *Ingest) StartWriting(off, n int64) {
 	if in.store.sync {

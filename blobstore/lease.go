@@ -22,6 +22,7 @@ import (
 type Lease struct {
 	store *Store
 	file  *os.File // locked; lists the digests kept
+	gate  *os.File // locked, shared, while one is written: no sweep is under way then
 
 	mu   sync.Mutex
 	kept map[digest.Digest]bool
@@ -37,12 +38,29 @@ func (s *Store) Lease() (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking a lease on the store: %w", err)
 	}
-	return &Lease{store: s, file: f, kept: make(map[digest.Digest]bool)}, nil
+	gate, err := os.OpenFile(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("taking a lease on the store: %w", err), os.Remove(f.Name()), f.Close())
+	}
+	return &Lease{store: s, file: f, gate: gate, kept: make(map[digest.Digest]bool)}, nil
 }
 
 // Close ends the lease.
 func (l *Lease) Close() error {
-	return errors.Join(os.Remove(l.file.Name()), l.file.Close())
+	return errors.Join(os.Remove(l.file.Name()), l.file.Close(), l.gate.Close())
+}
+
+// excludeKeepers waits until nobody writes to a lease, and lets nobody do so until
+// unlock is called: what isn't kept then, nobody counts on.
+func (s *Store) excludeKeepers() (unlock func(), err error) {
+	gate, err := os.OpenFile(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.LockOpen(gate, true); err != nil {
+		return nil, errors.Join(err, gate.Close())
+	}
+	return func() { gate.Close() }, nil
 }
 
 // Has is as Store.Has, and keeps a blob that is there.
@@ -89,7 +107,11 @@ func (l *Lease) keep(d digest.Digest) error {
 	if l.kept[d] {
 		return nil
 	}
-	if _, err := l.file.WriteString(d.String() + "\n"); err != nil {
+	if err := durable.LockOpen(l.gate, false); err != nil {
+		return fmt.Errorf("writing the lease: %w", err)
+	}
+	_, err := l.file.WriteString(d.String() + "\n")
+	if err = errors.Join(err, durable.UnlockOpen(l.gate)); err != nil {
 		return fmt.Errorf("writing the lease: %w", err)
 	}
 	l.kept[d] = true

@@ -22,6 +22,9 @@ import (
 //	derived/sha256-<hex>-<form>   what was made of a blob
 //	quarantine/sha256-<hex>-<random>  blobs that the disk has damaged
 //	hosts                         what was learned of registries' hosts
+//	notes/<escaped name>          what users of the store keep with it
+//	gate                          shared by who writes to a lease, held alone by a sweep
+//	verify                        how far an interrupted verification has come
 //	leases/<id>                   digests kept by a living process, which holds it locked
 //	roots/<escaped name>          a pulled image and the digests it needs
 type paths string
@@ -34,6 +37,10 @@ func (p paths) layout() string                  { return p.join(ocispec.ImageLay
 func (p paths) index() string                   { return p.join(ocispec.ImageIndexFile) }
 func (p paths) mark() string                    { return p.join("drayage.json") }
 func (p paths) lock() string                    { return p.join("lock") }
+func (p paths) notes() string                   { return p.join("notes") }
+func (p paths) note(name string) string         { return filepath.Join(p.notes(), url.QueryEscape(name)) }
+func (p paths) gate() string                    { return p.join("gate") }
+func (p paths) verified() string                { return p.join("verify") }
 func (p paths) hosts() string                   { return p.join("hosts") }
 func (p paths) ingests() string                 { return p.join("ingest") }
 func (p paths) leases() string                  { return p.join("leases") }

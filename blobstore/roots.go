@@ -57,6 +57,9 @@ func (l *Lease) Pin(roots ...Root) error {
 			return fmt.Errorf("pinning %s: %w", r.Name, err)
 		}
 		if old, err := os.ReadFile(s.paths.root(r.Name)); err == nil && string(old) == string(raw) {
+			if err := s.Use(r.Name); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := replaceFile(s.paths.root(r.Name), raw, s.sync); err != nil {

@@ -254,7 +254,8 @@ func (s *Store) check() error {
 		switch strings.TrimSuffix(e.Name(), besideSuffix) {
 		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.mark()),
 			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()), filepath.Base(s.paths.hosts()),
-			filepath.Base(s.paths.deriveds()), filepath.Base(s.paths.quarantines()):
+			filepath.Base(s.paths.deriveds()), filepath.Base(s.paths.quarantines()), filepath.Base(s.paths.gate()), filepath.Base(s.paths.notes()),
+			filepath.Base(s.paths.verified()):
 			foreign = e.Name()
 		case filepath.Base(s.paths.lock()), lostFile:
 		default:

@@ -67,6 +67,7 @@ type pull struct {
 	queue  *schedule.Queue
 	images []*pulling
 
+	watch    *flight // who follows the one blob that is fetched, or nil
 	learning *learning
 	flying   atomic.Int32  // transfers under way
 	commits  chan struct{} // one for each commit that may be under way
@@ -127,7 +128,11 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 		return p.fail(ctx, img, err)
 	}
 	for _, doc := range resolved.Documents { // also those that were here: the lease should keep them
-		if _, err := p.lease.Has(doc.Descriptor); err != nil {
+		has, err := p.lease.Has(doc.Descriptor)
+		if err == nil && !has { // it was swept since it was read
+			err = p.lease.Put(ctx, doc.Descriptor, doc.Raw)
+		}
+		if err != nil {
 			return p.fail(ctx, img, err)
 		}
 	}

@@ -26,6 +26,27 @@ func TryLock(f *os.File) (bool, error) {
 	}
 }
 
+// LockOpen waits for an advisory lock on an open file: alone, or shared with others who
+// share it. It is for locks that are held for moments.
+func LockOpen(f *os.File, alone bool) error {
+	how := unix.LOCK_SH
+	if alone {
+		how = unix.LOCK_EX
+	}
+	return flock(f, how)
+}
+
+// UnlockOpen gives up a lock on a file that stays open.
+func UnlockOpen(f *os.File) error { return flock(f, unix.LOCK_UN) }
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // device is the number of the file system that a file is on.
 func device(info fs.FileInfo) uint64 {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {

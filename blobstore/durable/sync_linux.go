@@ -63,3 +63,8 @@ func Free(path string) (free int64, shares bool, err error) {
 	}
 	return int64(fs.Bavail) * fs.Bsize, fs.Type == unix.XFS_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
+
+// DontCache lets go of what the system keeps in memory of a file that was read once.
+func DontCache(f *os.File) {
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // a hint
+}

@@ -21,3 +21,6 @@ func Boot() string { return "" }
 // Free is how many bytes a user may still write to the file system of path.
 // Here it can't be told.
 func Free(string) (free int64, shares bool, err error) { return 0, false, errors.ErrUnsupported }
+
+// DontCache does nothing here.
+func DontCache(*os.File) {}

@@ -92,7 +92,7 @@ var kinds = []struct {
 	{exitWorse, as[worseError]},
 	{exitFailed, is(archives.ErrInvalid)},
 	{exitLocal, or(as[*transfer.LocalError], as[*blobstore.SpaceError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
-	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], is(registry.ErrContent, archives.ErrMismatch, compose.ErrLayer))},
+	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], as[damagedError], is(registry.ErrContent, archives.ErrMismatch, compose.ErrLayer))},
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},
 	{exitNotFound, or(is(registry.ErrNotFound, blobstore.ErrNotFound), as[*image.NoPlatformError])},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -26,49 +25,20 @@ func storeCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
 		Short: "Look after the store",
-		Long: `Store lists the images of the store, and moves them between it and archives, without
-a network.`,
+		Long: `Store lists the images of the store, moves them between it and archives, verifies it and
+sweeps it, without a network but for the repair of what was damaged. Each of them may run
+beside pulls, and beside what serves the store.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("say what to do with the store: ls, import or export")}
+			return usageError{errors.New("say what to do with the store: ls, info, verify, gc, rm, import or export")}
 		},
 	}
-	cmd.AddCommand(storeListCommand(s), storeImportCommand(s), storeExportCommand(s))
+	cmd.AddCommand(storeListCommand(s), storeInfoCommand(s), storeVerifyCommand(s), storeGCCommand(s), storeRemoveCommand(s), storeImportCommand(s), storeExportCommand(s))
 	return cmd
 }
 
 func storeFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
-}
-
-func storeListCommand(s streams) *cobra.Command {
-	var dir string
-	var digests bool
-	cmd := &cobra.Command{
-		Use:   "ls",
-		Short: "List the images of the store",
-		Long: `Ls lists the images of the store with their digests and sizes, or with --digests
-the digests of all their blobs, one a line: a list for pull --since.`,
-		Example: "  drayage store ls\n  drayage store ls --digests > carried.txt",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			store, err := peekStore(dir)
-			if err != nil {
-				return err
-			}
-			roots, err := store.Roots()
-			if err != nil {
-				return err
-			}
-			if digests {
-				return printDigests(s, roots)
-			}
-			return printRoots(s, store, roots)
-		},
-	}
-	storeFlag(cmd, &dir)
-	cmd.Flags().BoolVar(&digests, "digests", false, "list the digests of all blobs of the images, sorted, one a line")
-	return cmd
 }
 
 func peekStore(given string) (*blobstore.Store, error) {
@@ -87,41 +57,6 @@ func peekStore(given string) (*blobstore.Store, error) {
 // noStore is an empty store, for commands that keep nothing: one that isn't there.
 func noStore() (*blobstore.Store, error) {
 	return blobstore.Peek(filepath.Join(os.TempDir(), fmt.Sprintf("drayage-no-store-%d-%d", os.Getpid(), time.Now().UnixNano())))
-}
-
-func printDigests(s streams, roots []blobstore.Root) error {
-	var all []digest.Digest
-	for _, r := range roots {
-		all = append(all, r.Blobs...)
-	}
-	slices.Sort(all)
-	var text strings.Builder
-	for _, d := range slices.Compact(all) {
-		text.WriteString(d.String() + "\n")
-	}
-	_, err := s.out.WriteString(text.String())
-	return err
-}
-
-func printRoots(s streams, store *blobstore.Store, roots []blobstore.Root) error {
-	people := isTerminal(s.out)
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	for _, r := range roots {
-		var total int64
-		for _, d := range r.Blobs {
-			n, err := store.Stat(d)
-			if err != nil && !errors.Is(err, blobstore.ErrNotFound) {
-				return err
-			}
-			total += n
-		}
-		if people {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", familiar(r.Name), r.Target.Digest, progress.Size(total))
-		} else {
-			fmt.Fprintf(s.out, "%s\t%s\t%d\n", familiar(r.Name), r.Target.Digest, total)
-		}
-	}
-	return w.Flush()
 }
 
 // familiar is a name as people type it.

@@ -179,7 +179,7 @@ func TestASlowConnectionLosesItsRest(t *testing.T) {
 				return rate, -1
 			}}
 			uneven = fetchWith(t, src, &sink{}, 7, transfer.Options{})
-			if slow > 0 && uneven > even*13/10 {
+			if slow > 0 && uneven > even*27/20 {
 				t.Errorf("with connection %d slow it took %v, without %v", slow, uneven, even)
 			}
 		})

@@ -1,0 +1,477 @@
+package blobstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"drayage/blobstore/durable"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Keep says what a sweep leaves, beside what living processes hold. The zero value
+// leaves every image, and for a day what nothing needs.
+type Keep struct {
+	// Unused is how long an image is kept that nobody uses; 0 is for ever.
+	Unused time.Duration
+	// Budget is how many bytes the blobs may take: those images that were used longest
+	// ago go, until that is so. 0 is no bound. What living processes hold counts and stays.
+	Budget int64
+	// Pinned reports images that stay, whatever the above says; nil is none.
+	Pinned func(name string) bool
+	// Grace is how long a blob is kept that no image needs and that no image was removed
+	// with: it may be of a pull that was broken off. 0 means a day, less than that none.
+	Grace time.Duration
+	// Partials is how long half-fetched blobs are kept that nobody continues; 0 is as long
+	// as the store keeps them by itself, less than that none.
+	Partials time.Duration
+	// Quarantined has what verifying found damaged removed, too.
+	Quarantined bool
+}
+
+// Garbage is what a sweep is going to remove. Sizes are bytes of the disk.
+type Garbage struct {
+	Images      []Root   // that go for being unused, or for the budget
+	Blobs       []Stored // whole ones that nothing needs then
+	Partials    []Stored // of half-fetched blobs
+	Quarantined []Stored
+	Derived     int   // records of conversions whose blobs are gone or going
+	Left        int64 // bytes of the whole blobs that stay
+}
+
+// Stored is a file of the store.
+type Stored struct {
+	Digest digest.Digest // "" for a file that has none
+	Size   int64
+	path   string
+}
+
+// Bytes is how many bytes of the disk all of it takes.
+func (g Garbage) Bytes() int64 {
+	var n int64
+	for _, list := range [][]Stored{g.Blobs, g.Partials, g.Quarantined} {
+		for _, x := range list {
+			n += x.Size
+		}
+	}
+	return n
+}
+
+// FindGarbage works out what a sweep would remove. It changes nothing.
+func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
+	now := time.Now()
+	// Leases before roots: what a pull pins meanwhile is in one of them.
+	kept, err := s.Leased()
+	if err != nil {
+		return Garbage{}, err
+	}
+	roots, err := s.uses()
+	if err != nil {
+		return Garbage{}, err
+	}
+	blobs, err := s.all(ctx)
+	if err != nil {
+		return Garbage{}, err
+	}
+	var g Garbage
+	stay := func(r use) bool { return k.Pinned != nil && k.Pinned(r.Name) }
+	roots = slices.DeleteFunc(roots, func(r use) bool {
+		gone := k.Unused > 0 && now.Sub(r.used) > k.Unused && !stay(r)
+		if gone {
+			g.Images = append(g.Images, r.Root)
+		}
+		return gone
+	})
+	conversions := s.conversions()
+	needed := func() map[digest.Digest]bool { // by images that stay
+		out := make(map[digest.Digest]bool)
+		for _, r := range roots {
+			out[r.Target.Digest] = true
+			for _, d := range r.Blobs {
+				out[d] = true
+			}
+		}
+		return out
+	}
+	need := needed()
+	if k.Budget > 0 {
+		// What was made of blobs can be made again, so it goes first.
+		if total(blobs, need, kept, conversions) > k.Budget {
+			conversions = nil
+		}
+		slices.SortFunc(roots, func(a, b use) int { return b.used.Compare(a.used) }) // least recently used last
+		for i := len(roots) - 1; i >= 0 && total(blobs, need, kept, nil) > k.Budget; i-- {
+			if stay(roots[i]) {
+				continue
+			}
+			g.Images = append(g.Images, roots[i].Root)
+			roots = slices.Delete(roots, i, i+1)
+			need = needed()
+		}
+	}
+	made := conversionsOf(conversions, need)
+	released := make(map[digest.Digest]bool) // of images that go now
+	for _, r := range g.Images {
+		for _, d := range append(r.Blobs, r.Target.Digest) {
+			released[d] = true
+		}
+	}
+	grace := cmp.Or(k.Grace, 24*time.Hour)
+	stays := make(map[digest.Digest]bool)
+	var graced []found
+	for _, b := range blobs {
+		switch {
+		case need[b.Digest] || kept[b.Digest] || made[b.Digest]:
+			g.Left += b.Size
+			stays[b.Digest] = true
+		case now.Sub(b.modified) < grace && !released[b.Digest]:
+			graced = append(graced, b)
+		default:
+			g.Blobs = append(g.Blobs, b.Stored)
+		}
+	}
+	slices.SortFunc(graced, func(a, b found) int { return b.modified.Compare(a.modified) })
+	for _, b := range graced {
+		if k.Budget > 0 && g.Left+b.Size > k.Budget {
+			g.Blobs = append(g.Blobs, b.Stored)
+			continue
+		}
+		g.Left += b.Size
+		stays[b.Digest] = true
+	}
+	g.Partials = s.oldPartials(cmp.Or(k.Partials, s.partialAge), kept, now)
+	if k.Quarantined {
+		g.Quarantined = s.quarantined()
+	}
+	for _, c := range s.conversions() {
+		if !stays[c.From] || c.Blob.Digest != "" && !stays[c.Blob.Digest] {
+			g.Derived++
+		}
+	}
+	return g, nil
+}
+
+// total is how many bytes blobs take that are needed, kept, or made of those needed.
+func total(blobs []found, need, kept map[digest.Digest]bool, conversions []Derived) int64 {
+	made := conversionsOf(conversions, need)
+	var n int64
+	for _, b := range blobs {
+		if need[b.Digest] || kept[b.Digest] || made[b.Digest] {
+			n += b.Size
+		}
+	}
+	return n
+}
+
+// Sweep removes garbage, but what came to be needed since it was found. It is safe
+// beside pulls and whatever else reads the store.
+func (s *Store) Sweep(ctx context.Context, g Garbage) error {
+	if err := s.removeRoots(g.Images); err != nil {
+		return err
+	}
+	const batch = 256 // removed while nobody else can come to need any
+	for part := range slices.Chunk(g.Blobs, batch) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := s.sweepBlobs(part); err != nil {
+			return err
+		}
+	}
+	if len(g.Blobs) > 0 {
+		if err := s.syncFolder(s.paths.blobs(digest.SHA256)); err != nil {
+			return fmt.Errorf("sweeping: %w", err)
+		}
+	}
+	for _, p := range g.Partials {
+		s.dropPartial(p.Digest)
+	}
+	for _, q := range g.Quarantined {
+		if err := os.Remove(q.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sweeping: %w", err)
+		}
+	}
+	return s.dropConversions()
+}
+
+// sweepBlobs removes those of some blobs that nothing needs now.
+func (s *Store) sweepBlobs(blobs []Stored) error {
+	unlock, err := s.excludeKeepers()
+	if err != nil {
+		return fmt.Errorf("sweeping: %w", err)
+	}
+	defer unlock()
+	kept, err := s.Leased() // before the roots, as in FindGarbage
+	if err != nil {
+		return err
+	}
+	roots, err := s.Roots()
+	if err != nil {
+		return err
+	}
+	for _, r := range roots {
+		kept[r.Target.Digest] = true
+		for _, d := range r.Blobs {
+			kept[d] = true
+		}
+	}
+	for _, b := range blobs {
+		if kept[b.Digest] {
+			continue
+		}
+		if err := os.Remove(b.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sweeping: %w", err)
+		}
+	}
+	return nil
+}
+
+// Remove takes images out of the store by their names. Their blobs stay until a sweep,
+// which takes those that nothing else needs, without waiting for any to age. The error
+// wraps ErrNotFound when a name is not there; then nothing is removed.
+func (s *Store) Remove(names ...string) error {
+	var roots []Root
+	for _, name := range names {
+		r, err := s.Root(name)
+		if err != nil {
+			return err
+		}
+		roots = append(roots, r)
+	}
+	return s.removeRoots(roots)
+}
+
+func (s *Store) removeRoots(roots []Root) error {
+	if len(roots) == 0 {
+		return nil
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return fmt.Errorf("removing images: %w", err)
+	}
+	defer unlock()
+	for _, r := range roots {
+		now, err := s.Root(r.Name)
+		if err != nil || now.Target.Digest != r.Target.Digest {
+			continue // removed, or pulled anew, meanwhile
+		}
+		if err := os.Remove(s.paths.root(r.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing %s: %w", r.Name, err)
+		}
+		for _, d := range append(r.Blobs, r.Target.Digest) {
+			_ = os.Chtimes(s.paths.blob(d), time.Time{}, longAgo) // only when it is swept is at stake
+		}
+	}
+	if err := s.syncFolder(s.paths.roots()); err != nil {
+		return fmt.Errorf("removing images: %w", err)
+	}
+	if err := s.writeIndex(); err != nil {
+		return fmt.Errorf("writing the store's index.json: %w", err)
+	}
+	return nil
+}
+
+// longAgo is when a blob was last modified that an image was removed with.
+var longAgo = time.Unix(1, 0)
+
+// Use notes that an image is used now.
+func (s *Store) Use(name string) error {
+	if err := os.Chtimes(s.paths.root(name), time.Time{}, time.Now()); err != nil {
+		return fmt.Errorf("noting the use of %s: %w", name, err)
+	}
+	return nil
+}
+
+// use is a root with when it was last used: pulled, imported, exported or served.
+type use struct {
+	Root
+	used time.Time
+}
+
+// LastUse is when an image was last used, the zero time when that can't be told.
+func (s *Store) LastUse(name string) time.Time {
+	info, err := os.Stat(s.paths.root(name))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+func (s *Store) uses() ([]use, error) {
+	roots, err := s.Roots()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]use, 0, len(roots))
+	for _, r := range roots {
+		out = append(out, use{r, s.LastUse(r.Name)})
+	}
+	return out, nil
+}
+
+// found is a blob's file.
+type found struct {
+	Stored
+	modified time.Time
+}
+
+// all lists the whole blobs. Files that have no digest for a name are none.
+func (s *Store) all(ctx context.Context) ([]found, error) {
+	folders, err := os.ReadDir(filepath.Dir(s.paths.blobs(digest.SHA256)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing blobs: %w", err)
+	}
+	var out []found
+	for _, folder := range folders {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		algorithm := digest.Algorithm(folder.Name())
+		if !algorithm.Available() {
+			continue
+		}
+		entries, err := os.ReadDir(s.paths.blobs(algorithm))
+		if err != nil {
+			return nil, fmt.Errorf("listing blobs: %w", err)
+		}
+		for _, e := range entries {
+			d := digest.NewDigestFromEncoded(algorithm, e.Name())
+			info, err := e.Info()
+			if err != nil || d.Validate() != nil || !info.Mode().IsRegular() {
+				continue // removed meanwhile, or not ours
+			}
+			out = append(out, found{Stored{d, info.Size(), s.paths.blob(d)}, info.ModTime()})
+		}
+	}
+	return out, nil
+}
+
+// Blobs lists the whole blobs of the store, by digest.
+func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
+	blobs, err := s.all(ctx)
+	out := make([]Stored, 0, len(blobs))
+	for _, b := range blobs {
+		out = append(out, b.Stored)
+	}
+	slices.SortFunc(out, func(a, b Stored) int { return cmp.Compare(a.Digest, b.Digest) })
+	return out, err
+}
+
+// oldPartials lists half-fetched blobs that nobody is at work on, and that nobody has
+// continued for some time.
+func (s *Store) oldPartials(age time.Duration, kept map[digest.Digest]bool, now time.Time) []Stored {
+	var out []Stored
+	for _, p := range s.partials() {
+		if !kept[p.Digest] && now.Sub(p.modified) > age {
+			out = append(out, p.Stored)
+		}
+	}
+	return out
+}
+
+// partials lists half-fetched blobs, with when one was last written to.
+func (s *Store) partials() []found {
+	entries, _ := os.ReadDir(s.paths.ingests())
+	var out []found
+	for _, e := range entries {
+		algorithm, hex, _ := strings.Cut(e.Name(), "-")
+		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
+		if d.Validate() != nil {
+			continue
+		}
+		info, err := os.Stat(s.paths.ingestData(d))
+		if err != nil {
+			continue
+		}
+		modified := info.ModTime()
+		if journal, err := os.Stat(s.paths.ingestJournal(d)); err == nil { // what tells of progress
+			modified = journal.ModTime()
+		}
+		out = append(out, found{Stored{d, durable.Allocated(info), s.paths.ingestData(d)}, modified})
+	}
+	return out
+}
+
+// dropPartial removes a half-fetched blob, unless somebody is at work on it.
+func (s *Store) dropPartial(d digest.Digest) {
+	f, err := os.OpenFile(s.paths.ingestLock(d), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if won, err := durable.TryLock(f); err == nil && won && durable.StillNamed(f, s.paths.ingestLock(d)) {
+		s.removeIngest(d)
+	}
+}
+
+// quarantined lists what verifying found damaged.
+func (s *Store) quarantined() []Stored {
+	entries, _ := os.ReadDir(s.paths.quarantines())
+	var out []Stored
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			out = append(out, Stored{Size: info.Size(), path: filepath.Join(s.paths.quarantines(), e.Name())})
+		}
+	}
+	return out
+}
+
+// conversions lists the records of what was made of blobs that can be read.
+func (s *Store) conversions() []Derived {
+	entries, _ := os.ReadDir(s.paths.deriveds())
+	var out []Derived
+	for _, e := range entries {
+		raw, err := os.ReadFile(filepath.Join(s.paths.deriveds(), e.Name()))
+		if err != nil {
+			continue
+		}
+		if d, err := decodeDerived(raw); err == nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// conversionsOf are the blobs that were made of needed ones.
+func conversionsOf(conversions []Derived, need map[digest.Digest]bool) map[digest.Digest]bool {
+	out := make(map[digest.Digest]bool)
+	for _, c := range conversions {
+		if need[c.From] && c.Blob.Digest != "" {
+			out[c.Blob.Digest] = true
+		}
+	}
+	return out
+}
+
+// dropConversions removes the records of conversions whose blobs are gone.
+func (s *Store) dropConversions() error {
+	unlock, err := s.lock()
+	if err != nil {
+		return fmt.Errorf("sweeping: %w", err)
+	}
+	defer unlock()
+	for _, c := range s.conversions() {
+		_, from := s.Stat(c.From)
+		var made error
+		if c.Blob.Digest != "" {
+			_, made = s.Stat(c.Blob.Digest)
+		}
+		if errors.Is(from, ErrNotFound) || errors.Is(made, ErrNotFound) {
+			if err := os.Remove(s.paths.derived(c.From, c.Form)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("sweeping: %w", err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,419 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/cmd/drayage/progress"
+	"drayage/engine"
+	"drayage/engine/reference"
+	"drayage/engine/retry"
+	"drayage/engine/schedule"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+)
+
+// openOldStore opens a store that is there, to change it.
+func openOldStore(s streams, dir string) (*blobstore.Store, error) {
+	peek, err := peekStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(peek.Dir()); errors.Is(err, os.ErrNotExist) {
+		return peek, nil // nothing is there, and nothing is made
+	}
+	return blobstore.OpenWith(peek.Dir(), blobstore.Options{Disk: s.disk})
+}
+
+// gcOptions are the flags of store gc, as given.
+type gcOptions struct {
+	dir         string
+	dryRun      bool
+	unused      time.Duration
+	budget      size
+	pins        []string
+	grace       time.Duration
+	partials    time.Duration
+	quarantined bool
+	quiet       bool
+}
+
+func storeGCCommand(s streams) *cobra.Command {
+	var o gcOptions
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Remove what no image needs",
+		Long: `Gc works out what can go, tells it, and removes it: blobs that no image needs, but for those
+that are younger than a day, since they may be of a pull that was broken off, and half-fetched
+blobs that nobody has continued for two weeks. With --unused and --budget images go, too, those
+that were used longest ago first. It may run beside pulls, and beside what serves the store:
+what they hold stays.
+
+Standard output has one line for each image that goes, and one that sums it up.`,
+		Example: `  drayage store gc -n
+  drayage store gc --budget 200GiB --pin 'registry.example/base/*'
+  drayage store gc --unused 30d`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runGC(cmd.Context(), s, o) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	storeFlag(cmd, &o.dir)
+	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "tell what would go, and remove nothing")
+	f.Var((*days)(&o.unused), "unused", "remove images that were not used for `DUR`: 30d, 12h")
+	f.Var(&o.budget, "budget", "remove images, those used longest ago first, until the blobs take at most `SIZE`")
+	f.StringArrayVar(&o.pins, "pin", nil, "keep the images whose names match `PATTERN`, whatever else is said; may be repeated")
+	f.Var((*days)(&o.grace), "grace", "keep blobs that no image needs for `DUR` (default 1d)")
+	f.Var((*days)(&o.partials), "partials", "keep half-fetched blobs that nobody continues for `DUR` (default 14d)")
+	f.BoolVar(&o.quarantined, "quarantined", false, "remove what was found damaged, too")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing")
+	return cmd
+}
+
+// days is a duration that may be in days.
+type days time.Duration
+
+func (d *days) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
+
+func (d *days) Type() string { return "duration" }
+
+func (d *days) Set(text string) error {
+	v, err := parseDays(text)
+	*d = days(v)
+	return err
+}
+
+// parseDays reads a duration such as 30d, 12h or 1d12h. Nothing becomes a moment less
+// than nothing, so that it can be told from what isn't given.
+func parseDays(text string) (time.Duration, error) {
+	var out time.Duration
+	rest := text
+	if n, after, ok := strings.Cut(text, "d"); ok {
+		var count int
+		if _, err := fmt.Sscanf(n, "%d", &count); err != nil || fmt.Sprint(count) != n || count < 0 || count > 36500 {
+			return 0, fmt.Errorf("%q is no duration such as 30d or 12h", text)
+		}
+		out, rest = time.Duration(count)*24*time.Hour, after
+	}
+	if rest != "" {
+		d, err := time.ParseDuration(rest)
+		if err != nil || d < 0 {
+			return 0, fmt.Errorf("%q is no duration such as 30d or 12h", text)
+		}
+		out += d
+	}
+	if text == "" {
+		return 0, errors.New("want a duration such as 30d or 12h")
+	}
+	if out == 0 {
+		return -1, nil
+	}
+	return out, nil
+}
+
+// pinned reports whether an image's name, as people type it or whole, matches a pattern.
+func pinned(patterns []string) (func(name string) bool, error) {
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil {
+			return nil, usageError{fmt.Errorf("--pin %q: %w", p, err)}
+		}
+	}
+	return func(name string) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool { return matchName(p, name) })
+	}, nil
+}
+
+// matchName matches a name against a pattern in which * is any part of a path; without
+// a tag it is for every tag.
+func matchName(pattern, name string) bool {
+	for _, form := range []string{name, familiar(name)} {
+		repository, _, _ := strings.Cut(form, "@")
+		if i := strings.LastIndexByte(repository, ':'); i > strings.LastIndexByte(repository, '/') {
+			repository = repository[:i]
+		}
+		for _, s := range []string{form, repository} {
+			if ok, err := path.Match(pattern, s); err == nil && ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func runGC(ctx context.Context, s streams, o gcOptions) error {
+	pin, err := pinned(o.pins)
+	if err != nil {
+		return err
+	}
+	store, err := openOldStore(s, o.dir)
+	if err != nil {
+		return err
+	}
+	if o.unused < 0 {
+		return usageError{errors.New("--unused must be longer than nothing")}
+	}
+	g, err := store.FindGarbage(ctx, blobstore.Keep{
+		Unused: o.unused, Budget: int64(o.budget), Pinned: pin, Grace: o.grace, Partials: o.partials, Quarantined: o.quarantined,
+	})
+	if err != nil {
+		return err
+	}
+	if !o.dryRun {
+		if err := store.Sweep(ctx, g); err != nil {
+			return err
+		}
+	}
+	if o.quiet {
+		return nil
+	}
+	for _, r := range g.Images {
+		fmt.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+	}
+	verb := "removed"
+	if o.dryRun {
+		verb = "would remove"
+	}
+	fmt.Fprintf(s.out, "%s %s, %s and %s half-fetched: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "blob"),
+		progress.Size(g.Bytes()), progress.Size(g.Left))
+	if o.budget > 0 && g.Left > int64(o.budget) {
+		fmt.Fprintf(s.err, "drayage: %s are over the budget of %s: what is pinned or in use stays\n", progress.Size(g.Left-int64(o.budget)), progress.Size(int64(o.budget)))
+	}
+	return nil
+}
+
+func storeRemoveCommand(s streams) *cobra.Command {
+	var dir string
+	var all, sweep bool
+	cmd := &cobra.Command{
+		Use:   "rm [flags] IMAGE...",
+		Short: "Remove images from the store",
+		Long: `Rm removes images from the store. Their blobs stay until the next gc, which takes those that
+no other image needs, at once with --gc.`,
+		Example: "  drayage store rm --gc alpine:3.19\n  drayage store rm --all",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return usageError{errors.New("name the images to remove, or give --all")}
+			}
+			store, err := openOldStore(s, dir)
+			if err != nil {
+				return err
+			}
+			roots, err := wantedRoots(store, args)
+			if all && errors.Is(err, blobstore.ErrNotFound) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, r := range roots {
+				names = append(names, r.Name)
+			}
+			if err := store.Remove(names...); err != nil {
+				return err
+			}
+			for _, r := range roots {
+				fmt.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+			}
+			if sweep {
+				return runGC(cmd.Context(), s, gcOptions{dir: dir})
+			}
+			return nil
+		},
+	}
+	storeFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&all, "all", false, "remove all of them")
+	cmd.Flags().BoolVar(&sweep, "gc", false, "and what nothing needs then, as gc does")
+	return cmd
+}
+
+// verifyOptions are the flags of store verify, as given.
+type verifyOptions struct {
+	networkFlags
+	displayFlags
+	dir    string
+	again  bool
+	repair bool
+	limit  rate
+}
+
+func storeVerifyCommand(s streams) *cobra.Command {
+	var o verifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Hold all blobs against their digests",
+		Long: `Verify reads all blobs of the store on all cores, and holds them against their digests.
+What is damaged goes to quarantine, and is fetched by the next pull of an image that needs
+it, or with --repair at once. One that was interrupted goes on where it was.
+
+Standard output has one line for each damaged blob, with the images that need it, and one that
+sums it up. The exit status is 6 when blobs are damaged or missing, and not repaired.`,
+		Example: "  drayage store verify\n  drayage store verify --read-rate 50M --repair",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runVerify(cmd.Context(), s, o) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	storeFlag(cmd, &o.dir)
+	f.BoolVar(&o.again, "again", false, "begin anew where an earlier one was interrupted")
+	f.Var(&o.limit, "read-rate", "read at most `RATE` bytes a second: 50M")
+	f.BoolVar(&o.repair, "repair", false, "fetch what is damaged or missing from the images' registries")
+	o.networkFlags.add(f)
+	o.displayFlags.add(f)
+	return cmd
+}
+
+// damagedError says that blobs of the store are not what they should be.
+type damagedError struct{ blobs int }
+
+func (e damagedError) Error() string {
+	return fmt.Sprintf("%s damaged or missing: pull the images again, or verify with --repair", count(e.blobs, "blob"))
+}
+
+func runVerify(ctx context.Context, s streams, o verifyOptions) error {
+	store, err := openOldStore(s, o.dir)
+	if err != nil {
+		return err
+	}
+	display, err := o.display(s)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	var read atomic.Int64
+	began := time.Now()
+	v := blobstore.Verification{Limit: o.limit.limiter(), Again: o.again, Progress: func(n int64) { read.Add(n) }}
+	stop := o.tellReading(s, store, &read)
+	found, err := store.Verify(ctx, v)
+	stop()
+	if err != nil {
+		return err
+	}
+	images, err := store.ImageUsages()
+	if err != nil {
+		return err
+	}
+	bad, broken := brokenImages(found.Damaged, images)
+	for _, d := range bad {
+		var names []string
+		for _, i := range broken {
+			if slices.Contains(i.Missing, d) {
+				names = append(names, familiar(i.Name))
+			}
+		}
+		state := "missing"
+		if slices.Contains(found.Damaged, d) {
+			state = "damaged"
+		}
+		fmt.Fprintf(s.out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
+	}
+	took := time.Since(began)
+	fmt.Fprintf(s.out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
+	switch {
+	case len(bad) == 0:
+		return nil
+	case !o.repair:
+		return damagedError{len(bad)}
+	}
+	return o.mend(ctx, s, store, display, broken, found.Damaged)
+}
+
+// brokenImages are the images that lack blobs, and those blobs with the damaged ones
+// that no image needs.
+func brokenImages(damaged []digest.Digest, images []blobstore.ImageUsage) (bad []digest.Digest, broken []blobstore.ImageUsage) {
+	bad = slices.Clone(damaged)
+	for _, i := range images {
+		if len(i.Missing) > 0 {
+			broken = append(broken, i)
+			bad = append(bad, i.Missing...)
+		}
+	}
+	slices.Sort(bad)
+	return slices.Compact(bad), broken
+}
+
+// tellReading tells of progress, a line now and then.
+func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *atomic.Int64) (stop func()) {
+	u, err := store.Usage(context.Background())
+	if o.quiet || err != nil || !isTerminal(s.err) {
+		return func() {}
+	}
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		const often = time.Second
+		tick := time.NewTicker(often)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				fmt.Fprint(s.err, "\r\x1b[K")
+				return
+			case <-tick.C:
+				fmt.Fprintf(s.err, "\rread %s of %s\x1b[K", progress.Size(read.Load()), progress.Size(u.Bytes))
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// mend fetches what images lack from their registries.
+func (o *verifyOptions) mend(ctx context.Context, s streams, store *blobstore.Store, display *display, broken []blobstore.ImageUsage, damaged []digest.Digest) error {
+	var refs []reference.Image
+	var failed failures
+	for _, i := range broken {
+		ref, err := reference.Parse(i.Name)
+		if err != nil || digest.Digest(i.Name).Validate() == nil {
+			failed = append(failed, fmt.Errorf("%s has no name that tells where it is from: import it again", i.Name))
+			continue
+		}
+		refs = append(refs, ref)
+	}
+	credentials, err := o.credentials(refs)
+	if err != nil {
+		return err
+	}
+	policy := retry.Policy{}
+	client, err := o.client(credentials, refs, 8, policy, display)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	opts := engine.Options{Store: store, Registry: client, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 16, PerHost: 8}, KeepGoing: true}
+	n := 0
+	for _, i := range broken {
+		ref, err := reference.Parse(i.Name)
+		if err != nil {
+			continue
+		}
+		if err := engine.Repair(ctx, opts, ref, i.Root); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		n += len(i.Missing)
+	}
+	display.Close()
+	if len(failed) > 0 {
+		return display.fail(failed)
+	}
+	fmt.Fprintf(s.out, "repaired %s\n", count(n, "blob"))
+	if left := len(damaged); left > 0 && len(broken) == 0 {
+		fmt.Fprintf(s.out, "%s of no image: nothing to fetch\n", count(left, "damaged blob"))
+	}
+	return nil
+}

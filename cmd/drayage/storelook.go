@@ -1,0 +1,201 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/cmd/drayage/progress"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+)
+
+// listedImage is an image as ls has it in JSON.
+type listedImage struct {
+	Name    string          `json:"name"` // with registry, and tag or digest
+	Digest  digest.Digest   `json:"digest"`
+	Size    int64           `json:"size"` // bytes of all its blobs
+	Own     int64           `json:"own"`  // of those that no other image needs
+	Used    time.Time       `json:"used,omitzero"`
+	Missing []digest.Digest `json:"missing,omitempty"` // blobs that are not there any more
+	Blobs   []digest.Digest `json:"blobs"`
+}
+
+func storeListCommand(s streams) *cobra.Command {
+	var dir, order string
+	var digests, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the images of the store",
+		Long: `Ls lists the images of the store with their digests, the bytes that they take, those of
+them that no other image needs, and when they were last used: pulled, imported, exported or
+served. With --digests it lists the digests of all their blobs, one a line: a list for pull --since.`,
+		Example: "  drayage store ls\n  drayage store ls --sort used\n  drayage store ls --digests > carried.txt",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if !slices.Contains([]string{"name", "size", "own", "used"}, order) {
+				return usageError{fmt.Errorf("--sort %q: want name, size, own or used", order)}
+			}
+			store, err := peekStore(dir)
+			if err != nil {
+				return err
+			}
+			images, err := store.ImageUsages()
+			if err != nil {
+				return err
+			}
+			slices.SortStableFunc(images, func(a, b blobstore.ImageUsage) int {
+				switch order {
+				case "size":
+					return cmp.Compare(b.Size, a.Size)
+				case "own":
+					return cmp.Compare(b.Own, a.Own)
+				case "used":
+					return b.Used.Compare(a.Used)
+				}
+				return cmp.Compare(a.Name, b.Name)
+			})
+			switch {
+			case digests:
+				return printDigests(s, images)
+			case asJSON:
+				return printImagesJSON(s, images)
+			}
+			return printImages(s, images)
+		},
+	}
+	storeFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&digests, "digests", false, "list the digests of all blobs of the images, sorted, one a line")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON, with the digests of each image's blobs")
+	cmd.Flags().StringVar(&order, "sort", "name", "in `ORDER` of name, size, own or used")
+	return cmd
+}
+
+func printDigests(s streams, images []blobstore.ImageUsage) error {
+	var all []digest.Digest
+	for _, r := range images {
+		all = append(all, r.Blobs...)
+	}
+	slices.Sort(all)
+	var text strings.Builder
+	for _, d := range slices.Compact(all) {
+		text.WriteString(d.String() + "\n")
+	}
+	_, err := s.out.WriteString(text.String())
+	return err
+}
+
+func printImagesJSON(s streams, images []blobstore.ImageUsage) error {
+	out := make([]listedImage, 0, len(images))
+	for _, i := range images {
+		out = append(out, listedImage{Name: i.Name, Digest: i.Target.Digest, Size: i.Size, Own: i.Own, Used: i.Used.UTC(), Missing: i.Missing, Blobs: i.Blobs})
+	}
+	return printJSON(s, out)
+}
+
+func printJSON(s streams, v any) error {
+	enc := json.NewEncoder(s.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// printImages prints a table for people, and for programs lines whose first fields
+// stay what they are.
+func printImages(s streams, images []blobstore.ImageUsage) error {
+	if !isTerminal(s.out) {
+		for _, i := range images {
+			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\t%s\n", familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339))
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tOWN\tLAST USED")
+	var missing int
+	for _, i := range images {
+		missing += len(i.Missing)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), ago(i.Used))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if missing > 0 {
+		fmt.Fprintf(s.err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", count(missing, "blob"))
+	}
+	return nil
+}
+
+// ago is a moment for people.
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "unknown"
+	}
+	const day = 24 * time.Hour
+	switch d := time.Since(t); {
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return count(int(d/time.Minute), "minute") + " ago"
+	case d < day:
+		return count(int(d/time.Hour), "hour") + " ago"
+	default:
+		return count(int(d/day), "day") + " ago"
+	}
+}
+
+func storeInfoCommand(s streams) *cobra.Command {
+	var dir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "info",
+		Short:   "Tell what the store has and takes",
+		Long:    "Info tells how many images and blobs the store has, what they take of the disk, and what of it could go.",
+		Example: "  drayage store info\n  drayage store info --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			store, err := peekStore(dir)
+			if err != nil {
+				return err
+			}
+			u, err := store.Usage(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(s, struct {
+					Dir string `json:"dir"`
+					blobstore.Usage
+				}{store.Dir(), u})
+			}
+			return printUsage(cmd.Context(), s, store, u)
+		},
+	}
+	storeFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return cmd
+}
+
+func printUsage(_ context.Context, s streams, store *blobstore.Store, u blobstore.Usage) error {
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "store\t%s\n", store.Dir())
+	fmt.Fprintf(w, "images\t%d\n", u.Images)
+	fmt.Fprintf(w, "blobs\t%d, %s\n", u.Blobs, progress.Size(u.Bytes))
+	fmt.Fprintf(w, "needed by no image\t%s\n", progress.Size(u.Unneeded))
+	if u.Converted > 0 {
+		fmt.Fprintf(w, "converted layers\t%d\n", u.Converted)
+	}
+	fmt.Fprintf(w, "half-fetched\t%d, %s\n", u.Partial, progress.Size(u.PartialSize))
+	if u.Quarantined > 0 {
+		fmt.Fprintf(w, "damaged, in quarantine\t%d\n", u.Quarantined)
+	}
+	if u.Free >= 0 {
+		fmt.Fprintf(w, "free on its disk\t%s\n", progress.Size(u.Free))
+	}
+	return w.Flush()
+}
