@@ -56,6 +56,11 @@ func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.De
 		return 0, p.tellSpace(local(err))
 	}
 	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
+	if p.watch != nil {
+		if err := p.watch.begun(in); err != nil {
+			return 0, errors.Join(local(err), in.Close())
+		}
+	}
 	t := transfer.New(desc, sources, in, p.transferOptions(desc))
 	p.flying.Add(1)
 	place.Share(t)
@@ -64,6 +69,9 @@ func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.De
 	p.flying.Add(-1)
 	if err == nil {
 		p.opts.observe(event.Verified{Digest: desc.Digest})
+		if p.watch != nil {
+			p.watch.verified()
+		}
 		err = p.commit(ctx, place, in, got)
 	}
 	if err = errors.Join(err, in.Close()); err != nil {
@@ -153,7 +161,12 @@ func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.
 }
 
 func (p *pull) transferOptions(desc ocispec.Descriptor) transfer.Options {
+	var front func(int64)
+	if p.watch != nil {
+		front = p.watch.front
+	}
 	return transfer.Options{
+		Front: front,
 		Budget: retry.NewBudget(p.opts.Retry, p.opts.Registry.Pulse(), func(f retry.Failure) {
 			if f.Congested() {
 				p.queue.Trouble(f.Host, true)

@@ -116,6 +116,9 @@ func (t *Transfer) hashing(h hash.Hash, work func(hash.Hash) error, n int64) {
 	begun := time.Now()
 	err := work(h)
 	took := time.Since(begun)
+	if err == nil {
+		t.opts.Front(at)
+	}
 	if err == nil && note {
 		err = t.sink.Note(stateNote(at, h))
 	}
@@ -339,6 +342,7 @@ func (t *Transfer) verify() {
 	t.verified = true
 	t.front = front{hash: h, hashed: from, promised: from, noted: from}
 	kept := t.kept
+	t.opts.Front(from)
 	t.changed.Broadcast()
 	t.mu.Unlock()
 	t.opts.Resumed(kept)

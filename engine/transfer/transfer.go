@@ -134,6 +134,9 @@ type Options struct {
 	Arrived  func(host string, n int64)                   // n of the bytes of Progress came from there
 	Ranged   func(host string, yes bool)                  // it gave a connection its first range, or ignores ranges
 	Broken   func(host string)                            // a connection broke, or fell silent
+	// Front is told how far all is there and hashed, as that grows; 0 when all is thrown
+	// away. One call at a time.
+	Front func(n int64)
 }
 
 func (o *Options) fill() {
@@ -172,6 +175,9 @@ func (o *Options) fill() {
 	}
 	if o.Broken == nil {
 		o.Broken = func(string) {}
+	}
+	if o.Front == nil {
+		o.Front = func(int64) {}
 	}
 	if o.IgnoresRange == nil {
 		o.IgnoresRange = func(string) bool { return false }
@@ -320,6 +326,7 @@ func (t *Transfer) restart() error {
 		t.changed.Wait()
 	}
 	lost, kept := t.arrived, t.kept
+	t.opts.Front(0)
 	t.alone = false
 	t.gaps = wholeGap(t.want.Size)
 	t.arrived, t.kept, t.endedAt, t.verified = 0, 0, -1, true

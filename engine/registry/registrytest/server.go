@@ -248,7 +248,7 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for kind, answer := range map[string]func(w http.ResponseWriter, r *http.Request, repo, ref string){
-		"/manifests/": s.manifest, "/blobs/": s.blob, "/referrers/": s.listReferrers,
+		"/manifests/": s.manifest, "/blobs/": s.blob, "/referrers/": s.listReferrers, "/tags/": s.listTags,
 	} {
 		if repo, ref, ok := cutLast(path, kind); ok {
 			if s.allowed(w, r, repo) {
@@ -262,6 +262,32 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	fail(w, http.StatusNotFound, "NAME_UNKNOWN", "no such repository")
+}
+
+// listTags lists the tags of a repository, in pages of two: who reads one page alone is
+// found out.
+func (s *Server) listTags(w http.ResponseWriter, r *http.Request, repo, _ string) {
+	s.mu.Lock()
+	var tags []string
+	for name := range s.tags {
+		if tag, ok := strings.CutPrefix(name, repo+":"); ok {
+			tags = append(tags, tag)
+		}
+	}
+	s.mu.Unlock()
+	if len(tags) == 0 {
+		fail(w, http.StatusNotFound, "NAME_UNKNOWN", "no such repository")
+		return
+	}
+	slices.Sort(tags)
+	from, _ := slices.BinarySearch(tags, r.FormValue("last")+"\x00") // after the last one
+	page := tags[from:]
+	const most = 2
+	if len(page) > most {
+		page = page[:most]
+		w.Header().Set("Link", fmt.Sprintf(`</v2/%s/tags/list?last=%s&n=%d>; rel="next"`, repo, page[most-1], most))
+	}
+	w.Write(mustJSON(map[string]any{"name": repo, "tags": page}))
 }
 
 func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo, ref string) {

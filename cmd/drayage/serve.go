@@ -1,0 +1,436 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/cmd/drayage/web"
+	"drayage/engine"
+	"drayage/engine/event"
+	"drayage/engine/mirror"
+	"drayage/engine/registry"
+	"drayage/engine/retry"
+	"drayage/engine/schedule"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	limits "golang.org/x/time/rate"
+)
+
+// serveOptions are the flags of serve, as given.
+type serveOptions struct {
+	networkFlags
+	displayFlags
+	dir      string
+	listen   string
+	tlsCert  string
+	tlsKey   string
+	htpasswd string
+	through  string
+	fresh    time.Duration
+	registry string
+	jobs     int
+	perHost  int
+	patience time.Duration
+	noSync   bool
+
+	connections int
+	perClient   int
+	requests    float64
+	clientRate  rate
+	budget      size
+	log         string
+	pprof       string
+	drain       time.Duration
+}
+
+func serveCommand(s streams) *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve [flags]",
+		Short: "Serve the store as a registry that can only be read",
+		Long: `Serve makes a registry of the store, for Docker, containerd, Podman and whatever else pulls
+images, directly or as a mirror; docs/serve.md says how to set each of them up. With
+--pull-through it fetches what the store doesn't have from the registries that are named, and
+gives it to clients while it arrives, once for however many ask. A tag is taken as it is in the
+store for --fresh, then upstream is asked by HEAD; when upstream is down, what the tag was is
+served, and marked as stale.
+
+A page for people is at /, metrics for Prometheus at /metrics, health checks at /healthz and
+/readyz. Credentials for upstream are those of pull, and never reach clients.
+
+It listens to this machine alone unless --listen says otherwise. SIGTERM lets what is under way
+end, for --drain at most. Under systemd it takes its sockets, and tells when it is ready.`,
+		Example: `  drayage serve
+  drayage serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users
+  drayage serve --pull-through docker.io,ghcr.io --fresh 1h --budget 500GiB`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runServe(cmd.Context(), s, o) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.listen, "listen", "127.0.0.1:5000", "serve at `HOST:PORT`")
+	storeFlag(cmd, &o.dir)
+	f.StringVar(&o.tlsCert, "tls-cert", "", "`FILE` with the certificate to serve HTTPS with")
+	f.StringVar(&o.tlsKey, "tls-key", "", "`FILE` with its key")
+	f.StringVar(&o.htpasswd, "htpasswd", "", "want a user name and password of `FILE`, as htpasswd -B writes it")
+	f.StringVar(&o.through, "pull-through", "", "fetch what the store doesn't have from these `REGISTRIES`: docker.io,ghcr.io")
+	f.DurationVar(&o.fresh, "fresh", 5*time.Minute, "take a tag as it is in the store for `DUR`, then ask upstream")
+	f.StringVar(&o.registry, "default-registry", "docker.io", "the `REGISTRY` of images whose names don't have one")
+	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections to upstream for one blob, at most `N`")
+	f.IntVar(&o.perHost, "per-host", 8, "connections to one host upstream, at most `N`")
+	f.DurationVar(&o.patience, "give-up-after", 30*time.Second, "tell clients of a failure when no byte has come from upstream for `DUR`")
+	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
+	f.IntVar(&o.connections, "max-connections", 4096, "connections of all clients, at most `N`; more wait")
+	f.IntVar(&o.perClient, "max-per-client", 256, "connections of one address, at most `N`; more are closed")
+	f.Float64Var(&o.requests, "client-requests", 0, "requests of one address a second, at most `N` (default: no bound)")
+	f.Var(&o.clientRate, "client-rate", "bytes a second to one address, at most `RATE` (default: no bound)")
+	f.Var(&o.budget, "budget", "keep the store under `SIZE`: those images go that were used longest ago (default: no bound)")
+	f.StringVar(&o.log, "access-log", "", "write a line for each request to `FILE`, - for standard output")
+	f.StringVar(&o.pprof, "pprof", "", "serve profiles of the program at `HOST:PORT`")
+	f.DurationVar(&o.drain, "drain", 30*time.Second, "when told to end, let requests under way end within `DUR`")
+	o.networkFlags.add(f)
+	o.displayFlags.add(f)
+	return cmd
+}
+
+// check finds what is wrong with the command line as a whole.
+func (o *serveOptions) check() error {
+	switch {
+	case (o.tlsCert == "") != (o.tlsKey == ""):
+		return usageError{errors.New("--tls-cert and --tls-key go together")}
+	case o.jobs < 1 || o.perHost < 1 || o.connections < 0 || o.perClient < 0 || o.requests < 0:
+		return usageError{errors.New("--jobs and --per-host must be at least 1, and other numbers not less than 0")}
+	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
+		return usageError{errors.New("--fresh and --drain must not be less than nothing, and --give-up-after more")}
+	}
+	return nil
+}
+
+func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
+	upstreams, err := registries(o.through)
+	if err != nil {
+		return err
+	}
+	dir, err := storeDir(o.dir)
+	if err != nil {
+		return err
+	}
+	display, err := o.display(s)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	conf, err := o.serverTLS()
+	if err != nil {
+		return err
+	}
+	var passwords *web.Passwords
+	if o.htpasswd != "" {
+		if passwords, err = web.ReadPasswords(o.htpasswd); err != nil {
+			return usageError{fmt.Errorf("--htpasswd: %w", err)}
+		}
+	}
+	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk, NoSync: o.noSync})
+	if err != nil {
+		return err
+	}
+	log, closeLog, err := o.accessLog(s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeLog()) }()
+	metrics := web.NewMetrics()
+	transfers := web.NewTransfers(metrics)
+	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served}
+	if len(upstreams) > 0 {
+		through, done, err := o.upstream(ctx, store, event.Observers{display, transfers}, display)
+		if err != nil {
+			return err
+		}
+		defer done()
+		m.Upstream, m.Allowed = through, func(registry string) bool { return slices.Contains(upstreams, registry) }
+	}
+	closing, endStreams := context.WithCancel(context.Background())
+	defer endStreams()
+	handler := web.Handler(web.Options{
+		Store: store, Mirror: mirror.New(m), Passwords: passwords, Log: log, Metrics: metrics, Transfers: transfers, Budget: int64(o.budget),
+		Limits:  web.Limits{Requests: limits.Limit(o.requests), Bytes: o.clientRate.perSecond()},
+		Groups:  func() []web.Group { return warmGroups(store) },
+		Version: versionString(), Closing: closing.Done(),
+	})
+	return o.run(ctx, s, store, handler, conf, display, endStreams)
+}
+
+// registries reads a list of registries' names.
+func registries(list string) ([]string, error) {
+	var out []string
+	for _, word := range strings.Split(list, ",") {
+		if word = strings.TrimSpace(word); word == "" {
+			continue
+		}
+		name, err := registry.ParseName(word)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--pull-through: %w", err)}
+		}
+		out = append(out, name)
+	}
+	return out, nil
+}
+
+// serverTLS is how HTTPS is spoken, nil for plain HTTP. The certificate is read again
+// when it has changed.
+func (o *serveOptions) serverTLS() (*tls.Config, error) {
+	if o.tlsCert == "" {
+		return nil, nil
+	}
+	reload, err := newReloading(o.tlsCert, o.tlsKey)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--tls-cert and --tls-key: %w", err)}
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.get, NextProtos: []string{"h2", "http/1.1"}}, nil
+}
+
+// accessLog is where requests are logged, nil for nowhere.
+func (o *serveOptions) accessLog(s streams) (*slog.Logger, func() error, error) {
+	var w io.Writer
+	done := func() error { return nil }
+	switch o.log {
+	case "":
+		return nil, done, nil
+	case "-":
+		w = s.out
+	default:
+		f, err := os.OpenFile(o.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--access-log: %w", err)
+		}
+		w, done = f, f.Close
+	}
+	return slog.New(slog.NewTextHandler(w, nil)), done, nil
+}
+
+// upstream is what brings blobs that the store doesn't have.
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, observer event.Observer, d *display) (*engine.Through, func(), error) {
+	credentials, err := o.credentials(nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	policy := retry.Policy{Patience: o.patience}
+	client, err := o.newClient(credentials, nil, policy, observer, d, func(r *registry.Options) { r.PerHost = o.perHost })
+	if err != nil {
+		return nil, nil, err
+	}
+	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
+		Store: store, Registry: client, Observer: observer, Retry: policy, Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Hush: o.stall / 5,
+	}, o.fresh)
+	return through, func() { through.Close(); client.Close() }, nil
+}
+
+// listeners are those that systemd has opened, or one of its own.
+func (o *serveOptions) listeners(ctx context.Context) ([]net.Listener, error) {
+	given, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("taking systemd's sockets: %w", err)
+	}
+	given = slices.DeleteFunc(given, func(l net.Listener) bool { return l == nil })
+	if len(given) > 0 {
+		return given, nil
+	}
+	if _, _, err := net.SplitHostPort(o.listen); err != nil {
+		return nil, usageError{fmt.Errorf("--listen %q: want HOST:PORT, such as :5000", o.listen)}
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	return []net.Listener{l}, nil
+}
+
+// run serves until ctx is done, and then until what is under way has ended.
+func (o *serveOptions) run(ctx context.Context, s streams, store *blobstore.Store, handler http.Handler, conf *tls.Config, d *display, endStreams func()) error {
+	const (
+		header = 10 * time.Second // for a request's header to come
+		idle   = 2 * time.Minute  // between requests
+		most   = 32 << 10         // bytes of a header
+	)
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: header, IdleTimeout: idle, MaxHeaderBytes: most, TLSConfig: conf,
+		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what clients do wrong
+		BaseContext: func(net.Listener) context.Context { return requests },
+	}
+	server.RegisterOnShutdown(endStreams)
+	if conf == nil {
+		var protocols http.Protocols
+		protocols.SetHTTP1(true)
+		server.Protocols = &protocols
+	}
+	allowDraining(ctx, o.drain+5*time.Second)
+	ls, err := o.listeners(ctx)
+	if err != nil {
+		return err
+	}
+	profiles, err := servePprof(ctx, o.pprof)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, len(ls))
+	for _, l := range ls {
+		scheme := "http"
+		if conf != nil {
+			scheme = "https"
+		}
+		if !o.quiet {
+			fmt.Fprintf(s.err, "serving %s at %s://%s\n", store.Dir(), scheme, l.Addr())
+		}
+		go func() {
+			l := web.Listener(l, o.connections, o.perClient)
+			if conf != nil {
+				served <- server.ServeTLS(l, "", "")
+			} else {
+				served <- server.Serve(l)
+			}
+		}()
+	}
+	swept := make(chan struct{})
+	sweeping, stopSweeping := context.WithCancel(ctx)
+	go func() { defer close(swept); o.keepBudget(sweeping, store, d) }()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // false where there is no systemd
+	select {
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case err = <-served:
+		served <- err
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	stopSweeping()
+	<-swept
+	draining, stop := context.WithTimeout(context.WithoutCancel(ctx), o.drain)
+	defer stop()
+	if server.Shutdown(draining) != nil { // some took too long
+		cancel()
+		err = errors.Join(err, server.Close())
+	}
+	if profiles != nil {
+		err = errors.Join(err, profiles.Close())
+	}
+	for range ls {
+		if e := <-served; !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
+			err = errors.Join(err, e)
+		}
+	}
+	var sig signalError
+	if errors.As(err, &sig) { // to end when told to is what it is for
+		return nil
+	}
+	return err
+}
+
+// keepBudget sweeps the store now and then when it is over its budget.
+func (o *serveOptions) keepBudget(ctx context.Context, store *blobstore.Store, d *display) {
+	if o.budget <= 0 {
+		return
+	}
+	const often = time.Minute
+	tick := time.NewTicker(often)
+	defer tick.Stop()
+	for {
+		g, err := store.FindGarbage(ctx, blobstore.Keep{Budget: int64(o.budget)})
+		if err == nil {
+			err = store.Sweep(ctx, g)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.Observe(event.Warned{Message: "keeping the budget: " + err.Error()})
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// servePprof serves profiles at an address of their own; "" is nowhere.
+func servePprof(ctx context.Context, address string) (*http.Server, error) {
+	if address == "" {
+		return nil, nil
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--pprof: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	const header = 10 * time.Second
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: header}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	return server, nil
+}
+
+// reloading is a certificate that is read again when its file has changed.
+type reloading struct {
+	cert, key string
+	state     chan reloadState // holds one: a lock
+}
+
+type reloadState struct {
+	pair   *tls.Certificate
+	age    time.Time
+	looked time.Time
+}
+
+func newReloading(cert, key string) (*reloading, error) {
+	r := &reloading{cert: cert, key: key, state: make(chan reloadState, 1)}
+	st, err := r.read(reloadState{})
+	r.state <- st
+	return r, err
+}
+
+func (r *reloading) read(old reloadState) (reloadState, error) {
+	old.looked = time.Now()
+	info, err := os.Stat(filepath.Clean(r.cert))
+	if err != nil {
+		return old, err
+	}
+	if old.pair != nil && info.ModTime().Equal(old.age) {
+		return old, nil
+	}
+	pair, err := tls.LoadX509KeyPair(r.cert, r.key)
+	if err != nil {
+		return old, err
+	}
+	return reloadState{&pair, info.ModTime(), old.looked}, nil
+}
+
+func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	const often = 10 * time.Second
+	st := <-r.state
+	if time.Since(st.looked) > often {
+		st, _ = r.read(st) // what was read before is good, if this isn't
+	}
+	r.state <- st
+	return st.pair, nil
+}

@@ -1,0 +1,244 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/engine/image"
+	"drayage/engine/reference"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// repositories are the names of images in the store, each with its tags, as a request
+// for one would have it: without the registry when that is the default.
+func (h *Handler) repositories() (map[string][]string, error) {
+	roots, err := h.o.Store.Roots()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string][]string)
+	for _, r := range roots {
+		ref, err := reference.Parse(r.Name)
+		if err != nil || ref.Tagged() != r.Name {
+			continue // it has no tag
+		}
+		name := ref.Repository()
+		if ref.Registry() != h.o.Registry {
+			name = ref.Registry() + "/" + name
+		}
+		out[name] = append(out[name], ref.Tag())
+	}
+	return out, nil
+}
+
+// catalog lists the repositories, page by page.
+func (h *Handler) catalog(w http.ResponseWriter, r *http.Request) error {
+	repos, err := h.repositories()
+	if err != nil {
+		return err
+	}
+	names := make([]string, 0, len(repos))
+	for name := range repos {
+		names = append(names, name)
+	}
+	names, err = page(w, r, names)
+	if err != nil {
+		return err
+	}
+	return sendJSON(w, map[string]any{"repositories": names})
+}
+
+// tags lists the tags of a repository, page by page ("Listing Tags"). Those are of the
+// images in the store.
+func (h *Handler) tags(w http.ResponseWriter, r *http.Request, repo, rest string) error {
+	if rest != "list" {
+		return errPath
+	}
+	repos, err := h.repositories()
+	if err != nil {
+		return err
+	}
+	ref, err := h.image(r, repo, "latest")
+	if err != nil {
+		return err
+	}
+	name := ref.Repository()
+	if ref.Registry() != h.o.Registry {
+		name = ref.Registry() + "/" + name
+	}
+	tags, ok := repos[name]
+	if !ok {
+		return errNoName
+	}
+	if tags, err = page(w, r, tags); err != nil {
+		return err
+	}
+	return sendJSON(w, map[string]any{"name": repo, "tags": tags})
+}
+
+// page is the part of a list that a request asks for, in order, and says where the next
+// one is.
+func page(w http.ResponseWriter, r *http.Request, all []string) ([]string, error) {
+	slices.Sort(all)
+	q := r.URL.Query()
+	if last := q.Get("last"); last != "" {
+		i, found := slices.BinarySearch(all, last)
+		if found {
+			i++
+		}
+		all = all[i:]
+	}
+	if text := q.Get("n"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 {
+			return nil, errPage
+		}
+		if n < len(all) {
+			all = all[:n]
+			if n > 0 {
+				next := url.Values{"n": {text}, "last": {all[n-1]}}
+				if ns := q.Get("ns"); ns != "" {
+					next.Set("ns", ns)
+				}
+				w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.EscapedPath(), next.Encode()))
+			}
+		}
+	}
+	return append([]string{}, all...), nil
+}
+
+// referrers lists what refers to a manifest and is in the store ("Listing Referrers").
+func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, _, text string) error {
+	subject := digest.Digest(text)
+	if subject.Validate() != nil {
+		return errDigest
+	}
+	roots, err := h.o.Store.Roots()
+	if err != nil {
+		return err
+	}
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
+	want := r.URL.Query().Get("artifactType")
+	seen := make(map[digest.Digest]bool)
+	for _, root := range roots {
+		for _, b := range root.Beside {
+			if seen[b.Digest] {
+				continue
+			}
+			seen[b.Digest] = true
+			d, ok, err := h.referrer(b, subject)
+			if err != nil {
+				return err
+			}
+			if ok && (want == "" || d.ArtifactType == want) {
+				index.Manifests = append(index.Manifests, d)
+			}
+		}
+	}
+	if want != "" {
+		w.Header().Set("Oci-Filters-Applied", "artifactType")
+	}
+	slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
+	if err := sendJSONAs(w, ocispec.MediaTypeImageIndex, index); err != nil {
+		return err
+	}
+	return nil
+}
+
+// referrer is a manifest's descriptor as a list of referrers has it, if it refers to a
+// subject.
+func (h *Handler) referrer(b ocispec.Descriptor, subject digest.Digest) (ocispec.Descriptor, bool, error) {
+	raw, err := h.o.Store.Read(b.Digest, image.MaxSize)
+	if errors.Is(err, blobstore.ErrNotFound) {
+		return b, false, nil
+	}
+	if err != nil {
+		return b, false, err
+	}
+	doc, err := image.DecodeVerified(raw, b.Digest)
+	if err != nil {
+		return b, false, nil // what can't be read refers to nothing
+	}
+	d := ocispec.Descriptor{MediaType: doc.Descriptor.MediaType, Digest: b.Digest, Size: int64(len(raw))}
+	var of *ocispec.Descriptor
+	switch {
+	case doc.Manifest != nil:
+		of, d.Annotations, d.ArtifactType = doc.Manifest.Subject, doc.Manifest.Annotations, doc.Manifest.ArtifactType
+		if d.ArtifactType == "" {
+			d.ArtifactType = doc.Manifest.Config.MediaType
+		}
+	case doc.Index != nil:
+		of, d.Annotations, d.ArtifactType = doc.Index.Subject, doc.Index.Annotations, doc.Index.ArtifactType
+	}
+	return d, of != nil && of.Digest == subject, nil
+}
+
+func sendJSONAs(w http.ResponseWriter, kind string, v any) error {
+	return sendJSON(typed{w, kind}, v)
+}
+
+// typed sets a content type that who writes would set otherwise.
+type typed struct {
+	http.ResponseWriter
+	kind string
+}
+
+func (t typed) Write(p []byte) (int, error) {
+	t.Header().Set("Content-Type", t.kind)
+	return t.ResponseWriter.Write(p)
+}
+
+// typeCache remembers the media types of manifests.
+type typeCache struct {
+	mu    sync.Mutex
+	kinds map[digest.Digest]string
+}
+
+func (c *typeCache) get(d digest.Digest) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok := c.kinds[d]
+	return k, ok
+}
+
+func (c *typeCache) put(d digest.Digest, kind string) {
+	const most = 10000 // then all are forgotten
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kinds == nil || len(c.kinds) >= most {
+		c.kinds = make(map[digest.Digest]string)
+	}
+	c.kinds[d] = kind
+}
+
+// useNotes notes the use of images in the store, each once in a while.
+type useNotes struct {
+	store *blobstore.Store
+	mu    sync.Mutex
+	noted map[string]time.Time
+}
+
+func (u *useNotes) note(name string) {
+	const often = time.Minute
+	now := time.Now()
+	u.mu.Lock()
+	fresh := now.Sub(u.noted[name]) < often
+	if !fresh {
+		u.noted[name] = now
+	}
+	u.mu.Unlock()
+	if !fresh {
+		_ = u.store.Use(name) // one that can't be noted is used all the same
+	}
+}

@@ -1,0 +1,292 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/engine"
+	"drayage/engine/chaos"
+	"drayage/engine/mirror"
+	"drayage/engine/reference"
+	"drayage/engine/registry"
+	"drayage/engine/registry/registrytest"
+	"drayage/engine/retry"
+	"drayage/engine/schedule"
+)
+
+// relay is a mirror before a registry.
+type relay struct {
+	t        *testing.T
+	upstream *registrytest.Server
+	store    *blobstore.Store
+	through  *engine.Through
+	url      string
+}
+
+func newRelay(t *testing.T, fresh time.Duration) *relay {
+	t.Helper()
+	r := &relay{t: t, upstream: registrytest.New()}
+	t.Cleanup(r.upstream.Close)
+	var err error
+	if r.store, err = blobstore.Open(filepath.Join(t.TempDir(), "store")); err != nil {
+		t.Fatal(err)
+	}
+	policy := retry.Policy{Patience: 2 * time.Second}
+	client := registry.New(registry.Options{Retry: policy})
+	t.Cleanup(client.Close)
+	r.through = engine.NewThrough(context.Background(), engine.Options{
+		Store: r.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: 4, PerHost: 4},
+	}, fresh)
+	t.Cleanup(r.through.Close)
+	server := httptest.NewServer(mirror.New(mirror.Options{
+		Store: r.store, Registry: r.upstream.Host(), Upstream: r.through, Allowed: func(name string) bool { return name == r.upstream.Host() },
+	}))
+	t.Cleanup(server.Close)
+	r.url = server.URL
+	return r
+}
+
+// answer is an answer without its body.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+}
+
+// get asks the mirror for something, and returns the answer and its body.
+func (r *relay) get(path string, header ...string) (answer, []byte) {
+	r.t.Helper()
+	resp, body, err := r.try(r.t.Context(), path, header...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return resp, body
+}
+
+func (r *relay) try(ctx context.Context, path string, header ...string) (answer, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+path, nil)
+	if err != nil {
+		return answer{}, nil, err
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return answer{}, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header}, body, err
+}
+
+func (r *relay) blob(img registrytest.Image, n int) (path string, content []byte) {
+	d := img.Layers[n].Digest
+	return "/v2/team/app/blobs/" + d.String(), img.Blobs[d]
+}
+
+// What isn't in the store comes from upstream, once for however many ask, and stays
+// there with its image.
+func TestThroughFetchesOnceForAll(t *testing.T) {
+	r := newRelay(t, time.Hour)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, 5<<20), registrytest.Random(2, 1000))
+	r.upstream.Push("team/app", "1", img)
+	resp, body := r.get("/v2/team/app/manifests/1")
+	if resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Manifest) || resp.Header.Get("Docker-Content-Digest") != img.Descriptor.Digest.String() {
+		t.Fatalf("%d: %s", resp.StatusCode, body)
+	}
+	path, content := r.blob(img, 0)
+	var all sync.WaitGroup
+	for i := range 50 {
+		all.Go(func() {
+			header, want := []string{}, content
+			if i%2 == 1 {
+				header, want = []string{"Range", "bytes=1000000-1999999"}, content[1_000_000:2_000_000]
+			}
+			_, body, err := r.try(t.Context(), path, header...)
+			if err != nil || !bytes.Equal(body, want) {
+				t.Errorf("%d bytes, %v", len(body), err)
+			}
+		})
+	}
+	all.Wait()
+	if sent, size := r.upstream.Sent(), int64(len(content)+len(img.Manifest)); sent > size+size/20 {
+		t.Errorf("upstream has sent %d bytes for %d", sent, size)
+	}
+	for _, n := range []string{"/v2/team/app/manifests/1", path} {
+		r.upstream.Forget()
+		if resp, _ := r.get(n); resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %d", n, resp.StatusCode)
+		}
+		if got := len(r.upstream.Requests()); got != 0 {
+			t.Errorf("%s: %d requests upstream for what is here", n, got)
+		}
+	}
+	root, err := r.store.Root(r.upstream.Host() + "/team/app:1")
+	if err != nil || root.Target.Digest != img.Descriptor.Digest || len(root.Blobs) != 2 {
+		t.Errorf("%+v, %v", root, err)
+	}
+	if resp, _ := r.get("/v2/team/app/blobs/" + registrytest.Describe("", []byte("absent")).Digest.String()); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("a blob that is nowhere: %d", resp.StatusCode)
+	}
+	if resp, _ := r.get("/v2/absent/manifests/1"); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("an image that is nowhere: %d", resp.StatusCode)
+	}
+	if resp, _ := r.get("/v2/team/app/manifests/1?ns=other.example"); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("a registry that may not be asked: %d", resp.StatusCode)
+	}
+}
+
+// A client gets what is there while the rest is on its way.
+func TestThroughGivesWhatIsThere(t *testing.T) {
+	r := newRelay(t, time.Hour)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, 2<<20))
+	r.upstream.Push("team/app", "1", img)
+	r.get("/v2/team/app/manifests/1")
+	path, content := r.blob(img, 0)
+	release := make(chan struct{})
+	r.upstream.Break(path, 1, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+			w.Write(content[:1<<20])
+			http.NewResponseController(w).Flush()
+			<-release
+			w.Write(content[1<<20:])
+		})
+	})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	half := make([]byte, 1<<19)
+	if _, err := io.ReadFull(resp.Body, half); err != nil || !bytes.Equal(half, content[:1<<19]) {
+		t.Errorf("the first half while the second is held: %v", err)
+	}
+	close(release)
+	rest, err := io.ReadAll(resp.Body)
+	if err != nil || !bytes.Equal(append(half, rest...), content) {
+		t.Errorf("the whole: %d bytes, %v", len(half)+len(rest), err)
+	}
+}
+
+// Nobody gets all of a blob that is not what it should be.
+func TestThroughHoldsBackWhatIsWrong(t *testing.T) {
+	r := newRelay(t, time.Hour)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20), registrytest.Random(2, 100))
+	r.upstream.Push("team/app", "1", img)
+	r.get("/v2/team/app/manifests/1")
+	for n := range img.Layers {
+		path, content := r.blob(img, n)
+		r.upstream.SetBlob("team/app", img.Layers[n].Digest, registrytest.Random(9, len(content)))
+		_, body, err := r.try(t.Context(), path)
+		if err == nil && len(body) >= len(content) {
+			t.Errorf("layer %d: all %d bytes of something else came", n, len(body))
+		}
+		r.upstream.SetBlob("team/app", img.Layers[n].Digest, content)
+		// The fetch of what was wrong may be under way still: who asks then shares its end.
+		const tries = 10
+		for i := range tries {
+			_, body, err := r.try(t.Context(), path)
+			if err == nil && bytes.Equal(body, content) {
+				break
+			}
+			if i == tries-1 {
+				t.Errorf("layer %d, when it is right again: %v", n, err)
+			}
+		}
+	}
+}
+
+// A tag is taken as it is for a time, then asked for; and when upstream is down, what it
+// was is served, and marked.
+func TestThroughIsFreshOrSaysSo(t *testing.T) {
+	for _, fresh := range []time.Duration{0, time.Hour} {
+		r := newRelay(t, fresh)
+		one, two := registrytest.Build("linux/amd64", registrytest.Random(1, 100)), registrytest.Build("linux/amd64", registrytest.Random(2, 100))
+		r.upstream.Push("team/app", "1", one)
+		r.get("/v2/team/app/manifests/1")
+		r.upstream.Push("team/app", "1", two)
+		want := two
+		if fresh > 0 {
+			want = one
+		}
+		if _, body := r.get("/v2/team/app/manifests/1"); !bytes.Equal(body, want.Manifest) {
+			t.Errorf("fresh for %s: another manifest", fresh)
+		}
+		r.upstream.Forget()
+		resp, _ := r.get("/v2/team/app/manifests/1")
+		gets := 0
+		for _, q := range r.upstream.Requests() {
+			if q.Method == http.MethodGet {
+				gets++
+			}
+		}
+		if gets > 0 || resp.Header.Get("Warning") != "" {
+			t.Errorf("fresh for %s: %d GETs for an unchanged tag", fresh, gets)
+		}
+		if fresh > 0 {
+			continue
+		}
+		r.upstream.Break("/manifests/", -1, chaos.Status(http.StatusServiceUnavailable))
+		resp, body := r.get("/v2/team/app/manifests/1")
+		if resp.StatusCode != http.StatusOK || !bytes.Equal(body, two.Manifest) || !strings.HasPrefix(resp.Header.Get("Warning"), "110") {
+			t.Errorf("upstream is down: %d, %q", resp.StatusCode, resp.Header.Get("Warning"))
+		}
+		if resp, _ := r.get("/v2/team/other/manifests/1"); resp.StatusCode != http.StatusBadGateway {
+			t.Errorf("upstream is down, and nothing is here: %d", resp.StatusCode)
+		}
+	}
+}
+
+// A client that goes away doesn't stop the others, nor what is fetched.
+func TestThroughOutlivesItsClients(t *testing.T) {
+	r := newRelay(t, time.Hour)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20))
+	r.upstream.Push("team/app", "1", img)
+	ref, err := reference.Parse(r.upstream.Host() + "/team/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.through.Manifest(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	r.upstream.Break("/blobs/", 1, chaos.Hold(release))
+	ctx, cancel := context.WithCancel(t.Context())
+	b, err := r.through.Blob(ctx, ref, img.Layers[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("reading without a client: %v", err)
+	}
+	b.Close()
+	close(release)
+	other, err := r.through.Blob(t.Context(), ref, img.Layers[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if got, err := io.ReadAll(other); err != nil || !bytes.Equal(got, img.Blobs[img.Layers[0].Digest]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if n := r.upstream.Count("/blobs/"); n != 1 {
+		t.Errorf("%d requests for the blob", n)
+	}
+}

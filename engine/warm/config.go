@@ -1,0 +1,497 @@
+// Package warm keeps chosen images fresh in a store, on a schedule: what to keep, when to
+// look, how fast to fetch, what to drop. It fetches nothing by itself.
+package warm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"drayage/engine/image"
+	"drayage/engine/reference"
+
+	"github.com/robfig/cron/v3"
+	"go.yaml.in/yaml/v3"
+)
+
+// Config is what a file says: docs/warm.md.
+type Config struct {
+	Store  string `yaml:"store"`
+	Budget Budget `yaml:"budget"`
+	// Windows are when to fetch, and how fast: 22:00-06:00: 50MiB/s, else: off.
+	Windows  Windows  `yaml:"windows"`
+	Timezone Timezone `yaml:"timezone"`
+	Hooks    Hooks    `yaml:"hooks"`
+	Groups   []Group  `yaml:"groups"`
+}
+
+// Budget is what the store may take: when it is over High, images go until it is not
+// over Low. Sizes are bytes; 0 is no bound.
+type Budget struct{ High, Low int64 }
+
+// Group is images that are kept fresh together.
+type Group struct {
+	Name      string     `yaml:"name"`
+	Images    []Selector `yaml:"images"`
+	Platforms []Platform `yaml:"platforms"`
+	Referrers bool       `yaml:"referrers"`
+	// Schedule and Every say when to look; one of them.
+	Schedule Cron      `yaml:"schedule"`
+	Every    Duration  `yaml:"every"`
+	Jitter   Duration  `yaml:"jitter"`
+	FinishBy TimeOfDay `yaml:"finish_by"`
+	Keep     Keep      `yaml:"keep"`
+	// ReadyFile, if not "", is a file that is there as long as all of the group is
+	// complete and fresh.
+	ReadyFile string `yaml:"ready_file"`
+}
+
+// Selector is an image by its name, or the newest tags of a repository that match a
+// pattern.
+type Selector struct {
+	Image   string
+	Tags    string // a pattern in which * is anything
+	Exclude string // a pattern; what matches it is left out
+	Newest  int    // how many; 0 is all
+}
+
+// Keep says what becomes of images that a group selects no more.
+type Keep struct {
+	Age    Duration `yaml:"age"`    // how long they stay then; 0 is until the budget needs their space
+	Pinned bool     `yaml:"pinned"` // the images that it selects stay whatever the budget says
+}
+
+// Hooks are told of what happens.
+type Hooks struct {
+	Fresh  []Hook `yaml:"fresh"`  // an image has changed, and is complete
+	Failed []Hook `yaml:"failed"` // an image could not be had
+	Round  []Hook `yaml:"round"`  // a round has ended
+}
+
+// Hook is a command, which gets what happened as JSON on its standard input, or a URL,
+// which gets it by POST.
+type Hook struct {
+	Command []string `yaml:"command"`
+	URL     string   `yaml:"url"`
+}
+
+// Windows are times of the day with the bytes a second that may be fetched in them.
+type Windows struct {
+	List []Window
+	Else Rate // outside of all; without any windows there is no bound
+}
+
+// Window is from one time of the day to another, perhaps over midnight.
+type Window struct {
+	From, To TimeOfDay
+	Rate     Rate
+}
+
+// Rate is bytes a second; Off is not at all, and Unbound without a bound.
+type Rate int64
+
+// The rates that are none.
+const (
+	Unbound Rate = 0
+	Off     Rate = -1
+)
+
+// TimeOfDay is minutes since midnight, plus 1; 0 is none.
+type TimeOfDay int
+
+// Duration is one with days: 30d, 12h.
+type Duration time.Duration
+
+// Timezone is where days begin. The zero value is this machine's.
+type Timezone struct{ *time.Location }
+
+// Cron is a schedule.
+type Cron struct {
+	cron.Schedule
+	text string
+}
+
+// Platform is one that is wanted.
+type Platform struct{ image.Platform }
+
+// Load reads a file's content. Errors tell the line.
+func Load(in io.Reader) (*Config, error) {
+	var c Config
+	d := yaml.NewDecoder(io.LimitReader(in, 1<<20))
+	d.KnownFields(true)
+	if err := d.Decode(&c); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("it is empty")
+		}
+		return nil, tidy(err)
+	}
+	var more any
+	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it has more than one document")
+	}
+	return &c, c.check()
+}
+
+var typeName = regexp.MustCompile(` in type \S+`)
+
+// tidy makes an error of the library one line, without names of this program's types.
+func tidy(err error) error {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	text = strings.TrimPrefix(text, "unmarshal errors:\n")
+	text = strings.ReplaceAll(typeName.ReplaceAllString(text, ""), "not found", "is not known here")
+	var lines []string
+	for _, l := range strings.Split(text, "\n") {
+		lines = append(lines, strings.TrimSpace(l))
+	}
+	return errors.New(strings.Join(lines, "; "))
+}
+
+// check finds what is wrong with it as a whole.
+func (c *Config) check() error {
+	if len(c.Groups) == 0 {
+		return errors.New("it has no groups")
+	}
+	names := make(map[string]bool)
+	for i := range c.Groups {
+		g := &c.Groups[i]
+		if g.Name == "" || strings.ContainsAny(g.Name, "/\\\n ") {
+			return fmt.Errorf("group %d: want a name without spaces and slashes", i+1)
+		}
+		if names[g.Name] {
+			return fmt.Errorf("group %s: there are two of that name", g.Name)
+		}
+		names[g.Name] = true
+		switch {
+		case len(g.Images) == 0:
+			return fmt.Errorf("group %s: it has no images", g.Name)
+		case g.Schedule.Schedule == nil && g.Every == 0:
+			return fmt.Errorf("group %s: want schedule or every", g.Name)
+		case g.Schedule.Schedule != nil && g.Every != 0:
+			return fmt.Errorf("group %s: schedule and every say the same thing: give one", g.Name)
+		case g.Every != 0 && time.Duration(g.Every) < time.Minute:
+			return fmt.Errorf("group %s: every must be at least a minute", g.Name)
+		}
+	}
+	for _, hooks := range [][]Hook{c.Hooks.Fresh, c.Hooks.Failed, c.Hooks.Round} {
+		for _, h := range hooks {
+			if (len(h.Command) == 0) == (h.URL == "") {
+				return errors.New("hooks: each is a command or a url")
+			}
+		}
+	}
+	return nil
+}
+
+func at(n *yaml.Node, format string, args ...any) error {
+	return fmt.Errorf("line %d: %s", n.Line, fmt.Sprintf(format, args...))
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (s *Selector) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		s.Image = n.Value
+		ref, err := reference.Parse(n.Value)
+		if err == nil && ref.Digest() != "" && ref.Tag() == "" {
+			return at(n, "%s: an image by its digest alone can't get fresher: give it a tag, too", n.Value)
+		}
+		if err != nil {
+			return at(n, "%v", err)
+		}
+		return nil
+	}
+	if n.Kind != yaml.MappingNode {
+		return at(n, "want an image's name, or a repository with tags")
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		switch key.Value {
+		case "repository":
+			s.Image = value.Value
+		case "tags":
+			s.Tags = value.Value
+		case "exclude":
+			s.Exclude = value.Value
+		case "newest":
+			v, err := strconv.Atoi(value.Value)
+			if err != nil || v < 1 {
+				return at(value, "newest: want a number from 1 on")
+			}
+			s.Newest = v
+		default:
+			return at(key, "field %s is not known here", key.Value)
+		}
+	}
+	if s.Tags == "" {
+		s.Tags = "*"
+	}
+	for _, p := range []string{s.Tags, s.Exclude} {
+		if _, err := path.Match(p, ""); err != nil {
+			return at(n, "%q is no pattern", p)
+		}
+	}
+	ref, err := reference.Parse(s.Image)
+	if err != nil || ref.Digest() != "" || strings.HasSuffix(s.Image, ":"+ref.Tag()) {
+		return at(n, "repository %q: want a repository without a tag", s.Image)
+	}
+	return nil
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (b *Budget) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		size, err := parseBytes(n.Value)
+		if err != nil {
+			return at(n, "budget: %v", err)
+		}
+		const share = 0.9
+		b.High, b.Low = size, int64(share*float64(size))
+		return nil
+	}
+	if n.Kind != yaml.MappingNode {
+		return at(n, "budget: want a size, or high and low")
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		size, err := parseBytes(value.Value)
+		if err != nil {
+			return at(value, "%s: %v", key.Value, err)
+		}
+		switch key.Value {
+		case "high":
+			b.High = size
+		case "low":
+			b.Low = size
+		default:
+			return at(key, "field %s is not known here", key.Value)
+		}
+	}
+	if b.Low > b.High || b.High <= 0 || b.Low <= 0 {
+		return at(n, "budget: want low and high, and low not over high")
+	}
+	return nil
+}
+
+var sizeForm = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?$`)
+
+// parseBytes reads a number of bytes: 20M (of 1000), 1.5GiB (of 1024).
+func parseBytes(text string) (int64, error) {
+	m := sizeForm.FindStringSubmatch(text)
+	if m == nil {
+		return 0, fmt.Errorf("%q is no number of bytes such as 20M or 1.5GiB", text)
+	}
+	n, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no number of bytes such as 20M or 1.5GiB", text)
+	}
+	base := 1000.0
+	if m[3] == "i" {
+		base = 1024
+	}
+	for range strings.Index(" KMGT", m[2]+"") {
+		if m[2] == "" {
+			break
+		}
+		n *= base
+	}
+	if n > 1<<60 || n < 1 {
+		return 0, fmt.Errorf("%q is out of range", text)
+	}
+	return int64(n), nil
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (w *Windows) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return at(n, "windows: want times with rates, such as 22:00-06:00: 50MiB/s")
+	}
+	w.Else = Off
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		rate, err := parseRate(value.Value)
+		if err != nil {
+			return at(value, "windows: %v", err)
+		}
+		if key.Value == "else" {
+			w.Else = rate
+			continue
+		}
+		from, to, ok := strings.Cut(key.Value, "-")
+		a, errA := parseTime(from)
+		b, errB := parseTime(to)
+		if !ok || errA != nil || errB != nil || a == b {
+			return at(key, "windows: %q is no time such as 22:00-06:00", key.Value)
+		}
+		w.List = append(w.List, Window{a, b, rate})
+	}
+	return nil
+}
+
+func parseRate(text string) (Rate, error) {
+	switch text {
+	case "off", "false": // off is a word for false in YAML
+		return Off, nil
+	case "full", "unlimited":
+		return Unbound, nil
+	}
+	n, err := parseBytes(strings.TrimSuffix(text, "/s"))
+	if err != nil {
+		return 0, fmt.Errorf("%q is no rate such as 50MiB/s, full or off", text)
+	}
+	return Rate(n), nil
+}
+
+func parseTime(text string) (TimeOfDay, error) {
+	var h, m int
+	text = strings.TrimSpace(text)
+	if _, err := fmt.Sscanf(text, "%2d:%2d", &h, &m); err != nil || len(text) != 5 || h < 0 || m < 0 || h > 24 || m > 59 || h == 24 && m > 0 {
+		return 0, fmt.Errorf("%q is no time such as 05:30", text)
+	}
+	return TimeOfDay(60*h+m) + 1, nil
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (t *TimeOfDay) UnmarshalYAML(n *yaml.Node) error {
+	v, err := parseTime(n.Value)
+	if err != nil {
+		return at(n, "%v", err)
+	}
+	*t = v
+	return nil
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	text, days := n.Value, 0
+	if before, after, ok := strings.Cut(text, "d"); ok {
+		v, err := strconv.Atoi(before)
+		if err != nil || v < 0 || v > 36500 {
+			return at(n, "%q is no duration such as 30d or 12h", n.Value)
+		}
+		days, text = v, after
+	}
+	var rest time.Duration
+	if text != "" {
+		var err error
+		if rest, err = time.ParseDuration(text); err != nil || rest < 0 {
+			return at(n, "%q is no duration such as 30d or 12h", n.Value)
+		}
+	}
+	if *d = Duration(time.Duration(days)*24*time.Hour + rest); *d <= 0 {
+		return at(n, "%q is no duration such as 30d or 12h", n.Value)
+	}
+	return nil
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (t *Timezone) UnmarshalYAML(n *yaml.Node) error {
+	l, err := time.LoadLocation(n.Value)
+	if err != nil || n.Value == "" {
+		return at(n, "timezone: %q is not known", n.Value)
+	}
+	t.Location = l
+	return nil
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (c *Cron) UnmarshalYAML(n *yaml.Node) error {
+	s, err := cron.ParseStandard(n.Value)
+	if err != nil || strings.HasPrefix(n.Value, "@every") {
+		return at(n, "schedule: %q is no cron expression such as 0 3 * * *", n.Value)
+	}
+	c.Schedule, c.text = s, n.Value
+	return nil
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (p *Platform) UnmarshalYAML(n *yaml.Node) error {
+	v, err := image.ParsePlatform(n.Value)
+	if err != nil {
+		return at(n, "%v", err)
+	}
+	p.Platform = v
+	return nil
+}
+
+// location is where days begin.
+func (c *Config) location() *time.Location {
+	if c.Timezone.Location == nil {
+		return time.Local
+	}
+	return c.Timezone.Location
+}
+
+// choose picks of a repository's tags those that a selector wants, the newest first.
+func (s Selector) choose(tags []string) []string {
+	tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool {
+		in, _ := path.Match(s.Tags, t)
+		out := false
+		if s.Exclude != "" {
+			out, _ = path.Match(s.Exclude, t)
+		}
+		return !in || out
+	})
+	slices.SortFunc(tags, func(a, b string) int { return compareTags(b, a) })
+	if s.Newest > 0 && len(tags) > s.Newest {
+		tags = tags[:s.Newest]
+	}
+	return tags
+}
+
+// compareTags orders tags as versions: numbers by their value, and what has a suffix
+// such as -rc1 before what hasn't.
+func compareTags(a, b string) int {
+	a, b = strings.TrimPrefix(a, "v"), strings.TrimPrefix(b, "v")
+	for a != "" && b != "" {
+		x, restA := cutRun(a)
+		y, restB := cutRun(b)
+		if x != y {
+			return compareRuns(x, y)
+		}
+		a, b = restA, restB
+	}
+	if a == b {
+		return 0
+	}
+	if a == "" {
+		return suffix(b)
+	}
+	return -suffix(a)
+}
+
+// suffix is how a tag compares with one that has more after it: a suffix makes it older,
+// another number newer.
+func suffix(rest string) int {
+	if strings.HasPrefix(rest, "-") || strings.HasPrefix(rest, "_") {
+		return 1
+	}
+	return -1
+}
+
+func isDigit(b byte) bool { return b >= '0' && b <= '9' }
+
+// cutRun cuts a run of digits, or of others, off the front.
+func cutRun(s string) (run, rest string) {
+	i := 1
+	for i < len(s) && isDigit(s[i]) == isDigit(s[0]) {
+		i++
+	}
+	return s[:i], s[i:]
+}
+
+func compareRuns(a, b string) int {
+	if isDigit(a[0]) && isDigit(b[0]) {
+		x, y := strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
+		if len(x) != len(y) {
+			return len(x) - len(y)
+		}
+		return strings.Compare(x, y)
+	}
+	// A suffix against more of the version: 1.2-rc1 is before 1.2.1.
+	return strings.Compare(a, b)
+}
