@@ -72,7 +72,11 @@ func (d *displayFlags) add(f *pflag.FlagSet) {
 	f.Lookup("progress").NoOptDefVal = "bar"
 	f.BoolVarP(&d.quiet, "quiet", "q", false, "warnings and errors only")
 	f.CountVarP(&d.debug, "debug", "D", "log requests and decisions; twice: headers too")
-	f.BoolVarP(&d.color, "color", "c", false, "use colour even when not on a terminal")
+	short := "c"
+	if f.ShorthandLookup(short) != nil { // warm -c is its file
+		short = ""
+	}
+	f.BoolVarP(&d.color, "color", short, false, "use colour even when not on a terminal")
 	f.BoolVarP(&d.noColor, "no-color", "C", false, "use no colour")
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -40,8 +41,9 @@ var signalNames = map[syscall.Signal]string{syscall.SIGINT: "SIGINT", syscall.SI
 // ending within a second, the process exits at once: what is on disk is whole
 // at any moment.
 func interruptible(parent context.Context) (ctx context.Context, stop func()) {
-	const grace = 900 * time.Millisecond
-	ctx, cancel := context.WithCancelCause(parent)
+	grace := new(atomic.Int64)
+	grace.Store(int64(900 * time.Millisecond))
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, graceKey{}, grace))
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	over := make(chan struct{})
@@ -58,7 +60,7 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 		}
 		select {
 		case <-signals:
-		case <-time.After(grace):
+		case <-time.After(time.Duration(grace.Load())):
 		case <-over:
 			return
 		}
@@ -70,5 +72,14 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 		close(over)
 		<-ended
 		cancel(errors.New("the run is over"))
+	}
+}
+
+type graceKey struct{}
+
+// allowDraining gives a run longer to end after a signal: it has others to let end.
+func allowDraining(ctx context.Context, d time.Duration) {
+	if grace, ok := ctx.Value(graceKey{}).(*atomic.Int64); ok {
+		grace.Store(int64(d))
 	}
 }

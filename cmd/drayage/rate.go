@@ -69,6 +69,9 @@ func (r rate) limiter() *limiter.Limiter {
 	return limiter.NewLimiter(limiter.Limit(r), int(min(most, max(least, r/50))))
 }
 
+// perSecond is the rate as a limit, 0 for none.
+func (r rate) perSecond() limiter.Limit { return limiter.Limit(r) }
+
 // size is a flag's number of bytes; 0 means none was given.
 type size int64
 

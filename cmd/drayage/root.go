@@ -56,7 +56,7 @@ that docker load, podman load and ctr images import take.`,
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(pullCommand(s), storeCommand(s), inspectCommand(s), benchCommand(s), doctorCommand(s), loginCommand(s), logoutCommand(s), chaosCommand(s), versionCommand(s))
+	root.AddCommand(pullCommand(s), warmCommand(s), serveCommand(s), storeCommand(s), inspectCommand(s), benchCommand(s), doctorCommand(s), loginCommand(s), logoutCommand(s), chaosCommand(s), versionCommand(s))
 	root.SuggestionsMinimumDistance = 2
 	plainUsage(root)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return noEmptyValues(cmd.Flags()) }

@@ -17,15 +17,16 @@ import (
 var layers = []string{
 	0: "engine/retry engine/chaos engine/schedule engine/reference engine/image blobstore/durable tarwriter/squeeze",
 	1: "blobstore blobstore/blobstoretest tarwriter engine/transfer",
-	2: "engine/plan engine/event",
+	2: "engine/plan engine/event engine/mirror engine/warm",
 	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
-	4: "engine engine/archive engine/doctor bench",
+	4: "engine engine/archive engine/doctor bench cmd/drayage/web",
 	5: "cmd/drayage cmd/demo bench/bars bench/race",
 }
 
 // goroutines are the functions that start some, each of which waits for its
 // own before it returns or is closed.
 var goroutines = []string{
+	"blobstore.Verify", // by its errgroup
 	"bench.Run",
 	"bench.open",
 	"bench/bars.bareLoop",
@@ -35,8 +36,14 @@ var goroutines = []string{
 	"bench/race.measure",
 	"bench/race.serveSet",
 	"cmd/drayage.interruptible",
+	"cmd/drayage.keep",
+	"cmd/drayage.run",
+	"cmd/drayage.servePprof",
 	"cmd/drayage.startMetrics",
+	"cmd/drayage.tellReading",
 	"cmd/drayage/progress.NewBars",
+	"engine.Blob",
+	"engine.Manifest",
 	"engine/archive.checkLayers",
 	"engine/chaos.Serve",
 	"engine/chaos.Start",
@@ -44,6 +51,8 @@ var goroutines = []string{
 	"engine/compose.pump",
 	"engine/schedule.Run", // by its errgroup
 	"engine/transfer.Run",
+	"engine/warm.Run",
+	"engine/warm.pace",
 	"tarwriter.scatter",
 	"tarwriter.sums",
 	"tarwriter/squeeze.NewWriter",

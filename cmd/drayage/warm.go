@@ -1,0 +1,633 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/cmd/drayage/web"
+	"drayage/engine"
+	"drayage/engine/event"
+	"drayage/engine/image"
+	"drayage/engine/reference"
+	"drayage/engine/registry"
+	"drayage/engine/retry"
+	"drayage/engine/schedule"
+	"drayage/engine/warm"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+)
+
+// warmOptions are the flags of warm, as given.
+type warmOptions struct {
+	networkFlags
+	displayFlags
+	config  string
+	dir     string
+	once    bool
+	groups  []string
+	jobs    int
+	perHost int
+	giveUp  time.Duration
+	noSync  bool
+}
+
+func warmCommand(s streams) *cobra.Command {
+	var o warmOptions
+	cmd := &cobra.Command{
+		Use:   "warm -c FILE",
+		Short: "Keep chosen images fresh in the store, on a schedule",
+		Long: `Warm keeps the images that a file names fresh in the store: it looks by HEAD whether a tag has
+changed, fetches what has, within times of the day and rates, drops what isn't wanted any more, and
+keeps a budget of disk. docs/warm.md says what the file may have; drayage warm schema writes its JSON
+Schema.
+
+It runs until it is told to end, and reads the file again on SIGHUP, and when it has changed.
+With --once it has one round of each group, for a scheduler outside; the exit status is then 0 when
+all images are complete and fresh. What it knows is in the store, so that a round that was missed is
+made up for.`,
+		Example: `  drayage warm -c warm.yaml
+  drayage warm -c warm.yaml --once --group deploys
+  drayage warm status -c warm.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runWarm(cmd.Context(), s, o) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVarP(&o.config, "config", "c", "", "what to keep fresh: a `FILE` of YAML, - for standard input")
+	storeFlag(cmd, &o.dir)
+	f.BoolVar(&o.once, "once", false, "have one round of each group now, and end")
+	f.StringSliceVar(&o.groups, "group", nil, "with --once, only these groups: `NAMES`")
+	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
+	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
+	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "try the others when no byte has arrived for `DUR`")
+	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
+	o.networkFlags.add(f)
+	o.displayFlags.add(f)
+	cmd.AddCommand(warmStatusCommand(s), warmCheckCommand(s), warmSchemaCommand(s))
+	return cmd
+}
+
+// loadWarm reads a file, and finds the store that it is for.
+func loadWarm(s streams, path, dir string) (*warm.Config, string, error) {
+	if path == "" {
+		return nil, "", usageError{errors.New("say what to keep fresh: -c FILE")}
+	}
+	c, err := func() (*warm.Config, error) {
+		if path == "-" {
+			return warm.Load(s.in)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return warm.Load(f)
+	}()
+	if as[*fs.PathError](err) {
+		return nil, "", err
+	}
+	if err != nil {
+		return nil, "", usageError{fmt.Errorf("%s: %w", path, err)}
+	}
+	if dir == "" {
+		dir = c.Store
+	}
+	dir, err = storeDir(dir)
+	return c, dir, err
+}
+
+func runWarm(ctx context.Context, s streams, o warmOptions) error {
+	config, dir, err := loadWarm(s, o.config, o.dir)
+	if err != nil {
+		return err
+	}
+	if len(o.groups) > 0 && !o.once {
+		return usageError{errors.New("--group goes with --once")}
+	}
+	if o.jobs < 1 || o.perHost < 1 || o.giveUp <= 0 {
+		return usageError{errors.New("--jobs and --per-host must be at least 1, and --give-up-after more than nothing")}
+	}
+	store, err := blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: s.disk})
+	if err != nil {
+		return err
+	}
+	display, err := o.display(s)
+	if err != nil {
+		return err
+	}
+	defer display.Close()
+	credentials, err := o.credentials(nil)
+	if err != nil {
+		return err
+	}
+	lock, err := lockWarm(store)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	w := &warmWork{o: &o, s: s, store: store, display: display, credentials: credentials}
+	host, _ := os.Hostname() // without a name, jitter is that of all such
+	if o.once {
+		return o.round(ctx, s, warm.New(config, w, host))
+	}
+	return o.keep(ctx, s, config, w, host)
+}
+
+// round has one round.
+func (o *warmOptions) round(ctx context.Context, s streams, r *warm.Runner) error {
+	ready, err := r.Once(ctx, o.groups)
+	if err != nil {
+		if ctx.Err() == nil {
+			return usageError{err}
+		}
+		return err
+	}
+	if !ready {
+		return notReadyError{}
+	}
+	if !o.quiet {
+		fmt.Fprintln(s.err, "all images are complete and fresh")
+	}
+	return nil
+}
+
+// notReadyError says that images are not what they should be.
+type notReadyError struct{}
+
+func (notReadyError) Error() string {
+	return "not all images are complete and fresh: drayage warm status tells which"
+}
+
+// keep keeps the groups fresh, with the file as it is now and as it becomes. To end
+// when told to is what it is for.
+func (o *warmOptions) keep(ctx context.Context, s streams, config *warm.Config, w *warmWork, host string) error {
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	const drain = 30 * time.Second
+	allowDraining(ctx, drain)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // false where there is no systemd
+	for {
+		inner, cancel := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = warm.New(config, w, host).Run(inner) }() // ends with inner alone
+		next := o.changed(inner, s, reload, fileStamp(o.config))
+		cancel()
+		<-ended
+		if next == nil {
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+			return nil
+		}
+		config = next
+		fmt.Fprintf(s.err, "drayage: %s is read again\n", o.config)
+	}
+}
+
+// fileStamp tells whether a file is the one that it was.
+func fileStamp(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
+}
+
+// changed waits until the file has changed and can be read, and returns what it says; nil
+// when ctx is done. What can't be read is told, and left.
+func (o *warmOptions) changed(ctx context.Context, s streams, reload <-chan os.Signal, stamp string) *warm.Config {
+	const often = 5 * time.Second
+	tick := time.NewTicker(often)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-reload:
+		case <-tick.C:
+			if now := fileStamp(o.config); o.config == "-" || now == stamp || now == "" {
+				continue
+			}
+		}
+		stamp = fileStamp(o.config)
+		c, _, err := loadWarm(s, o.config, o.dir)
+		if err == nil {
+			return c
+		}
+		fmt.Fprintf(s.err, "drayage: what is read again can't be used, and what was read before counts on: %v\n", err)
+	}
+}
+
+// lockWarm makes sure that one process alone keeps a store warm: two would do the same
+// rounds.
+func lockWarm(store *blobstore.Store) (*os.File, error) {
+	f, won, err := store.Claim("warm")
+	if err != nil {
+		return nil, err
+	}
+	if !won {
+		return nil, fmt.Errorf("another drayage keeps %s warm already", store.Dir())
+	}
+	return f, nil
+}
+
+// warmWork is what a Runner has done by the engine. It is a warm.Work.
+type warmWork struct {
+	o           *warmOptions
+	s           streams
+	store       *blobstore.Store
+	display     *display
+	credentials *registry.Credentials
+
+	mu sync.Mutex // guards what is written to people
+}
+
+// client makes a client for one piece of work, so that each may have its own rate.
+func (w *warmWork) client(refs []reference.Image, observer event.Observer, change func(*registry.Options)) (*registry.Client, error) {
+	return w.o.newClient(w.credentials, refs, retry.Policy{Patience: w.o.giveUp}, observer, w.display, func(r *registry.Options) {
+		r.PerHost = w.o.perHost
+		change(r)
+	})
+}
+
+// Tags implements warm.Work.
+func (w *warmWork) Tags(ctx context.Context, repository reference.Image) ([]string, error) {
+	c, err := w.client([]reference.Image{repository}, w.display, func(*registry.Options) {})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Tags(ctx, repository)
+}
+
+// options are the engine's for a pull.
+func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Observer) engine.Options {
+	platforms := p.Platforms
+	if len(platforms) == 0 {
+		platforms = []image.Platform{image.DefaultPlatform()}
+	}
+	return engine.Options{
+		Store: w.store, Registry: c, Observer: observer, Retry: retry.Policy{Patience: w.o.giveUp}, KeepGoing: true,
+		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers,
+		Limits: schedule.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.stall / 5, Checkpoint: w.s.checkpoint,
+	}
+}
+
+// Missing implements warm.Work.
+func (w *warmWork) Missing(ctx context.Context, p warm.Pull) (int64, error) {
+	c, err := w.client(p.Images, w.display, func(*registry.Options) {})
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	_, plan, err := engine.Plan(ctx, w.options(p, c, w.display), p.Images)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for _, b := range plan.Blobs() {
+		if !b.Here {
+			n += max(0, b.Size-w.store.Partial(b.Digest))
+		}
+	}
+	return n, nil
+}
+
+// arrivals tells a pull's pace of bytes.
+type arrivals func(int64)
+
+// Observe implements event.Observer.
+func (a arrivals) Observe(e event.Event) {
+	if p, ok := e.(event.Progress); ok {
+		a(p.N)
+	}
+}
+
+// Pull implements warm.Work.
+func (w *warmWork) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
+	observer := event.Observers{w.display}
+	if p.Arrived != nil {
+		observer = append(observer, arrivals(p.Arrived))
+	}
+	c, err := w.client(p.Images, observer, func(r *registry.Options) {
+		if r.Limit == nil { // --limit-rate bounds all windows
+			r.Limit = p.Limit
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	results, err := engine.Pull(ctx, w.options(p, c, observer), p.Images)
+	out := make([]warm.Outcome, 0, len(results))
+	for _, r := range results {
+		o := warm.Outcome{Image: r.Ref, Fetched: r.Fetched, Err: r.Err}
+		if r.Image != nil {
+			o.Digest = r.Image.Target().Digest
+		}
+		out = append(out, o)
+	}
+	return out, err
+}
+
+// Drop implements warm.Work.
+func (w *warmWork) Drop(names []string) error {
+	for _, name := range names {
+		if err := w.store.Remove(name); err != nil && !errors.Is(err, blobstore.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+// KeepBudget implements warm.Work.
+func (w *warmWork) KeepBudget(ctx context.Context, b warm.Budget, pinned func(string) bool) error {
+	u, err := w.store.Usage(ctx)
+	if err != nil || u.Bytes <= b.High {
+		return err
+	}
+	g, err := w.store.FindGarbage(ctx, blobstore.Keep{Budget: b.Low, Pinned: pinned})
+	if err != nil {
+		return err
+	}
+	if err := w.store.Sweep(ctx, g); err != nil {
+		return err
+	}
+	w.Log("swept %s and %s: the store was over its budget", count(len(g.Images), "image"), count(len(g.Blobs), "blob"))
+	return nil
+}
+
+// warmNote is the name of a group's state in the store.
+func warmNote(group string) string { return "warm/" + group }
+
+// Load implements warm.Work.
+func (w *warmWork) Load(group string) []byte { return w.store.Note(warmNote(group)) }
+
+// Save implements warm.Work.
+func (w *warmWork) Save(group string, state []byte) error {
+	return w.store.KeepNote(warmNote(group), state)
+}
+
+// Tell implements warm.Work.
+func (w *warmWork) Tell(ctx context.Context, h warm.Hook, e warm.Event) error {
+	const patience = time.Minute
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if h.URL != "" {
+		return post(ctx, h.URL, raw)
+	}
+	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
+	cmd.Stdin = bytes.NewReader(raw)
+	cmd.WaitDelay = time.Second
+	cmd.Env = append(os.Environ(), "DRAYAGE_EVENT="+e.Event, "DRAYAGE_GROUP="+e.Group, "DRAYAGE_IMAGE="+e.Image, "DRAYAGE_DIGEST="+e.Digest)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %.200s", h.Command[0], err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+func post(ctx context.Context, url string, raw []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(raw))
+	if err != nil {
+		return errors.New("the url is malformed") // it may have a secret
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "drayage/"+versionString())
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("POST to %s fails: %w", req.URL.Host, errors.Unwrap(err))
+	}
+	resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("POST to %s is answered by %s", req.URL.Host, resp.Status)
+	}
+	return nil
+}
+
+// Ready implements warm.Work.
+func (w *warmWork) Ready(g warm.Group, yes bool) error {
+	if g.ReadyFile == "" {
+		return nil
+	}
+	if !yes {
+		if err := os.Remove(g.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(g.ReadyFile), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(g.ReadyFile, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644)
+}
+
+// Log implements warm.Work.
+func (w *warmWork) Log(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.o.quiet {
+		w.display.printer.Log(fmt.Sprintf("%s %s", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...)))
+	}
+}
+
+// groupStatus is a group's as status has it in JSON.
+type groupStatus struct {
+	Group  string        `json:"group"`
+	Ready  bool          `json:"ready"`
+	Last   time.Time     `json:"last,omitzero"`
+	Next   time.Time     `json:"next,omitzero"`
+	Images []imageStatus `json:"images"`
+	Error  string        `json:"error,omitempty"`
+}
+
+type imageStatus struct {
+	Image   string    `json:"image"`
+	Digest  string    `json:"digest,omitempty"`
+	Ready   bool      `json:"ready"`
+	Why     string    `json:"why,omitempty"` // it isn't
+	Checked time.Time `json:"checked,omitzero"`
+	Changed time.Time `json:"changed,omitzero"`
+}
+
+// statusOfGroup works out what is complete and fresh of a group.
+func statusOfGroup(store *blobstore.Store, group string, now time.Time) groupStatus {
+	state := warm.ReadState(store.Note(warmNote(group)), group)
+	out := groupStatus{Group: group, Last: state.Ended, Next: state.Next, Error: state.Problem, Images: []imageStatus{}}
+	for _, i := range state.Selected() {
+		s := imageStatus{Image: familiar(i.Name), Digest: i.Digest, Checked: i.Checked, Changed: i.Changed, Why: i.Error}
+		root, err := store.Root(i.Name)
+		switch {
+		case s.Why != "":
+		case err != nil || root.Target.Digest.String() != i.Digest:
+			s.Why = "not in the store as it was found"
+		case !state.Fresh(i, now):
+			s.Why = "not looked at since the last round was due"
+		default:
+			for _, d := range root.Blobs {
+				if _, err := store.Stat(d); err != nil {
+					s.Why = "not all of it is there"
+				}
+			}
+		}
+		s.Ready = s.Why == ""
+		out.Images = append(out.Images, s)
+	}
+	out.Ready = len(out.Images) > 0 && out.Error == "" && !slices.ContainsFunc(out.Images, func(i imageStatus) bool { return !i.Ready })
+	if out.Error == "" && len(out.Images) == 0 {
+		out.Error = "no round has been yet"
+	}
+	return out
+}
+
+// warmGroups are the groups that the store knows of, for the page.
+func warmGroups(store *blobstore.Store) []web.Group {
+	names, err := store.Notes("warm/")
+	if err != nil {
+		return nil
+	}
+	var out []web.Group
+	for _, name := range names {
+		s := statusOfGroup(store, strings.TrimPrefix(name, "warm/"), time.Now())
+		g := web.Group{Name: s.Group, Images: len(s.Images), Last: s.Last, Next: s.Next, Problem: s.Error, Ready: s.Ready}
+		for _, i := range s.Images {
+			if i.Ready {
+				g.Fresh++
+			} else {
+				g.Problem = cmp.Or(g.Problem, i.Image+": "+i.Why)
+			}
+		}
+		out = append(out, g)
+	}
+	return out
+}
+
+func warmStatusCommand(s streams) *cobra.Command {
+	var path, dir string
+	var asJSON bool
+	var groups []string
+	cmd := &cobra.Command{
+		Use:   "status -c FILE",
+		Short: "Tell whether all images are complete and fresh",
+		Long: `Status tells of each image whether all of it is in the store, and was found fresh since the last
+round was due. The exit status is 0 when that is so of every image of every group, or of those that
+are named, and else 1: a gate for a deployment.`,
+		Example: "  drayage warm status -c warm.yaml && deploy\n  drayage warm status -c warm.yaml --group deploys --json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			config, dir, err := loadWarm(s, path, dir)
+			if err != nil {
+				return err
+			}
+			store, err := blobstore.Peek(dir)
+			if err != nil {
+				return err
+			}
+			var all []groupStatus
+			for _, g := range config.Groups {
+				if len(groups) == 0 || slices.Contains(groups, g.Name) {
+					all = append(all, statusOfGroup(store, g.Name, time.Now()))
+				}
+			}
+			if len(all) < len(groups) {
+				return usageError{errors.New("--group names one that the file doesn't have")}
+			}
+			if asJSON {
+				err = printJSON(s, all)
+			} else {
+				err = printStatus(s, all)
+			}
+			if err == nil && slices.ContainsFunc(all, func(g groupStatus) bool { return !g.Ready }) {
+				err = notReadyError{}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "", "what is to be kept fresh: a `FILE` of YAML")
+	storeFlag(cmd, &dir)
+	cmd.Flags().StringSliceVar(&groups, "group", nil, "only these groups: `NAMES`")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return cmd
+}
+
+func printStatus(s streams, all []groupStatus) error {
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "GROUP\tIMAGE\tREADY\tCHECKED\tCHANGED\tWHY NOT")
+	for _, g := range all {
+		for _, i := range g.Images {
+			ready := "no"
+			if i.Ready {
+				ready = "yes"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", g.Group, i.Image, ready, ago(i.Checked), ago(i.Changed), i.Why)
+		}
+		if g.Error != "" {
+			fmt.Fprintf(w, "%s\t\tno\t\t\t%s\n", g.Group, strings.ReplaceAll(g.Error, "\n", "; "))
+		}
+	}
+	return w.Flush()
+}
+
+func warmCheckCommand(s streams) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:     "check -c FILE",
+		Short:   "Tell whether a file can be used, and when its rounds would be",
+		Example: "  drayage warm check -c warm.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			config, _, err := loadWarm(s, path, os.TempDir())
+			if err != nil {
+				return err
+			}
+			for _, g := range config.Groups {
+				var when []string
+				at := time.Now()
+				const some = 3
+				for range some {
+					at = config.Next(g.Name, at)
+					when = append(when, at.Format("Mon 2006-01-02 15:04 MST"))
+				}
+				fmt.Fprintf(s.out, "%s\t%s\tnext: %s\n", g.Name, count(len(g.Images), "selector"), strings.Join(when, ", "))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "", "a `FILE` of YAML, - for standard input")
+	return cmd
+}
+
+func warmSchemaCommand(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:     "schema",
+		Short:   "Write the JSON Schema of warm's file",
+		Example: "  drayage warm schema > warm.schema.json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := io.WriteString(s.out, warm.Schema)
+			return err
+		},
+	}
+}
