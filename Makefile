@@ -10,6 +10,7 @@ CONTAINERD    := v2.4.2
 CRANE         := v0.22.1
 REGCTL        := v0.11.7
 ORAS          := v1.3.6
+CONFORMANCE   := v0.0.0-20260831232431-97274622c111
 AXE           := 4.14.1
 AXE_SUM       := e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 FUZZTIME      ?= 20s
@@ -61,7 +62,7 @@ race: build $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/oras ## pull beside crane, s
 	CGO_ENABLED=0 $(GO) build -o bin/race ./bench/race
 	bin/race -drayage bin/drayage -tools $(TOOLS) -o docs/benchmarks.md
 
-interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane $(TOOLS)/browser ## test against real registries and real loaders
+interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane $(TOOLS)/browser $(TOOLS)/conformance-$(CONFORMANCE) ## test against real registries and real loaders
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
 
@@ -102,6 +103,10 @@ $(TOOLS)/axe-$(AXE).js:
 	echo '$(AXE_SUM)  $@.tgz' | sha256sum -c --quiet
 	tar -xzOf $@.tgz package/axe.min.js > $@.part && mv $@.part $@
 	rm $@.tgz
+
+$(TOOLS)/conformance-$(CONFORMANCE):
+	GOBIN=$(TOOLS) $(GO) install github.com/opencontainers/distribution-spec/conformance@$(CONFORMANCE)
+	mv $(TOOLS)/conformance $@
 
 $(TOOLS)/regctl:
 	GOBIN=$(TOOLS) $(GO) install github.com/regclient/regclient/cmd/regctl@$(REGCTL)

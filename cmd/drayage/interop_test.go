@@ -454,7 +454,7 @@ func TestInteropLoaders(t *testing.T) {
 }
 
 // startDocker starts a daemon of its own and returns its client.
-func startDocker(t *testing.T) func(t *testing.T, args ...string) string {
+func startDocker(t *testing.T, flags ...string) func(t *testing.T, args ...string) string {
 	t.Helper()
 	// Its socket's path must fit 108 bytes, which test folders may not.
 	dir, err := os.MkdirTemp("", "dk")
@@ -465,8 +465,8 @@ func startDocker(t *testing.T) func(t *testing.T, args ...string) string {
 	socket := "unix://" + dir + "/sock"
 	service(t, func() bool {
 		return exec.Command("docker", "-H", socket, "version").Run() == nil
-	}, tool(t, "dockerd"), "--data-root", dir+"/root", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", socket,
-		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs")
+	}, tool(t, "dockerd"), append([]string{"--data-root", dir + "/root", "--exec-root", dir + "/exec", "--pidfile", dir + "/pid", "-H", socket,
+		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"}, flags...)...)
 	t.Setenv("DOCKER_HOST", socket)
 	return func(t *testing.T, args ...string) string {
 		t.Helper()

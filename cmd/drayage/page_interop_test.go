@@ -11,7 +11,7 @@ import (
 	"drayage/engine/registry/registrytest"
 )
 
-// A real browser shows the report's pages at several widths, in light and dark, and
+// A real browser shows the report's pages, and the mirror's, at several widths, in light and dark, and
 // prints them: nothing is fetched, nothing is beyond the edge, and with DRAYAGE_AXE
 // axe has nothing serious to say.
 func TestInteropPage(t *testing.T) {
@@ -27,9 +27,13 @@ func TestInteropPage(t *testing.T) {
 	one, several := filepath.Join(dir, "one.html"), filepath.Join(dir, "several.html")
 	command(t, drayage, "bench", "-q", "--duration", "3s", "--rounds", "1", "--connections", "2", "--rate", "50", "--range", "64KiB", "--html", one, refs[0])
 	command(t, drayage, "bench", "-q", "--duration", "10s", "--connections", "1,2,4", "--range", "64KiB,whole", "--html", several, refs[0], refs[1])
-	args := []string{"-shots", filepath.Join(dir, "shots")}
+	shots := os.Getenv("DRAYAGE_SHOTS") // to look at them
+	if shots == "" {
+		shots = filepath.Join(dir, "shots")
+	}
+	args := []string{"-shots", shots}
 	if axe := os.Getenv("DRAYAGE_AXE"); axe != "" {
 		args = append(args, "-axe", axe)
 	}
-	t.Log(command(t, filepath.Join(os.Getenv("DRAYAGE_INTEROP"), "browser"), append(args, one, several)...))
+	t.Log(command(t, filepath.Join(os.Getenv("DRAYAGE_INTEROP"), "browser"), append(args, one, several, "http://"+serveStore(t, "--budget", "1MiB").host+"/")...))
 }

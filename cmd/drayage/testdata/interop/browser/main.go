@@ -3,9 +3,9 @@
 // otherwise (by axe-core), have to be pushed sideways, or lose something in print.
 // With any finding, its exit status is 1.
 //
-//	browser [-axe axe.min.js] -shots DIR PAGE.html...
+//	browser [-axe axe.min.js] -shots DIR PAGE.html|http://HOST/...
 //
-// Without axe it looks at the rest. It leaves a picture for each width and colour scheme, and a print as PDF, in DIR.
+// Without axe it looks at the rest. A page of a server may ask that server for more. It leaves a picture for each width and colour scheme, and a print as PDF, in DIR.
 package main
 
 import (
@@ -70,7 +70,10 @@ func main() {
 	}
 }
 
-type page struct{ file, shots, url string }
+type page struct {
+	file, shots, url string
+	home             string // where it is from, "" for a file: what it may ask for
+}
 
 // find reports what is wrong.
 func (p *page) find(format string, args ...any) {
@@ -85,11 +88,14 @@ func (p *page) check(axe string) error {
 		return err
 	}
 	p.url = (&url.URL{Scheme: "file", Path: path}).String()
+	if u, err := url.Parse(p.file); err == nil && u.Scheme == "http" {
+		p.url, p.home = p.file, "http://"+u.Host+"/"
+	}
 	limit, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	// As root, chromedp leaves Chromium's sandbox off by itself: it can't work there.
-	// No name resolves, so a page that does ask for something gets it from nowhere.
-	ctx, stop := chromedp.NewContext(limit, chromedp.WithAllocatorOptions(chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND")))
+	// No name resolves (this machine has an address), so a page that does ask for something gets it from nowhere.
+	ctx, stop := chromedp.NewContext(limit, chromedp.WithAllocatorOptions(chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")))
 	defer stop()
 	if err := chromedp.Listen(ctx, p.hear); err != nil {
 		return err
@@ -123,7 +129,7 @@ func (p *page) check(axe string) error {
 func (p *page) hear(event any) {
 	switch e := event.(type) {
 	case *network.EventRequestWillBeSent:
-		if e.Request.URL != p.url && !strings.HasPrefix(e.Request.URL, "data:") {
+		if e.Request.URL != p.url && !(p.home != "" && strings.HasPrefix(e.Request.URL, p.home)) && !strings.HasPrefix(e.Request.URL, "data:") {
 			p.find("asks for %s", e.Request.URL)
 		}
 	case *browserlog.EventEntryAdded: // breaches of the page's policy are among these
@@ -168,6 +174,9 @@ func (p *page) look(ctx context.Context, scheme string, width int64) error {
 
 // keep writes a file about the page.
 func (p *page) keep(what string, data []byte) error {
-	name := strings.TrimSuffix(filepath.Base(p.file), filepath.Ext(p.file))
+	name := "served"
+	if p.home == "" {
+		name = strings.TrimSuffix(filepath.Base(p.file), filepath.Ext(p.file))
+	}
 	return os.WriteFile(filepath.Join(p.shots, name+"-"+what), data, 0o644)
 }
