@@ -110,7 +110,7 @@ func (l *Lease) keep(d digest.Digest) error {
 	if err := durable.LockOpen(l.gate, false); err != nil {
 		return fmt.Errorf("writing the lease: %w", err)
 	}
-	_, err := l.file.WriteString(d.String() + "\n")
+	_, err := l.file.WriteString("\n" + d.String() + "\n") // whatever a full disk has left before it
 	if err = errors.Join(err, durable.UnlockOpen(l.gate)); err != nil {
 		return fmt.Errorf("writing the lease: %w", err)
 	}

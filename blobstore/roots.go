@@ -137,6 +137,74 @@ func (s *Store) Roots() ([]Root, error) {
 	return out, nil
 }
 
+// allRoots is Roots for who is going to remove what no root lists: a record that can't be
+// read, or is of another version, may list anything, and is an error. One that is damaged
+// lists nothing.
+func (s *Store) allRoots() ([]Root, error) {
+	files, err := os.ReadDir(s.paths.roots())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	var out []Root
+	for _, f := range files {
+		path := filepath.Join(s.paths.roots(), f.Name())
+		raw, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading an image's record: %w", err)
+		}
+		var version struct {
+			Version int `json:"version"`
+		}
+		if json.Unmarshal(raw, &version) == nil && version.Version > rootVersion {
+			return nil, fmt.Errorf("reading an image's record: %s is of version %d, which a newer drayage wrote", path, version.Version)
+		}
+		if r, err := decodeRoot(raw); err == nil && filepath.Base(s.paths.root(r.Name)) == f.Name() {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b Root) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Extend adds blobs to what an image lists, if it is there and stands for a target, and
+// does nothing if not. They should be in the store, under this lease.
+func (l *Lease) Extend(name string, target digest.Digest, blobs ...digest.Digest) error {
+	s := l.store
+	unlock, err := s.lock()
+	if err != nil {
+		return fmt.Errorf("pinning: %w", err)
+	}
+	defer unlock()
+	r, err := s.Root(name)
+	if errors.Is(err, ErrNotFound) || err == nil && r.Target.Digest != target {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("pinning: %w", err)
+	}
+	more := r.Blobs
+	for _, d := range blobs {
+		if !slices.Contains(more, d) {
+			more = append(more, d)
+		}
+	}
+	if len(more) == len(r.Blobs) {
+		return nil
+	}
+	r.Blobs = more
+	raw, err := json.Marshal(rootFile{Version: rootVersion, Root: r})
+	if err != nil {
+		return fmt.Errorf("pinning %s: %w", name, err)
+	}
+	if err := s.writeFile(s.paths.root(name), raw); err != nil {
+		return fmt.Errorf("pinning %s: %w", name, err)
+	}
+	return nil
+}
+
 // readRoot reads a root's file. One that is damaged is as if absent.
 func readRoot(path string) (Root, error) {
 	raw, err := os.ReadFile(path)

@@ -188,17 +188,24 @@ func (s *Store) quarantine(d digest.Digest) (bool, error) {
 	}
 	defer f.Close()
 	hash := d.Algorithm().Hash()
-	if _, err := io.Copy(hash, f); err != nil {
-		return false, fmt.Errorf("reading blob: %w", err)
-	}
-	if digest.NewDigest(d.Algorithm(), hash) == d {
+	// What can't be read is as good as damaged.
+	if _, err := io.Copy(hash, f); err == nil && digest.NewDigest(d.Algorithm(), hash) == d {
 		return false, nil
 	}
 	if err := os.MkdirAll(s.paths.quarantines(), 0o755); err != nil {
 		return false, err
 	}
-	if err := os.Rename(s.paths.blob(d), s.paths.quarantine(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	path, away := s.paths.blob(d), s.paths.quarantine(d)
+	if !durable.StillNamed(f, path) {
+		return true, nil // another process was faster
+	}
+	err = os.Rename(path, away)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return false, fmt.Errorf("moving a damaged blob away: %w", err)
+	case !durable.StillNamed(f, away): // it was fetched anew just now
+		return true, os.Rename(away, path)
 	}
 	return true, nil
 }

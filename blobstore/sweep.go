@@ -45,6 +45,8 @@ type Garbage struct {
 	Quarantined []Stored
 	Derived     int   // records of conversions whose blobs are gone or going
 	Left        int64 // bytes of the whole blobs that stay
+
+	found time.Time // images that were used since stay
 }
 
 // Stored is a file of the store.
@@ -81,7 +83,7 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 	if err != nil {
 		return Garbage{}, err
 	}
-	var g Garbage
+	g := Garbage{found: now}
 	stay := func(r use) bool { return k.Pinned != nil && k.Pinned(r.Name) }
 	roots = slices.DeleteFunc(roots, func(r use) bool {
 		gone := k.Unused > 0 && now.Sub(r.used) > k.Unused && !stay(r)
@@ -91,36 +93,32 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 		return gone
 	})
 	conversions := s.conversions()
-	needed := func() map[digest.Digest]bool { // by images that stay
-		out := make(map[digest.Digest]bool)
-		for _, r := range roots {
-			out[r.Target.Digest] = true
-			for _, d := range r.Blobs {
-				out[d] = true
-			}
-		}
-		return out
-	}
-	need := needed()
+	need := make(map[digest.Digest]bool) // by images that stay
 	if k.Budget > 0 {
+		c := count(blobs, roots)
 		// What was made of blobs can be made again, so it goes first.
-		if total(blobs, need, kept, conversions) > k.Budget {
+		if c.bytes+madeBytes(blobs, conversions, c) > k.Budget {
 			conversions = nil
 		}
 		slices.SortFunc(roots, func(a, b use) int { return b.used.Compare(a.used) }) // least recently used last
-		for i := len(roots) - 1; i >= 0 && total(blobs, need, kept, nil) > k.Budget; i-- {
-			if stay(roots[i]) {
+		for i := len(roots) - 1; i >= 0 && c.bytes > k.Budget; i-- {
+			if stay(roots[i]) || c.own(roots[i], kept) == 0 { // its going would free nothing
 				continue
 			}
+			c.remove(roots[i])
 			g.Images = append(g.Images, roots[i].Root)
 			roots = slices.Delete(roots, i, i+1)
-			need = needed()
+		}
+	}
+	for _, r := range roots {
+		for _, d := range r.all() {
+			need[d] = true
 		}
 	}
 	made := conversionsOf(conversions, need)
 	released := make(map[digest.Digest]bool) // of images that go now
 	for _, r := range g.Images {
-		for _, d := range append(r.Blobs, r.Target.Digest) {
+		for _, d := range r.all() {
 			released[d] = true
 		}
 	}
@@ -159,22 +157,73 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 	return g, nil
 }
 
-// total is how many bytes blobs take that are needed, kept, or made of those needed.
-func total(blobs []found, need, kept map[digest.Digest]bool, conversions []Derived) int64 {
-	made := conversionsOf(conversions, need)
-	var n int64
+// counts are the bytes that images need, each blob once.
+type counts struct {
+	sizes map[digest.Digest]int64
+	by    map[digest.Digest]int // how many images need a blob
+	bytes int64
+}
+
+func count(blobs []found, roots []use) *counts {
+	c := &counts{sizes: make(map[digest.Digest]int64, len(blobs)), by: make(map[digest.Digest]int)}
 	for _, b := range blobs {
-		if need[b.Digest] || kept[b.Digest] || made[b.Digest] {
+		c.sizes[b.Digest] = b.Size
+	}
+	for _, r := range roots {
+		for _, d := range r.all() {
+			if c.by[d]++; c.by[d] == 1 {
+				c.bytes += c.sizes[d]
+			}
+		}
+	}
+	return c
+}
+
+// own is how many bytes an image alone needs, and nobody keeps.
+func (c *counts) own(r use, kept map[digest.Digest]bool) (n int64) {
+	for _, d := range r.all() {
+		if c.by[d] == 1 && !kept[d] {
+			n += c.sizes[d]
+		}
+	}
+	return n
+}
+
+func (c *counts) remove(r use) {
+	for _, d := range r.all() {
+		if c.by[d]--; c.by[d] == 0 {
+			c.bytes -= c.sizes[d]
+		}
+	}
+}
+
+// madeBytes is how many bytes were made of blobs that images need.
+func madeBytes(blobs []found, conversions []Derived, c *counts) (n int64) {
+	need := make(map[digest.Digest]bool)
+	for d, k := range c.by {
+		need[d] = k > 0
+	}
+	made := conversionsOf(conversions, need)
+	for _, b := range blobs {
+		if made[b.Digest] && !need[b.Digest] {
 			n += b.Size
 		}
 	}
 	return n
 }
 
+// all are the digests that a root lists, each once.
+func (r Root) all() []digest.Digest {
+	if slices.Contains(r.Blobs, r.Target.Digest) {
+		return r.Blobs
+	}
+	return append(slices.Clone(r.Blobs), r.Target.Digest)
+}
+
 // Sweep removes garbage, but what came to be needed since it was found. It is safe
 // beside pulls and whatever else reads the store.
 func (s *Store) Sweep(ctx context.Context, g Garbage) error {
-	if err := s.removeRoots(g.Images); err != nil {
+	if err := s.removeRoots(g.Images, g.found); err != nil {
 		return err
 	}
 	const batch = 256 // removed while nobody else can come to need any
@@ -213,13 +262,12 @@ func (s *Store) sweepBlobs(blobs []Stored) error {
 	if err != nil {
 		return err
 	}
-	roots, err := s.Roots()
+	roots, err := s.allRoots()
 	if err != nil {
 		return err
 	}
 	for _, r := range roots {
-		kept[r.Target.Digest] = true
-		for _, d := range r.Blobs {
+		for _, d := range r.all() {
 			kept[d] = true
 		}
 	}
@@ -246,10 +294,12 @@ func (s *Store) Remove(names ...string) error {
 		}
 		roots = append(roots, r)
 	}
-	return s.removeRoots(roots)
+	return s.removeRoots(roots, time.Time{})
 }
 
-func (s *Store) removeRoots(roots []Root) error {
+// removeRoots removes those of some images that are what they were, and were not used
+// since a moment, if one is given.
+func (s *Store) removeRoots(roots []Root, unused time.Time) error {
 	if len(roots) == 0 {
 		return nil
 	}
@@ -263,10 +313,13 @@ func (s *Store) removeRoots(roots []Root) error {
 		if err != nil || now.Target.Digest != r.Target.Digest {
 			continue // removed, or pulled anew, meanwhile
 		}
+		if !unused.IsZero() && s.LastUse(r.Name).After(unused) {
+			continue
+		}
 		if err := os.Remove(s.paths.root(r.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing %s: %w", r.Name, err)
 		}
-		for _, d := range append(r.Blobs, r.Target.Digest) {
+		for _, d := range r.all() {
 			_ = os.Chtimes(s.paths.blob(d), time.Time{}, longAgo) // only when it is swept is at stake
 		}
 	}
@@ -306,7 +359,7 @@ func (s *Store) LastUse(name string) time.Time {
 }
 
 func (s *Store) uses() ([]use, error) {
-	roots, err := s.Roots()
+	roots, err := s.allRoots()
 	if err != nil {
 		return nil, err
 	}

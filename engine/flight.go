@@ -22,27 +22,39 @@ type flight struct {
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	in      *blobstore.Ingest // while there is one
-	there   int64             // bytes that may be read
-	thrown  int               // how often all was thrown away
-	whole   bool              // verified
-	over    bool              // the fetch has ended
-	err     error             // by which it did
+	file    *os.File // what is written, while anybody reads it; nil before
+	users   int      // of the file: who follows, and the fetch
+	there   int64    // bytes that may be read
+	thrown  int      // how often all was thrown away
+	over    bool     // the fetch has ended
+	err     error    // by which it did
 }
 
 func newFlight(store *blobstore.Store, desc ocispec.Descriptor) *flight {
-	f := &flight{store: store, desc: desc}
+	f := &flight{store: store, desc: desc, users: 1}
 	f.changed = sync.NewCond(&f.mu)
 	return f
 }
 
-// begun is told of the ingest.
+// begun is told of the ingest. Its file stays readable, whatever name it has later.
 func (f *flight) begun(in *blobstore.Ingest) error {
+	file, err := in.Reader()
+	if err != nil {
+		return fmt.Errorf("reading what arrives: %w", err)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.in = in
+	f.file = file
 	f.changed.Broadcast()
 	return nil
+}
+
+// leave lets go of the file. The caller holds f.mu.
+func (f *flight) leave() {
+	if f.users--; f.users == 0 && f.file != nil {
+		f.file.Close()
+		f.file = nil
+	}
 }
 
 // front is told how far all is there.
@@ -60,7 +72,7 @@ func (f *flight) front(n int64) {
 func (f *flight) verified() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.there, f.whole = f.desc.Size, true
+	f.there = f.desc.Size
 	f.changed.Broadcast()
 }
 
@@ -68,8 +80,9 @@ func (f *flight) verified() {
 func (f *flight) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.over, f.err, f.in = true, err, nil
+	f.over, f.err = true, err
 	f.changed.Broadcast()
+	f.leave()
 }
 
 // errThrown ends reading of what has turned out to be wrong.
@@ -79,12 +92,16 @@ var errThrown = errors.New("what came of the blob was not what it should be, and
 type follower struct {
 	ctx    context.Context
 	flight *flight
-	file   *os.File // nil until something can be read
+	own    *os.File // of the store, where nobody had to fetch it
 	at     int64
-	thrown int
+	thrown int // what the flight's count was when the first byte was read; -1 before
+	left   bool
 }
 
 func (f *flight) follow(ctx context.Context) *follower {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.users++
 	return &follower{ctx: ctx, flight: f, thrown: -1}
 }
 
@@ -111,11 +128,11 @@ func (r *follower) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	there, err := r.wait()
+	there, from, err := r.wait()
 	if err != nil {
 		return 0, err
 	}
-	n, err := r.file.ReadAt(p[:min(int64(len(p)), there-r.at)], r.at)
+	n, err := from.ReadAt(p[:min(int64(len(p)), there-r.at)], r.at)
 	r.at += int64(n)
 	if n > 0 {
 		err = nil
@@ -123,8 +140,18 @@ func (r *follower) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// wait waits until the byte at r.at may be read, and returns how many bytes may.
-func (r *follower) wait() (int64, error) {
+// ready waits until the first byte may be read, or it is known that none will come.
+func (r *follower) ready() error {
+	if r.flight.desc.Size == 0 {
+		return nil
+	}
+	_, _, err := r.wait()
+	return err
+}
+
+// wait waits until the byte at r.at may be read, and returns how many bytes may, and
+// where.
+func (r *follower) wait() (int64, *os.File, error) {
 	f := r.flight
 	defer context.AfterFunc(r.ctx, func() {
 		f.mu.Lock()
@@ -136,38 +163,38 @@ func (r *follower) wait() (int64, error) {
 	for {
 		switch {
 		case r.ctx.Err() != nil:
-			return 0, context.Cause(r.ctx)
+			return 0, nil, context.Cause(r.ctx)
+		case r.own != nil:
+			return f.desc.Size, r.own, nil
 		case r.thrown >= 0 && r.thrown != f.thrown:
-			return 0, errThrown
+			return 0, nil, errThrown
 		case f.over && f.err != nil:
-			return 0, f.err
-		case f.over && r.file == nil: // it was there, or another process fetched it
+			return 0, nil, f.err
+		case f.over && f.file == nil: // it was there, or another process has fetched it
 			file, err := f.store.Open(f.desc.Digest)
 			if err != nil {
-				return 0, err
+				return 0, nil, err
 			}
-			r.file = file
-			return f.desc.Size, nil
-		case f.over:
-			return f.desc.Size, nil
-		case f.there > r.at && r.file == nil && f.in != nil:
-			file, err := f.in.Reader()
-			if err != nil {
-				return 0, fmt.Errorf("reading what has arrived: %w", err)
-			}
-			r.file, r.thrown = file, f.thrown
-			return f.there, nil
-		case f.there > r.at && r.file != nil:
-			return f.there, nil
+			r.own = file
+		case f.there > r.at && f.file != nil:
+			r.thrown = f.thrown
+			return f.there, f.file, nil
+		default:
+			f.changed.Wait()
 		}
-		f.changed.Wait()
 	}
 }
 
 // Close implements io.Closer.
 func (r *follower) Close() error {
-	if r.file == nil {
+	r.flight.mu.Lock()
+	if !r.left {
+		r.left = true
+		r.flight.leave()
+	}
+	r.flight.mu.Unlock()
+	if r.own == nil {
 		return nil
 	}
-	return r.file.Close()
+	return r.own.Close()
 }

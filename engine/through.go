@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
 	"sync"
 	"time"
 
@@ -23,33 +23,46 @@ import (
 
 // Through brings what a mirror is asked for and its store doesn't have: every manifest
 // and blob once, for however many ask for it. What came stays in the store, with the
-// image that it is of. It is a mirror.Upstream. Close it when done.
+// images that need it. It is a mirror.Upstream. Close it when done.
 type Through struct {
-	opts  Options
-	fresh time.Duration
-	ctx   context.Context // of all fetches
-	stop  context.CancelFunc
-	work  sync.WaitGroup
+	opts      Options
+	manifests *registry.Client
+	fresh     time.Duration
+	ctx       context.Context // of all fetches
+	stop      context.CancelFunc
+	work      sync.WaitGroup
 
 	mu      sync.Mutex
-	flights map[digest.Digest]*flight
-	asked   map[string]*question // tags that are being asked for
+	flights map[place]*flight
+	asked   map[string]*question // references that are being asked for
 	checked map[string]time.Time // when a tag was last found to be fresh
-	needs   map[digest.Digest]need
+	down    map[string]time.Time // when a registry last couldn't be asked
+	needs   map[place]*needed
 }
 
-// need is what a manifest or blob is needed for.
-type need struct {
-	desc ocispec.Descriptor
-	root string             // the image's name
-	of   ocispec.Descriptor // what that stood for
+// place is a manifest or blob of a repository. What one repository says of a digest
+// is nothing to others.
+type place struct {
+	repository string // with its registry
+	digest     digest.Digest
+}
+
+func placeOf(ref reference.Image, d digest.Digest) place {
+	return place{ref.Registry() + "/" + ref.Repository(), d}
+}
+
+// needed is what a manifest or blob is, and which images need it.
+type needed struct {
+	desc  ocispec.Descriptor
+	roots map[string]digest.Digest // what they stand for, by their names
 }
 
 // NewThrough makes one. An image is taken as it is in the store for a time since it was
-// last found to be what its tag stands for.
-func NewThrough(ctx context.Context, o Options, fresh time.Duration) *Through {
-	t := &Through{opts: o, fresh: fresh, flights: make(map[digest.Digest]*flight), asked: make(map[string]*question),
-		checked: make(map[string]time.Time), needs: make(map[digest.Digest]need)}
+// last found to be what its tag stands for. Manifests have a client of their own, so that
+// they never wait for blobs.
+func NewThrough(ctx context.Context, o Options, manifests *registry.Client, fresh time.Duration) *Through {
+	t := &Through{opts: o, manifests: manifests, fresh: fresh, flights: make(map[place]*flight), asked: make(map[string]*question),
+		checked: make(map[string]time.Time), down: make(map[string]time.Time), needs: make(map[place]*needed)}
 	t.ctx, t.stop = context.WithCancel(ctx)
 	return t
 }
@@ -96,39 +109,75 @@ func (t *Through) Manifest(ctx context.Context, ref reference.Image) (mirror.Man
 // HEAD when it may be, else by GET.
 func (t *Through) find(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
 	if ref.Digest() != "" {
-		return t.fetchManifest(ctx, ref, ref.Digest().String())
+		return t.byDigest(ctx, ref)
 	}
 	root, err := t.opts.Store.Root(ref.Tagged())
 	have := err == nil
 	if have && t.isFresh(root.Name) {
-		if m, err := t.stored(root); err == nil {
+		if m, err := t.stored(ctx, ref, root); err == nil {
 			return m, nil
 		}
 	}
+	if have && t.isDown(ref.Registry()) {
+		return t.stale(ctx, ref, root, errDown)
+	}
 	want := ref.Tag()
 	if have {
-		d, err := t.opts.Registry.Head(ctx, ref, ref.Tag())
+		d, err := t.manifests.Head(ctx, ref, ref.Tag())
 		switch {
 		case err == nil && d == root.Target.Digest:
-			if m, err := t.stored(root); err == nil {
+			if m, err := t.stored(ctx, ref, root); err == nil {
 				t.found(root.Name)
 				return m, nil
 			}
 		case err == nil && d != "":
 			want = d.String()
 		case err != nil && !errors.Is(err, registry.ErrNotFound) && !errors.Is(err, registry.ErrDenied):
-			return t.stale(root, err)
+			return t.stale(ctx, ref, root, err)
 		}
 	}
-	m, err := t.fetchManifest(ctx, ref, want)
+	m, err := t.byTag(ctx, ref, want)
 	if have && err != nil && !errors.Is(err, mirror.ErrUnknown) && !errors.Is(err, mirror.ErrDenied) {
-		return t.stale(root, err)
+		return t.stale(ctx, ref, root, err)
 	}
 	return m, err
 }
 
+// errDown is why a registry isn't asked that couldn't be asked a moment ago.
+var errDown = errors.New("it could not be asked a moment ago")
+
+// byDigest finds a manifest that is of an image, most often, whose tag was asked for.
+func (t *Through) byDigest(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
+	d := ref.Digest()
+	raw, err := t.opts.Store.Read(d, image.MaxSize)
+	here := err == nil
+	var doc image.Document
+	if here {
+		doc, err = image.DecodeVerified(raw, d)
+	} else if errors.Is(err, blobstore.ErrNotFound) {
+		doc, err = t.manifests.Manifest(ctx, ref, d.String())
+	}
+	if err != nil {
+		return mirror.Manifest{}, upstreamError(err)
+	}
+	return sent(doc, here), t.keep(ctx, ref, doc, t.rootsOf(placeOf(ref, d)))
+}
+
+// byTag fetches what a tag stands for, and makes an image of it.
+func (t *Through) byTag(ctx context.Context, ref reference.Image, tagOrDigest string) (mirror.Manifest, error) {
+	doc, err := t.manifests.Manifest(ctx, ref, tagOrDigest)
+	if err != nil {
+		return mirror.Manifest{}, upstreamError(err)
+	}
+	if err := t.settle(ctx, ref, doc); err != nil {
+		return mirror.Manifest{}, err
+	}
+	t.found(ref.Tagged())
+	return sent(doc, false), nil
+}
+
 // stored is what a root stands for, out of the store.
-func (t *Through) stored(root blobstore.Root) (mirror.Manifest, error) {
+func (t *Through) stored(ctx context.Context, ref reference.Image, root blobstore.Root) (mirror.Manifest, error) {
 	raw, err := t.opts.Store.Read(root.Target.Digest, image.MaxSize)
 	if err != nil {
 		return mirror.Manifest{}, err
@@ -137,59 +186,168 @@ func (t *Through) stored(root blobstore.Root) (mirror.Manifest, error) {
 	if err != nil {
 		return mirror.Manifest{}, err
 	}
-	t.learn(doc, root.Name, root.Target)
+	if !t.isFresh(root.Name) || !t.knows(ref, doc) { // else nothing can be new
+		if err := t.settle(ctx, ref, doc); err != nil {
+			return mirror.Manifest{}, err
+		}
+	}
 	_ = t.opts.Store.Use(root.Name) // what can't be noted is used all the same
-	return sent(doc), nil
+	return sent(doc, true), nil
 }
 
 // stale is what a root stood for, when upstream can't be asked.
-func (t *Through) stale(root blobstore.Root, why error) (mirror.Manifest, error) {
-	m, err := t.stored(root)
+func (t *Through) stale(ctx context.Context, ref reference.Image, root blobstore.Root, why error) (mirror.Manifest, error) {
+	m, err := t.stored(ctx, ref, root)
 	if err != nil {
 		return m, upstreamError(why)
 	}
-	t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: upstream can't be asked, and what it was earlier is served: %v", familiarName(root.Name), why)})
+	if !errors.Is(why, errDown) {
+		t.mu.Lock()
+		t.down[ref.Registry()] = time.Now()
+		t.mu.Unlock()
+		t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: upstream can't be asked, and what it was earlier is served: %v", ref, why)})
+	}
 	m.Stale = true
 	return m, nil
 }
 
-func familiarName(name string) string {
-	if ref, err := reference.Parse(name); err == nil {
-		return ref.String()
-	}
-	return name
+func (t *Through) isDown(registry string) bool {
+	const believed = 15 * time.Second
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, ok := t.down[registry]
+	return ok && time.Since(at) < believed
 }
 
-func sent(doc image.Document) mirror.Manifest {
-	return mirror.Manifest{Digest: doc.Descriptor.Digest, MediaType: doc.Descriptor.MediaType, Raw: doc.Raw}
+func sent(doc image.Document, here bool) mirror.Manifest {
+	return mirror.Manifest{Digest: doc.Descriptor.Digest, MediaType: doc.Descriptor.MediaType, Raw: doc.Raw, Here: here}
 }
 
-// fetchManifest fetches a manifest, and keeps it with its image.
-func (t *Through) fetchManifest(ctx context.Context, ref reference.Image, tagOrDigest string) (_ mirror.Manifest, err error) {
-	doc, err := t.opts.Registry.Manifest(ctx, ref, tagOrDigest)
-	if err != nil {
-		return mirror.Manifest{}, upstreamError(err)
-	}
+// settle makes an image of what a tag stands for now, with all of it that the store has.
+func (t *Through) settle(ctx context.Context, ref reference.Image, doc image.Document) (err error) {
 	lease, err := t.opts.Store.Lease()
 	if err != nil {
-		return mirror.Manifest{}, err
+		return err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
 	if err := lease.Put(ctx, doc.Descriptor, doc.Raw); err != nil {
-		return mirror.Manifest{}, err
+		return err
 	}
-	n, known := t.needOf(doc.Descriptor.Digest)
-	if ref.Digest() == "" {
-		n, known = need{root: ref.Tagged(), of: doc.Descriptor}, true
-		t.found(n.root)
+	name := ref.Tagged()
+	here, err := t.gather(lease, ref, doc, map[string]digest.Digest{name: doc.Descriptor.Digest})
+	if err != nil {
+		return err
 	}
-	if known {
-		if err := lease.Pin(blobstore.Root{Name: n.root, Target: n.of, Blobs: []digest.Digest{doc.Descriptor.Digest}}); err != nil {
-			return mirror.Manifest{}, err
+	return lease.Pin(blobstore.Root{Name: name, Target: doc.Descriptor, Blobs: append([]digest.Digest{doc.Descriptor.Digest}, here...)})
+}
+
+// keep keeps a manifest with the images that need it.
+func (t *Through) keep(ctx context.Context, ref reference.Image, doc image.Document, roots map[string]digest.Digest) (err error) {
+	lease, err := t.opts.Store.Lease()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Close()) }()
+	if err := lease.Put(ctx, doc.Descriptor, doc.Raw); err != nil {
+		return err
+	}
+	here, err := t.gather(lease, ref, doc, roots)
+	if err != nil {
+		return err
+	}
+	return t.extend(lease, roots, append(here, doc.Descriptor.Digest)...)
+}
+
+func (t *Through) extend(lease *blobstore.Lease, roots map[string]digest.Digest, blobs ...digest.Digest) error {
+	for name, target := range roots {
+		if err := lease.Extend(name, target, blobs...); err != nil {
+			return err
 		}
-		t.learn(doc, n.root, n.of)
 	}
-	return sent(doc), nil
+	return nil
+}
+
+// gather notes what a manifest, and those below it that are here, need, and for which
+// images, and returns which of it is here.
+func (t *Through) gather(lease *blobstore.Lease, ref reference.Image, doc image.Document, roots map[string]digest.Digest) (here []digest.Digest, err error) {
+	for _, d := range below(doc) {
+		t.learn(ref, d, roots)
+		has, err := lease.Has(d)
+		var size *blobstore.SizeError
+		if errors.As(err, &size) { // the manifest lies: clients find out
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !has {
+			continue
+		}
+		here = append(here, d.Digest)
+		if doc.Index == nil {
+			continue
+		}
+		raw, err := t.opts.Store.Read(d.Digest, image.MaxSize)
+		if err != nil {
+			continue
+		}
+		child, err := image.DecodeVerified(raw, d.Digest)
+		if err != nil || child.Index != nil { // an index in an index is looked at when it is asked for
+			continue
+		}
+		more, err := t.gather(lease, ref, child, roots)
+		if err != nil {
+			return nil, err
+		}
+		here = append(here, more...)
+	}
+	return here, nil
+}
+
+// below are the descriptors that a manifest or an index has.
+func below(doc image.Document) []ocispec.Descriptor {
+	switch {
+	case doc.Index != nil:
+		return doc.Index.Manifests
+	case doc.Manifest != nil:
+		return append([]ocispec.Descriptor{doc.Manifest.Config}, doc.Manifest.Layers...)
+	}
+	return nil
+}
+
+// knows reports whether it was noted what a manifest needs.
+func (t *Through) knows(ref reference.Image, doc image.Document) bool {
+	all := below(doc)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(all) > 0 && t.needs[placeOf(ref, all[0].Digest)] != nil
+}
+
+// learn notes that images need a manifest or blob.
+func (t *Through) learn(ref reference.Image, d ocispec.Descriptor, roots map[string]digest.Digest) {
+	const most = 100_000 // then all are forgotten, and found out again by their manifests
+	at := placeOf(ref, d.Digest)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.needs[at]
+	if n == nil {
+		if len(t.needs) >= most {
+			clear(t.needs)
+		}
+		n = &needed{desc: d, roots: make(map[string]digest.Digest)}
+		t.needs[at] = n
+	}
+	maps.Copy(n.roots, roots)
+}
+
+// rootsOf are the images that need something, by what is known now.
+func (t *Through) rootsOf(at place) map[string]digest.Digest {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.needs[at]; n != nil {
+		return maps.Clone(n.roots)
+	}
+	return nil
 }
 
 // upstreamError is an error as a mirror tells its clients of it.
@@ -221,53 +379,40 @@ func (t *Through) found(name string) {
 	t.checked[name] = time.Now()
 }
 
-// learn notes what a manifest needs, and for which image.
-func (t *Through) learn(doc image.Document, root string, of ocispec.Descriptor) {
-	const most = 100_000 // then all are forgotten: their images are found again by their manifests
-	var all []ocispec.Descriptor
-	switch {
-	case doc.Index != nil:
-		all = doc.Index.Manifests
-	case doc.Manifest != nil:
-		all = append([]ocispec.Descriptor{doc.Manifest.Config}, doc.Manifest.Layers...)
-	}
+// Size implements mirror.Upstream.
+func (t *Through) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.needs) >= most {
-		clear(t.needs)
+	n := t.needs[placeOf(ref, d)]
+	t.mu.Unlock()
+	if n != nil && n.desc.Size > 0 {
+		return n.desc.Size, nil
 	}
-	for _, d := range all {
-		t.needs[d.Digest] = need{desc: d, root: root, of: of}
+	size, err := t.opts.Registry.BlobSize(ctx, ref, d)
+	if err != nil {
+		return 0, upstreamError(err)
 	}
-}
-
-func (t *Through) needOf(d digest.Digest) (need, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n, ok := t.needs[d]
-	return n, ok
+	if size == 0 && d.Algorithm().FromBytes(nil) != d {
+		return 0, errors.New("upstream says that a blob is empty that isn't")
+	}
+	return size, nil
 }
 
 // Blob implements mirror.Upstream.
 func (t *Through) Blob(ctx context.Context, ref reference.Image, d digest.Digest) (mirror.Blob, error) {
-	n, known := t.needOf(d)
-	if !known {
-		size, err := t.opts.Registry.BlobSize(ctx, ref, d)
-		if err != nil {
-			return nil, upstreamError(err)
-		}
-		n.desc = ocispec.Descriptor{Digest: d, Size: size}
+	size, err := t.Size(ctx, ref, d)
+	if err != nil {
+		return nil, err
 	}
+	at := placeOf(ref, d)
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.flights[d]
+	f := t.flights[at]
 	if f == nil {
-		f = newFlight(t.opts.Store, n.desc)
-		t.flights[d] = f
+		f = newFlight(t.opts.Store, ocispec.Descriptor{Digest: d, Size: size})
+		t.flights[at] = f
 		t.work.Go(func() {
-			err := t.fetch(t.ctx, ref, n, f)
+			err := t.fetch(t.ctx, ref, f)
 			t.mu.Lock()
-			delete(t.flights, d)
+			delete(t.flights, at)
 			t.mu.Unlock()
 			if err != nil {
 				err = upstreamError(err)
@@ -276,11 +421,18 @@ func (t *Through) Blob(ctx context.Context, ref reference.Image, d digest.Digest
 			f.end(err)
 		})
 	}
-	return f.follow(ctx), nil
+	r := f.follow(ctx)
+	t.mu.Unlock()
+	if err := r.ready(); err != nil { // so that the client is told, and not cut off
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
 }
 
-// fetch fetches a blob for whoever follows its flight, and keeps it with its image.
-func (t *Through) fetch(ctx context.Context, ref reference.Image, n need, f *flight) (err error) {
+// fetch fetches a blob for whoever follows its flight, and keeps it with the images that
+// need it. Places that a manifest names besides its registry aren't asked: whoever can push a manifest could
+// have this machine ask anything, and read the answer.
+func (t *Through) fetch(ctx context.Context, ref reference.Image, f *flight) (err error) {
 	lease, err := t.opts.Store.Lease()
 	if err != nil {
 		return err
@@ -288,13 +440,14 @@ func (t *Through) fetch(ctx context.Context, ref reference.Image, n need, f *fli
 	defer func() { err = errors.Join(err, lease.Close()) }()
 	p := newPull(t.opts, lease, nil)
 	p.watch = f
+	d := f.desc
 	from := []*plan.Image{{Ref: ref}}
-	t.opts.observe(event.Queued{Digest: n.desc.Digest, Size: n.desc.Size})
+	t.opts.observe(event.Queued{Digest: d.Digest, Size: d.Size})
 	err = schedule.Run(ctx, t.opts.Limits, func(q *schedule.Queue) error {
 		p.queue = q
 		p.learning.teach(q, t.opts.Registry)
-		q.Add(schedule.Job{ID: n.desc.Digest.String(), Host: t.opts.Registry.Host(ref), Kind: schedule.Bulk, Cost: n.desc.Size, Run: func(ctx context.Context, place *schedule.Place) error {
-			_, err := p.fetch(ctx, place, n.desc, from, slices.Concat(p.sources(n.desc.Digest, from), p.places(n.desc)))
+		q.Add(schedule.Job{ID: d.Digest.String(), Host: t.opts.Registry.Host(ref), Kind: schedule.Bulk, Cost: d.Size, Run: func(ctx context.Context, place *schedule.Place) error {
+			_, err := p.fetch(ctx, place, d, from, p.sources(d.Digest, from))
 			return err
 		}})
 		return nil
@@ -303,13 +456,10 @@ func (t *Through) fetch(ctx context.Context, ref reference.Image, n need, f *fli
 		return err
 	}
 	const worth = 1 << 20 // bytes, from which on something was learned of the host
-	if n.desc.Size >= worth {
+	if d.Size >= worth {
 		_ = lease.KeepHosts(func(old []byte) []byte { // what can't be kept is found out again
 			return p.learning.merge(old, p.queue.Learned(), t.opts.Registry.Learned())
 		})
 	}
-	if n.root == "" {
-		return nil
-	}
-	return lease.Pin(blobstore.Root{Name: n.root, Target: n.of, Blobs: []digest.Digest{n.of.Digest, n.desc.Digest}})
+	return t.extend(lease, t.rootsOf(placeOf(ref, d.Digest)), d.Digest)
 }

@@ -43,11 +43,12 @@ func newRelay(t *testing.T, fresh time.Duration) *relay {
 		t.Fatal(err)
 	}
 	policy := retry.Policy{Patience: 2 * time.Second}
-	client := registry.New(registry.Options{Retry: policy})
+	client, manifests := registry.New(registry.Options{Retry: policy}), registry.New(registry.Options{Retry: policy})
 	t.Cleanup(client.Close)
+	t.Cleanup(manifests.Close)
 	r.through = engine.NewThrough(context.Background(), engine.Options{
 		Store: r.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: 4, PerHost: 4},
-	}, fresh)
+	}, manifests, fresh)
 	t.Cleanup(r.through.Close)
 	server := httptest.NewServer(mirror.New(mirror.Options{
 		Store: r.store, Registry: r.upstream.Host(), Upstream: r.through, Allowed: func(name string) bool { return name == r.upstream.Host() },
@@ -266,17 +267,17 @@ func TestThroughOutlivesItsClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	release := make(chan struct{})
-	r.upstream.Break("/blobs/", 1, chaos.Hold(release))
 	ctx, cancel := context.WithCancel(t.Context())
-	b, err := r.through.Blob(ctx, ref, img.Layers[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
+	r.upstream.Break("/blobs/", 1, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			cancel() // who asked is gone
+			<-release
+			next.ServeHTTP(w, req)
+		})
+	})
+	if _, err := r.through.Blob(ctx, ref, img.Layers[0].Digest); !errors.Is(err, context.Canceled) {
 		t.Errorf("reading without a client: %v", err)
 	}
-	b.Close()
 	close(release)
 	other, err := r.through.Blob(t.Context(), ref, img.Layers[0].Digest)
 	if err != nil {
@@ -288,5 +289,115 @@ func TestThroughOutlivesItsClients(t *testing.T) {
 	}
 	if n := r.upstream.Count("/blobs/"); n != 1 {
 		t.Errorf("%d requests for the blob", n)
+	}
+}
+
+// An image keeps what it needs, however the blobs came, and an older one that its tag
+// stood for doesn't come back.
+func TestThroughKeepsImagesTogether(t *testing.T) {
+	r := newRelay(t, 0)
+	base := registrytest.Random(1, 1000)
+	one, two := registrytest.Build("linux/amd64", base, registrytest.Random(2, 1000)), registrytest.Build("linux/amd64", base, registrytest.Random(3, 1000))
+	other := registrytest.Build("linux/amd64", base, registrytest.Random(4, 1000))
+	pull := func(img registrytest.Image, tag string, layers ...int) {
+		t.Helper()
+		if tag != "" {
+			r.get("/v2/team/app/manifests/" + tag)
+		}
+		r.get("/v2/team/app/blobs/" + img.Config.Digest.String())
+		for _, n := range layers {
+			path, _ := r.blob(img, n)
+			r.get(path)
+		}
+		r.through.Wait()
+	}
+	r.upstream.Push("team/app", "1", one)
+	pull(one, "1", 0)
+	r.upstream.Push("team/app", "1", two)
+	pull(two, "1", 0, 1)
+	pull(one, "", 1) // by who had the older one's manifest
+	r.upstream.Push("team/app", "other", other)
+	pull(other, "other", 0, 1)
+	images, err := r.store.ImageUsages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]registrytest.Image{r.upstream.Host() + "/team/app:1": two, r.upstream.Host() + "/team/app:other": other}
+	for _, i := range images {
+		img, ok := want[i.Name]
+		if !ok || i.Target.Digest != img.Descriptor.Digest || len(i.Missing) > 0 || len(i.Blobs) != 4 {
+			t.Errorf("%s: %+v", i.Name, i)
+		}
+	}
+	if len(images) != 2 {
+		t.Errorf("%d images", len(images))
+	}
+	// What was removed doesn't come back with a late blob.
+	if err := r.store.Remove(r.upstream.Host() + "/team/app:1"); err != nil {
+		t.Fatal(err)
+	}
+	pull(one, "", 1)
+	if _, err := r.store.Root(r.upstream.Host() + "/team/app:1"); err == nil {
+		t.Error("an image that was removed is back")
+	}
+}
+
+// Faults upstream are told as what they are, and HEAD fetches nothing.
+func TestThroughTellsOfFaults(t *testing.T) {
+	r := newRelay(t, time.Hour)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20))
+	r.upstream.Push("team/app", "1", img)
+	r.get("/v2/team/app/manifests/1")
+	path, content := r.blob(img, 0)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodHead, r.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.ContentLength != int64(len(content)) || r.upstream.Count("/blobs/") != 0 {
+		t.Errorf("HEAD: %d, %d bytes, %d requests upstream", resp.StatusCode, resp.ContentLength, r.upstream.Count("/blobs/"))
+	}
+	for status, want := range map[int]int{http.StatusNotFound: http.StatusNotFound, http.StatusForbidden: http.StatusForbidden, http.StatusInternalServerError: http.StatusBadGateway} {
+		r := newRelay(t, time.Hour)
+		r.upstream.Push("team/app", "1", img)
+		r.get("/v2/team/app/manifests/1")
+		r.upstream.Break(path, -1, chaos.Status(status))
+		if resp, _ := r.get(path); resp.StatusCode != want {
+			t.Errorf("upstream says %d: %d, want %d", status, resp.StatusCode, want)
+		}
+	}
+}
+
+// A manifest that lies about sizes gets nobody less than the blob, nor more.
+func TestThroughWithLyingManifests(t *testing.T) {
+	r := newRelay(t, time.Hour)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, 5000))
+	r.upstream.Push("team/app", "1", img)
+	path, content := r.blob(img, 0)
+	lie := strings.Replace(string(img.Manifest), fmt.Sprintf(`"size":%d}]`, len(content)), `"size":0}]`, 1)
+	if lie == string(img.Manifest) {
+		t.Fatal("the lie isn't one")
+	}
+	r.upstream.PushManifest("team/app", "zero", img.Descriptor.MediaType, []byte(lie))
+	r.upstream.PushManifest("evil/app", "1", img.Descriptor.MediaType, []byte(strings.Replace(lie, `"size":0}]`, `"size":100}]`, 1)))
+	r.get("/v2/evil/app/manifests/1")
+	r.get("/v2/team/app/manifests/zero")
+	if resp, body := r.get(path); resp.StatusCode != http.StatusOK || !bytes.Equal(body, content) {
+		t.Errorf("%d with %d bytes", resp.StatusCode, len(body))
+	}
+	// Places that a manifest names are not asked.
+	asked := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer elsewhere.Close()
+	foreign := registrytest.Build("linux/amd64", registrytest.Random(2, 5000))
+	text := strings.Replace(string(foreign.Manifest), `"size":`+fmt.Sprint(foreign.Layers[0].Size)+`}]`, `"size":`+fmt.Sprint(foreign.Layers[0].Size)+`,"urls":["`+elsewhere.URL+`"]}]`, 1)
+	r.upstream.PushManifest("team/app", "foreign", foreign.Descriptor.MediaType, []byte(text))
+	r.get("/v2/team/app/manifests/foreign")
+	if resp, _ := r.get("/v2/team/app/blobs/" + foreign.Layers[0].Digest.String()); resp.StatusCode != http.StatusNotFound || asked || text == string(foreign.Manifest) {
+		t.Errorf("%d, asked elsewhere: %v", resp.StatusCode, asked)
 	}
 }

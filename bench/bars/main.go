@@ -62,6 +62,7 @@ func groups() []group {
 		{"loopback", loopback}, {"one", oneLargeBlob}, {"link", fastLink}, {"slow", slowConnection}, {"resets", resets},
 		{"kills", kills}, {"small", smallBlobs}, {"http2", http2},
 		{"compose", composition}, {"archive", archives}, {"load", loadGenerator},
+		{"serve", serving}, {"warm", warmRound}, {"after", lookingAfter},
 	}
 }
 

@@ -223,6 +223,7 @@ func (o *benchOptions) announce(s streams, b bench.Options, targets []*bench.Tar
 // is free.
 func (o *benchOptions) write(s streams, r *bench.Report) error {
 	taken := false
+	var errs []error
 	for _, form := range []struct {
 		path  string
 		write func(io.Writer) error
@@ -233,14 +234,12 @@ func (o *benchOptions) write(s streams, r *bench.Report) error {
 			continue
 		}
 		taken = taken || form.path == "-"
-		if err := toFile(s, form.path, form.write); err != nil {
-			return err
-		}
+		errs = append(errs, toFile(s, form.path, form.write))
 	}
-	if taken {
-		return nil
+	if !taken { // what was measured is told, whatever became of the files
+		errs = append(errs, benchTable(s.out, r, false))
 	}
-	return benchTable(s.out, r, false)
+	return errors.Join(errs...)
 }
 
 // toFile writes to a file, or to standard output for "-".

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,8 +41,18 @@ func (o *benchOptions) check(args []string) error {
 		return usageError{errors.New("--from goes with --replay: name the images at each registry")}
 	case o.replay != "" && (o.rate > 0 || o.profile != "" || o.whole || o.given("range")):
 		return usageError{errors.New("--replay reads what it did then: --rate, --range, --whole and --profile don't go with it")}
-	case o.profile != "" && (o.whole || o.given("range")):
-		return usageError{errors.New("--profile and --range say the same thing: give one")}
+	case o.profile != "" && (o.whole || o.given("range")), o.whole && o.given("range"):
+		return usageError{errors.New("--profile, --range and --whole say the same thing: give one")}
+	case o.replay != "" && o.given("warm-up"):
+		return usageError{errors.New("--warm-up doesn't go with --replay, which begins as the pull began")}
+	}
+	for _, path := range []string{o.json, o.csv, o.benchstat, o.markdown, o.html} {
+		if path == "" || path == "-" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Dir(path)); err != nil { // not found out when all is measured
+			return err
+		}
 	}
 	if o.whole {
 		o.parts = "whole"

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -62,15 +61,17 @@ func runDoctor(ctx context.Context, s streams, q query, dir, name string) error 
 		if err != nil {
 			return err
 		}
-		if err := rememberFindings(kept, r.Ref.Host(), report); err != nil {
+		print := printFindings
+		if q.json {
+			print = func(s streams, r *doctor.Report) error { return printJSON(s, r) }
+		}
+		if err := print(s, report); err != nil {
 			return err
 		}
-		if q.json {
-			enc := json.NewEncoder(s.out)
-			enc.SetIndent("", "  ")
-			return enc.Encode(report)
+		if err := rememberFindings(kept, r.Ref.Host(), report); err != nil {
+			fmt.Fprintf(s.err, "drayage: pulls won't make use of this: %v\n", err)
 		}
-		return printFindings(s, report)
+		return nil
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"drayage/engine"
 	"drayage/engine/event"
 	"drayage/engine/mirror"
+	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
@@ -129,6 +131,9 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.registry, err = registry.ParseName(o.registry); err != nil {
+		return usageError{fmt.Errorf("--default-registry: %w", err)}
+	}
 	dir, err := storeDir(o.dir)
 	if err != nil {
 		return err
@@ -161,7 +166,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	transfers := web.NewTransfers(metrics)
 	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served}
 	if len(upstreams) > 0 {
-		through, done, err := o.upstream(ctx, store, event.Observers{display, transfers}, display)
+		through, done, err := o.upstream(ctx, store, upstreams, event.Observers{display, transfers}, display)
 		if err != nil {
 			return err
 		}
@@ -228,20 +233,32 @@ func (o *serveOptions) accessLog(s streams) (*slog.Logger, func() error, error) 
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, observer event.Observer, d *display) (*engine.Through, func(), error) {
-	credentials, err := o.credentials(nil)
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, upstreams []string, observer event.Observer, d *display) (*engine.Through, func(), error) {
+	var refs []reference.Image // one of each registry
+	for _, name := range upstreams {
+		ref, err := reference.Parse(name + "/x")
+		if err != nil {
+			return nil, nil, usageError{err}
+		}
+		refs = append(refs, ref)
+	}
+	credentials, err := o.credentials(refs)
 	if err != nil {
 		return nil, nil, err
 	}
 	policy := retry.Policy{Patience: o.patience}
-	client, err := o.newClient(credentials, nil, policy, observer, d, func(r *registry.Options) { r.PerHost = o.perHost })
+	client, err := o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost = o.perHost })
+	if err != nil {
+		return nil, nil, err
+	}
+	manifests, err := o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost = o.perHost })
 	if err != nil {
 		return nil, nil, err
 	}
 	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
 		Store: store, Registry: client, Observer: observer, Retry: policy, Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Hush: o.stall / 5,
-	}, o.fresh)
-	return through, func() { through.Close(); client.Close() }, nil
+	}, manifests, o.fresh)
+	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }
 
 // listeners are those that systemd has opened, or one of its own.
@@ -254,7 +271,7 @@ func (o *serveOptions) listeners(ctx context.Context) ([]net.Listener, error) {
 	if len(given) > 0 {
 		return given, nil
 	}
-	if _, _, err := net.SplitHostPort(o.listen); err != nil {
+	if _, port, err := net.SplitHostPort(o.listen); err != nil || !validPort(port) {
 		return nil, usageError{fmt.Errorf("--listen %q: want HOST:PORT, such as :5000", o.listen)}
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
@@ -262,6 +279,12 @@ func (o *serveOptions) listeners(ctx context.Context) ([]net.Listener, error) {
 		return nil, fmt.Errorf("--listen: %w", err)
 	}
 	return []net.Listener{l}, nil
+}
+
+// validPort reports whether a text is a port's number.
+func validPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
 }
 
 // run serves until ctx is done, and then until what is under way has ended.
@@ -354,7 +377,11 @@ func (o *serveOptions) keepBudget(ctx context.Context, store *blobstore.Store, d
 	tick := time.NewTicker(often)
 	defer tick.Stop()
 	for {
-		g, err := store.FindGarbage(ctx, blobstore.Keep{Budget: int64(o.budget)})
+		pins, err := warmPins(store)
+		var g blobstore.Garbage
+		if err == nil {
+			g, err = store.FindGarbage(ctx, blobstore.Keep{Budget: int64(o.budget), Pinned: pins})
+		}
 		if err == nil {
 			err = store.Sweep(ctx, g)
 		}

@@ -56,7 +56,7 @@ func storeGCCommand(s streams) *cobra.Command {
 that are younger than a day, since they may be of a pull that was broken off, and half-fetched
 blobs that nobody has continued for two weeks. With --unused and --budget images go, too, those
 that were used longest ago first. It may run beside pulls, and beside what serves the store:
-what they hold stays.
+what they hold stays, and so do the images that drayage warm pins.
 
 Standard output has one line for each image that goes, and one that sums it up.`,
 		Example: `  drayage store gc -n
@@ -155,7 +155,7 @@ func matchName(pattern, name string) bool {
 }
 
 func runGC(ctx context.Context, s streams, o gcOptions) error {
-	pin, err := pinned(o.pins)
+	byPattern, err := pinned(o.pins)
 	if err != nil {
 		return err
 	}
@@ -166,6 +166,11 @@ func runGC(ctx context.Context, s streams, o gcOptions) error {
 	if o.unused < 0 {
 		return usageError{errors.New("--unused must be longer than nothing")}
 	}
+	warmed, err := warmPins(store)
+	if err != nil {
+		return err
+	}
+	pin := func(name string) bool { return byPattern(name) || warmed(name) }
 	g, err := store.FindGarbage(ctx, blobstore.Keep{
 		Unused: o.unused, Budget: int64(o.budget), Pinned: pin, Grace: o.grace, Partials: o.partials, Quarantined: o.quarantined,
 	})

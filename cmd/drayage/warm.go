@@ -33,6 +33,7 @@ import (
 	"drayage/engine/warm"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 )
 
@@ -147,9 +148,9 @@ func runWarm(ctx context.Context, s streams, o warmOptions) error {
 	w := &warmWork{o: &o, s: s, store: store, display: display, credentials: credentials}
 	host, _ := os.Hostname() // without a name, jitter is that of all such
 	if o.once {
-		return o.round(ctx, s, warm.New(config, w, host))
+		return o.round(ctx, s, warm.New(config, w, host, warm.Rate(o.limit)))
 	}
-	return o.keep(ctx, s, config, w, host)
+	return o.keep(ctx, s, config, dir, w, host)
 }
 
 // round has one round.
@@ -179,18 +180,23 @@ func (notReadyError) Error() string {
 
 // keep keeps the groups fresh, with the file as it is now and as it becomes. To end
 // when told to is what it is for.
-func (o *warmOptions) keep(ctx context.Context, s streams, config *warm.Config, w *warmWork, host string) error {
+func (o *warmOptions) keep(ctx context.Context, s streams, config *warm.Config, dir string, w *warmWork, host string) error {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	const drain = 30 * time.Second
 	allowDraining(ctx, drain)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // false where there is no systemd
+	stamp := fileStamp(o.config)
+	if again, _, err := loadWarm(s, o.config, o.dir); o.config != "-" && err == nil {
+		config = again // it may have changed since, before the stamp was taken
+	}
 	for {
 		inner, cancel := context.WithCancel(ctx)
 		ended := make(chan struct{})
-		go func() { defer close(ended); _ = warm.New(config, w, host).Run(inner) }() // ends with inner alone
-		next := o.changed(inner, s, reload, fileStamp(o.config))
+		go func() { defer close(ended); _ = warm.New(config, w, host, warm.Rate(o.limit)).Run(inner) }() // ends with inner alone
+		var next *warm.Config
+		next, stamp = o.changed(inner, s, reload, dir, stamp)
 		cancel()
 		<-ended
 		if next == nil {
@@ -213,14 +219,14 @@ func fileStamp(path string) string {
 
 // changed waits until the file has changed and can be read, and returns what it says; nil
 // when ctx is done. What can't be read is told, and left.
-func (o *warmOptions) changed(ctx context.Context, s streams, reload <-chan os.Signal, stamp string) *warm.Config {
+func (o *warmOptions) changed(ctx context.Context, s streams, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
 	const often = 5 * time.Second
 	tick := time.NewTicker(often)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return nil, stamp
 		case <-reload:
 		case <-tick.C:
 			if now := fileStamp(o.config); o.config == "-" || now == stamp || now == "" {
@@ -228,9 +234,12 @@ func (o *warmOptions) changed(ctx context.Context, s streams, reload <-chan os.S
 			}
 		}
 		stamp = fileStamp(o.config)
-		c, _, err := loadWarm(s, o.config, o.dir)
+		c, now, err := loadWarm(s, o.config, o.dir)
+		if err == nil && now != dir {
+			err = fmt.Errorf("it names another store, %s: end this and begin anew", now)
+		}
 		if err == nil {
-			return c
+			return c, stamp
 		}
 		fmt.Fprintf(s.err, "drayage: what is read again can't be used, and what was read before counts on: %v\n", err)
 	}
@@ -311,6 +320,56 @@ func (w *warmWork) Missing(ctx context.Context, p warm.Pull) (int64, error) {
 	return n, nil
 }
 
+// Look implements warm.Work.
+func (w *warmWork) Look(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
+	c, err := w.client(p.Images, w.display, func(*registry.Options) {})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	results, _, err := engine.Plan(ctx, w.options(p, c, w.display), p.Images)
+	if err != nil {
+		return nil, err
+	}
+	var out []warm.Outcome
+	for _, r := range results {
+		o := warm.Outcome{Image: r.Ref, Err: r.Err}
+		if r.Err == nil {
+			o.Digest = r.Image.Target().Digest
+			if root, err := w.store.Root(r.Ref.Name()); err != nil || root.Target.Digest != o.Digest || !w.Complete(r.Ref.Name(), o.Digest) {
+				o.Err = errors.New("it is to be fetched")
+			}
+			for _, d := range r.Image.Blobs() {
+				if has, err := w.store.Has(d); err != nil || !has {
+					o.Err = errors.New("it is to be fetched")
+				}
+			}
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// Complete implements warm.Work.
+func (w *warmWork) Complete(name string, d digest.Digest) bool {
+	return whyIncomplete(w.store, name, d.String()) == ""
+}
+
+// whyIncomplete says why not all of an image is in the store as it was found, "" when it
+// is.
+func whyIncomplete(store *blobstore.Store, name, d string) string {
+	root, err := store.Root(name)
+	if err != nil || root.Target.Digest.String() != d {
+		return "not in the store as it was found"
+	}
+	for _, blob := range root.Blobs {
+		if _, err := store.Stat(blob); err != nil {
+			return "not all of it is there"
+		}
+	}
+	return ""
+}
+
 // arrivals tells a pull's pace of bytes.
 type arrivals func(int64)
 
@@ -327,11 +386,7 @@ func (w *warmWork) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error
 	if p.Arrived != nil {
 		observer = append(observer, arrivals(p.Arrived))
 	}
-	c, err := w.client(p.Images, observer, func(r *registry.Options) {
-		if r.Limit == nil { // --limit-rate bounds all windows
-			r.Limit = p.Limit
-		}
-	})
+	c, err := w.client(p.Images, observer, func(r *registry.Options) { r.Limit = p.Limit }) // within which --limit-rate is
 	if err != nil {
 		return nil, err
 	}
@@ -472,28 +527,25 @@ type imageStatus struct {
 	Changed time.Time `json:"changed,omitzero"`
 }
 
-// statusOfGroup works out what is complete and fresh of a group.
-func statusOfGroup(store *blobstore.Store, group string, now time.Time) groupStatus {
+// statusOfGroup works out what is complete and fresh of a group, as its state has it, and
+// of what a file names besides.
+func statusOfGroup(store *blobstore.Store, group string, unlooked func(warm.State) []string, now time.Time) groupStatus {
 	state := warm.ReadState(store.Note(warmNote(group)), group)
 	out := groupStatus{Group: group, Last: state.Ended, Next: state.Next, Error: state.Problem, Images: []imageStatus{}}
 	for _, i := range state.Selected() {
 		s := imageStatus{Image: familiar(i.Name), Digest: i.Digest, Checked: i.Checked, Changed: i.Changed, Why: i.Error}
-		root, err := store.Root(i.Name)
-		switch {
+		switch why := whyIncomplete(store, i.Name, i.Digest); {
 		case s.Why != "":
-		case err != nil || root.Target.Digest.String() != i.Digest:
-			s.Why = "not in the store as it was found"
+		case why != "":
+			s.Why = why
 		case !state.Fresh(i, now):
 			s.Why = "not looked at since the last round was due"
-		default:
-			for _, d := range root.Blobs {
-				if _, err := store.Stat(d); err != nil {
-					s.Why = "not all of it is there"
-				}
-			}
 		}
 		s.Ready = s.Why == ""
 		out.Images = append(out.Images, s)
+	}
+	for _, name := range unlooked(state) {
+		out.Images = append(out.Images, imageStatus{Image: name, Why: "not looked at yet"})
 	}
 	out.Ready = len(out.Images) > 0 && out.Error == "" && !slices.ContainsFunc(out.Images, func(i imageStatus) bool { return !i.Ready })
 	if out.Error == "" && len(out.Images) == 0 {
@@ -510,7 +562,7 @@ func warmGroups(store *blobstore.Store) []web.Group {
 	}
 	var out []web.Group
 	for _, name := range names {
-		s := statusOfGroup(store, strings.TrimPrefix(name, "warm/"), time.Now())
+		s := statusOfGroup(store, strings.TrimPrefix(name, "warm/"), func(warm.State) []string { return nil }, time.Now())
 		g := web.Group{Name: s.Group, Images: len(s.Images), Last: s.Last, Next: s.Next, Problem: s.Error, Ready: s.Ready}
 		for _, i := range s.Images {
 			if i.Ready {
@@ -522,6 +574,19 @@ func warmGroups(store *blobstore.Store) []web.Group {
 		out = append(out, g)
 	}
 	return out
+}
+
+// warmPins reports of images whether a group that is kept warm pins them.
+func warmPins(store *blobstore.Store) (func(name string) bool, error) {
+	names, err := store.Notes("warm/")
+	if err != nil {
+		return nil, err
+	}
+	var states []warm.State
+	for _, name := range names {
+		states = append(states, warm.ReadState(store.Note(name), strings.TrimPrefix(name, "warm/")))
+	}
+	return warm.Pinned(states), nil
 }
 
 func warmStatusCommand(s streams) *cobra.Command {
@@ -545,14 +610,16 @@ are named, and else 1: a gate for a deployment.`,
 			if err != nil {
 				return err
 			}
+			for _, name := range groups {
+				if !slices.ContainsFunc(config.Groups, func(g warm.Group) bool { return g.Name == name }) {
+					return usageError{fmt.Errorf("--group %s: the file has none of that name", name)}
+				}
+			}
 			var all []groupStatus
 			for _, g := range config.Groups {
 				if len(groups) == 0 || slices.Contains(groups, g.Name) {
-					all = append(all, statusOfGroup(store, g.Name, time.Now()))
+					all = append(all, statusOfGroup(store, g.Name, g.Unlooked, time.Now()))
 				}
-			}
-			if len(all) < len(groups) {
-				return usageError{errors.New("--group names one that the file doesn't have")}
 			}
 			if asJSON {
 				err = printJSON(s, all)

@@ -230,15 +230,40 @@ type useNotes struct {
 }
 
 func (u *useNotes) note(name string) {
-	const often = time.Minute
-	now := time.Now()
-	u.mu.Lock()
-	fresh := now.Sub(u.noted[name]) < often
-	if !fresh {
-		u.noted[name] = now
-	}
-	u.mu.Unlock()
-	if !fresh {
+	if u.due(name) {
 		_ = u.store.Use(name) // one that can't be noted is used all the same
 	}
+}
+
+// noteDigest notes the use of the images that a manifest is of.
+func (u *useNotes) noteDigest(d digest.Digest) {
+	if !u.due(d.String()) {
+		return
+	}
+	roots, err := u.store.Roots()
+	if err != nil {
+		return
+	}
+	for _, r := range roots {
+		if r.Target.Digest == d || slices.Contains(r.Blobs, d) {
+			u.note(r.Name)
+		}
+	}
+}
+
+// due reports whether the use of something wasn't noted for a while, and notes that it is
+// now.
+func (u *useNotes) due(what string) bool {
+	const often, most = time.Minute, 100_000
+	now := time.Now()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if now.Sub(u.noted[what]) < often {
+		return false
+	}
+	if len(u.noted) >= most {
+		clear(u.noted)
+	}
+	u.noted[what] = now
+	return true
 }

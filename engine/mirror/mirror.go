@@ -32,8 +32,10 @@ type Upstream interface {
 	// Manifest finds what a reference stands for now. Stale says that upstream couldn't
 	// be asked, and that this is what it was earlier.
 	Manifest(ctx context.Context, ref reference.Image) (m Manifest, err error)
-	// Blob begins to read a blob, which may be on its way still: reading waits until what
-	// is read has come, or ctx is done.
+	// Size is how many bytes a blob has.
+	Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error)
+	// Blob begins to read a blob, which may be on its way still: Blob waits until something
+	// can be read, and reading until what is read has come, or ctx is done.
 	Blob(ctx context.Context, ref reference.Image, d digest.Digest) (Blob, error)
 }
 
@@ -43,6 +45,7 @@ type Manifest struct {
 	MediaType string
 	Raw       []byte
 	Stale     bool
+	Here      bool // it was in the store
 }
 
 // Blob is a blob that is read. Seeking to its end tells its size.
@@ -256,17 +259,14 @@ func (h *Handler) findManifest(ctx context.Context, ref reference.Image) (Manife
 		m, err := h.stored(ref)
 		return m, FromStore, err
 	}
-	if ref.Digest() != "" { // what has a digest is what it was
-		if m, err := h.read(ref.Digest()); err == nil {
-			return m, FromStore, nil
-		}
-	}
 	m, err := h.o.Upstream.Manifest(ctx, ref)
 	switch {
 	case err != nil:
 		return Manifest{}, "", fromUpstream(err, errNoManifest)
 	case m.Stale:
 		return m, Stale, nil
+	case m.Here:
+		return m, FromStore, nil
 	}
 	return m, FromUpstream, nil
 }
@@ -294,6 +294,7 @@ func (h *Handler) stored(ref reference.Image) (Manifest, error) {
 		if err != nil {
 			return Manifest{}, errNoManifest
 		}
+		h.used.noteDigest(ref.Digest())
 		return m, nil
 	}
 	root, err := h.o.Store.Root(ref.Tagged())
@@ -346,6 +347,17 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repo, text string
 		return errBroken
 	case !h.through(ref):
 		return errNoBlob
+	case r.Method == http.MethodHead: // nothing is fetched for it
+		size, err := h.o.Upstream.Size(r.Context(), ref, d)
+		if err != nil {
+			return fromUpstream(err, errNoBlob)
+		}
+		head := w.Header()
+		head.Set("Content-Type", "application/octet-stream")
+		head.Set("Docker-Content-Digest", d.String())
+		head.Set("Accept-Ranges", "bytes")
+		head.Set("Content-Length", strconv.FormatInt(size, 10))
+		return nil
 	default:
 		from = FromUpstream
 		if body, err = h.o.Upstream.Blob(r.Context(), ref, d); err != nil {

@@ -48,8 +48,12 @@ func (w *watched) Read(p []byte) (int, error) {
 	if !w.timer.Stop() && err != nil {
 		err = fmt.Errorf("%w (%v)", errStalled, w.stall)
 	}
-	if n > 0 && w.limit != nil && err == nil {
-		err = w.limit.WaitN(w.ctx, n) // afterwards: the bytes are here, the next ones wait
+	if n > 0 && w.limit != nil && (err == nil || errors.Is(err, io.EOF)) {
+		// Afterwards: the bytes are here, the next ones wait. The last ones of a body come
+		// with its end, and small bodies have no others.
+		if waitErr := w.limit.WaitN(w.ctx, n); waitErr != nil {
+			err = waitErr
+		}
 	}
 	return n, err
 }

@@ -3,6 +3,7 @@
 package warm
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -112,10 +113,7 @@ type Duration time.Duration
 type Timezone struct{ *time.Location }
 
 // Cron is a schedule.
-type Cron struct {
-	cron.Schedule
-	text string
-}
+type Cron struct{ cron.Schedule }
 
 // Platform is one that is wanted.
 type Platform struct{ image.Platform }
@@ -178,6 +176,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("group %s: every must be at least a minute", g.Name)
 		}
 	}
+	if c.Windows.closed() {
+		return errors.New("windows: nothing could ever be fetched: they are all off")
+	}
 	for _, hooks := range [][]Hook{c.Hooks.Fresh, c.Hooks.Failed, c.Hooks.Round} {
 		for _, h := range hooks {
 			if (len(h.Command) == 0) == (h.URL == "") {
@@ -186,6 +187,24 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// closed reports whether fetching is never allowed.
+func (w Windows) closed() bool {
+	return w.Else == Off && !slices.ContainsFunc(w.List, func(x Window) bool { return x.Rate != Off })
+}
+
+// selects is what a group selects, as text: when it changes, the group is looked at.
+func (g *Group) selects() string {
+	var b strings.Builder
+	for _, s := range g.Images {
+		fmt.Fprintf(&b, "%s|%s|%s|%d\n", s.Image, s.Tags, s.Exclude, s.Newest)
+	}
+	for _, p := range g.Platforms {
+		b.WriteString(p.String() + "\n")
+	}
+	fmt.Fprintf(&b, "%v\n", g.Referrers)
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(b.String())))[:16]
 }
 
 func at(n *yaml.Node, format string, args ...any) error {
@@ -404,7 +423,10 @@ func (c *Cron) UnmarshalYAML(n *yaml.Node) error {
 	if err != nil || strings.HasPrefix(n.Value, "@every") {
 		return at(n, "schedule: %q is no cron expression such as 0 3 * * *", n.Value)
 	}
-	c.Schedule, c.text = s, n.Value
+	if s.Next(time.Now()).IsZero() {
+		return at(n, "schedule: %q never comes", n.Value)
+	}
+	c.Schedule = s
 	return nil
 }
 
@@ -430,7 +452,7 @@ func (c *Config) location() *time.Location {
 func (s Selector) choose(tags []string) []string {
 	tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool {
 		in, _ := path.Match(s.Tags, t)
-		out := false
+		out := signature.MatchString(t)
 		if s.Exclude != "" {
 			out, _ = path.Match(s.Exclude, t)
 		}
@@ -443,10 +465,19 @@ func (s Selector) choose(tags []string) []string {
 	return tags
 }
 
+// signature is the form of the tags that cosign gives to what it has to say of an image.
+var signature = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.|$)`)
+
 // compareTags orders tags as versions: numbers by their value, and what has a suffix
-// such as -rc1 before what hasn't.
+// such as -rc1 before what hasn't. What is no version is before all that are.
 func compareTags(a, b string) int {
 	a, b = strings.TrimPrefix(a, "v"), strings.TrimPrefix(b, "v")
+	if x, y := isVersion(a), isVersion(b); x != y {
+		if x {
+			return 1
+		}
+		return -1
+	}
 	for a != "" && b != "" {
 		x, restA := cutRun(a)
 		y, restB := cutRun(b)
@@ -472,6 +503,8 @@ func suffix(rest string) int {
 	}
 	return -1
 }
+
+func isVersion(tag string) bool { return tag != "" && isDigit(tag[0]) }
 
 func isDigit(b byte) bool { return b >= '0' && b <= '9' }
 

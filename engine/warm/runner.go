@@ -23,6 +23,11 @@ type Work interface {
 	Tags(ctx context.Context, repository reference.Image) ([]string, error)
 	// Missing is how many bytes of images would have to be fetched.
 	Missing(ctx context.Context, p Pull) (int64, error)
+	// Look tells of each image whether it is fresh, and all of it in the store, and fetches no
+	// blob: an image that isn't has an error.
+	Look(ctx context.Context, p Pull) ([]Outcome, error)
+	// Complete reports whether all of an image is in the store, as it was found.
+	Complete(name string, d digest.Digest) bool
 	// Pull brings images into the store, and tells what became of each. The error is of
 	// all of it.
 	Pull(ctx context.Context, p Pull) ([]Outcome, error)
@@ -78,11 +83,24 @@ type Event struct {
 type Runner struct {
 	config *Config
 	work   Work
-	salt   string // tells machines apart, for jitter
+	salt   string        // tells machines apart, for jitter
+	most   Rate          // that is ever fetched at
+	turn   chan struct{} // holds one: groups fetch one after another, and share what may be taken
 }
 
-// New makes a Runner.
-func New(c *Config, w Work, salt string) *Runner { return &Runner{c, w, salt} }
+// New makes a Runner. most bounds all rates; Unbound is no bound.
+func New(c *Config, w Work, salt string, most Rate) *Runner {
+	return &Runner{config: c, work: w, salt: salt, most: most, turn: make(chan struct{}, 1)}
+}
+
+// allowed is how fast may be fetched now, and until when.
+func (r *Runner) allowed() (Rate, time.Time) {
+	now, until := r.config.rate(time.Now())
+	if now != Off && r.most != Unbound && (now == Unbound || now > r.most) {
+		now = r.most
+	}
+	return now, until
+}
 
 // Run keeps the groups fresh until ctx is done: each has a round when one is due, one
 // at a time. A round that was missed, while nothing ran or one took too long, is made
@@ -127,8 +145,8 @@ func (r *Runner) keep(ctx context.Context, g *Group) {
 		now := time.Now()
 		due := state.Next
 		soonest := r.config.next(g, now, r.salt)
-		if due.IsZero() { // the first one, at once
-			due = now
+		if due.IsZero() || state.Ended.Before(state.Began) || state.Selects != g.selects() {
+			due = now // the first one; or the last one was cut short; or the group is another
 		}
 		if due.After(soonest) { // the schedule has changed, or the clock was set back
 			due = soonest
@@ -146,7 +164,7 @@ func (r *Runner) wait(ctx context.Context, g *Group, state *State, due time.Time
 	pause := first
 	for {
 		until := due
-		retrying := slices.ContainsFunc(state.Selected(), func(i Image) bool { return i.Error != "" })
+		retrying := state.Problem != "" || slices.ContainsFunc(state.Selected(), func(i Image) bool { return i.Error != "" })
 		if again := time.Now().Add(pause); retrying && again.Before(due) {
 			until = again
 		}
@@ -182,7 +200,7 @@ func sleep(ctx context.Context, until time.Time) bool {
 // round looks at all images of a group, and fetches what has changed.
 func (r *Runner) round(ctx context.Context, g *Group, state *State, due time.Time) {
 	began := time.Now()
-	state.Began, state.Problem, state.Fetched = began, "", 0
+	state.Began, state.Problem, state.Fetched, state.Pinned = began, "", 0, g.Keep.Pinned
 	state.Next = r.config.next(g, laterOf(due, began), r.salt)
 	r.save(g, state)
 	selected, err := r.selected(ctx, g)
@@ -199,8 +217,9 @@ func (r *Runner) round(ctx context.Context, g *Group, state *State, due time.Tim
 		return
 	}
 	r.drop(g, state, selected, err == nil)
+	r.save(g, state) // what is pinned is known by it
 	r.budget(ctx)
-	state.Ended = time.Now()
+	state.Ended, state.Finished, state.Selects = time.Now(), began, g.selects()
 	if state.Ended.After(state.Next) { // it took longer than until the next one: that is made up for once
 		state.Next = state.Ended
 	}
@@ -217,19 +236,34 @@ func laterOf(a, b time.Time) time.Time {
 	return b
 }
 
-// again tries the images once more that have failed.
+// again tries what has failed once more: images, or to find out which there are.
 func (r *Runner) again(ctx context.Context, g *Group, state *State) {
 	var refs []reference.Image
-	for _, i := range state.Selected() {
-		if ref, err := reference.Parse(i.Name); err == nil && i.Error != "" {
-			refs = append(refs, ref)
+	if state.Problem != "" {
+		selected, err := r.selected(ctx, g)
+		if ctx.Err() != nil {
+			return
+		}
+		state.Problem = ""
+		if err != nil {
+			state.Problem = err.Error()
+		}
+		now := time.Now()
+		for _, ref := range selected {
+			if !state.Fresh(*state.image(ref.Name()), now) {
+				refs = append(refs, ref)
+			}
+		}
+	} else {
+		for _, i := range state.Selected() {
+			if ref, err := reference.Parse(i.Name); err == nil && i.Error != "" {
+				refs = append(refs, ref)
+			}
 		}
 	}
-	if len(refs) > 0 {
-		r.fetch(ctx, g, state, refs)
-		r.save(g, state)
-		r.ready(g, state)
-	}
+	r.fetch(ctx, g, state, refs)
+	r.save(g, state)
+	r.ready(g, state)
 }
 
 // selected are the images that a group selects now. With an error they are those that
@@ -270,23 +304,34 @@ func (r *Runner) selected(ctx context.Context, g *Group) (out []reference.Image,
 var errClosed = errors.New("the time to fetch is over")
 
 // fetch brings images up to date, within the windows and at their rates, and returns how
-// many have failed.
+// many have failed. Outside of the windows it only looks.
 func (r *Runner) fetch(ctx context.Context, g *Group, state *State, refs []reference.Image) (failed int) {
 	left := slices.Clone(refs)
 	deadline := r.config.deadline(g, time.Now())
+	looked := false
 	for len(left) > 0 && ctx.Err() == nil {
-		allowed, until := r.config.rate(time.Now())
+		allowed, until := r.allowed()
 		if allowed == Off {
-			r.work.Log("%s: waiting until %s, when fetching is allowed", g.Name, until.Format("Mon 15:04"))
+			if !looked {
+				looked = true
+				left = r.look(ctx, g, state, left)
+				r.save(g, state)
+				continue
+			}
+			r.work.Log("%s: %d images wait until %s, when fetching is allowed", g.Name, len(left), until.Format("Mon 15:04"))
 			if !sleep(ctx, until) {
 				return failed
 			}
 			continue
 		}
-		outcomes, err := r.window(ctx, g, left, allowed, until, deadline)
+		outcomes, err := r.window(ctx, g, left, allowed, deadline)
+		closed := errors.Is(err, errClosed)
+		if closed && outcomes == nil { // it had not begun
+			continue
+		}
 		again := left[:0:0]
 		for _, o := range outcomes {
-			if errors.Is(err, errClosed) && o.Err != nil {
+			if closed && o.Err != nil {
 				again = append(again, o.Image) // it goes on when the window opens
 				continue
 			}
@@ -294,7 +339,7 @@ func (r *Runner) fetch(ctx context.Context, g *Group, state *State, refs []refer
 				failed++
 			}
 		}
-		if err != nil && !errors.Is(err, errClosed) {
+		if err != nil && !closed {
 			if ctx.Err() == nil {
 				state.Problem = err.Error()
 				r.work.Log("%s: %v", g.Name, err)
@@ -306,79 +351,109 @@ func (r *Runner) fetch(ctx context.Context, g *Group, state *State, refs []refer
 	return failed
 }
 
-// window fetches at a rate until a moment, the zero time for ever.
-func (r *Runner) window(ctx context.Context, g *Group, refs []reference.Image, allowed Rate, until, deadline time.Time) ([]Outcome, error) {
-	inner, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if !until.IsZero() {
-		timer := time.AfterFunc(time.Until(until), func() {
-			if now, _ := r.config.rate(time.Now()); now == Off {
-				cancel(errClosed)
-			}
-		})
-		defer timer.Stop()
+// look notes which images are fresh and complete, and returns the others.
+func (r *Runner) look(ctx context.Context, g *Group, state *State, refs []reference.Image) []reference.Image {
+	outcomes, err := r.work.Look(ctx, g.pull(refs))
+	if err != nil {
+		return refs
 	}
+	var left []reference.Image
+	for _, o := range outcomes {
+		if o.Err != nil {
+			left = append(left, o.Image)
+			continue
+		}
+		_ = r.outcome(ctx, g, state, o) // is none that failed
+	}
+	return left
+}
+
+func (g *Group) pull(refs []reference.Image) Pull {
 	p := Pull{Images: refs, Referrers: g.Referrers}
 	for _, pf := range g.Platforms {
 		p.Platforms = append(p.Platforms, pf.Platform)
 	}
-	paced, err := r.pace(inner, &p, allowed, deadline)
-	if err != nil {
-		return nil, err
+	return p
+}
+
+// window fetches, when it is the group's turn, until the windows close.
+func (r *Runner) window(ctx context.Context, g *Group, refs []reference.Image, allowed Rate, deadline time.Time) ([]Outcome, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	outcomes, err := r.work.Pull(inner, p)
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p := g.pull(refs)
+	paced, err := r.pace(inner, cancel, &p, allowed, deadline)
+	var outcomes []Outcome
+	if err == nil {
+		outcomes, err = r.work.Pull(inner, p)
+	}
+	cause := context.Cause(inner)
 	cancel(nil)
 	paced.Wait()
-	if cause := context.Cause(inner); errors.Is(cause, errClosed) && ctx.Err() == nil {
+	if errors.Is(cause, errClosed) && ctx.Err() == nil {
 		err = errClosed
 	}
 	return outcomes, err
 }
 
-// pace sets how fast a pull is: by the window, and if there is a deadline no faster than
-// it takes to meet it. What it begins ends with ctx.
-func (r *Runner) pace(ctx context.Context, p *Pull, allowed Rate, deadline time.Time) (*sync.WaitGroup, error) {
+// pace sets how fast a pull is: by the windows, as they follow each other, and if there is a
+// deadline no faster than it takes to meet it. When fetching isn't allowed any more it ends
+// the pull. What it begins ends with ctx.
+func (r *Runner) pace(ctx context.Context, end context.CancelCauseFunc, p *Pull, allowed Rate, deadline time.Time) (*sync.WaitGroup, error) {
 	const burst = 256 << 10
 	p.Limit = rate.NewLimiter(limitOf(allowed), burst)
-	var group sync.WaitGroup
-	left := int64(math.MaxInt64)
-	if !deadline.IsZero() {
-		missing, err := r.work.Missing(ctx, *p)
-		if err != nil {
-			return nil, err
-		}
-		left = missing
-	}
+	group := new(sync.WaitGroup)
 	var mu sync.Mutex
+	left := int64(math.MaxInt64)
+	set := func() time.Time {
+		most, until := r.allowed()
+		if most == Off {
+			end(errClosed)
+			return until
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		p.Limit.SetLimit(limitOf(needed(max(0, left), time.Now(), deadline, most)))
+		return until
+	}
+	group.Go(func() {
+		const often = 5 * time.Second
+		for {
+			wait := often
+			if until := set(); !until.IsZero() {
+				wait = min(wait, max(0, time.Until(until)))
+			}
+			timer := time.NewTimer(wait + time.Millisecond)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			}
+		}
+	})
 	p.Arrived = func(n int64) {
 		mu.Lock()
 		defer mu.Unlock()
 		left -= n
 	}
-	set := func() {
-		most, _ := r.config.rate(time.Now()) // windows may follow each other
-		if most == Off {
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		p.Limit.SetLimit(limitOf(needed(max(0, left), time.Now(), deadline, most)))
+	if deadline.IsZero() {
+		return group, nil
 	}
+	missing, err := r.work.Missing(ctx, *p)
+	if err != nil {
+		return group, err
+	}
+	mu.Lock()
+	left = missing
+	mu.Unlock()
 	set()
-	group.Go(func() {
-		const often = 5 * time.Second
-		tick := time.NewTicker(often)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				set()
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return &group, nil
+	return group, nil
 }
 
 func limitOf(r Rate) rate.Limit {
@@ -468,16 +543,11 @@ func (r *Runner) budget(ctx context.Context) {
 	if r.config.Budget.High <= 0 {
 		return
 	}
-	pinned := make(map[string]bool)
+	var states []State
 	for _, g := range r.config.Groups {
-		if g.Keep.Pinned {
-			s := ReadState(r.work.Load(g.Name), g.Name)
-			for _, i := range s.Selected() {
-				pinned[i.Name] = true
-			}
-		}
+		states = append(states, ReadState(r.work.Load(g.Name), g.Name))
 	}
-	if err := r.work.KeepBudget(ctx, r.config.Budget, func(name string) bool { return pinned[name] }); err != nil && ctx.Err() == nil {
+	if err := r.work.KeepBudget(ctx, r.config.Budget, Pinned(states)); err != nil && ctx.Err() == nil {
 		r.work.Log("keeping the budget: %v", err)
 	}
 }
@@ -486,7 +556,9 @@ func (r *Runner) budget(ctx context.Context) {
 func (r *Runner) ready(g *Group, state *State) bool {
 	now := time.Now()
 	selected := state.Selected()
-	yes := len(selected) > 0 && state.Problem == "" && !slices.ContainsFunc(selected, func(i Image) bool { return !state.Fresh(i, now) })
+	yes := len(selected) > 0 && state.Problem == "" && !slices.ContainsFunc(selected, func(i Image) bool {
+		return !state.Fresh(i, now) || !r.work.Complete(i.Name, digest.Digest(i.Digest))
+	})
 	if err := r.work.Ready(*g, yes); err != nil {
 		r.work.Log("%s: %v", g.Name, err)
 	}
@@ -506,4 +578,30 @@ func (r *Runner) tell(ctx context.Context, hooks []Hook, e Event) {
 			r.work.Log("%s: the hook for %s: %v", e.Group, e.Event, err)
 		}
 	}
+}
+
+// Pinned reports of images whether a group keeps them whatever a budget says.
+func Pinned(states []State) func(name string) bool {
+	pinned := make(map[string]bool)
+	for _, s := range states {
+		for _, i := range s.Selected() {
+			pinned[i.Name] = pinned[i.Name] || s.Pinned
+		}
+	}
+	return func(name string) bool { return pinned[name] }
+}
+
+// Unlooked are the images that a group's file names and that were never looked at.
+func (g *Group) Unlooked(s State) []string {
+	var out []string
+	for _, sel := range g.Images {
+		ref, err := reference.Parse(sel.Image)
+		if err != nil || sel.Tags != "" {
+			continue
+		}
+		if !slices.ContainsFunc(s.Selected(), func(i Image) bool { return i.Name == ref.Name() }) {
+			out = append(out, ref.String())
+		}
+	}
+	return out
 }

@@ -14,10 +14,14 @@ type State struct {
 	Group   string    `json:"group"`
 	Began   time.Time `json:"began,omitzero"` // the last round
 	Ended   time.Time `json:"ended,omitzero"`
-	Next    time.Time `json:"next,omitzero"` // when the next one is due
-	Images  []Image   `json:"images"`
-	Problem string    `json:"problem,omitempty"` // of the round as a whole
-	Fetched int64     `json:"fetched"`           // bytes in the last round
+	// Finished is when the last round began that has ended.
+	Finished time.Time `json:"finished,omitzero"`
+	Selects  string    `json:"selects,omitempty"` // tells whether the group has changed since
+	Pinned   bool      `json:"pinned,omitempty"`  // what it selects stays, whatever the budget says
+	Next     time.Time `json:"next,omitzero"`     // when the next one is due
+	Images   []Image   `json:"images"`
+	Problem  string    `json:"problem,omitempty"` // of the round as a whole
+	Fetched  int64     `json:"fetched"`           // bytes in the last round
 }
 
 const stateVersion = 1
@@ -90,11 +94,11 @@ func (s *State) Selected() []Image {
 	return slices.DeleteFunc(slices.Clone(s.Images), func(i Image) bool { return !i.Dropped.IsZero() })
 }
 
-// Fresh reports whether an image was found fresh in the last round that was due, or
-// later.
+// Fresh reports whether an image was found fresh in the last round that has ended, or
+// later, and none is overdue.
 func (s *State) Fresh(i Image, now time.Time) bool {
 	const late = 5 * time.Minute // for a round to begin
-	if i.Checked.IsZero() || i.Checked.Before(s.Began) || i.Error != "" {
+	if i.Checked.IsZero() || i.Checked.Before(s.Finished) || i.Error != "" {
 		return false
 	}
 	return s.Next.IsZero() || now.Before(s.Next.Add(late))

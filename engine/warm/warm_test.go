@@ -77,6 +77,10 @@ func TestWrongFiles(t *testing.T) {
 		"groups:\n- name: a\n  images: [alpine]\n  every: 1h\n  schedule: '0 * * * *'\n":                 "give one",
 		"groups:\n- name: a\n  images: [alpine]\n  every: 1s\n":                                          "at least a minute",
 		"groups:\n- name: a\n  images: [alpine]\n  schedule: 'often'\n":                                  "line 4: schedule",
+		group + "windows: {else: off}\n":                                                                 "nothing could ever be fetched",
+		group + "windows: {}\n":                                                                          "nothing could ever be fetched",
+		group + "windows: {22:00-06:00: off, else: off}\n":                                               "nothing could ever be fetched",
+		"groups:\n- name: a\n  images: [alpine]\n  schedule: '0 0 31 2 *'\n":                             "never comes",
 		"groups:\n- name: a\n  every: 1h\n  images: [UPPER]\n":                                           "line 4",
 		"groups:\n- name: a\n  every: 1h\n  images: []\n":                                                "no images",
 		"groups:\n- name: a\n  every: 1h\n  images: [{repository: a, newest: 0}]\n":                      "line 4: newest",
@@ -124,12 +128,14 @@ type fake struct {
 	broken  map[string]bool
 	takes   time.Duration // a pull
 
-	states map[string][]byte
-	pulls  []pull
-	events []warm.Event
-	drops  []string
-	ready  map[string]bool
-	log    []string
+	unchanged map[string]bool // what Look finds fresh
+	states    map[string][]byte
+	pulls     []pull
+	events    []warm.Event
+	drops     []string
+	ready     map[string]bool
+	log       []string
+	ended     []time.Time // pulls
 }
 
 type pull struct {
@@ -172,6 +178,7 @@ func (f *fake) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.ended = append(f.ended, time.Now())
 	var out []warm.Outcome
 	for _, i := range p.Images {
 		o := warm.Outcome{Image: i, Digest: digest.FromString(f.digests[i.Name()]), Fetched: 10}
@@ -188,6 +195,22 @@ func (f *fake) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
 	}
 	return out, nil
 }
+
+func (f *fake) Look(_ context.Context, p warm.Pull) ([]warm.Outcome, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []warm.Outcome
+	for _, i := range p.Images {
+		o := warm.Outcome{Image: i, Digest: digest.FromString(f.digests[i.Name()])}
+		if !f.unchanged[i.Name()] {
+			o.Err = errors.New("not here")
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+func (f *fake) Complete(string, digest.Digest) bool { return true }
 
 func (f *fake) Drop(names []string) error {
 	f.mu.Lock()
@@ -226,7 +249,7 @@ func run(t *testing.T, f *fake, text string, d time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
-	if err := warm.New(load(t, text), f, "machine").Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := warm.New(load(t, text), f, "machine", warm.Unbound).Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }
@@ -363,9 +386,74 @@ func TestWindows(t *testing.T) {
 		if f.pulls[0].rate != 1<<20 {
 			t.Errorf("at %.0f bytes a second", f.pulls[0].rate)
 		}
-		f.mu.Lock()
+	})
+	// Windows that follow each other are one; and the end of the last one counts.
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(time.Date(2026, 1, 1, 21, 0, 0, 0, time.UTC)))
+		f := newFake()
+		f.takes = 100 * time.Hour
+		run(t, f, "timezone: UTC\nwindows: {'22:00-23:00': 1MiB/s, '23:00-02:00': 2MiB/s, else: off}\ngroups:\n- {name: a, schedule: '0 0 1 1 *', images: ['app:1']}\n", 24*time.Hour)
+		if got, want := f.times(t, "UTC"), []string{"01-01 22:00"}; !slices.Equal(got, want) || f.ended[0].Sub(f.pulls[0].at).Round(time.Minute) != 4*time.Hour {
+			t.Errorf("pulls at %v, ended at %v", got, f.ended)
+		}
+	})
+	// Outside of them it is looked all the same.
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)))
+		f := newFake()
+		f.unchanged = map[string]bool{"docker.io/library/app:1": true}
+		run(t, f, "timezone: UTC\nwindows: {'22:00-06:00': full, else: off}\ngroups:\n- {name: a, every: 1h, images: ['app:1']}\n", 3*time.Hour)
+		if len(f.pulls) != 0 || !f.ready["a"] {
+			t.Errorf("%d pulls, ready %v", len(f.pulls), f.ready["a"])
+		}
+	})
+}
+
+// A round that was cut short is made up for, and so is a group that has become another.
+func TestRoundsThatWereCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const text = "timezone: UTC\ngroups:\n- {name: a, schedule: '0 0 1 1 *', images: ['app:1']}\n"
+		f := newFake()
 		f.takes = time.Hour
-		f.mu.Unlock()
+		run(t, f, text, 30*time.Minute)
+		run(t, f, text, 2*time.Hour)
+		if len(f.pulls) != 2 || !f.ready["a"] {
+			t.Errorf("%d pulls, ready %v", len(f.pulls), f.ready["a"])
+		}
+		run(t, f, text, 2*time.Hour)
+		if len(f.pulls) != 2 {
+			t.Errorf("%d pulls when none is due", len(f.pulls))
+		}
+		run(t, f, strings.Replace(text, "app:1", "app:2", 1), 2*time.Hour)
+		if len(f.pulls) != 3 {
+			t.Errorf("%d pulls when the group is another", len(f.pulls))
+		}
+	})
+}
+
+// Tags that couldn't be listed are asked for again.
+func TestTagsAreAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.tags["team/app"] = []string{"v1"}
+		f.broken["team/app"] = true
+		time.AfterFunc(5*time.Minute, func() { f.mu.Lock(); defer f.mu.Unlock(); delete(f.broken, "team/app") })
+		run(t, f, "timezone: UTC\ngroups:\n- {name: a, schedule: '0 0 1 1 *', images: [{repository: r.example/team/app}]}\n", time.Hour)
+		if len(f.pulls) != 1 || !f.ready["a"] {
+			t.Errorf("%d pulls, ready %v", len(f.pulls), f.ready["a"])
+		}
+	})
+}
+
+// Groups fetch one after another.
+func TestGroupsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.takes = time.Hour
+		run(t, f, "timezone: UTC\ngroups:\n- {name: a, schedule: '0 0 1 1 *', images: ['a:1']}\n- {name: b, schedule: '0 0 1 1 *', images: ['b:1']}\n", 3*time.Hour)
+		if len(f.pulls) != 2 || f.pulls[1].at.Sub(f.pulls[0].at) < f.takes {
+			t.Errorf("pulls at %v", f.times(t, "UTC"))
+		}
 	})
 }
 
@@ -441,7 +529,7 @@ func TestHistoryAndReadiness(t *testing.T) {
 
 func TestOnce(t *testing.T) {
 	f := newFake()
-	r := warm.New(load(t, "groups:\n- {name: a, every: 1h, images: ['app:1']}\n- {name: b, every: 1h, images: ['bad:1']}\n"), f, "")
+	r := warm.New(load(t, "groups:\n- {name: a, every: 1h, images: ['app:1']}\n- {name: b, every: 1h, images: ['bad:1']}\n"), f, "", warm.Unbound)
 	f.broken["docker.io/library/bad:1"] = true
 	for _, c := range []struct {
 		groups []string

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -86,6 +87,7 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 			}
 			p = nil
 		}
+		w.done()
 		took := time.Since(began)
 		s.o.Metrics.end(kind, w.code(), w.bytes, took)
 		if s.o.Log != nil && kind != "health" {
@@ -204,11 +206,29 @@ func (w *watched) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// A client that takes less than a chunk in so long is let go: it would keep its connection
+// for ever.
+const (
+	chunk    = 4 << 20
+	patience = 10 * time.Minute
+)
+
+// hurry gives the client some time to take what comes next.
+func (w *watched) hurry() {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(patience)) // where it can't be, it isn't
+}
+
+// done takes that back: the connection may be kept for other requests.
+func (w *watched) done() {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Time{}) // as above
+}
+
 // Write implements io.Writer.
 func (w *watched) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.hurry()
 	total := 0
 	for len(p) > 0 {
 		part := p
@@ -240,9 +260,24 @@ func (w *watched) ReadFrom(src io.Reader) (int64, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	n, err := from.ReadFrom(src)
-	w.bytes += n
-	return n, err
+	limited, ok := src.(*io.LimitedReader)
+	if !ok {
+		limited = &io.LimitedReader{R: src, N: math.MaxInt64}
+	}
+	var total int64
+	for limited.N > 0 {
+		w.hurry()
+		part := &io.LimitedReader{R: limited.R, N: min(chunk, limited.N)} // of the file itself, which the kernel sends
+		want := part.N
+		n, err := from.ReadFrom(part)
+		total += n
+		w.bytes += n
+		limited.N -= n
+		if err != nil || n < want {
+			return total, err
+		}
+	}
+	return total, nil
 }
 
 // Unwrap lets http.ResponseController reach what is below.
