@@ -55,14 +55,16 @@ soak: ## thousands of bad links and power cuts under the race detector, then the
 	$(MAKE) fuzz FUZZTIME=$(SOAKTIME)
 
 bench: build $(TOOLS)/crane ## measure against yardsticks in the same run
+	-bash cmd/drayage/testdata/interop/setup.sh
 	CGO_ENABLED=0 $(GO) build -o bin/bars ./bench/bars
 	bin/bars -drayage bin/drayage
 
-race: build $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/oras ## pull beside crane, skopeo, regctl, oras and curl, into docs/benchmarks.md
+race: build $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/oras $(TOOLS)/containerd-$(CONTAINERD) ## pull beside crane, skopeo, regctl, oras, containerd, docker, aria2c and curl, into docs/benchmarks.md
+	-bash cmd/drayage/testdata/interop/setup.sh
 	CGO_ENABLED=0 $(GO) build -o bin/race ./bench/race
-	bin/race -drayage bin/drayage -tools $(TOOLS) -o docs/benchmarks.md
+	bin/race -drayage bin/drayage -tools $(TOOLS) -containerd $(CONTAINERD) -o docs/benchmarks.md
 
-interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane $(TOOLS)/browser $(TOOLS)/conformance-$(CONFORMANCE) ## test against real registries and real loaders
+interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane $(TOOLS)/browser $(TOOLS)/kube $(TOOLS)/conformance-$(CONFORMANCE) ## test against real registries and real loaders
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
 
@@ -96,6 +98,9 @@ $(TOOLS)/ggcr: $(wildcard cmd/drayage/testdata/interop/ggcr/*)
 
 $(TOOLS)/browser: $(wildcard cmd/drayage/testdata/interop/browser/*)
 	cd cmd/drayage/testdata/interop/browser && $(GO) build -o $@ .
+
+$(TOOLS)/kube: $(wildcard cmd/drayage/testdata/interop/kube/*)
+	cd cmd/drayage/testdata/interop/kube && $(GO) build -o $@ .
 
 $(TOOLS)/axe-$(AXE).js:
 	mkdir -p $(TOOLS)

@@ -160,7 +160,11 @@ func (t *Through) byDigest(ctx context.Context, ref reference.Image) (mirror.Man
 	if err != nil {
 		return mirror.Manifest{}, upstreamError(err)
 	}
-	return sent(doc, here), t.keep(ctx, ref, doc, t.rootsOf(placeOf(ref, d)))
+	roots := t.rootsOf(placeOf(ref, d))
+	if len(roots) == 0 { // asked for by its digest alone: it is an image of that name
+		return sent(doc, here), t.settle(ctx, ref, doc)
+	}
+	return sent(doc, here), t.keep(ctx, ref, doc, roots)
 }
 
 // byTag fetches what a tag stands for, and makes an image of it.
@@ -234,6 +238,9 @@ func (t *Through) settle(ctx context.Context, ref reference.Image, doc image.Doc
 		return err
 	}
 	name := ref.Tagged()
+	if name == "" {
+		name = ref.Name()
+	}
 	here, err := t.gather(lease, ref, doc, map[string]digest.Digest{name: doc.Descriptor.Digest})
 	if err != nil {
 		return err

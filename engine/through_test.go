@@ -332,6 +332,14 @@ func TestThroughKeepsImagesTogether(t *testing.T) {
 	if len(images) != 2 {
 		t.Errorf("%d images", len(images))
 	}
+	// One that is asked for by its digest alone is an image, too.
+	alone := registrytest.Build("linux/amd64", registrytest.Random(5, 1000))
+	r.upstream.Push("team/app", "", alone)
+	r.get("/v2/team/app/manifests/" + alone.Descriptor.Digest.String())
+	pull(alone, "", 0)
+	if root, err := r.store.Root(r.upstream.Host() + "/team/app@" + alone.Descriptor.Digest.String()); err != nil || len(root.Blobs) != 3 {
+		t.Errorf("by its digest: %+v, %v", root, err)
+	}
 	// What was removed doesn't come back with a late blob.
 	if err := r.store.Remove(r.upstream.Host() + "/team/app:1"); err != nil {
 		t.Fatal(err)

@@ -203,7 +203,7 @@ func present(program, containerd, only string) []tool {
 // shown is a tool's script for the page.
 func (t tool) shown() string {
 	script := t.script(job{refs: []string{"IMAGE"}, urls: []string{"http://REGISTRY/v2/…/blobs/sha256:…"}})
-	for _, p := range append(t.needs, selfPath()) {
+	for _, p := range append([]string{selfPath()}, t.needs...) {
 		script = strings.ReplaceAll(script, p+" ", filepath.Base(p)+" ")
 	}
 	script = strings.ReplaceAll(script, "pids=\n", "")

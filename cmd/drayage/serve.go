@@ -179,6 +179,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		Store: store, Mirror: mirror.New(m), Passwords: passwords, Log: log, Metrics: metrics, Transfers: transfers, Budget: int64(o.budget),
 		Limits:  web.Limits{Requests: limits.Limit(o.requests), Bytes: o.clientRate.perSecond()},
 		Groups:  func() []web.Group { return warmGroups(store) },
+		Fresh:   func() map[string]web.Freshness { return warmFreshness(store) },
 		Version: versionString(), Closing: closing.Done(),
 	})
 	return o.run(ctx, s, store, handler, conf, display, endStreams)

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -72,7 +73,7 @@ func startDaemon(t *testing.T, dir string, until *regexp.Regexp, args ...string)
 // stop ends it by a signal, and returns what it has said.
 func (d *daemonProcess) stop(sig syscall.Signal) (int, string) {
 	d.t.Helper()
-	if err := d.cmd.Process.Signal(sig); err != nil {
+	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		d.t.Fatal(err)
 	}
 	<-d.rest

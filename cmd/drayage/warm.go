@@ -576,6 +576,23 @@ func warmGroups(store *blobstore.Store) []web.Group {
 	return out
 }
 
+// warmFreshness is what is known of images that are kept warm, by name.
+func warmFreshness(store *blobstore.Store) map[string]web.Freshness {
+	names, err := store.Notes("warm/")
+	if err != nil {
+		return nil
+	}
+	out := make(map[string]web.Freshness)
+	for _, name := range names {
+		for _, i := range warm.ReadState(store.Note(name), strings.TrimPrefix(name, "warm/")).Images {
+			if out[i.Name].Checked.Before(i.Checked) {
+				out[i.Name] = web.Freshness{Checked: i.Checked, Changed: i.Changed}
+			}
+		}
+	}
+	return out
+}
+
 // warmPins reports of images whether a group that is kept warm pins them.
 func warmPins(store *blobstore.Store) (func(name string) bool, error) {
 	names, err := store.Notes("warm/")

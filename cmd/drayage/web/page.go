@@ -24,6 +24,10 @@ type Group struct {
 	Ready   bool   // complete and fresh
 }
 
+// Freshness is when an image was last found to be what its tag stands for, and when
+// that last changed.
+type Freshness struct{ Checked, Changed time.Time }
+
 //go:embed page.html page.js
 var files embed.FS
 
@@ -49,7 +53,7 @@ var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMa
 // ago is how long ago a moment was, for people.
 func ago(t time.Time) string {
 	if t.IsZero() {
-		return "unknown"
+		return ""
 	}
 	const day = 24 * time.Hour
 	d := time.Since(t)
@@ -70,12 +74,17 @@ type pageData struct {
 	Usage     blobstore.Usage
 	Budget    int64
 	Used      float64 // percent of the budget
-	Images    []blobstore.ImageUsage
+	Images    []pageImage
 	Transfers []Transfer
 	Groups    []Group
 	Hits      int64
 	Asked     int64
 	HitRate   float64 // percent
+}
+
+type pageImage struct {
+	blobstore.ImageUsage
+	Freshness
 }
 
 // page is the page for people.
@@ -89,7 +98,14 @@ func (s *site) page(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusInternalServerError, "the store can't be read\n")
 		return
 	}
-	d := pageData{Now: time.Now(), Version: s.o.Version, Usage: usage, Budget: s.o.Budget, Images: images, Transfers: s.o.Transfers.Now()}
+	d := pageData{Now: time.Now(), Version: s.o.Version, Usage: usage, Budget: s.o.Budget, Transfers: s.o.Transfers.Now()}
+	var fresh map[string]Freshness
+	if s.o.Fresh != nil {
+		fresh = s.o.Fresh()
+	}
+	for _, i := range images {
+		d.Images = append(d.Images, pageImage{i, fresh[i.Name]})
+	}
 	if d.Budget > 0 {
 		d.Used = min(100, 100*float64(usage.Bytes)/float64(d.Budget))
 	}

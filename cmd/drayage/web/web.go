@@ -33,7 +33,9 @@ type Options struct {
 	Transfers *Transfers // that are under way, for the page; nil is none
 	Budget    int64      // bytes that the store should take, for the page; 0 is no bound
 	// Groups are the groups of images that are kept warm, for the page; nil is none.
-	Groups  func() []Group
+	Groups func() []Group
+	// Fresh is what is known of images' freshness, by name, for the page; nil is nothing.
+	Fresh   func() map[string]Freshness
 	Version string
 	// Closing, if not nil, is closed when answers that would go on for ever should end.
 	Closing <-chan struct{}
