@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -202,6 +203,8 @@ func (p *page) plot(title string, all []figures) error {
 	if err != nil {
 		return err
 	}
+	// The library measures with a font that few have, and others are wider.
+	raw = bytes.ReplaceAll(raw, []byte("font-size:16px;font-family:'Roboto Medium',sans-serif"), []byte("font-size:14px;font-family:Roboto,Arial,sans-serif"))
 	name := strings.NewReplacer(", ", "-", " ", "-").Replace(strings.ToLower(title)) + ".svg"
 	dir := strings.TrimSuffix(p.out, filepath.Ext(p.out))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
