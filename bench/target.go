@@ -30,7 +30,8 @@ type Target struct {
 	Blobs  []ocispec.Descriptor
 	HTTP   string // the version of HTTP that was asked for, "" for the usual 1.1
 
-	parts    []part
+	parts    []part // there may be millions: they have no pointers, which the collector would follow
+	wholes   []whole
 	schedule []time.Duration // when the parts are due, for a replay
 	recorded *Quantiles      // how long they took then
 	verify   bool
@@ -41,15 +42,14 @@ type Target struct {
 
 // part is a range of a blob.
 type part struct {
-	span
-	blob   ocispec.Descriptor
-	source *registry.Blob
+	blob     int // of the target's wholes
+	from, to int64
 }
 
-// span tells ranges apart.
-type span struct {
-	digest   digest.Digest
-	from, to int64
+// whole is a blob, and where it is read from.
+type whole struct {
+	desc   ocispec.Descriptor
+	source *registry.Blob
 }
 
 // Manner is how targets are read.
@@ -93,29 +93,26 @@ func (m Mix) draw(rnd *rand.Rand) int64 {
 // fixed seed.
 func NewTarget(name string, d digest.Digest, blobs []ocispec.Descriptor, source func(digest.Digest) *registry.Blob, m Manner) (*Target, error) {
 	t := &Target{Name: name, Digest: d, Blobs: blobs, verify: m.Verify, disk: m.Disk}
-	var whole []part
 	for _, b := range blobs {
 		if b.Size > 0 {
-			whole = append(whole, part{span{b.Digest, 0, b.Size}, b, source(b.Digest)})
+			t.wholes = append(t.wholes, whole{b, source(b.Digest)})
 		}
 	}
-	if len(whole) == 0 {
+	if len(t.wholes) == 0 {
 		return nil, fmt.Errorf("%s: it has no blobs to read", name)
 	}
-	rnd := rand.New(rand.NewPCG(1, uint64(len(whole))))
+	rnd := rand.New(rand.NewPCG(1, uint64(len(t.wholes))))
 	if len(m.Mix) > 0 {
-		t.parts = mixed(rnd, m.Mix, whole)
+		t.parts = t.mixed(rnd, m.Mix)
 		return t, nil
 	}
-	for _, w := range whole {
+	for i, w := range t.wholes {
 		step := m.Part
 		if step <= 0 {
-			step = w.to
+			step = w.desc.Size
 		}
-		for from := int64(0); from < w.to; from += step {
-			p := w
-			p.from, p.to = from, min(w.to, from+step)
-			t.parts = append(t.parts, p)
+		for from := int64(0); from < w.desc.Size; from += step {
+			t.parts = append(t.parts, part{i, from, min(w.desc.Size, from+step)})
 		}
 	}
 	rnd.Shuffle(len(t.parts), func(i, j int) { t.parts[i], t.parts[j] = t.parts[j], t.parts[i] })
@@ -124,17 +121,16 @@ func NewTarget(name string, d digest.Digest, blobs []ocispec.Descriptor, source 
 
 // mixed draws reads by their sizes. One that is larger than every blob is of the
 // largest.
-func mixed(rnd *rand.Rand, m Mix, whole []part) []part {
+func (t *Target) mixed(rnd *rand.Rand, m Mix) []part {
 	const draws = 4096 // after which they come again
-	slices.SortFunc(whole, func(a, b part) int { return cmp.Compare(a.to, b.to) })
+	slices.SortFunc(t.wholes, func(a, b whole) int { return cmp.Compare(a.desc.Size, b.desc.Size) })
 	var out []part
 	for range draws {
-		size := min(m.draw(rnd), whole[len(whole)-1].to)
-		fits, _ := slices.BinarySearchFunc(whole, size, func(p part, size int64) int { return cmp.Compare(p.to, size) })
-		p := whole[fits+rnd.IntN(len(whole)-fits)]
-		p.from = rnd.Int64N(p.to/size) * size
-		p.to = p.from + size
-		out = append(out, p)
+		size := min(m.draw(rnd), t.wholes[len(t.wholes)-1].desc.Size)
+		fits, _ := slices.BinarySearchFunc(t.wholes, size, func(w whole, size int64) int { return cmp.Compare(w.desc.Size, size) })
+		i := fits + rnd.IntN(len(t.wholes)-fits)
+		from := rnd.Int64N(t.wholes[i].desc.Size/size) * size
+		out = append(out, part{i, from, from + size})
 	}
 	return out
 }
@@ -158,9 +154,10 @@ func NewReplay(name string, reads []Read, m Manner) (*Target, error) {
 	t := &Target{Name: name, verify: m.Verify, disk: m.Disk}
 	took := newTimes()
 	seen := make(map[digest.Digest]bool)
-	for _, r := range reads {
+	for i, r := range reads {
 		t.schedule = append(t.schedule, r.Due)
-		t.parts = append(t.parts, part{span{r.Blob.Digest, r.From, r.Blob.Size}, r.Blob, r.Source})
+		t.wholes = append(t.wholes, whole{r.Blob, r.Source})
+		t.parts = append(t.parts, part{i, r.From, r.Blob.Size})
 		took.add(r.Took)
 		if !seen[r.Blob.Digest] {
 			seen[r.Blob.Digest] = true
@@ -220,7 +217,7 @@ func (t *Target) next(n int, reserve func(int64) bool, r *Recorder) Work {
 			s.Err = errSkipped
 			return
 		}
-		_, again := t.seen.LoadOrStore(p.span, true)
+		_, again := t.seen.LoadOrStore(p, true)
 		s.First = !again
 		t.read(ctx, p, s, r)
 	}
@@ -234,9 +231,10 @@ var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 // read reads a part, and measures it.
 func (t *Target) read(ctx context.Context, p part, s *Sample, r *Recorder) {
-	s.Host = p.source.Host()
+	w := t.wholes[p.blob]
+	s.Host = w.source.Host()
 	c := &clock{sample: s}
-	body, err := p.source.Open(httptrace.WithClientTrace(ctx, c.trace()), transfer.Ask{From: p.from, To: p.to, Size: p.blob.Size, Once: true})
+	body, err := w.source.Open(httptrace.WithClientTrace(ctx, c.trace()), transfer.Ask{From: p.from, To: p.to, Size: w.desc.Size, Once: true})
 	c.finish()
 	if err != nil {
 		s.Err = kind(ctx, err)
@@ -297,8 +295,9 @@ var errContent = errors.New("wrong content")
 
 func (t *Target) output(p part) (*output, error) {
 	o := new(output)
-	if whole := p.from == 0 && p.to == p.blob.Size; whole && (t.verify || t.disk != nil) {
-		o.want, o.hash = p.blob.Digest, p.blob.Digest.Algorithm().Digester()
+	blob := t.wholes[p.blob].desc
+	if p.from == 0 && p.to == blob.Size && (t.verify || t.disk != nil) {
+		o.want, o.hash = blob.Digest, blob.Digest.Algorithm().Digester()
 	}
 	var err error
 	if t.disk != nil {

@@ -181,6 +181,7 @@ func (c *conn) Close() error {
 // ReadFrom implements io.ReaderFrom, which has the kernel send files.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if from, ok := c.Conn.(io.ReaderFrom); ok {
+		defer cork(c.Conn)()
 		return from.ReadFrom(r)
 	}
 	return io.Copy(struct{ io.Writer }{c.Conn}, r)
