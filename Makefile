@@ -64,7 +64,7 @@ race: build $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/oras $(TOOLS)/containerd-$(C
 	CGO_ENABLED=0 $(GO) build -o bin/race ./bench/race
 	bin/race -drayage bin/drayage -tools $(TOOLS) -containerd $(CONTAINERD) -o docs/benchmarks.md
 
-interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane $(TOOLS)/browser $(TOOLS)/kube $(TOOLS)/conformance-$(CONFORMANCE) ## test against real registries and real loaders
+interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr $(TOOLS)/crane $(TOOLS)/oras $(TOOLS)/browser $(TOOLS)/kube $(TOOLS)/conformance-$(CONFORMANCE) ## test against real registries and real loaders
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) $(GO) test -tags interop -count=1 -timeout 15m -run Interop -v ./cmd/drayage
 

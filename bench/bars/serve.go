@@ -116,37 +116,110 @@ func serving(ctx context.Context, b bench) ([]bar, error) {
 		r := median(ratios)
 		bars = append(bars, bar{"serve of 1 GiB to one client: / nginx with sendfile", fmt.Sprintf("%.2fx", r), ">= 0.95x", r >= 0.95})
 	}
-	perSecond, failed := hammer(ctx, "http://"+m.host+"/v2/bench/manifests/1", 16, 5*time.Second)
+	perSecond, failed := hammer(ctx, []string{"http://" + m.host + "/v2/bench/manifests/1"}, 16, 5*time.Second)
 	bars = append(bars, bar{"serve: manifests a second, 16 connections, client on the same cores", fmt.Sprintf("%.0f, %d failed", perSecond, failed), ">= 10000", perSecond >= 10_000 && failed == 0})
-	const many = 1000
-	gate, err := startServe(ctx, b, store, "--default-registry", s.host, "--max-per-client", "0")
+	crowd, err := crowded(ctx, b, s, store, mine)
 	if err != nil {
 		return nil, err
 	}
-	defer gate.stop()
-	_, failed = hammer(ctx, "http://"+gate.host+"/v2/bench/manifests/1", many, 5*time.Second)
-	most := int64(64<<20 + many*64<<10)
-	bars = append(bars, bar{"serve: peak memory with 1000 connections at work", fmt.Sprintf("%d MiB, %d failed", gate.peak()>>20, failed), fmt.Sprintf("<= %d MiB", most>>20), gate.peak() <= most && failed == 0})
+	bars = append(bars, crowd...)
 	more, err := throughBars(ctx, b)
 	return append(bars, more...), err
 }
 
-// hammer asks for a URL over some connections, and returns answers a second and how many
-// failed.
-func hammer(ctx context.Context, url string, connections int, d time.Duration) (perSecond float64, failed int) {
+// crowded is what becomes of a mirror with 1,000 connections at work on manifests and parts
+// of blobs, while the store is swept and added to beside it.
+func crowded(ctx context.Context, b bench, s *site, store, blob string) ([]bar, error) {
+	const many, most = 1000, int64(64<<20 + 1000*64<<10)
+	m, err := startServe(ctx, b, store, "--default-registry", s.host, "--max-per-client", "0")
+	if err != nil {
+		return nil, err
+	}
+	defer m.stop()
+	other, err := startSite(ctx, "4x1M")
+	if err != nil {
+		return nil, err
+	}
+	defer other.Stop()
+	_, there, err := net.SplitHostPort(m.host)
+	if err != nil {
+		return nil, err
+	}
+	mine := "http://127.0.0.1:" + there
+	before := m.descriptors()
+	beside, stop := context.WithCancel(ctx)
+	var working wait.WaitGroup
+	var trouble error
+	rounds := 0
+	working.Go(func() {
+		for beside.Err() == nil && trouble == nil {
+			for _, args := range [][]string{
+				{"pull", "-q", "--no-sync", "--platform", "linux/amd64", "--store", store, other.ref},
+				{"store", "rm", "--store", store, other.ref}, {"store", "gc", "-q", "--grace", "0s", "--store", store},
+			} {
+				if out, err := exec.CommandContext(ctx, b.program, args...).CombinedOutput(); err != nil {
+					trouble = fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
+				}
+			}
+			rounds++
+		}
+	})
+	_, failed := hammer(ctx, []string{mine + "/v2/bench/manifests/1", mine + blob[strings.Index(blob, "/v2/"):]}, many, time.Minute)
+	stop()
+	working.Wait()
+	if trouble != nil {
+		return nil, trouble
+	}
+	left := m.descriptors()
+	for range 100 { // the connections are closed; that is seen soon
+		if left <= before+2 {
+			break
+		}
+		const between = 50 * time.Millisecond
+		time.Sleep(between)
+		left = m.descriptors()
+	}
+	peak := m.peak()
+	return []bar{
+		{"serve with 1000 connections at work for a minute, sweeps and pulls beside it: requests that failed", fmt.Sprintf("%d (%d sweeps)", failed, rounds), "0", failed == 0 && rounds > 0},
+		{"the same: peak memory", fmt.Sprintf("%d MiB", peak>>20), fmt.Sprintf("<= %d MiB", most>>20), peak <= most},
+		{"the same: descriptors before and after", fmt.Sprintf("%d, %d", before, left), "as many", left <= before+2},
+	}, nil
+}
+
+// descriptors is how many files it has open.
+func (m *mirrored) descriptors() int {
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.cmd.Process.Pid))
+	if err != nil {
+		return -1
+	}
+	return len(list)
+}
+
+// hammer asks for URLs in turn over some connections, of blobs for a part, and returns
+// answers a second and how many failed.
+func hammer(ctx context.Context, urls []string, connections int, d time.Duration) (perSecond float64, failed int) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections}}
 	defer client.CloseIdleConnections()
 	var mu wait.Mutex
 	done := 0
-	load.Run(ctx, load.Load{Workers: connections, Duration: d}, func(int) load.Work {
+	load.Run(ctx, load.Load{Workers: connections, Duration: d}, func(n int) load.Work {
+		url := urls[n%len(urls)]
 		return func(ctx context.Context, s *load.Sample) {
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 			if err == nil {
+				want := http.StatusOK
+				if strings.Contains(url, "/blobs/") {
+					const part = 16 << 10
+					from := n % 1000 * part
+					req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, from+part-1))
+					want = http.StatusPartialContent
+				}
 				var resp *http.Response
 				if resp, err = client.Do(req); err == nil {
 					_, err = io.Copy(io.Discard, resp.Body)
 					resp.Body.Close()
-					if resp.StatusCode != http.StatusOK {
+					if resp.StatusCode != want {
 						err = errors.New(resp.Status)
 					}
 				}

@@ -23,6 +23,14 @@ type displayFlags struct {
 	noColor  bool
 }
 
+// calm is what displays of programs that run on and on have by default: what is odd,
+// and no progress, which has no end there.
+func (d *displayFlags) calm() {
+	if d.progress == "auto" {
+		d.progress = "none"
+	}
+}
+
 // display shows a run on standard error: progress, warnings, traces, errors.
 type display struct {
 	printer progress.Printer

@@ -138,6 +138,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	o.calm()
 	display, err := o.display(s)
 	if err != nil {
 		return err

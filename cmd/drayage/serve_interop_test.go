@@ -95,6 +95,12 @@ func TestInteropServe(t *testing.T) {
 	t.Run("crane", func(t *testing.T) {
 		command(t, filepath.Join(os.Getenv("DRAYAGE_INTEROP"), "crane"), "pull", "--insecure", s.host+"/library/app:1", filepath.Join(t.TempDir(), "out.tar"))
 	})
+	t.Run("oras", func(t *testing.T) {
+		oras := filepath.Join(os.Getenv("DRAYAGE_INTEROP"), "oras")
+		command(t, oras, "cp", "--from-plain-http", s.host+"/library/app:1", "--to-oci-layout", filepath.Join(t.TempDir(), "out")+":1")
+		command(t, oras, "repo", "tags", "--plain-http", s.host+"/library/app")
+		command(t, oras, "discover", "--plain-http", s.host+"/library/app:1")
+	})
 	t.Run("drayage", func(t *testing.T) {
 		command(t, s.drayage, "pull", "-q", "--store", filepath.Join(t.TempDir(), "store"), "--mirror", "docker.io=http://"+s.host, "app:1")
 	})

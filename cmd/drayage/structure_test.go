@@ -30,6 +30,7 @@ var goroutines = []string{
 	"bench.Run",
 	"bench.open",
 	"bench/bars.bareLoop",
+	"bench/bars.crowded",
 	"bench/bars.eightGets",
 	"bench/bars.killed",
 	"bench/race.loop",

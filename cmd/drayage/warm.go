@@ -131,6 +131,7 @@ func runWarm(ctx context.Context, s streams, o warmOptions) error {
 	if err != nil {
 		return err
 	}
+	o.calm()
 	display, err := o.display(s)
 	if err != nil {
 		return err
@@ -563,6 +564,10 @@ func warmGroups(store *blobstore.Store) []web.Group {
 	var out []web.Group
 	for _, name := range names {
 		s := statusOfGroup(store, strings.TrimPrefix(name, "warm/"), func(warm.State) []string { return nil }, time.Now())
+		const forgotten = 7 * 24 * time.Hour // after its next round was due, a group that nobody keeps any more
+		if !s.Next.IsZero() && time.Since(s.Next) > forgotten {
+			continue
+		}
 		g := web.Group{Name: s.Group, Images: len(s.Images), Last: s.Last, Next: s.Next, Problem: s.Error, Ready: s.Ready}
 		for _, i := range s.Images {
 			if i.Ready {

@@ -86,16 +86,17 @@ type Runner struct {
 	salt   string        // tells machines apart, for jitter
 	most   Rate          // that is ever fetched at
 	turn   chan struct{} // holds one: groups fetch one after another, and share what may be taken
+	now    func() time.Time
 }
 
 // New makes a Runner. most bounds all rates; Unbound is no bound.
 func New(c *Config, w Work, salt string, most Rate) *Runner {
-	return &Runner{config: c, work: w, salt: salt, most: most, turn: make(chan struct{}, 1)}
+	return &Runner{config: c, work: w, salt: salt, most: most, turn: make(chan struct{}, 1), now: time.Now}
 }
 
 // allowed is how fast may be fetched now, and until when.
 func (r *Runner) allowed() (Rate, time.Time) {
-	now, until := r.config.rate(time.Now())
+	now, until := r.config.rate(r.now())
 	if now != Off && r.most != Unbound && (now == Unbound || now > r.most) {
 		now = r.most
 	}
@@ -129,7 +130,7 @@ func (r *Runner) Once(ctx context.Context, names []string) (bool, error) {
 			continue
 		}
 		state := ReadState(r.work.Load(g.Name), g.Name)
-		r.round(ctx, g, &state, time.Now())
+		r.round(ctx, g, &state, r.now())
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
@@ -142,7 +143,7 @@ func (r *Runner) Once(ctx context.Context, names []string) (bool, error) {
 func (r *Runner) keep(ctx context.Context, g *Group) {
 	state := ReadState(r.work.Load(g.Name), g.Name)
 	for ctx.Err() == nil {
-		now := time.Now()
+		now := r.now()
 		due := state.Next
 		soonest := r.config.next(g, now, r.salt)
 		if due.IsZero() || state.Ended.Before(state.Began) || state.Selects != g.selects() {
@@ -154,52 +155,59 @@ func (r *Runner) keep(ctx context.Context, g *Group) {
 		if !r.wait(ctx, g, &state, due) {
 			return
 		}
-		r.round(ctx, g, &state, time.Now())
+		r.round(ctx, g, &state, r.now())
 	}
 }
 
 // wait waits until a round is due. Images that have failed are tried again meanwhile.
 func (r *Runner) wait(ctx context.Context, g *Group, state *State, due time.Time) bool {
 	const first, most = time.Minute, time.Hour // between tries
-	pause := first
+	pause, tried := first, r.now()
 	for {
-		until := due
-		retrying := state.Problem != "" || slices.ContainsFunc(state.Selected(), func(i Image) bool { return i.Error != "" })
-		if again := time.Now().Add(pause); retrying && again.Before(due) {
-			until = again
+		now := r.now()
+		if soonest := r.config.next(g, now, r.salt); soonest.Before(due) {
+			due = soonest // the clock was set back
 		}
-		if !sleep(ctx, until) {
+		if !now.Before(due) {
+			return ctx.Err() == nil
+		}
+		if now.Before(tried) {
+			tried = now
+		}
+		until := due
+		if retrying := state.Problem != "" || slices.ContainsFunc(state.Selected(), func(i Image) bool { return i.Error != "" }); retrying {
+			again := tried.Add(pause)
+			if !now.Before(again) {
+				r.again(ctx, g, state)
+				pause, tried = min(2*pause, most), r.now()
+				continue
+			}
+			if again.Before(due) {
+				until = again
+			}
+		}
+		if !nap(ctx, until.Round(0).Sub(now.Round(0))) { // by the wall clock: machines sleep
 			return false
 		}
-		if !time.Now().Before(due) {
-			return true
-		}
-		r.again(ctx, g, state)
-		pause = min(2*pause, most)
 	}
 }
 
-// sleep waits until a moment of the clock, which may be set meanwhile.
-func sleep(ctx context.Context, until time.Time) bool {
-	const longest = time.Minute // after which the clock is looked at again
-	for {
-		left := until.Round(0).Sub(time.Now().Round(0)) // by the wall clock: machines sleep
-		if left <= 0 {
-			return ctx.Err() == nil
-		}
-		timer := time.NewTimer(min(left, longest))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return false
-		}
+// nap waits, and no longer than until the clock is to be looked at again, which may be
+// set meanwhile.
+func nap(ctx context.Context, left time.Duration) bool {
+	timer := time.NewTimer(min(left, time.Minute))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
 // round looks at all images of a group, and fetches what has changed.
 func (r *Runner) round(ctx context.Context, g *Group, state *State, due time.Time) {
-	began := time.Now()
+	began := r.now()
 	state.Began, state.Problem, state.Fetched, state.Pinned = began, "", 0, g.Keep.Pinned
 	state.Next = r.config.next(g, laterOf(due, began), r.salt)
 	r.save(g, state)
@@ -219,7 +227,7 @@ func (r *Runner) round(ctx context.Context, g *Group, state *State, due time.Tim
 	r.drop(g, state, selected, err == nil)
 	r.save(g, state) // what is pinned is known by it
 	r.budget(ctx)
-	state.Ended, state.Finished, state.Selects = time.Now(), began, g.selects()
+	state.Ended, state.Finished, state.Selects = r.now(), began, g.selects()
 	if state.Ended.After(state.Next) { // it took longer than until the next one: that is made up for once
 		state.Next = state.Ended
 	}
@@ -248,7 +256,7 @@ func (r *Runner) again(ctx context.Context, g *Group, state *State) {
 		if err != nil {
 			state.Problem = err.Error()
 		}
-		now := time.Now()
+		now := r.now()
 		for _, ref := range selected {
 			if !state.Fresh(*state.image(ref.Name()), now) {
 				refs = append(refs, ref)
@@ -307,8 +315,8 @@ var errClosed = errors.New("the time to fetch is over")
 // many have failed. Outside of the windows it only looks.
 func (r *Runner) fetch(ctx context.Context, g *Group, state *State, refs []reference.Image) (failed int) {
 	left := slices.Clone(refs)
-	deadline := r.config.deadline(g, time.Now())
-	looked := false
+	deadline := r.config.deadline(g, r.now())
+	looked, told := false, time.Time{}
 	for len(left) > 0 && ctx.Err() == nil {
 		allowed, until := r.allowed()
 		if allowed == Off {
@@ -318,8 +326,11 @@ func (r *Runner) fetch(ctx context.Context, g *Group, state *State, refs []refer
 				r.save(g, state)
 				continue
 			}
-			r.work.Log("%s: %d images wait until %s, when fetching is allowed", g.Name, len(left), until.Format("Mon 15:04"))
-			if !sleep(ctx, until) {
+			if !until.Equal(told) {
+				told = until
+				r.work.Log("%s: %d images wait until %s, when fetching is allowed", g.Name, len(left), until.Format("Mon 15:04"))
+			}
+			if !nap(ctx, until.Round(0).Sub(r.now().Round(0))) {
 				return failed
 			}
 			continue
@@ -418,7 +429,7 @@ func (r *Runner) pace(ctx context.Context, end context.CancelCauseFunc, p *Pull,
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		p.Limit.SetLimit(limitOf(needed(max(0, left), time.Now(), deadline, most)))
+		p.Limit.SetLimit(limitOf(needed(max(0, left), r.now(), deadline, most)))
 		return until
 	}
 	group.Go(func() {
@@ -426,7 +437,7 @@ func (r *Runner) pace(ctx context.Context, end context.CancelCauseFunc, p *Pull,
 		for {
 			wait := often
 			if until := set(); !until.IsZero() {
-				wait = min(wait, max(0, time.Until(until)))
+				wait = min(wait, max(0, until.Sub(r.now())))
 			}
 			timer := time.NewTimer(wait + time.Millisecond)
 			select {
@@ -465,7 +476,7 @@ func limitOf(r Rate) rate.Limit {
 
 // outcome notes what became of an image.
 func (r *Runner) outcome(ctx context.Context, g *Group, state *State, o Outcome) error {
-	now := time.Now()
+	now := r.now()
 	i := state.image(o.Image.Name())
 	state.Fetched += o.Fetched
 	if o.Err != nil {
@@ -498,7 +509,7 @@ func (r *Runner) drop(g *Group, state *State, selected []reference.Image, known 
 	for _, ref := range selected {
 		wanted[ref.Name()] = true
 	}
-	now := time.Now()
+	now := r.now()
 	var gone []string
 	state.Images = slices.DeleteFunc(state.Images, func(i Image) bool {
 		if wanted[i.Name] {
@@ -554,7 +565,7 @@ func (r *Runner) budget(ctx context.Context) {
 
 // ready tells whether all of a group is complete and fresh.
 func (r *Runner) ready(g *Group, state *State) bool {
-	now := time.Now()
+	now := r.now()
 	selected := state.Selected()
 	yes := len(selected) > 0 && state.Problem == "" && !slices.ContainsFunc(selected, func(i Image) bool {
 		return !state.Fresh(i, now) || !r.work.Complete(i.Name, digest.Digest(i.Digest))

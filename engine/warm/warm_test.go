@@ -127,6 +127,7 @@ type fake struct {
 	digests map[string]string // by name; what changes is fetched
 	broken  map[string]bool
 	takes   time.Duration // a pull
+	now     func() time.Time
 
 	unchanged map[string]bool // what Look finds fresh
 	states    map[string][]byte
@@ -145,7 +146,7 @@ type pull struct {
 }
 
 func newFake() *fake {
-	return &fake{tags: map[string][]string{}, digests: map[string]string{}, broken: map[string]bool{}, states: map[string][]byte{}, ready: map[string]bool{}}
+	return &fake{now: time.Now, tags: map[string][]string{}, digests: map[string]string{}, broken: map[string]bool{}, states: map[string][]byte{}, ready: map[string]bool{}}
 }
 
 func (f *fake) Tags(_ context.Context, r reference.Image) ([]string, error) {
@@ -161,7 +162,7 @@ func (f *fake) Missing(context.Context, warm.Pull) (int64, error) { return 3600 
 
 func (f *fake) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
 	f.mu.Lock()
-	one := pull{at: time.Now(), rate: float64(p.Limit.Limit())}
+	one := pull{at: f.now(), rate: float64(p.Limit.Limit())}
 	for _, i := range p.Images {
 		one.images = append(one.images, i.Tagged())
 	}
@@ -339,6 +340,45 @@ func TestMissedRounds(t *testing.T) {
 			t.Errorf("%d rounds of 2.5 h in 10 h: %v", len(f.pulls), f.times(t, "UTC"))
 		}
 	})
+}
+
+// A clock that is set while a round is waited for: ahead, and what was missed is made up
+// for once, within a minute; back, and the next round is when the clock says so, and not
+// as much later as it was set back.
+func TestClockSteps(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		step   time.Duration
+		rounds []string
+	}{
+		{"not at all", 0, []string{"01-01 00:00", "01-01 06:00", "01-01 12:00", "01-01 18:00"}},
+		{"ahead", 31 * time.Hour, []string{"01-01 00:00", "01-02 09:31", "01-02 12:00", "01-02 18:00", "01-03 00:00"}},
+		{"back", -49 * time.Hour, []string{"01-01 00:00", "12-30 06:00", "12-30 12:00", "12-30 18:00"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				r := warm.New(load(t, "timezone: UTC\ngroups:\n- {name: a, schedule: 0 */6 * * *, images: [alpine]}\n"), f, "machine", warm.Unbound)
+				began := time.Now()
+				f.now = func() time.Time {
+					now := time.Now()
+					if now.Sub(began) >= 150*time.Minute+30*time.Second {
+						now = now.Add(c.step)
+					}
+					return now
+				}
+				r.SetClock(f.now)
+				ctx, cancel := context.WithTimeout(t.Context(), 23*time.Hour-time.Minute)
+				defer cancel()
+				if err := r.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+				if got := f.times(t, "UTC"); !slices.Equal(got, c.rounds) {
+					t.Errorf("rounds at %v, want %v", got, c.rounds)
+				}
+			})
+		})
+	}
 }
 
 // What has failed is tried again alone, ever less often, until the next round.

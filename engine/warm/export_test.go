@@ -1,0 +1,6 @@
+package warm
+
+import "time"
+
+// SetClock gives a Runner another clock than the system's.
+func (r *Runner) SetClock(now func() time.Time) { r.now = now }
