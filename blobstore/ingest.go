@@ -61,7 +61,7 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 		return nil, ErrExists
 	}
 	s := l.store
-	if err := os.MkdirAll(s.paths.ingest(desc.Digest), 0o755); err != nil {
+	if err := durable.Folder(s.paths.ingest(desc.Digest)); err != nil {
 		return nil, fmt.Errorf("making room for a blob: %w", err)
 	}
 	lock, err := durable.Lock(ctx, s.paths.ingestLock(desc.Digest), waiting)

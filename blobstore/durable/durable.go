@@ -21,6 +21,24 @@ func SyncFolder(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// Folder makes a folder, with those above it, where others make and remove the same one
+// meanwhile.
+func Folder(path string) error {
+	for {
+		// MkdirAll says that the folder exists where it did when it was to be made, and didn't
+		// when that was looked at.
+		err := os.MkdirAll(path, 0o755)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if info, gone := os.Lstat(path); gone == nil && info.IsDir() {
+			return nil
+		} else if !errors.Is(gone, fs.ErrNotExist) {
+			return err
+		}
+	}
+}
+
 // Lock opens path, making it, and locks it for this process alone. Where
 // another holds it, waiting (if not nil) is called once and Lock tries again until ctx is
 // done. The lock ends with the file's Close or the process.
@@ -32,7 +50,7 @@ func Lock(ctx context.Context, path string, waiting func()) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if errors.Is(err, fs.ErrNotExist) { // its folder was removed by a holder that is done
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			if err := Folder(filepath.Dir(path)); err != nil {
 				return nil, err
 			}
 			continue
