@@ -497,6 +497,33 @@ func TestAHostThatWantsADayOff(t *testing.T) {
 	}
 }
 
+// A body that doesn't end is cut off at the blob's size, and is an error.
+func TestABodyWithoutEnd(t *testing.T) {
+	a := newAnswering(t)
+	var sent atomic.Int64
+	a.Break(a.layer, registrytest.Always, handler(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		w.WriteHeader(http.StatusOK)
+		send := func(p []byte) bool {
+			n, err := w.Write(p)
+			sent.Add(int64(n))
+			return err == nil && r.Context().Err() == nil
+		}
+		const most = 1 << 30 // the test fails then
+		for ok := send(a.blob); ok && sent.Load() < most; ok = send(a.blob) {
+		}
+	}))
+	_, failed := a.pull(t, a.name)
+	var mismatch *transfer.MismatchError
+	if len(failed) != 1 || !errors.As(failed[0], &mismatch) {
+		t.Errorf("%v", failed)
+	}
+	const buffers = 16 << 20 // of sockets, each time it is tried
+	if got := sent.Load(); got > 2*(bigLayer+buffers) {
+		t.Errorf("%d bytes were taken for a layer of %d", got, bigLayer)
+	}
+	a.checkStore(t)
+}
+
 // The storage's 416 is as the registry's.
 func TestG16OfAStorageHost(t *testing.T) {
 	a := newAnswering(t)

@@ -228,28 +228,26 @@ func sent(doc image.Document, here bool) mirror.Manifest {
 }
 
 // settle makes an image of what a tag stands for now, with all of it that the store has.
-func (t *Through) settle(ctx context.Context, ref reference.Image, doc image.Document) (err error) {
-	lease, err := t.opts.Store.Lease()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lease.Close()) }()
-	if err := lease.Put(ctx, doc.Descriptor, doc.Raw); err != nil {
-		return err
-	}
+func (t *Through) settle(ctx context.Context, ref reference.Image, doc image.Document) error {
 	name := ref.Tagged()
 	if name == "" {
 		name = ref.Name()
 	}
-	here, err := t.gather(lease, ref, doc, map[string]digest.Digest{name: doc.Descriptor.Digest})
-	if err != nil {
-		return err
-	}
-	return lease.Pin(blobstore.Root{Name: name, Target: doc.Descriptor, Blobs: append([]digest.Digest{doc.Descriptor.Digest}, here...)})
+	return t.put(ctx, ref, doc, map[string]digest.Digest{name: doc.Descriptor.Digest}, func(lease *blobstore.Lease, here []digest.Digest) error {
+		return lease.Pin(blobstore.Root{Name: name, Target: doc.Descriptor, Blobs: here})
+	})
 }
 
 // keep keeps a manifest with the images that need it.
-func (t *Through) keep(ctx context.Context, ref reference.Image, doc image.Document, roots map[string]digest.Digest) (err error) {
+func (t *Through) keep(ctx context.Context, ref reference.Image, doc image.Document, roots map[string]digest.Digest) error {
+	return t.put(ctx, ref, doc, roots, func(lease *blobstore.Lease, here []digest.Digest) error {
+		return t.extend(lease, roots, here...)
+	})
+}
+
+// put adds a manifest to the store, and then does what holds it there, with all of it
+// that is here.
+func (t *Through) put(ctx context.Context, ref reference.Image, doc image.Document, roots map[string]digest.Digest, hold func(*blobstore.Lease, []digest.Digest) error) (err error) {
 	lease, err := t.opts.Store.Lease()
 	if err != nil {
 		return err
@@ -262,7 +260,7 @@ func (t *Through) keep(ctx context.Context, ref reference.Image, doc image.Docum
 	if err != nil {
 		return err
 	}
-	return t.extend(lease, roots, append(here, doc.Descriptor.Digest)...)
+	return hold(lease, append([]digest.Digest{doc.Descriptor.Digest}, here...))
 }
 
 func (t *Through) extend(lease *blobstore.Lease, roots map[string]digest.Digest, blobs ...digest.Digest) error {

@@ -25,7 +25,7 @@ import (
 func serveSet(set string, until io.Reader, out io.Writer) error {
 	server := registrytest.New()
 	defer server.Close()
-	counters, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // ends with the process
+	counters, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}

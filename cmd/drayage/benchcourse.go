@@ -36,7 +36,7 @@ func (o *benchOptions) check(args []string) error {
 	case o.replay != "" && len(args) > 0:
 		return usageError{errors.New("--replay takes the place of images: the report names them")}
 	case o.replay == "" && len(args) == 0:
-		return usageError{errors.New("no images named")}
+		return usageError{errors.New("no images named: give one to measure, or several to compare")}
 	case o.from != "" && o.replay == "":
 		return usageError{errors.New("--from goes with --replay: name the images at each registry")}
 	case o.replay != "" && (o.rate > 0 || o.profile != "" || o.whole || o.given("range")):

@@ -15,6 +15,21 @@ import (
 	"drayage/engine/registry/registrytest"
 )
 
+// get is the body of what a URL gives.
+func get(t *testing.T, url string) ([]byte, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
 // The bad link as a user runs it: its URL on the first line, counters at /stats
 // and at its end, and a pull through it.
 func TestChaosIsABadLink(t *testing.T) {
@@ -48,16 +63,7 @@ func TestChaosIsABadLink(t *testing.T) {
 		}
 		return m
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.TrimSpace(base)+"/stats", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
+	raw, err := get(t, strings.TrimSpace(base)+"/stats")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ certificates, caches. It reads a few kilobytes, and where HTTP/2 is offered 32 M
 it. The report has no secrets, and can be put in a bug report. Pulls into the store make use
 of what it found out, if there is a store.`,
 		Example: "  drayage doctor registry.example/app:1\n  drayage doctor --json ghcr.io/org/app:1 > report.json",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneImage,
 		RunE:    func(cmd *cobra.Command, args []string) error { return runDoctor(cmd.Context(), s, q, dir, args[0]) },
 	}
 	f := cmd.Flags()

@@ -35,7 +35,7 @@ func inspectCommand(s streams) *cobra.Command {
 layers of one of them, their sizes, and which of them the store has. It fetches
 manifests only, and changes nothing.`,
 		Example: "  drayage inspect alpine:3.20\n  drayage inspect --json --platform linux/arm64 ghcr.io/org/app:1.2",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneImage,
 		RunE:    func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), s, o, args[0]) },
 	}
 	f := cmd.Flags()
@@ -69,6 +69,14 @@ type inspectedBlob struct {
 	MediaType string        `json:"mediaType"`
 	Size      int64         `json:"size"`
 	Here      bool          `json:"here"`
+}
+
+// oneImage is what commands take that look at one image.
+func oneImage(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usageError{fmt.Errorf("name one image, such as alpine:3.20, and not %d", len(args))}
+	}
+	return nil
 }
 
 func runInspect(ctx context.Context, s streams, o inspectOptions, name string) error {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -20,16 +18,8 @@ func TestBenchMetrics(t *testing.T) {
 	m.step(st)
 	m.sample(st, bench.Sample{Host: "a.example", Bytes: 1000, Total: 30 * time.Millisecond, FirstByte: 3 * time.Millisecond})
 	m.sample(st, bench.Sample{Host: "a.example", Bytes: 10, Err: "cut short"})
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+m.Addr().String()+"/metrics", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
+	url := "http://" + m.Addr().String() + "/metrics"
+	raw, err := get(t, url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,8 +39,7 @@ func TestBenchMetrics(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
-	if resp, err := http.DefaultClient.Do(req); err == nil {
-		resp.Body.Close()
+	if _, err := get(t, url); err == nil {
 		t.Error("it is still there")
 	}
 }

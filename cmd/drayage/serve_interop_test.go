@@ -41,7 +41,11 @@ func serveStore(t *testing.T, flags ...string) *served {
 	command(t, s.drayage, "pull", "-q", "--no-sync", "--store", s.store(), "--mirror", "docker.io=http://"+s.upstream.Host(), "app:1", "app:2")
 	command(t, s.drayage, "pull", "-q", "--no-sync", "--referrers", "--store", s.store(), direct)
 	service(t, func() bool {
-		resp, err := http.Get("http://" + s.host + "/healthz") //nolint:noctx // of this test
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.host+"/healthz", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			// With HTTPS it is enough that somebody answers.
 			return strings.Contains(err.Error(), "malformed HTTP")

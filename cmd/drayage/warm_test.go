@@ -33,7 +33,7 @@ func TestWarmRuns(t *testing.T) {
 	}
 	wait := func(name string) {
 		t.Helper()
-		for range 200 {
+		for range 1200 {
 			if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 				return
 			}

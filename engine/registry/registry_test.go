@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -697,6 +699,34 @@ func TestSilentErrorsAndTokensEnd(t *testing.T) {
 	s.Break("/auth/token", 1, stalling(200))
 	if _, err := c.Manifest(t.Context(), ref, "1"); !errors.Is(err, registry.ErrUnavailable) {
 		t.Errorf("a token: %v", err)
+	}
+}
+
+// What a token server says has a limit, and no secret of it is told.
+func TestTokensHaveALimit(t *testing.T) {
+	s := serve(t)
+	ref := parse(t, s.Push("r", "1", small()))
+	s.RequireToken("", "")
+	var sent atomic.Int64
+	s.Break("/auth/token", registrytest.Always, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, `{"token":"`)
+			more := bytes.Repeat([]byte("secret"), 10_000)
+			const most = 1 << 30 // the test fails then
+			for sent.Load() < most && r.Context().Err() == nil {
+				n, err := w.Write(more)
+				if sent.Add(int64(n)); err != nil {
+					return
+				}
+			}
+		})
+	})
+	_, err := client(t, registry.Options{}).Manifest(t.Context(), ref, "1")
+	if err == nil || strings.Contains(err.Error(), "secretsecret") {
+		t.Errorf("%v", err)
+	}
+	if got := sent.Load(); got > 100<<20 {
+		t.Errorf("%d bytes were taken for a token", got)
 	}
 }
 
