@@ -26,7 +26,6 @@ require (
 	golang.org/x/sys v0.50.0
 	golang.org/x/term v0.48.0
 	golang.org/x/time v0.16.0
-	oras.land/oras-go/v2 v2.7.0
 )
 
 require (

@@ -12,6 +12,7 @@ import (
 	"drayage/blobstore"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"
+	"drayage/engine/credential"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
@@ -91,7 +92,7 @@ var kinds = []struct {
 	{exitUsage, or(as[usageError], is(reference.ErrInvalid))},
 	{exitWorse, as[worseError]},
 	{exitFailed, is(archives.ErrInvalid)},
-	{exitLocal, or(as[*transfer.LocalError], as[*blobstore.SpaceError], as[*registry.CredentialsError], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
+	{exitLocal, or(as[*transfer.LocalError], as[*blobstore.SpaceError], as[*credential.Error], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
 	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], as[damagedError], is(registry.ErrContent, archives.ErrMismatch, compose.ErrLayer))},
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},
@@ -134,7 +135,7 @@ func hint(err error) string {
 		return "--force overwrites it"
 	case errors.Is(err, syscall.ENOSPC):
 		return "free some space and run the same command again: what arrived is kept"
-	case as[*registry.CredentialsError](err):
+	case as[*credential.Error](err):
 		return ""
 	case errors.Is(err, exec.ErrNotFound):
 		return "write to a file with -o and load it elsewhere"

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
@@ -66,7 +67,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 	if err := o.ask(s); err != nil {
 		return err
 	}
-	login, err := registry.NewLogin(o.user, o.password)
+	login, err := credential.Login(o.user, o.password)
 	if err != nil {
 		return usageError{err}
 	}
@@ -79,7 +80,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 	if err := client.Ping(ctx, name); err != nil {
 		return err
 	}
-	where, plain, err := registry.Store(ctx, name, login)
+	where, plain, err := credential.Store(ctx, name, o.user, o.password)
 	if err != nil {
 		return err
 	}
@@ -136,8 +137,12 @@ func logoutCommand(s streams) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			where, err := registry.Remove(cmd.Context(), name)
+			where, err := credential.Remove(cmd.Context(), name)
 			if err != nil {
+				return err
+			}
+			if where == "" {
+				_, err = fmt.Fprintf(s.err, "not logged in to %s\n", name)
 				return err
 			}
 			_, err = fmt.Fprintf(s.err, "logged out of %s; removed from %s\n", name, where)

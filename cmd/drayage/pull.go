@@ -17,6 +17,7 @@ import (
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
 	"drayage/engine"
+	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/history"
 	"drayage/engine/image"
@@ -422,21 +423,21 @@ type networkFlags struct {
 	firstByte time.Duration
 }
 
-func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credentials, error) {
+func (n *networkFlags) credentials(refs []reference.Image) (*credential.Set, error) {
 	switch {
 	case n.noAuth && n.auth != "":
 		return nil, usageError{errors.New("-a and -A contradict each other")}
 	case n.noAuth:
 		return nil, nil
 	case n.auth == "":
-		return registry.StoredCredentials(), nil
+		return credential.Stored(), nil
 	}
-	c, forOne, err := registry.GivenCredentials(n.auth)
+	c, err := credential.Given(n.auth)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	for _, ref := range refs {
-		if forOne && ref.Registry() != refs[0].Registry() {
+		if c.ForOne() && ref.Registry() != refs[0].Registry() {
 			return nil, usageError{fmt.Errorf("-a has credentials for one registry, and the images are from %s and %s; "+
 				"-a file:PATH takes a file like Docker's config.json, with one for each", refs[0].Registry(), ref.Registry())}
 		}
@@ -444,13 +445,16 @@ func (n *networkFlags) credentials(refs []reference.Image) (*registry.Credential
 	return c, nil
 }
 
-func (n *networkFlags) client(c *registry.Credentials, refs []reference.Image, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
+func (n *networkFlags) client(c *credential.Set, refs []reference.Image, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
 	return n.newClient(c, refs, policy, d, d, func(o *registry.Options) { o.PerHost = perHost })
 }
 
 // newClient makes a client whose events go to an observer, which has the display among
 // others. change has the last word on its options.
-func (n *networkFlags) newClient(c *registry.Credentials, refs []reference.Image, policy retry.Policy, o event.Observer, d *display, change func(*registry.Options)) (*registry.Client, error) {
+func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, policy retry.Policy, o event.Observer, d *display, change func(*registry.Options)) (*registry.Client, error) {
+	if err := registry.CheckProxies(); err != nil {
+		return nil, usageError{err}
+	}
 	conf, err := n.tls()
 	if err != nil {
 		return nil, err

@@ -24,6 +24,7 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/web"
 	"drayage/engine"
+	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/reference"
@@ -265,7 +266,7 @@ type warmWork struct {
 	s           streams
 	store       *blobstore.Store
 	display     *display
-	credentials *registry.Credentials
+	credentials *credential.Set
 
 	mu sync.Mutex // guards what is written to people
 }

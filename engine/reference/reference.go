@@ -36,7 +36,7 @@ type Image struct {
 // Parse reads an image's name as docker and its relatives do. With neither tag
 // nor digest the tag is latest. The error wraps ErrInvalid and is one line.
 func Parse(s string) (Image, error) {
-	named, err := dref.ParseNormalizedNamed(s)
+	named, err := dref.ParseNormalizedNamed(normalHub(s))
 	if err != nil {
 		return Image{}, fmt.Errorf("%q: %w: %s", s, ErrInvalid, reason(err))
 	}
@@ -54,6 +54,15 @@ func Parse(s string) (Image, error) {
 		img.tag = "latest"
 	}
 	return img, nil
+}
+
+// normalHub is a name in which Docker Hub goes by its own name: its API's host stands in names,
+// too, as in Helm's.
+func normalHub(s string) string {
+	if rest, ok := strings.CutPrefix(s, hubHost+"/"); ok {
+		return hubDomain + "/" + rest
+	}
+	return s
 }
 
 // reason is the part of a grammar error that tells something beyond "invalid".

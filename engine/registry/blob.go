@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/retry"
 	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
@@ -61,7 +63,7 @@ func (b *Blob) Where() string {
 	if b.url != nil {
 		return b.url.String()
 	}
-	return b.at.host.name + b.at.path("")
+	return b.at.host.name + b.at.path("", b.at.ns)
 }
 
 // URL is a place outside of any registry where a blob can be fetched, as the
@@ -71,7 +73,7 @@ func (b *Blob) Where() string {
 func (c *Client) URL(place string, d digest.Digest) (*Blob, error) {
 	u, err := url.Parse(place)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("%w: a layer's URL %q", ErrInvalid, oneLine(place))
+		return nil, fmt.Errorf("%w: a layer's URL %q", ErrInvalid, printable.Line(place))
 	}
 	u.User = nil
 	return &Blob{client: c, digest: d, url: u}, nil
@@ -96,12 +98,15 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		// Closed, and within the blob: some refuse or miscount others (G13, G14).
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", a.From, a.To-1))
 	}
-	resp, err := b.get(ctx, header, ranged)
+	resp, err := b.get(ctx, a, header, ranged)
 	if err != nil {
+		if b.at.mirror && ctx.Err() == nil {
+			b.client.mirrorFailed(b.at.host, err)
+		}
 		return nil, err
 	}
 	if isPage(resp, a.Size) {
-		title := pageTitle(bufferError(resp))
+		title := b.client.secrets.Hide(pageTitle(bufferError(resp)))
 		return nil, fmt.Errorf("%w: %s answers with a web page%s", transfer.ErrOdd, resp.Request.URL.Host, title)
 	}
 	if resp.StatusCode != http.StatusPartialContent {
@@ -115,7 +120,7 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 	}
 	if !ok || r.first > a.From || r.last < a.From {
 		resp.Body.Close()
-		return nil, fmt.Errorf("%w: asked for bytes from %d, it answers %q", transfer.ErrRange, a.From, oneLine(text))
+		return nil, fmt.Errorf("%w: asked for bytes from %d, it answers %q", transfer.ErrRange, a.From, b.client.secrets.Line(text))
 	}
 	return &transfer.Body{ReadCloser: resp.Body, From: r.first, Ranged: ranged}, nil
 }
@@ -139,13 +144,16 @@ func pageTitle(page []byte) string {
 	if end < 0 || from+end > len(page) {
 		return ""
 	}
-	return fmt.Sprintf(", %q", oneLine(string(page[from:from+end])))
+	return fmt.Sprintf(", %q", printable.Line(string(page[from:from+end])))
 }
 
 // get asks for the blob, at the URL that was found earlier or at the registry.
 // Where the host that the registry redirects to refuses, the signed URL may
-// have been stale: the registry is asked for another, once (G5).
-func (b *Blob) get(ctx context.Context, header http.Header, ranged bool) (*http.Response, error) {
+// have been stale: the registry is asked for another, once (G5). Where that host can't be
+// reached, the registry may know another: it is asked at once, and then again and again, as
+// long as patience lasts.
+func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, ranged bool) (*http.Response, error) {
+	renewed, unreachable := false, 0
 	for again := false; ; again = true {
 		l, found, err := b.leased(ctx)
 		if err != nil {
@@ -158,6 +166,25 @@ func (b *Blob) get(ctx context.Context, header http.Header, ranged bool) (*http.
 			resp, l, err = b.fromRegistry(ctx, header, again)
 		}
 		found(l, err)
+		var e *Error
+		if errors.As(err, &e) && e.redirected && b.url == nil {
+			b.forget(l)
+			if unreachable++; unreachable == 1 {
+				continue
+			}
+			if a.Once || a.Budget == nil {
+				return nil, err
+			}
+			wait, more := a.Budget.Next(retry.Failure{Host: b.Host(), Err: e.cause, Reached: true})
+			if !more {
+				return nil, err
+			}
+			b.client.opts.Observer.Observe(event.Retrying{What: e.Method + " " + e.URL, Why: e.Detail, Try: a.Budget.Tries() + 1, Delay: wait})
+			if err := retry.Sleep(ctx, wait); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -166,21 +193,29 @@ func (b *Blob) get(ctx context.Context, header http.Header, ranged bool) (*http.
 		}
 		if l != nil && b.url == nil && stale(resp.StatusCode) && !throttled(resp.StatusCode, bufferError(resp)) {
 			b.forget(l)
-			if !again {
+			if !renewed {
+				renewed = true
 				continue
 			}
 		}
-		e := responseError(resp, b.Host(), quotaUntil(resp))
-		switch {
-		case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+		if e = b.refusal(resp); l != nil && ranged && resp.StatusCode == http.StatusBadRequest {
+			e.kind = transfer.ErrRange // some refuse ranges so (G19)
+		}
+		if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 			if r, ok := parseContentRange(resp.Header.Get("Content-Range")); ok && r.total >= 0 {
 				return nil, fmt.Errorf("%w: %w", e, &transfer.TotalError{Total: r.total})
 			}
-		case l != nil && ranged && resp.StatusCode == http.StatusBadRequest:
-			e.kind = transfer.ErrRange // some refuse ranges so (G19)
 		}
 		return nil, e
 	}
+}
+
+// refusal makes the error of an answer that is not the blob.
+func (b *Blob) refusal(resp *http.Response) *Error {
+	if b.url != nil {
+		return b.client.responseError(resp, b.url.Host, quotaUntil(resp))
+	}
+	return b.client.refusal(resp, b.at)
 }
 
 // stale reports whether a status is what hosts answer to a signed URL whose
@@ -269,17 +304,45 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 		b.client.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
 			"%s redirects to a URL that has expired already: a proxy caches redirects, or this machine's clock is wrong", b.at.host.name)})
 	}
-	got := time.Now()
+	got, now := time.Now(), b.client.dated(resp)
 	resp, left, err := b.follow(ctx, resp, header)
 	if err != nil || !left {
 		return resp, nil, err
 	}
 	l := &lease{url: resp.Request.URL}
-	if until := expiry(l.url); until.After(got) {
+	if until := expiry(l.url); until.After(now) {
 		const share = 0.8 // of its life
-		l.renew = got.Add(time.Duration(share * float64(until.Sub(got))))
+		l.renew = got.Add(time.Duration(share * float64(until.Sub(now))))
 	}
 	return resp, l, nil
+}
+
+// dated is when an answer was given by the server's own clock, which is the one that its signed
+// URLs are counted by. One that differs from this machine's is told of, once a host.
+func (c *Client) dated(resp *http.Response) time.Time {
+	const much = 2 * time.Minute
+	now := time.Now()
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return now
+	}
+	ahead := date.Sub(now)
+	if ahead.Abs() < much {
+		return now // it has seconds alone, and was a while on its way
+	}
+	host := resp.Request.URL.Host
+	c.mu.Lock()
+	known := c.told["clock "+host]
+	c.told["clock "+host] = true
+	c.mu.Unlock()
+	if !known {
+		which := "ahead of"
+		if ahead < 0 {
+			which = "behind"
+		}
+		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("the clock of %s is %s %s this machine's", host, ahead.Abs().Round(time.Minute), which)})
+	}
+	return date
 }
 
 // expired reports whether a redirect leads to a URL whose time is over.
@@ -289,7 +352,7 @@ func (b *Blob) expired(resp *http.Response) bool {
 		return false
 	}
 	until := expiry(to)
-	return !until.IsZero() && until.Before(time.Now())
+	return !until.IsZero() && until.Before(b.client.dated(resp))
 }
 
 func isRedirect(resp *http.Response) bool {
@@ -315,7 +378,7 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 			err = mayFollow(from, to, nth)
 		}
 		if err != nil {
-			return nil, left, &Error{Method: http.MethodGet, URL: bareURL(from), Detail: err.Error(), kind: ErrInvalid}
+			return nil, left, &Error{Method: http.MethodGet, URL: bareURL(from), Detail: b.client.secrets.Line(err.Error()), kind: ErrInvalid}
 		}
 		left = left || !sameOrigin(home, to)
 		if left {
@@ -330,23 +393,48 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 	return resp, left, nil
 }
 
-// fromStorage asks another host than the registry: without credentials.
+// fromStorage asks another host than the registry: without credentials. Where that host
+// wants a token, it gets one that anybody gets.
 func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, &Error{Method: http.MethodGet, URL: bareURL(u), Detail: "the URL is malformed", kind: ErrInvalid}
-	}
-	for _, name := range []string{"Accept-Encoding", "Range"} {
-		if v := header.Values(name); v != nil {
-			req.Header[name] = v
+	c := b.client
+	given := triesOf(ctx)
+	given.redirected = b.url == nil
+	ctx = withTries(ctx, given)
+	header = harmless(header)
+	authorization := c.passFor(u)
+	for tries := 0; ; tries++ {
+		resp, err := c.bare(ctx, http.MethodGet, u.String(), header, authorization)
+		var e *Error
+		if errors.As(err, &e) && given.redirected && e.cause != nil && isUnreachable(e.cause) {
+			e.redirected = true
 		}
+		if err != nil || resp.StatusCode != http.StatusUnauthorized || tries > 0 {
+			return resp, err
+		}
+		ch, ok := pick(resp.Header)
+		if !ok || !sameOrigin(resp.Request.URL, u) {
+			return resp, nil
+		}
+		if authorization, err = c.anonymous(ctx, resp, ch); err != nil || authorization == "" {
+			return resp, err
+		}
+		bufferError(resp)
 	}
-	req.Header.Set("User-Agent", b.client.opts.UserAgent)
-	resp, err := b.client.http.Do(req)
-	if err != nil {
-		return nil, requestError(ctx, req, err)
+}
+
+// passFor is the Authorization that anybody got for what another host has, "" when none was
+// needed.
+func (c *Client) passFor(u *url.URL) string {
+	c.mu.Lock()
+	h := c.strangers[u.Scheme+"://"+u.Host]
+	c.mu.Unlock()
+	if h == nil {
+		return ""
 	}
-	return resp, nil
+	g := h.grant(repositoryOf(u.Path), false)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.header
 }
 
 // expiry is when a signed URL stops working, by the parameters that storage

@@ -22,45 +22,19 @@ func (c challenge) get(name string) string {
 	return ""
 }
 
-// String is the challenge with every value quoted, the form that every reader
-// understands.
-func (c challenge) String() string {
-	var b strings.Builder
-	switch c.scheme {
-	case "bearer":
-		b.WriteString("Bearer")
-	case "basic":
-		b.WriteString("Basic")
-	default:
-		b.WriteString(c.scheme)
-	}
-	for i, p := range c.params {
-		sep := ","
-		if i == 0 {
-			sep = " "
-		}
-		b.WriteString(sep + p.name + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(p.value) + `"`)
-	}
-	return b.String()
-}
-
-// oneChallenge leaves of a response's challenges the one to answer: Bearer
-// before Basic, wherever it stands. The auth library reads only the first
-// header, and registries send several in any order (G28).
-func oneChallenge(h http.Header) {
-	var best *challenge
+// pick is the challenge to answer of a response's: Bearer before Basic, wherever it stands.
+// Registries send several in any order, in one header or in several (G28).
+func pick(h http.Header) (best challenge, ok bool) {
 	for _, value := range h.Values("WWW-Authenticate") {
 		for _, c := range parseChallenges(value) {
 			switch {
-			case c.scheme == "bearer" && c.get("realm") != "" && (best == nil || best.scheme != "bearer"),
-				c.scheme == "basic" && best == nil:
-				best = &c
+			case c.scheme == "bearer" && c.get("realm") != "" && best.scheme != "bearer",
+				c.scheme == "basic" && !ok:
+				best, ok = c, true
 			}
 		}
 	}
-	if best != nil {
-		h.Set("WWW-Authenticate", best.String())
-	}
+	return best, ok
 }
 
 // parseChallenges reads the challenges of one header's value: schemes, each

@@ -10,28 +10,28 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
 
+	"drayage/engine/credential"
 	"drayage/engine/event"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/retry"
 
 	"golang.org/x/time/rate"
-	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
 // Options say how a Client speaks. The zero value is anonymous and careful.
 type Options struct {
 	// Credentials are asked for when a registry wants some; nil means none.
-	Credentials *Credentials
+	Credentials *credential.Set
 	// PlainHTTP reaches registries without TLS, except Docker Hub. Those on
 	// the loopback interface are reached so in any case, if they speak it.
 	PlainHTTP bool
@@ -76,28 +76,68 @@ type Client struct {
 	base *transports
 	http *http.Client
 
-	pulse  *retry.Pulse
-	habits *habits
+	pulse   *retry.Pulse
+	habits  *habits
+	secrets *printable.Secrets
 
-	mu    sync.Mutex
-	hosts map[string]*host
+	stop    chan struct{} // ends what Close waits for
+	keeping sync.WaitGroup
+
+	mu        sync.Mutex
+	closed    bool
+	hosts     map[string]*host
+	strangers map[string]*host // that registries have redirected to, by scheme and host
+	told      map[string]bool  // what was warned of
 }
 
 // host is what is known of one registry.
 type host struct {
-	name      string // with port, as in URLs
-	base      string // the path below which repositories are: /v2
-	header    http.Header
-	stored    *auth.Client
-	anonymous *auth.Client
+	name        string // with port, as in URLs
+	registry    string // as credentials are stored for
+	base        string // the path below which repositories are: /v2
+	header      http.Header
+	credentials bool // there may be some for it
 
-	mu        sync.Mutex
-	scheme    string // "http" or "https"; "" while that isn't known
-	usedCreds bool   // credentials were found for it
+	mu     sync.Mutex
+	scheme string // "http" or "https"; "" while that isn't known
+	addr   string // where it is when it has redirected to HTTPS at another port; "" else
+	basic  bool   // it wants a name and password with each request
+	grants map[grantKey]*grant
 	// Repositories that refuse the stored credentials and work without. Others
 	// of the same registry may need them.
 	anonymously map[string]bool
 	downUntil   time.Time // for a mirror
+	hint        nsHint    // what it makes of the parameter ns
+}
+
+// under is a repository with the path that a mirror has before it: what credentials and
+// tokens are for.
+func (h *host) under(repo string) string {
+	prefix := strings.Trim(h.base, "/")
+	if rest, ok := strings.CutPrefix(prefix, "v2"); ok && (rest == "" || rest[0] == '/') {
+		prefix = strings.Trim(rest, "/")
+	}
+	if prefix == "" {
+		return repo
+	}
+	return prefix + "/" + repo
+}
+
+// is reports whether a URL is of the registry itself.
+func (h *host) is(u *url.URL) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.EqualFold(u.Host, h.name) || h.addr != "" && strings.EqualFold(u.Host, h.addr)
+}
+
+// at is a URL of the host.
+func (h *host) at(scheme, path string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.addr != "" {
+		return scheme + "://" + h.addr + path
+	}
+	return scheme + "://" + h.name + path
 }
 
 // New makes a Client. Close it when done.
@@ -117,8 +157,16 @@ func New(opts Options) *Client {
 	if opts.Observer == nil {
 		opts.Observer = event.Observers{}
 	}
-	c := &Client{opts: opts, hosts: make(map[string]*host), pulse: new(retry.Pulse)}
+	c := &Client{
+		opts: opts, hosts: make(map[string]*host), strangers: make(map[string]*host), told: make(map[string]bool),
+		pulse: new(retry.Pulse), secrets: new(printable.Secrets), stop: make(chan struct{}),
+	}
 	c.habits = newHabits(opts, c.pulse)
+	c.keeping.Go(func() { c.pulse.Keep(c.stop) })
+	opts.Credentials.Use(credential.Options{
+		Deadline: opts.Retry.PatienceOrDefault(), Secret: c.secrets.Add,
+		Warn: func(message string) { c.opts.Observer.Observe(event.Warned{Message: c.secrets.Hide(message)}) },
+	})
 	// HTTP/1.1 only, unless asked for: the streams of an HTTP/2 connection share one
 	// congestion window, and some registries break HTTP/2 under load (G40, G41).
 	var protocols http.Protocols
@@ -134,11 +182,10 @@ func New(opts Options) *Client {
 		IdleConnTimeout:     90 * time.Second,
 		DisableCompression:  true,
 		Protocols:           &protocols,
+
+		OnProxyConnectResponse: proxyAnswer,
 	}, opts.Mirrors)
 	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: checkRedirect}
-	if opts.Tokens != nil {
-		c.http.Transport = tokenWatch{c.http.Transport, opts.Tokens}
-	}
 	return c
 }
 
@@ -147,7 +194,31 @@ func New(opts Options) *Client {
 func (c *Client) Pulse() *retry.Pulse { return c.pulse }
 
 // Close closes idle connections.
-func (c *Client) Close() { c.base.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.base.CloseIdleConnections()
+	c.mu.Lock()
+	again := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if !again {
+		close(c.stop)
+	}
+	c.keeping.Wait()
+}
+
+// warnOnce tells of something odd, once.
+func (c *Client) warnOnce(message string) {
+	const most = 1000
+	c.mu.Lock()
+	again := c.told[message] || len(c.told) >= most
+	if !again {
+		c.told[message] = true
+	}
+	c.mu.Unlock()
+	if !again {
+		c.opts.Observer.Observe(event.Warned{Message: message})
+	}
+}
 
 func (c *Client) host(ref reference.Image) *host {
 	c.mu.Lock()
@@ -157,45 +228,18 @@ func (c *Client) host(ref reference.Image) *host {
 	if h != nil {
 		return h
 	}
-	h = &host{name: name, base: "/v2", scheme: "https", anonymously: make(map[string]bool)}
-	local := isLoopback(name)
-	switch {
-	case local:
+	h = newHost(name, ref.Registry(), "/v2", "https", c.opts.Credentials != nil)
+	if isLoopback(name) || c.opts.PlainHTTP && ref.Registry() != "docker.io" {
 		h.scheme = "" // found out by the first request
-	case c.opts.PlainHTTP && ref.Registry() != "docker.io":
-		h.scheme = ""
 	}
-	c.addAuth(h, ref.Registry(), local, c.opts.Credentials)
 	c.hosts[name] = h
 	return h
 }
 
-// addAuth gives a host what authorization it takes, by the name that credentials
-// are stored under.
-func (c *Client) addAuth(h *host, registry string, local bool, from *Credentials) {
-	newAuth := func(credential auth.CredentialFunc) *auth.Client {
-		client := &auth.Client{
-			Client:     c.http,
-			Header:     http.Header{"User-Agent": {c.opts.UserAgent}},
-			Credential: credential,
-			Cache:      auth.NewCache(),
-			ClientID:   "drayage",
-		}
-		if local {
-			client.BlockedRealmPrefixes = []netip.Prefix{} // its token server may be on this machine too
-		}
-		return client
-	}
-	h.anonymous = newAuth(nil)
-	h.stored = newAuth(func(ctx context.Context, _ string) (auth.Credential, error) {
-		cred, err := from.get(ctx, registry)
-		if err == nil && cred != auth.EmptyCredential {
-			h.mu.Lock()
-			h.usedCreds = true
-			h.mu.Unlock()
-		}
-		return cred, err
-	})
+// newHost makes a host. Credentials for it are stored under the registry's name.
+func newHost(name, registry, base, scheme string, credentials bool) *host {
+	return &host{name: name, registry: registry, base: base, scheme: scheme, credentials: credentials,
+		anonymously: make(map[string]bool), grants: make(map[grantKey]*grant)}
 }
 
 // isLoopback reports whether a registry is on this machine: localhost,
@@ -225,31 +269,29 @@ func (c *Client) send(ctx context.Context, method string, at site, path string, 
 			return resp, nil
 		}
 	}
-	return nil, responseError(resp, at.host.name, quotaUntil(resp))
+	return nil, c.refusal(resp, at)
+}
+
+// refusal makes the error of an answer that is not what was wanted of a repository.
+func (c *Client) refusal(resp *http.Response, at site) *Error {
+	h := at.host
+	name := h.name
+	if h.is(resp.Request.URL) {
+		name = resp.Request.URL.Host
+	}
+	e := c.responseError(resp, name, quotaUntil(resp))
+	h.grant(at.repo, h.credentials && !h.worksWithout(at.repo)).explain(e)
+	return e
 }
 
 // ask is send without a look at the status.
 func (c *Client) ask(ctx context.Context, method string, at site, path string, header http.Header) (*http.Response, error) {
-	return c.authorized(scoped(ctx, at), at, method, path, header)
+	return c.authorized(ctx, at, method, path, header)
 }
 
 // askURL is ask for a URL of the registry that it has redirected to.
 func (c *Client) askURL(ctx context.Context, at site, url string, header http.Header) (*http.Response, error) {
-	return c.once(scoped(ctx, at), c.client(at.host, at.repo), http.MethodGet, url, header)
-}
-
-func scoped(ctx context.Context, at site) context.Context {
-	return auth.AppendScopesForHost(ctx, at.host.name, auth.ScopeRepository(at.repo, auth.ActionPull))
-}
-
-// client is what a repository is asked with: stored credentials, or none.
-func (c *Client) client(h *host, repo string) *auth.Client {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.anonymously[repo] || c.opts.Credentials == nil {
-		return h.anonymous
-	}
-	return h.stored
+	return c.once(ctx, at.host.grant(at.repo, at.host.credentials && !at.host.worksWithout(at.repo)), http.MethodGet, url, header)
 }
 
 func quotaUntil(resp *http.Response) time.Time {
@@ -259,54 +301,62 @@ func quotaUntil(resp *http.Response) time.Time {
 	return time.Time{}
 }
 
-// authorized sends a request with what authorization it takes. Stored
-// credentials that are refused are left out once: a stale login should not
-// stand in the way of a public image (G32).
-func (c *Client) authorized(ctx context.Context, at site, method, path string, header http.Header) (*http.Response, error) {
-	h, repo := at.host, at.repo
-	path = at.path(path)
+// nsHint is what a mirror makes of the parameter ns, which tells it whose images are meant.
+type nsHint int
+
+const (
+	nsUntried nsHint = iota
+	nsTaken
+	nsRefused // it answers errors because of it
+)
+
+// hinted sends a request with the parameter that tells a mirror whose images are meant. That
+// is a hint: a mirror that refuses requests because of it is asked without, from then on.
+func (c *Client) hinted(ctx context.Context, at site, g *grant, method, below string, header http.Header) (*http.Response, error) {
+	h := at.host
 	if len(h.header) > 0 {
 		header = header.Clone()
 		maps.Copy(header, h.header)
 	}
-	client := c.client(h, repo)
-	resp, err := c.over(ctx, h, client, method, path, header)
-
+	if at.ns == "" {
+		return c.over(ctx, h, g, method, at.path(below, ""), header)
+	}
 	h.mu.Lock()
-	tryAnonymous := client == h.stored && h.usedCreds && c.opts.Credentials.Stored() && h.refused(resp, err)
+	known := h.hint
 	h.mu.Unlock()
-	if !tryAnonymous {
+	if known == nsRefused {
+		return c.over(ctx, h, g, method, at.path(below, ""), header)
+	}
+	resp, err := c.over(ctx, h, g, method, at.path(below, at.ns), header)
+	if err != nil {
 		return resp, err
 	}
-	again, errAgain := c.over(ctx, h, h.anonymous, method, path, header)
-	if errAgain != nil || h.refused(again, nil) {
-		if again != nil {
-			again.Body.Close()
+	is := known
+	switch status := resp.StatusCode; {
+	case status < 400:
+		is = nsTaken
+	case status == http.StatusBadRequest, known == nsUntried && odd(status):
+		again, err := c.over(ctx, h, g, method, at.path(below, ""), header)
+		if err != nil || again.StatusCode >= 400 {
+			closeBody(again)
+			return resp, nil
 		}
-		return resp, err
-	}
-	if resp != nil {
-		resp.Body.Close()
+		closeBody(resp)
+		resp, is = again, nsRefused
 	}
 	h.mu.Lock()
-	first := len(h.anonymously) == 0
-	h.anonymously[repo] = true
+	h.hint = is
 	h.mu.Unlock()
-	if first {
-		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
-			"%s refuses the stored credentials for %s; going on without. Log in again, or leave them out with -A", h.name, repo)})
-	}
-	return again, nil
+	return resp, nil
 }
 
-// refused reports whether the registry itself, and not a host that it
-// redirects to, refuses who asks, and not how often.
-func (h *host) refused(resp *http.Response, err error) bool {
-	if err != nil {
-		return errors.Is(err, ErrDenied)
+// odd reports whether a status may come from a parameter that a server doesn't expect.
+func odd(status int) bool {
+	switch status {
+	case http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnprocessableEntity, http.StatusNotImplemented:
+		return true
 	}
-	return (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) &&
-		resp.Request.URL.Host == h.name && !throttled(resp.StatusCode, bufferError(resp))
+	return false
 }
 
 // over sends a request by HTTPS or, where that is allowed and the host speaks
@@ -314,18 +364,26 @@ func (h *host) refused(resp *http.Response, err error) bool {
 // since a TLS server says at once and clearly that it got plain HTTP, while the
 // reverse may hang. Requests that come meanwhile find out by themselves: if
 // they waited, one slow answer would hold them all up.
-func (c *Client) over(ctx context.Context, h *host, client *auth.Client, method, path string, header http.Header) (*http.Response, error) {
-	if scheme := h.spoken(); scheme != "" {
-		return c.once(ctx, client, method, scheme+"://"+h.name+path, header)
+func (c *Client) over(ctx context.Context, h *host, g *grant, method, path string, header http.Header) (*http.Response, error) {
+	scheme := h.spoken()
+	known := scheme != ""
+	if !known {
+		scheme = "http"
 	}
-	scheme := "http"
-	resp, err := c.once(ctx, client, method, "http://"+h.name+path, header)
-	if wantsTLS(resp, err) {
-		if resp != nil {
-			resp.Body.Close()
+	resp, err := c.once(ctx, g, method, h.at(scheme, path), header)
+	switch {
+	case scheme == "http" && err == nil && c.upgraded(h, resp):
+		resp.Body.Close()
+		return c.once(ctx, g, method, h.at("https", path), header)
+	case known:
+		return resp, err
+	case wantsTLS(resp, err):
+		tlsResp, tlsErr := c.once(ctx, g, method, h.at("https", path), header)
+		if resp != nil && tlsErr != nil && speaksPlain(tlsErr) {
+			break // what it answered was no word about TLS
 		}
-		scheme = "https"
-		resp, err = c.once(ctx, client, method, "https://"+h.name+path, header)
+		closeBody(resp)
+		resp, err, scheme = tlsResp, tlsErr, "https"
 	}
 	if err == nil {
 		h.mu.Lock()
@@ -333,6 +391,35 @@ func (c *Client) over(ctx context.Context, h *host, client *auth.Client, method,
 		h.mu.Unlock()
 	}
 	return resp, err
+}
+
+// upgraded reports whether a registry that was asked by plain HTTP leads to the same by
+// HTTPS, and remembers that.
+func (c *Client) upgraded(h *host, resp *http.Response) bool {
+	if !isRedirect(resp) {
+		return false
+	}
+	to, err := resp.Location()
+	if err != nil || !isUpgrade(resp.Request.URL, to) {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.scheme = "https"
+	if to.Port() != "" && !strings.EqualFold(to.Host, h.name) {
+		h.addr = to.Host
+	}
+	return true
+}
+
+// isUpgrade reports whether a redirect leads from plain HTTP to the same thing by HTTPS, of
+// the same name: at the default port, at the same one or, on this machine, at another.
+func isUpgrade(from, to *url.URL) bool {
+	if from.Scheme != "http" || to.Scheme != "https" || !strings.EqualFold(from.Hostname(), to.Hostname()) || from.EscapedPath() != to.EscapedPath() {
+		return false
+	}
+	return to.Port() == from.Port() || (from.Port() == "" || from.Port() == "80") && (to.Port() == "" || to.Port() == "443") ||
+		isLoopback(from.Host)
 }
 
 func (h *host) spoken() string {
@@ -346,7 +433,8 @@ func (h *host) spoken() string {
 // TLS alert.
 func wantsTLS(resp *http.Response, err error) bool {
 	if err != nil {
-		return strings.Contains(err.Error(), `malformed HTTP response "\x15`)
+		var e *Error
+		return errors.As(err, &e) && e.alert
 	}
 	if resp.StatusCode != http.StatusBadRequest {
 		return false
@@ -356,49 +444,34 @@ func wantsTLS(resp *http.Response, err error) bool {
 		strings.Contains(text, "HTTP request was sent to HTTPS port")
 }
 
-func (c *Client) once(ctx context.Context, client *auth.Client, method, url string, header http.Header) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, nil)
-	if err != nil {
-		return nil, &Error{Method: method, URL: oneLine(url), Detail: bareError(err), kind: ErrInvalid}
-	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, requestError(ctx, req, err)
-	}
-	return resp, nil
+// speaksPlain reports whether an error says that a server speaks plain HTTP.
+func speaksPlain(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.plain
 }
 
 // requestError makes the error of a request that got no response.
-func requestError(ctx context.Context, req *http.Request, err error) error {
+func (c *Client) requestError(ctx context.Context, req *http.Request, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	e := &Error{Method: req.Method, URL: bareURL(req.URL), Detail: bareError(err), kind: ErrUnavailable, passing: true}
-	var token *errcode.ErrorResponse
-	var local *CredentialsError
-	switch {
-	case errors.As(err, &local):
-		return local
-	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		e.Detail, e.Hint, e.kind = "it wants a user name and password, and there are none for it", "docker login, or -a", ErrDenied
-	case errors.As(err, &token):
-		e.Status = token.StatusCode
-		e.Detail = "no token from " + bareURL(token.URL)
-		if len(token.Errors) > 0 {
-			e.Detail += ": " + oneLine(token.Errors.Error())
-		}
-		switch {
-		case token.StatusCode == http.StatusTooManyRequests:
-			e.kind = ErrQuota
-		case token.StatusCode < 500:
+	e := &Error{Method: req.Method, URL: c.secrets.Hide(bareURL(req.URL)), Detail: c.bareError(err), kind: ErrUnavailable, passing: true, cause: err}
+	var refused *proxyError
+	switch text := err.Error(); {
+	case errors.As(err, &refused):
+		e.proxy = refused.proxy
+		if refused.lasting() {
 			e.kind = ErrDenied
-			e.Hint = "the credentials are wrong, or not for this repository"
+			e.Hint = refused.hint()
 		}
-	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		e.Hint, e.kind = "the registry speaks plain HTTP: -I allows that", ErrInvalid
+	case strings.Contains(text, "socks connect") && strings.Contains(text, "authentication failed"):
+		e.kind = ErrDenied
+		e.proxy = "SOCKS"
+		e.Hint = "the proxy refuses the user name and password in HTTPS_PROXY or HTTP_PROXY"
+	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
+		e.Hint, e.kind, e.plain = "the registry speaks plain HTTP: -I allows that", ErrInvalid, true
+	case strings.Contains(text, `malformed HTTP response "\x15`):
+		e.kind, e.alert = ErrInvalid, true
 	case errors.Is(err, errRedirect):
 		e.kind = ErrInvalid
 	case errors.Is(err, errHeldBack):
@@ -406,6 +479,8 @@ func requestError(ctx context.Context, req *http.Request, err error) error {
 		return e
 	case isCertificate(err):
 		e.Hint, e.kind = "--ca-cert names an authority of your own", ErrInvalid
+	case retry.CertificateRefused(err):
+		e.Hint, e.kind = "it wants a TLS client certificate that it trusts: --cert and --key", ErrDenied
 	}
 	e.passing = e.passing && errors.Is(e.kind, ErrUnavailable) && retry.Error(err)
 	return e

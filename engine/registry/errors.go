@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"compress/zlib"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
 
+	"drayage/engine/printable"
 	"drayage/engine/retry"
 	"drayage/engine/transfer"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // What a caller may act on. Every error of a Client that is not a local fault
@@ -43,7 +46,13 @@ type Error struct {
 	Until  time.Time
 	kind   error
 
-	passing bool // another try, or another source, may do better
+	passing bool   // another try, or another source, may do better
+	proxy   string // that refused, "" for none
+	alert   bool   // plain HTTP was answered by a TLS alert
+	plain   bool   // TLS was answered by plain HTTP
+
+	cause      error // of net/http, nil when there was an answer; it may hold secrets
+	redirected bool  // the host is one that the registry has redirected to, and can't be reached
 }
 
 func (e *Error) Error() string {
@@ -90,10 +99,41 @@ func bufferError(resp *http.Response) []byte {
 	if s, ok := resp.Body.(spent); ok {
 		return s.text
 	}
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, errorBodyLimit)) // a part serves too
+	var text []byte
+	if body, err := plainBody(resp); err == nil {
+		text, _ = io.ReadAll(io.LimitReader(body, errorBodyLimit)) // a part serves too
+	}
 	resp.Body.Close()
 	resp.Body = spent{Reader: strings.NewReader(string(text)), text: text}
 	return text
+}
+
+// plainBody is a body as it was meant: compression that nobody asked for, as proxies add it to
+// manifests, tokens and lists, is undone (RFC 9110, section 8.4). It is not for blobs, whose
+// digest is over their bytes as they are sent.
+func plainBody(resp *http.Response) (io.Reader, error) {
+	encodings := strings.Split(strings.Join(resp.Header.Values("Content-Encoding"), ","), ",")
+	var body io.Reader = resp.Body
+	const most = 4 // one within the other
+	if len(encodings) > most {
+		return nil, fmt.Errorf("%w: it is encoded %d times", ErrInvalid, len(encodings))
+	}
+	for i := len(encodings) - 1; i >= 0; i-- { // the last one was applied last
+		var err error
+		switch strings.ToLower(strings.TrimSpace(encodings[i])) {
+		case "", "identity":
+		case "gzip", "x-gzip":
+			body, err = gzip.NewReader(body)
+		case "deflate":
+			body, err = zlib.NewReader(body)
+		default:
+			err = fmt.Errorf("%w: it is encoded as %q, which nobody asked for", ErrInvalid, printable.Line(encodings[i]))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return body, nil
 }
 
 // registryErrors is the error body of the OCI distribution spec, section
@@ -131,15 +171,24 @@ func throttled(status int, body []byte) bool {
 }
 
 // responseError makes the error of a response that is none of those wanted.
-func responseError(resp *http.Response, registryHost string, until time.Time) *Error {
+func (c *Client) responseError(resp *http.Response, registryHost string, until time.Time) *Error {
 	body := bufferError(resp)
-	e := &Error{Method: resp.Request.Method, URL: bareURL(resp.Request.URL), Status: resp.StatusCode, Detail: describe(body)}
+	e := &Error{Method: resp.Request.Method, URL: c.secrets.Hide(bareURL(resp.Request.URL)), Status: resp.StatusCode, Detail: c.secrets.Line(describe(body))}
 	switch {
+	case resp.StatusCode == http.StatusProxyAuthRequired:
+		e.kind, e.proxy = ErrDenied, "HTTP_PROXY"
+		e.Hint = "the proxy wants a user name and password, in HTTP_PROXY or HTTPS_PROXY"
+		if proxy, err := http.ProxyFromEnvironment(resp.Request); err == nil && proxy != nil {
+			e.proxy = proxy.Host
+			e.Hint = "the proxy " + proxy.Host + " wants another user name and password, in HTTP_PROXY or HTTPS_PROXY"
+		}
+	case resp.StatusCode == http.StatusPaymentRequired, resp.StatusCode == http.StatusUnavailableForLegalReasons:
+		e.kind = ErrDenied
 	case throttled(resp.StatusCode, body):
 		e.kind, e.Until = ErrQuota, until
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 		e.kind = transfer.ErrRange
-	case resp.Request.URL.Host != registryHost && resp.StatusCode < 500:
+	case !strings.EqualFold(resp.Request.URL.Host, registryHost) && resp.StatusCode < 500:
 		e.kind = ErrUnavailable
 		e.Hint = "the registry sent us to that host for the content"
 	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
@@ -147,7 +196,10 @@ func responseError(resp *http.Response, registryHost string, until time.Time) *E
 		e.Hint = "it is missing, or needs other credentials: the registry does not tell which"
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone:
 		e.kind = ErrNotFound
-	case resp.StatusCode >= 500, resp.StatusCode == http.StatusRequestTimeout, resp.StatusCode == http.StatusTooEarly:
+	case resp.StatusCode == http.StatusNetworkAuthenticationRequired:
+		e.kind = ErrUnavailable
+		e.Hint = "the network wants a login before it lets anything through"
+	case resp.StatusCode >= 500, retry.Status(resp.StatusCode):
 		e.kind = ErrUnavailable
 	default:
 		e.kind = ErrInvalid
@@ -163,7 +215,7 @@ func spentQuota(resp *http.Response, body []byte) bool {
 	return strings.TrimSpace(left) == "0" || strings.Contains(strings.ToLower(string(body[:min(len(body), 2048)])), "pull rate limit")
 }
 
-// describe is the message of an error body, in one short line.
+// describe is the message of an error body, as it came.
 func describe(body []byte) string {
 	var parts []string
 	for _, e := range parseErrors(body).Errors {
@@ -181,24 +233,7 @@ func describe(body []byte) string {
 			text = "" // a page for people says nothing in one line
 		}
 	}
-	return oneLine(text)
-}
-
-// oneLine makes foreign text fit to print: one line, no control characters,
-// at most 200 bytes.
-func oneLine(s string) string {
-	const most = 200
-	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, s)
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
+	return text
 }
 
 // bareURL is a URL without what may be secret in it: query, fragment, user.
@@ -206,14 +241,27 @@ func bareURL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-// bareError takes the URLs out of errors of net/http, which have their query
-// and with it the signature, and names what is left.
-func bareError(err error) string {
+// bareError names an error of net/http without what may be secret in it: its URLs have their
+// query, and with it the signature; and headers and status lines that it can't read, which may
+// be anything.
+func (c *Client) bareError(err error) string {
 	for {
 		var u *url.Error
 		if !errors.As(err, &u) {
-			return oneLine(err.Error())
+			break
 		}
 		err = u.Err
 	}
+	text := err.Error()
+	for _, quoting := range []string{
+		"malformed MIME header", "malformed HTTP response", "malformed HTTP status code", "malformed HTTP version",
+		"malformed HTTP header", "bad Content-Length", "unsupported transfer encoding", "invalid header field",
+		"failed to parse Location header", "malformed chunked encoding", "invalid byte in chunk length", "too many transfer encodings",
+	} {
+		if i := strings.Index(text, quoting); i >= 0 {
+			text = text[:i+len(quoting)]
+			break
+		}
+	}
+	return c.secrets.Line(text)
 }

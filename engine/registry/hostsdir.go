@@ -7,10 +7,15 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"drayage/engine/printable"
+	"drayage/engine/reference"
+	"drayage/engine/textfile"
 
 	"github.com/BurntSushi/toml"
 )
@@ -32,33 +37,126 @@ type hostEntry struct {
 	OverridePath bool           `toml:"override_path"`
 }
 
-// HostsDir reads what a folder of hosts.toml files says of a registry, from
-// DIR/<registry>/hosts.toml or else DIR/_default/hosts.toml: places to ask in
-// that order. base is the TLS configuration that theirs add to.
+// HostsDir reads what a folder of hosts.toml files says of a registry, as containerd reads it:
+// from DIR/HOST_PORT_, DIR/HOST:PORT or DIR/_default, the first that is there. Where that has no
+// hosts.toml, or an empty one, its certificates are for the registry itself, as in Docker's
+// certs.d. The result are places to ask in that order. base is the TLS configuration that
+// theirs add to. An error names the file, and the line where it can.
 func HostsDir(dir, registry string, base *tls.Config) ([]Mirror, error) {
-	for _, name := range []string{registry, strings.ReplaceAll(registry, ":", "_") + "_", "_default"} {
-		path := filepath.Join(dir, name, "hosts.toml")
-		raw, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
+	for _, name := range folders(registry) {
+		folder := filepath.Join(dir, name)
+		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
 			continue
-		}
-		if err != nil {
+		} else if err != nil {
 			return nil, err
 		}
-		mirrors, err := parseHosts(string(raw), filepath.Dir(path), registry, base)
+		path := filepath.Join(folder, "hosts.toml")
+		raw, err := textfile.Read(path, maxHostsFile)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if blank(raw) {
+			return certificates(folder, registry, base)
+		}
+		mirrors, err := parseHosts(string(raw), folder, registry, base)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, fmt.Errorf("%s%w", path, err)
 		}
 		return mirrors, nil
 	}
 	return nil, nil
 }
 
+// maxHostsFile is the largest hosts.toml that is read, in bytes.
+const maxHostsFile = 1 << 20
+
+// folders are the names that the folder of a registry may have. Docker Hub's names are one.
+func folders(registry string) []string {
+	names := []string{registry}
+	if registry == "docker.io" {
+		names = append(names, "registry-1.docker.io", "index.docker.io")
+	}
+	var out []string
+	for _, name := range names {
+		if i := strings.LastIndexByte(name, ':'); i > 0 {
+			out = append(out, name[:i]+"_"+name[i+1:]+"_")
+		}
+		out = append(out, name)
+	}
+	return append(out, "_default")
+}
+
+// blank reports whether a file says nothing: comments alone.
+func blank(raw []byte) bool {
+	for line := range strings.Lines(string(raw)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			return false
+		}
+	}
+	return true
+}
+
+// certificates are a folder's *.crt authorities, and its *.cert with their *.key, for the
+// registry itself.
+func certificates(folder, registry string, base *tls.Config) ([]Mirror, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var e hostEntry
+	var cas, pairs []any
+	for _, file := range entries {
+		switch name := file.Name(); filepath.Ext(name) {
+		case ".crt":
+			cas = append(cas, name)
+		case ".cert":
+			key := strings.TrimSuffix(name, ".cert") + ".key"
+			if _, err := os.Stat(filepath.Join(folder, key)); err != nil {
+				key = name // both may be in one file
+			}
+			pairs = append(pairs, []any{name, key})
+		}
+	}
+	if len(cas) == 0 && len(pairs) == 0 {
+		return nil, nil
+	}
+	e.CA, e.Client = cas, pairs
+	m, err := e.itself(folder, registry, base)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", folder, err)
+	}
+	return []Mirror{m}, nil
+}
+
+// itself is the registry itself, with an entry's certificates and headers.
+func (e hostEntry) itself(dir, registry string, base *tls.Config) (Mirror, error) {
+	ref, err := reference.Parse(registry + "/x")
+	if err != nil {
+		return Mirror{}, err
+	}
+	m := Mirror{Registry: registry, URL: &url.URL{Scheme: "https", Host: ref.Host()}, Origin: true, Probe: isLoopback(registry), Header: e.headers()}
+	m.TLS, err = e.tls(dir, base)
+	return m, err
+}
+
+// parseHosts reads a hosts.toml. Its errors begin with the line, as in ":3: …".
 func parseHosts(text, dir, registry string, base *tls.Config) ([]Mirror, error) {
 	var f hostsFile
 	meta, err := toml.Decode(text, &f)
+	var syntax toml.ParseError
+	if errors.As(err, &syntax) {
+		return nil, fmt.Errorf(":%d: %s", syntax.Position.Line, printable.Line(syntax.Message))
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf(": %s", printable.Line(err.Error()))
+	}
+	at := func(key string, err error) error {
+		for n, line := range strings.Split(text, "\n") {
+			if strings.Contains(line, key) && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+				return fmt.Errorf(":%d: %w", n+1, err)
+			}
+		}
+		return fmt.Errorf(": %w", err)
 	}
 	var out []Mirror
 	seen := make(map[string]bool)
@@ -69,18 +167,28 @@ func parseHosts(text, dir, registry string, base *tls.Config) ([]Mirror, error) 
 		seen[key[1]] = true
 		m, ok, err := f.Host[key[1]].mirror(key[1], dir, registry, base)
 		if err != nil {
-			return nil, err
+			return nil, at(key[1], err)
 		}
 		if ok {
 			out = append(out, m)
 		}
 	}
 	if f.Server == "" {
-		return out, nil
+		if f.CA == nil && f.Client == nil && !f.SkipVerify && len(f.Header) == 0 {
+			return out, nil
+		}
+		m, err := f.itself(dir, registry, base)
+		if err != nil {
+			return nil, fmt.Errorf(": %w", err)
+		}
+		return append(out, m), nil
 	}
 	m, _, err := f.mirror(f.Server, dir, registry, base)
+	if err != nil {
+		return nil, at(f.Server, err)
+	}
 	m.Origin, m.BlobsAndDigests = true, false
-	return append(out, m), err
+	return append(out, m), nil
 }
 
 // mirror makes one of an entry. ok is false for one that nothing may be pulled from.
@@ -89,20 +197,28 @@ func (e hostEntry) mirror(place, dir, registry string, base *tls.Config) (m Mirr
 	if err != nil {
 		return m, false, err
 	}
-	m = Mirror{Registry: registry, URL: u, Whole: e.OverridePath, Header: make(http.Header)}
+	m = Mirror{Registry: registry, URL: u, Whole: e.OverridePath, Header: e.headers()}
 	if len(e.Capabilities) > 0 {
-		m.BlobsAndDigests = !slices.Contains(e.Capabilities, "resolve")
-		if !slices.Contains(e.Capabilities, "pull") {
-			return m, false, nil
+		can := func(what string) bool {
+			return slices.ContainsFunc(e.Capabilities, func(c string) bool { return strings.EqualFold(c, what) })
 		}
-	}
-	for k, v := range e.Header {
-		for _, text := range texts(v) {
-			m.Header.Add(k, text)
+		m.BlobsAndDigests = !can("resolve")
+		if !can("pull") {
+			return m, false, nil
 		}
 	}
 	m.TLS, err = e.tls(dir, base)
 	return m, true, err
+}
+
+func (e hostEntry) headers() http.Header {
+	out := make(http.Header)
+	for k, v := range e.Header {
+		for _, text := range texts(v) {
+			out.Add(k, text)
+		}
+	}
+	return out
 }
 
 // texts are the strings of a value that may be one or a list.

@@ -40,6 +40,9 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 		return image.Document{}, err
 	}
 	if want == "" && announced != "" && !matches(announced, raw) {
+		if at.mirror { // some write manifests anew; the registry decides what a tag is
+			return image.Document{}, fmt.Errorf("manifest %s: %w: it announces %s, and sends %s", tagOrDigest, ErrContent, announced, digest.FromBytes(raw))
+		}
 		// Either the body was damaged on the way or the header is wrong, as
 		// caches have it (G42). Asking for the digest tells: if it has no
 		// manifest, or the same bytes come, the header was wrong.
@@ -52,6 +55,9 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 		}
 	}
 	if want != "" && !matches(want, raw) {
+		if at.mirror {
+			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
+		}
 		if raw, _, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
 			return image.Document{}, err
 		}
@@ -71,8 +77,10 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 
 func matches(d digest.Digest, raw []byte) bool { return d.Algorithm().FromBytes(raw) == d }
 
-// Head asks for the digest that a tag stands for now. It is "" when the
-// registry doesn't tell, and then only fetching the manifest does.
+// Head asks for the digest that a tag stands for now. It is "" when the registry doesn't tell,
+// by an error of HEAD too: that is a saving, and never an answer of its own, since registries
+// of functions or static files and some proxies have no HEAD, or not behind their redirects
+// (G4). Then only fetching the manifest tells.
 func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (d digest.Digest, err error) {
 	err = c.anywhere(ctx, ref, true, func(ctx context.Context, at site) error {
 		d, err = c.head(ctx, at, tag)
@@ -84,8 +92,8 @@ func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (d d
 func (c *Client) head(ctx context.Context, at site, tag string) (digest.Digest, error) {
 	resp, err := c.send(ctx, http.MethodHead, at, "/manifests/"+tag, accept(), http.StatusOK)
 	var e *Error
-	if errors.As(err, &e) && e.Status >= 400 && e.Status < 500 && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrQuota) {
-		return "", nil // some don't have HEAD, or not behind their redirects (G4)
+	if errors.As(err, &e) && e.Status != 0 && e.Status != http.StatusUnauthorized && e.Status != http.StatusForbidden && !errors.Is(err, ErrQuota) {
+		return "", nil
 	}
 	if err != nil {
 		return "", err
@@ -129,9 +137,9 @@ func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (
 		what := "GET " + bareURL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
 		if !again {
-			return nil, "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: bareError(err), kind: ErrUnavailable}
+			return nil, "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
 		}
-		c.opts.Observer.Observe(event.Retrying{What: what, Why: bareError(err), Try: tries + 1, Delay: wait})
+		c.opts.Observer.Observe(event.Retrying{What: what, Why: c.bareError(err), Try: tries + 1, Delay: wait})
 		if err := retry.Sleep(ctx, wait); err != nil {
 			return nil, "", err
 		}
@@ -145,7 +153,11 @@ func readManifest(resp *http.Response) ([]byte, error) {
 	if resp.ContentLength > image.MaxSize {
 		return nil, tooLarge
 	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxSize+1))
+	body, err := plainBody(resp)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(body, image.MaxSize+1))
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +184,7 @@ func (c *Client) blobSize(ctx context.Context, at site, d digest.Digest) (int64,
 		if resp.ContentLength >= 0 {
 			return resp.ContentLength, nil
 		}
-	} else if ctx.Err() != nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrQuota) {
+	} else if ctx.Err() != nil || errors.Is(err, ErrQuota) {
 		return 0, err
 	}
 	// Some storage hosts refuse HEAD with a URL that was signed for GET (G4).

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 )
 
@@ -23,9 +26,11 @@ type Mirror struct {
 	Whole bool
 	// BlobsAndDigests limits the mirror to what has a digest: it may be behind with tags.
 	BlobsAndDigests bool
-	// Origin says that this is the registry itself, under another address: no
-	// other is asked after it.
+	// Origin says that this is the registry itself, perhaps under another address: no
+	// other is asked after it, and it is asked for tags and referrers, too.
 	Origin bool
+	// Probe says that it isn't known whether it speaks TLS.
+	Probe  bool
 	TLS    *tls.Config // nil means the Client's
 	Header http.Header // is added to each request
 }
@@ -41,6 +46,9 @@ func ParseMirror(s string) (Mirror, error) {
 	if err != nil {
 		return Mirror{}, err
 	}
+	if !strings.Contains(place, "://") {
+		return Mirror{}, fmt.Errorf("mirror %q: a URL begins with https:// or http://", printable.Line(place))
+	}
 	u, err := ParseMirrorURL(place)
 	if err != nil {
 		return Mirror{}, err
@@ -53,17 +61,46 @@ func ParseMirrorURL(s string) (*url.URL, error) {
 	if !strings.Contains(s, "://") {
 		s = "https://" + s
 	}
+	shown := printable.Line(s)
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
-		return nil, fmt.Errorf("%q is no URL of a mirror, such as https://mirror.example", s)
+	if err == nil && u.User != nil || strings.Contains(s, "@") {
+		return nil, errors.New("a mirror's URL has no user name and password: they are stored with drayage login")
+	}
+	if right, bare := bracketed(s); bare {
+		return nil, fmt.Errorf("%q: an IPv6 address stands in brackets: write %s", shown, right)
+	}
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || strings.HasSuffix(u.Host, ":") {
+		return nil, fmt.Errorf("%q is not the URL of a mirror, such as https://mirror.example", shown)
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	return u, nil
 }
 
-// base is the path below which repositories are.
+// bracketed finds an IPv6 address without brackets in a URL, and writes it with them.
+func bracketed(s string) (right string, bare bool) {
+	_, rest, _ := strings.Cut(s, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	if strings.ContainsAny(authority, "[]") || strings.Count(authority, ":") < 2 {
+		return "", false
+	}
+	if i := strings.LastIndexByte(authority, ':'); i > 0 { // the last part may be a port
+		_, whole := netip.ParseAddr(authority)
+		_, part := netip.ParseAddr(authority[:i])
+		port, err := strconv.ParseUint(authority[i+1:], 10, 16)
+		if part == nil && err == nil && (whole != nil || port > 255) {
+			return "[" + authority[:i] + "]:" + authority[i+1:], true
+		}
+	}
+	if _, err := netip.ParseAddr(authority); err != nil {
+		return "", false
+	}
+	return "[" + authority + "]", true
+}
+
+// base is the path below which repositories are. As containerd has it, /v2 is added only
+// where the path doesn't end with it.
 func (m Mirror) base() string {
-	if m.Whole {
+	if m.Whole || strings.HasSuffix(m.URL.Path, "/v2") {
 		return m.URL.Path
 	}
 	return m.URL.Path + "/v2"
@@ -71,22 +108,23 @@ func (m Mirror) base() string {
 
 // site is a place where a repository is.
 type site struct {
-	host *host
-	repo string
-	ns   string // tells a mirror whose images are meant; "" at the registry itself
-	tags bool   // tags may be asked for
+	host   *host
+	repo   string
+	ns     string // tells a mirror whose images are meant; "" where that is plain
+	tags   bool   // tags may be asked for
+	mirror bool   // it is not the registry itself
 }
 
-// path is where something of the repository is.
-func (s site) path(below string) string {
+// path is where something of the repository is, with a hint for a mirror whose it is.
+func (s site) path(below, ns string) string {
 	path := s.host.base + "/" + s.repo + below
-	if s.ns == "" {
+	if ns == "" {
 		return path
 	}
 	if strings.Contains(below, "?") {
-		return path + "&ns=" + url.QueryEscape(s.ns)
+		return path + "&ns=" + url.QueryEscape(ns)
 	}
-	return path + "?ns=" + url.QueryEscape(s.ns)
+	return path + "?ns=" + url.QueryEscape(ns)
 }
 
 // mirrorDown is how long a mirror that didn't answer is left alone.
@@ -98,22 +136,32 @@ func (c *Client) sites(ref reference.Image) []site {
 	var out []site
 	for i := range c.opts.Mirrors {
 		m := &c.opts.Mirrors[i]
-		if m.Registry != ref.Registry() && (m.Registry != "" || m.URL.Host == ref.Host()) {
+		if m.Origin || !m.isFor(ref) {
 			continue
 		}
-		h := c.mirror(m)
-		if m.Origin {
-			return append(out, site{host: h, repo: ref.Repository(), tags: true})
-		}
-		if !h.isDown() {
-			out = append(out, site{host: h, repo: ref.Repository(), ns: ref.Registry(), tags: !m.BlobsAndDigests})
+		if h := c.mirror(m); !h.isDown() {
+			out = append(out, site{host: h, repo: ref.Repository(), ns: ref.Registry(), tags: !m.BlobsAndDigests, mirror: true})
 		}
 	}
 	return append(out, c.home(ref))
 }
 
+// isFor reports whether a mirror has what a reference's registry has.
+func (m *Mirror) isFor(ref reference.Image) bool {
+	return m.Registry == ref.Registry() || m.Registry == "" && m.URL.Host != ref.Host()
+}
+
 // home is a reference's repository at its registry.
 func (c *Client) home(ref reference.Image) site {
+	for i := range c.opts.Mirrors {
+		if m := &c.opts.Mirrors[i]; m.Origin && m.isFor(ref) {
+			at := site{host: c.mirror(m), repo: ref.Repository(), tags: true}
+			if !strings.EqualFold(m.URL.Host, ref.Host()) && !strings.EqualFold(m.URL.Host, ref.Registry()) {
+				at.ns = ref.Registry()
+			}
+			return at
+		}
+	}
 	return site{host: c.host(ref), repo: ref.Repository(), tags: true}
 }
 
@@ -127,8 +175,17 @@ func (c *Client) mirror(m *Mirror) *host {
 	key := m.URL.Scheme + "://" + m.URL.Host + m.base()
 	h := c.hosts[key]
 	if h == nil {
-		h = &host{name: m.URL.Host, base: m.base(), scheme: m.URL.Scheme, header: m.Header, anonymously: make(map[string]bool)}
-		c.addAuth(h, m.URL.Host, isLoopback(m.URL.Host), c.opts.Credentials.elsewhere())
+		registry := strings.ToLower(m.URL.Host)
+		if name, err := ParseName(registry); err == nil {
+			registry = name // Docker Hub has several
+		}
+		// What was given for one registry goes to no other.
+		credentials := c.opts.Credentials != nil && (!c.opts.Credentials.ForOne() || m.Origin && registry == m.Registry)
+		h = newHost(m.URL.Host, registry, m.base(), m.URL.Scheme, credentials)
+		h.header = m.Header
+		if m.Probe {
+			h.scheme = ""
+		}
 		c.hosts[key] = h
 	}
 	return h
@@ -162,12 +219,23 @@ func (c *Client) anywhere(ctx context.Context, ref reference.Image, tag bool, do
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if errors.Is(err, ErrUnavailable) && !s.host.isDown() {
+		if errors.Is(err, ErrUnavailable) {
 			s.host.down()
-			c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("mirror %s: %v; going on without it for a while", s.host.name, err)})
 		}
+		c.mirrorFailed(s.host, err)
 	}
 	return nil // there is always a last one
+}
+
+// mirrorFailed tells, once a mirror, that it did not give what it was asked for.
+func (c *Client) mirrorFailed(h *host, why error) {
+	c.mu.Lock()
+	known := c.told["mirror "+h.name]
+	c.told["mirror "+h.name] = true
+	c.mu.Unlock()
+	if !known {
+		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("mirror %s: %v; the next mirror or the registry is asked instead", h.name, why)})
+	}
 }
 
 // transports are the connections to all hosts: those with a TLS configuration of

@@ -1,15 +1,11 @@
 package registry
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +28,7 @@ func (c *Client) Bare(ctx context.Context, method string, ref reference.Image, b
 	if scheme == "" {
 		scheme = "https"
 	}
-	return c.Elsewhere(ctx, method, &url.URL{Scheme: scheme, Host: at.host.name, Path: at.path(below)}, header)
+	return c.Elsewhere(ctx, method, &url.URL{Scheme: scheme, Host: at.host.name, Path: at.path(below, "")}, header)
 }
 
 // Challenges are the schemes of authentication that an answer asks for, in lower case,
@@ -57,46 +53,6 @@ type Token struct {
 	Scopes  []string
 	Granted []string
 	Life    time.Duration // 0 when the server doesn't say: then it is 60 s, by the specification
-}
-
-// tokenWatch tells of tokens as they pass.
-type tokenWatch struct {
-	next http.RoundTripper
-	tell func(Token)
-}
-
-// RoundTrip implements http.RoundTripper.
-func (t tokenWatch) RoundTrip(req *http.Request) (*http.Response, error) {
-	asked := slices.Clone(req.URL.Query()["scope"])
-	resp, err := t.next.RoundTrip(req)
-	if err != nil || resp.StatusCode != http.StatusOK || strings.HasPrefix(req.URL.Path, "/v2/") {
-		return resp, err
-	}
-	const most = 128 << 10 // as the auth library has it
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, most))
-	resp.Body.Close()
-	resp.Body = io.NopCloser(bytes.NewReader(raw))
-	if err != nil {
-		return nil, err
-	}
-	var answer struct {
-		Token       string  `json:"token"`
-		AccessToken string  `json:"access_token"`
-		ExpiresIn   float64 `json:"expires_in"`
-		Scope       string  `json:"scope"`
-	}
-	if json.Unmarshal(raw, &answer) != nil || answer.Token == "" && answer.AccessToken == "" {
-		return resp, nil
-	}
-	if asked == nil && answer.Scope != "" {
-		asked = strings.Fields(answer.Scope)
-	}
-	const longest = 1e9 // seconds
-	t.tell(Token{
-		Host: req.URL.Host, Scopes: asked, Granted: granted(cmp.Or(answer.Token, answer.AccessToken)),
-		Life: time.Duration(min(max(0, answer.ExpiresIn), longest) * float64(time.Second)),
-	})
-	return resp, nil
 }
 
 // granted is what a token says that it is good for, as scopes.
@@ -139,7 +95,7 @@ func (c *Client) Elsewhere(ctx context.Context, method string, u *url.URL, heade
 	req.Header.Set("User-Agent", c.opts.UserAgent)
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, requestError(ctx, req, err)
+		return nil, c.requestError(ctx, req, err)
 	}
 	return resp, nil
 }

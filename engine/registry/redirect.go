@@ -19,22 +19,39 @@ var errRedirect = errors.New("redirect refused")
 // host and port that they are for: Go keeps them for subdomains and other
 // ports (G1 to G3). Once a chain has left, they don't come back.
 func checkRedirect(req *http.Request, via []*http.Request) error {
+	last := via[len(via)-1]
 	if byHand(req.Context()) && via[0].Method == http.MethodGet && strings.Contains(via[0].URL.Path, "/blobs/") {
 		return http.ErrUseLastResponse
 	}
-	if err := mayFollow(via[len(via)-1].URL, req.URL, len(via)); err != nil {
+	if len(via) == 1 && isUpgrade(last.URL, req.URL) {
+		return http.ErrUseLastResponse // the registry is there, and asked with what it wants
+	}
+	if err := mayFollow(last.URL, req.URL, len(via)); err != nil {
 		return err
+	}
+	if req.Method == http.MethodPost && !sameOrigin(via[0].URL, req.URL) {
+		return fmt.Errorf("%w: a token server sends credentials on to %s", errRedirect, req.URL.Host)
 	}
 	req.Header.Del("Referer")
 	for _, hop := range append(via[1:len(via):len(via)], req) {
 		if !sameOrigin(via[0].URL, hop.URL) {
-			for _, h := range []string{"Authorization", "Cookie", "Cookie2", "Proxy-Authorization", "Www-Authenticate"} {
-				req.Header.Del(h)
-			}
+			req.Header = harmless(req.Header)
 			break
 		}
 	}
 	return nil
+}
+
+// harmless are those of a request's headers that may go to any host: none that a user or a
+// hosts.toml added, which may be keys.
+func harmless(h http.Header) http.Header {
+	out := make(http.Header)
+	for _, name := range []string{"Accept", "Accept-Encoding", "Cache-Control", "Range", "User-Agent"} {
+		if v := h.Values(name); v != nil {
+			out[name] = v
+		}
+	}
+	return out
 }
 
 // mayFollow says whether a redirect may be followed, the nth of a request.

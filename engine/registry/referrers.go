@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"drayage/engine/image"
@@ -30,7 +31,8 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 	var out []ocispec.Descriptor
 	path := "/referrers/" + subject.String()
 	header := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
-	for pages := 0; path != ""; pages++ {
+	seen := make(map[string]bool)
+	for pages := 0; ; pages++ {
 		if pages >= maxPages {
 			return nil, fmt.Errorf("what refers to %s: %w: more than %d pages", subject, image.ErrInvalid, maxPages)
 		}
@@ -54,7 +56,18 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		if len(out) > maxReferrers {
 			return nil, fmt.Errorf("what refers to %s: %w: more than %d manifests", subject, image.ErrInvalid, maxReferrers)
 		}
-		path = nextPage(resp, at.path(""))
+		next, more, err := nextPage(resp)
+		if err == nil && more && seen[next] {
+			err = errors.New("it leads back to a page that was read")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("what refers to %s: %w: the list can't be read to its end: %s", subject, image.ErrInvalid, c.bareError(err))
+		}
+		if !more {
+			break
+		}
+		seen[next] = true
+		path = "/referrers/" + subject.String() + next
 	}
 	return out, checked(out)
 }
@@ -84,24 +97,88 @@ func checked(descs []ocispec.Descriptor) error {
 	return nil
 }
 
-// nextPage is the path below the repository that a Link header leads on to (RFC
-// 8288), or "".
-func nextPage(resp *http.Response, repo string) string {
-	for _, link := range resp.Header.Values("Link") {
-		target, params, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(link), "<"), ">")
-		if !ok || !strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
+// nextPage is the query of the next page that a Link header leads on to (RFC 8288), with its
+// question mark. Where the page is is known: registries behind proxies name inside hosts, ports
+// and paths. more is false when this is the last page.
+func nextPage(resp *http.Response) (query string, more bool, err error) {
+	for _, value := range resp.Header.Values("Link") {
+		for value != "" {
+			var target string
+			var params map[string]string
+			var ok bool
+			if target, params, value, ok = cutLink(value); !ok {
+				if strings.Contains(strings.ToLower(resp.Header.Get("Link")), "next") {
+					return "", false, errors.New("its Link header is malformed")
+				}
+				break
+			}
+			if !slices.ContainsFunc(strings.Fields(params["rel"]), func(r string) bool { return strings.EqualFold(r, "next") }) {
+				continue
+			}
+			u, err := url.Parse(target)
+			if err != nil {
+				return "", false, errors.New("its Link header leads to no URL")
+			}
+			if u.RawQuery == "" {
+				return "", false, errors.New("its Link header has no query")
+			}
+			return "?" + u.RawQuery, true, nil
+		}
+	}
+	return "", false, nil
+}
+
+// cutLink cuts one link off a Link header: <target>; name=value; name="value", and then a comma
+// or the end.
+func cutLink(s string) (target string, params map[string]string, rest string, ok bool) {
+	s = strings.TrimLeft(s, " \t,")
+	if s == "" {
+		return "", nil, "", true
+	}
+	if s[0] != '<' {
+		return "", nil, "", false
+	}
+	target, s, ok = strings.Cut(s[1:], ">")
+	if !ok {
+		return "", nil, "", false
+	}
+	params = make(map[string]string)
+	for {
+		s = strings.TrimLeft(s, " \t")
+		if s == "" || s[0] == ',' {
+			return target, params, strings.TrimPrefix(s, ","), true
+		}
+		if s[0] != ';' {
+			return "", nil, "", false
+		}
+		name, after := cutToken(strings.TrimLeft(s[1:], " \t"))
+		s = strings.TrimLeft(after, " \t")
+		if !strings.HasPrefix(s, "=") {
+			if name == "" && s != "" && s[0] != ',' && s[0] != ';' {
+				return "", nil, "", false
+			}
 			continue
 		}
-		u, err := url.Parse(target)
-		if err != nil {
-			return ""
+		value, after, ok := cutParam(strings.TrimLeft(s[1:], " \t"))
+		if !ok {
+			return "", nil, "", false
 		}
-		u = resp.Request.URL.ResolveReference(u)
-		rest, ours := strings.CutPrefix(u.EscapedPath(), repo)
-		if !ours || u.Host != resp.Request.URL.Host {
-			return "" // nobody else is asked
+		if name = strings.ToLower(name); params[name] == "" { // the first rel counts
+			params[name] = value
 		}
-		return rest + "?" + u.RawQuery
+		s = after
 	}
-	return ""
+}
+
+// cutParam cuts a parameter's value off the front: a quoted string, or anything up to what ends
+// a parameter.
+func cutParam(s string) (value, rest string, ok bool) {
+	if strings.HasPrefix(s, `"`) {
+		return cutValue(s)
+	}
+	i := strings.IndexAny(s, " \t,;")
+	if i < 0 {
+		i = len(s)
+	}
+	return s[:i], s[i:], i > 0
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/printable"
 	"drayage/engine/retry"
 
 	"github.com/hashicorp/go-retryablehttp"
@@ -25,6 +27,7 @@ type retrying struct {
 	policy   retry.Policy
 	pulse    *retry.Pulse
 	observer event.Observer
+	client   *Client
 
 	mu    sync.Mutex
 	hosts map[string]*hostState
@@ -37,8 +40,10 @@ type hostState struct {
 
 func newRetrying(c *Client) *retrying {
 	return &retrying{
+		client: c,
 		next: &tracing{
-			next: &timely{next: c.base, habits: c.habits}, observer: c.opts.Observer, headers: c.opts.TraceHeaders,
+			client: c,
+			next:   &timely{next: c.base, habits: c.habits}, observer: c.opts.Observer, headers: c.opts.TraceHeaders,
 			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit},
 		},
 		policy:   c.opts.Retry,
@@ -55,6 +60,9 @@ type tries struct {
 	budget *retry.Budget
 	host   string // the source, which may redirect to others
 	once   bool   // the caller has other sources to try
+	// redirected says that the host is one that the registry has redirected to. When it
+	// can't be reached the registry may know another.
+	redirected bool
 }
 
 type triesKey struct{}
@@ -63,8 +71,13 @@ func withTries(ctx context.Context, t tries) context.Context {
 	return context.WithValue(ctx, triesKey{}, t)
 }
 
-func (t *retrying) triesOf(ctx context.Context) tries {
+func triesOf(ctx context.Context) tries {
 	given, _ := ctx.Value(triesKey{}).(tries)
+	return given
+}
+
+func (t *retrying) triesOf(ctx context.Context) tries {
+	given := triesOf(ctx)
 	if given.budget == nil {
 		given.budget = retry.NewBudget(t.policy, t.pulse, nil)
 	}
@@ -86,7 +99,7 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				return false, context.Cause(ctx)
 			}
 			f := retry.Failure{Err: err, Reached: t.reached(req.URL.Host)}
-			if err != nil && (isProtocol(err) || errors.Is(err, errRedirect)) {
+			if err != nil && (isProtocol(err) || errors.Is(err, errRedirect) || tries.redirected && isUnreachable(err)) {
 				return false, nil
 			}
 			if resp != nil {
@@ -98,8 +111,8 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				f.RetryAfter = resp.Header.Get("Retry-After")
 				f.Throttled = throttled(resp.StatusCode, body)
 				f.Spent = f.Throttled && spentQuota(resp, body)
-				if !f.Throttled && !retry.Status(f.Status) {
-					return false, nil
+				if !f.Throttled && (!retry.Status(f.Status) || req.Method == http.MethodHead) {
+					return false, nil // what HEAD doesn't tell GET does
 				}
 			}
 			f.Host = tries.host
@@ -120,7 +133,7 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				if f.Congested() {
 					t.holdBack(req.URL.Host, wait)
 				}
-				t.observer.Observe(event.Retrying{What: req.Method + " " + bareURL(req.URL), Why: why(resp, err), Try: tries.budget.Tries() + 1, Delay: wait})
+				t.observer.Observe(event.Retrying{What: req.Method + " " + t.client.secrets.Hide(bareURL(req.URL)), Why: t.client.why(resp, err), Try: tries.budget.Tries() + 1, Delay: wait})
 			}
 			return again, nil
 		},
@@ -139,10 +152,14 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode == http.StatusUnauthorized {
-		oneChallenge(resp.Header)
-	}
 	return resp, nil
+}
+
+// isUnreachable reports whether an error says that no connection could be made.
+func isUnreachable(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, new(*net.DNSError)) ||
+		strings.Contains(err.Error(), "TLS handshake timeout")
 }
 
 // isProtocol reports errors that come from speaking plain HTTP to a TLS server
@@ -152,9 +169,9 @@ func isProtocol(err error) bool {
 	return strings.Contains(text, "malformed HTTP response") || strings.Contains(text, "server gave HTTP response to HTTPS client")
 }
 
-func why(resp *http.Response, err error) string {
+func (c *Client) why(resp *http.Response, err error) string {
 	if err != nil {
-		return bareError(err)
+		return c.bareError(err)
 	}
 	return fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 }
@@ -227,6 +244,7 @@ func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 // tracing tells the observer of each exchange, and has the body watched.
 type tracing struct {
 	next     http.RoundTripper
+	client   *Client
 	observer event.Observer
 	headers  bool
 	watch    watch
@@ -235,17 +253,18 @@ type tracing struct {
 func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 	start := time.Now()
 	resp, err := t.next.RoundTrip(req)
-	e := event.Requested{Method: req.Method, URL: bareURL(req.URL), Took: time.Since(start)}
+	e := event.Requested{Method: req.Method, URL: t.client.secrets.Hide(bareURL(req.URL)), Took: time.Since(start)}
 	if err != nil {
-		e.Why = bareError(err)
+		e.Why = t.client.bareError(err)
 	} else {
 		e.Status = resp.StatusCode
+		t.client.passOn(resp)
 		resp.Body = t.watch.body(req.Context(), resp)
 	}
 	if t.headers {
-		e.Request = redact(req.Header)
+		e.Request = t.client.redact(req.Header)
 		if err == nil {
-			e.Response = redact(resp.Header)
+			e.Response = t.client.redact(resp.Header)
 		}
 	}
 	t.observer.Observe(e)
@@ -261,20 +280,41 @@ var open = []string{
 	"Ratelimit-Remaining", "Retry-After", "Server", "User-Agent", "Vary", "Via", "Www-Authenticate", "X-Cache",
 }
 
-func redact(h http.Header) map[string][]string {
+func (c *Client) redact(h http.Header) map[string][]string {
 	out := make(map[string][]string, len(h))
-	for k, v := range h {
-		switch {
-		case slices.Contains(open, k):
-			out[k] = v
-		case k == "Location" && len(v) == 1:
-			out[k] = []string{"[hidden]"}
-			if u, err := url.Parse(v[0]); err == nil {
-				out[k] = []string{bareURL(u)}
+	for k, values := range h {
+		name := printable.Line(k)
+		for _, v := range values {
+			shown := printable.Hidden
+			switch u, err := url.Parse(v); {
+			case slices.Contains(open, k):
+				shown = c.secrets.Line(v)
+			case k == "Location" && err == nil:
+				shown = c.secrets.Line(bareURL(u))
 			}
-		default:
-			out[k] = []string{"[hidden]"}
+			out[name] = append(out[name], shown)
 		}
 	}
 	return out
+}
+
+// passOn shows a registry's warnings to the user, as the distribution spec asks of clients
+// ("Warnings"): each text once, of those with the code 299.
+func (c *Client) passOn(resp *http.Response) {
+	const most = 8 // of one answer
+	values := resp.Header.Values("Warning")
+	for _, value := range values[:min(len(values), most)] {
+		code, rest, _ := strings.Cut(strings.TrimSpace(value), " ")
+		_, rest, _ = strings.Cut(strings.TrimSpace(rest), " ") // the agent
+		if code != "299" {
+			continue
+		}
+		text, _, ok := cutValue(strings.TrimSpace(rest))
+		if !strings.HasPrefix(strings.TrimSpace(rest), `"`) || !ok {
+			text = rest
+		}
+		if text = c.secrets.Line(text); text != "" {
+			c.warnOnce(fmt.Sprintf("%s says: %s", resp.Request.URL.Host, text))
+		}
+	}
 }

@@ -18,23 +18,32 @@ import (
 	"time"
 )
 
+// ErrLasting is wrapped by errors that another try won't mend, whatever they look like.
+var ErrLasting = errors.New("another try does not help")
+
+// statusClosed is what nginx logs, and some proxies answer, when a client seemed to have
+// gone.
+const statusClosed = 499
+
 // Status reports whether a response of this status may turn out better when
-// asked for again: 408, 425, 429 and the 5xx that tell of a passing state.
+// asked for again: 408, 425, 429, 499, and every 5xx, those of CDNs such as 520 to 530
+// included, but for those that tell of what the server can't or won't do.
 func Status(code int) bool {
 	switch code {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests,
-		http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, statusClosed:
 		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired:
+		return false
 	}
-	return false
+	return code >= 500 && code <= 599
 }
 
 // Error reports whether an error of a connection may be gone at the next try.
-// Cancellation is not, nor a certificate that does not verify, nor a host name
-// that does not exist; resets, timeouts, early ends and refusals are.
+// Cancellation is not, nor a certificate that either side does not take, nor a host name
+// that does not exist, nor what wraps ErrLasting; resets, timeouts, early ends and
+// refusals are.
 func Error(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrLasting) || CertificateRefused(err) {
 		return false
 	}
 	var (
@@ -53,6 +62,23 @@ func Error(err error) bool {
 		return false
 	}
 	return true
+}
+
+// CertificateRefused reports whether a server ended the TLS handshake because of the
+// certificate that it got from us, or got none (RFC 8446, section 6.2).
+func CertificateRefused(err error) bool {
+	var op *net.OpError // crypto/tls has no type of its own for alerts
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false
+	}
+	alert := strings.TrimPrefix(op.Err.Error(), "tls: ")
+	for _, why := range []string{"bad certificate", "unsupported certificate", "revoked certificate", "expired certificate",
+		"unknown certificate", "certificate required", "access denied"} {
+		if strings.HasPrefix(alert, why) {
+			return true
+		}
+	}
+	return false
 }
 
 // Backoff is how long to wait between tries: it doubles from Min to Max, and

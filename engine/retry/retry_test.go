@@ -18,6 +18,7 @@ import (
 func TestStatusRetriesOnlyPassingStates(t *testing.T) {
 	for code, want := range map[int]bool{
 		200: false, 206: false, 301: false, 400: false, 401: false, 403: false, 404: false, 410: false, 416: false,
+		402: false, 407: false, 451: false, 499: true, 505: false, 507: true, 511: false, 520: true, 524: true, 530: true, 599: true, 600: false,
 		408: true, 425: true, 429: true, 500: true, 501: false, 502: true, 503: true, 504: true,
 	} {
 		if got := retry.Status(code); got != want {
@@ -42,6 +43,9 @@ func TestErrorTellsPassingFromLasting(t *testing.T) {
 		{fmt.Errorf("get: %w", x509.UnknownAuthorityError{}), false},
 		{x509.HostnameError{}, false},
 		{syscall.ENOSPC, false},
+		{fmt.Errorf("proxy: %w", retry.ErrLasting), false},
+		{&net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}, false},
+		{&net.OpError{Op: "remote error", Err: errors.New("tls: internal error")}, true},
 	} {
 		if got := retry.Error(c.err); got != c.want {
 			t.Errorf("Error(%v) = %v, want %v", c.err, got, c.want)
@@ -141,5 +145,44 @@ func FuzzAfter(f *testing.F) {
 		if d, ok := retry.After(s, now); ok && d < time.Second {
 			t.Errorf("After(%q) = %v, less than a second", s, d)
 		}
+	})
+}
+
+// A process that is stopped, or whose machine sleeps, gets its patience back: what is seen
+// is a clock that jumps between two looks at it.
+func TestTimeInWhichNothingRanDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pulse := new(retry.Pulse)
+		stop := make(chan struct{})
+		done := make(chan struct{})
+		go func() { defer close(done); pulse.Keep(stop) }()
+		budget := retry.NewBudget(retry.Policy{Patience: 10 * time.Second, Backoff: retry.Backoff{Min: time.Millisecond, Max: time.Millisecond}}, pulse, nil)
+		fail := func() bool {
+			_, again := budget.Next(retry.Failure{Err: io.ErrUnexpectedEOF, Reached: true})
+			return again
+		}
+		time.Sleep(5 * time.Second)
+		if !fail() {
+			t.Error("patience ended after half of it")
+		}
+		time.Sleep(6 * time.Second)
+		if fail() {
+			t.Error("patience did not end after all of it")
+		}
+		close(stop)
+		<-done
+
+		// From here on nobody looks at the clock, as when the process is stopped.
+		other := new(retry.Pulse)
+		stop = make(chan struct{})
+		go other.Keep(stop)
+		synctest.Wait()
+		before := other.Awake()
+		retry.Stopped(other, time.Hour)
+		if ran := other.Awake() - before; ran > time.Second {
+			t.Errorf("an hour in which nothing ran counts as %v", ran)
+		}
+		close(stop)
+		synctest.Wait()
 	})
 }

@@ -1,0 +1,538 @@
+package registry
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"drayage/engine/credential"
+	"drayage/engine/event"
+)
+
+// grant is what one repository of a host is asked with: nothing, until the host wants
+// something; then a name and password, or a token. Tokens are filed by the repository that
+// they were fetched for and not by their scope, since the scope of a challenge is often wider
+// than what was asked, or another.
+type grant struct {
+	host   *host
+	repo   string
+	stored bool // credentials are used
+
+	turn chan struct{} // holds one, for who gets a token
+
+	mu        sync.Mutex
+	header    string // Authorization, "" for none
+	bearer    challenge
+	renew     time.Time // when the token should be replaced; zero for never
+	faults    []*credential.Error
+	withCreds bool // header was had with credentials
+}
+
+// grant is the one of a repository, with stored credentials or without any.
+func (h *host) grant(repo string, stored bool) *grant {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := grantKey{repo, stored}
+	g := h.grants[key]
+	if g == nil {
+		g = &grant{host: h, repo: repo, stored: stored, turn: make(chan struct{}, 1)}
+		g.turn <- struct{}{}
+		h.grants[key] = g
+	}
+	return g
+}
+
+type grantKey struct {
+	repo   string
+	stored bool
+}
+
+// authorization is what to send now; it is renewed before it runs out.
+func (c *Client) authorization(ctx context.Context, g *grant) (string, error) {
+	g.mu.Lock()
+	header, bearer, due := g.header, g.bearer, !g.renew.IsZero() && !time.Now().Before(g.renew)
+	g.mu.Unlock()
+	switch {
+	case due:
+		return c.obtain(ctx, g, header, bearer)
+	case header == "" && g.host.wantsBasic():
+		return c.obtain(ctx, g, "", challenge{scheme: "basic"})
+	}
+	return header, nil
+}
+
+// wantsBasic reports whether a host has asked for a name and password: then it does so for
+// its other repositories as well.
+func (h *host) wantsBasic() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.basic
+}
+
+// obtain gets what answers a challenge, once for all who ask meanwhile. refused is what the
+// host did not take.
+func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch challenge) (string, error) {
+	select {
+	case <-g.turn:
+		defer func() { g.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	g.mu.Lock()
+	header := g.header
+	g.mu.Unlock()
+	if header != refused { // another has just got it
+		return header, nil
+	}
+	var cred credential.Credential
+	if g.stored {
+		var faults []*credential.Error
+		var err error
+		if cred, faults, err = c.opts.Credentials.Get(ctx, g.host.registry, g.host.under(g.repo)); err != nil {
+			return "", err
+		}
+		g.mu.Lock()
+		g.faults = faults
+		g.mu.Unlock()
+	}
+	g.mu.Lock()
+	g.withCreds = cred != (credential.Credential{})
+	g.mu.Unlock()
+	var renew time.Time
+	switch ch.scheme {
+	case "basic":
+		if cred.Password == "" {
+			return "", nil
+		}
+		header = "Basic " + base64.StdEncoding.EncodeToString([]byte(cred.User+":"+cred.Password))
+	default:
+		token, life, err := c.token(ctx, g, ch, cred)
+		if err != nil {
+			return "", err
+		}
+		header = "Bearer " + token
+		if life > 0 {
+			renew = time.Now().Add(renewAfter(life))
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.header, g.bearer, g.renew = header, ch, renew
+	return header, nil
+}
+
+// renewAfter is when a token is replaced that lives so long: at 80 % of its life, or 30 s
+// before its end (G27).
+func renewAfter(life time.Duration) time.Duration {
+	const share, before = 0.8, 30 * time.Second
+	return max(time.Duration(share*float64(life)), life-before)
+}
+
+// forget drops what a grant has.
+func (g *grant) forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.header, g.renew = "", time.Time{}
+}
+
+// usedCredentials reports whether what was sent was had with credentials.
+func (g *grant) usedCredentials() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.withCreds
+}
+
+// explain adds to an error that tells of missing rights why there were no credentials.
+func (g *grant) explain(e *Error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.faults) > 0 && errors.Is(e, ErrDenied) && !g.withCreds {
+		e.Hint = g.faults[0].Error()
+	}
+}
+
+// once sends one request with what authorization it takes: when the answer is a challenge,
+// the request is sent again with an answer to that.
+func (c *Client) once(ctx context.Context, g *grant, method, place string, header http.Header) (*http.Response, error) {
+	sent, err := c.authorization(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	const most = 2 // challenges that are answered: the second may want a wider scope
+	for answered := 0; ; answered++ {
+		resp, err := c.bare(ctx, method, place, header, sent)
+		if err != nil || resp.StatusCode != http.StatusUnauthorized {
+			return resp, err
+		}
+		ch, ok := pick(resp.Header)
+		if !ok || answered == most {
+			return resp, nil
+		}
+		if !g.host.is(resp.Request.URL) {
+			return c.abroad(ctx, resp, ch, header)
+		}
+		if sent != "" && answered > 0 && (ch.scheme == "basic" || ch.get("scope") == g.scope()) {
+			return resp, nil // the same would come again
+		}
+		if ch.scheme == "basic" {
+			if sent != "" {
+				return resp, nil // they are wrong
+			}
+			g.host.mu.Lock()
+			g.host.basic = true
+			g.host.mu.Unlock()
+		}
+		bufferError(resp)
+		again, err := c.obtain(ctx, g, sent, ch)
+		if err != nil {
+			return nil, err
+		}
+		if again == "" {
+			e := &Error{Method: method, URL: bareURL(resp.Request.URL), Status: resp.StatusCode, kind: ErrDenied,
+				Detail: "login required", Hint: "run drayage login " + g.host.registry + ", or use -a"}
+			g.explain(e)
+			return nil, e
+		}
+		sent = again
+	}
+}
+
+func (g *grant) scope() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.bearer.get("scope")
+}
+
+// bare sends one request with a given Authorization, and follows redirects.
+func (c *Client) bare(ctx context.Context, method, place string, header http.Header, authorization string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, place, nil)
+	if err != nil {
+		return nil, &Error{Method: method, URL: c.secrets.Line(place), Detail: c.bareError(err), kind: ErrInvalid}
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	if req.Header.Get("Accept-Encoding") == "" {
+		req.Header.Set("Accept-Encoding", "identity") // a digest is over the bytes as they are
+	}
+	req.Header.Set("User-Agent", c.opts.UserAgent)
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.requestError(ctx, req, err)
+	}
+	return resp, nil
+}
+
+// abroad answers the challenge of a host that a registry has redirected to: with a token that
+// anybody gets, for that host alone. The registry's credentials never go there.
+func (c *Client) abroad(ctx context.Context, resp *http.Response, ch challenge, header http.Header) (*http.Response, error) {
+	authorization, err := c.anonymous(ctx, resp, ch)
+	if err != nil || authorization == "" {
+		return resp, err
+	}
+	bufferError(resp)
+	return c.bare(ctx, resp.Request.Method, resp.Request.URL.String(), harmless(header), authorization)
+}
+
+// anonymous is an Authorization that anybody gets for what another host than the registry has
+// refused; "" when there is none.
+func (c *Client) anonymous(ctx context.Context, resp *http.Response, ch challenge) (string, error) {
+	if ch.scheme != "bearer" {
+		return "", nil
+	}
+	u := resp.Request.URL
+	c.mu.Lock()
+	h := c.strangers[u.Scheme+"://"+u.Host]
+	if h == nil {
+		h = &host{name: u.Host, registry: u.Host, base: "/v2", scheme: u.Scheme, grants: make(map[grantKey]*grant)}
+		c.strangers[u.Scheme+"://"+u.Host] = h
+	}
+	c.mu.Unlock()
+	g := h.grant(repositoryOf(u.Path), false)
+	return c.obtain(ctx, g, resp.Request.Header.Get("Authorization"), ch)
+}
+
+// repositoryOf is the repository that a path of the API is for, as far as tokens go.
+func repositoryOf(path string) string {
+	path = strings.TrimPrefix(path, "/v2/")
+	for _, part := range []string{"/manifests/", "/blobs/", "/referrers/", "/tags/"} {
+		if i := strings.LastIndex(path, part); i >= 0 {
+			return path[:i]
+		}
+	}
+	return path
+}
+
+// tokenLimit bounds the answers of token servers, in bytes.
+const tokenLimit = 128 << 10
+
+// token gets one from the token server that a challenge names, by the distribution project's
+// token specification or, for an identity token, its OAuth2 variant. life is 0 when the server
+// doesn't say how long it is good for.
+func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credential.Credential) (token string, life time.Duration, err error) {
+	if cred.Token != "" {
+		return cred.Token, 0, nil
+	}
+	realms, err := c.realms(g, ch, cred != (credential.Credential{}))
+	if err != nil {
+		return "", 0, err
+	}
+	scope := ch.get("scope")
+	if scope == "" && g.repo != "" {
+		scope = "repository:" + g.host.under(g.repo) + ":pull"
+	}
+	scopes := strings.Fields(scope)
+	for i, realm := range realms {
+		token, life, err = c.tokenFrom(ctx, realm, ch.get("service"), scopes, cred)
+		if err == nil || i == len(realms)-1 || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrInvalid) {
+			break
+		}
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	c.secrets.Add(token)
+	if c.opts.Tokens != nil {
+		c.opts.Tokens(Token{Host: realms[0].Host, Scopes: scopes, Granted: granted(token), Life: life})
+	}
+	return token, life, nil
+}
+
+// realms are the places where a challenge's tokens may be had. Credentials never go to one in
+// the clear that a registry names which speaks TLS itself: behind a proxy that ends TLS
+// registries often do so, and have the same by HTTPS.
+func (c *Client) realms(g *grant, ch challenge, secret bool) ([]*url.URL, error) {
+	text := ch.get("realm")
+	realm, err := url.Parse(text)
+	scheme := g.host.spoken()
+	bad := &Error{Method: http.MethodGet, URL: scheme + "://" + g.host.name + "/v2/", kind: ErrInvalid}
+	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" {
+		bad.Detail = fmt.Sprintf("the registry names a token server that is not a URL: %q", c.secrets.Line(text))
+		return nil, bad
+	}
+	realm.User, realm.Fragment = nil, ""
+	if blocked(realm.Hostname()) && !isLoopback(g.host.name) && !strings.EqualFold(realm.Hostname(), hostname(g.host.name)) {
+		bad.Detail = fmt.Sprintf("the registry names a token server on this machine or link: %s", c.secrets.Line(bareURL(realm)))
+		return nil, bad
+	}
+	if realm.Scheme == "https" || scheme != "https" {
+		return []*url.URL{realm}, nil
+	}
+	var out []*url.URL
+	if strings.EqualFold(realm.Hostname(), hostname(g.host.name)) {
+		safe := *realm
+		safe.Scheme = "https"
+		if p := realm.Port(); p == "" || p == "80" {
+			safe.Host = g.host.name
+		}
+		out = append(out, &safe)
+	}
+	if !secret {
+		return append(out, realm), nil
+	}
+	if len(out) == 0 {
+		bad.kind = ErrDenied
+		bad.Detail = fmt.Sprintf("it wants the password sent without encryption to its token server %s", c.secrets.Line(bareURL(realm)))
+		bad.Hint = "the operator of " + g.host.name + " should set an https realm; -A does without credentials"
+		return nil, bad
+	}
+	return out, nil
+}
+
+// hostname is a host without its port.
+func hostname(hostport string) string {
+	return (&url.URL{Host: hostport}).Hostname()
+}
+
+// blocked reports whether a host is an address that a registry elsewhere has no business with:
+// this machine, or its link, where clouds have their metadata.
+func blocked(name string) bool {
+	if strings.EqualFold(name, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(name)
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap()
+	return addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsUnspecified()
+}
+
+func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, scopes []string, cred credential.Credential) (token string, life time.Duration, err error) {
+	u := *realm
+	q := u.Query()
+	if service != "" {
+		q.Set("service", service)
+	}
+	method, body := http.MethodGet, ""
+	if cred.Identity != "" {
+		method = http.MethodPost
+		body = url.Values{
+			"grant_type": {"refresh_token"}, "client_id": {"drayage"}, "service": {service},
+			"scope": {strings.Join(scopes, " ")}, "refresh_token": {cred.Identity},
+		}.Encode()
+	} else {
+		for _, s := range scopes {
+			q.Add("scope", s)
+		}
+		if cred.User != "" {
+			q.Set("account", cred.User)
+		}
+		u.RawQuery = q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), strings.NewReader(body))
+	if err != nil {
+		return "", 0, &Error{Method: method, URL: bareURL(&u), Detail: "the token server's URL is malformed", kind: ErrInvalid}
+	}
+	if body == "" {
+		req.Body, req.GetBody, req.ContentLength = nil, nil, 0
+	} else {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	req.Header.Set("User-Agent", c.opts.UserAgent)
+	if cred.Password != "" {
+		req.SetBasicAuth(cred.User, cred.Password)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return "", 0, c.requestError(ctx, req, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", 0, c.tokenError(resp)
+	}
+	return c.readToken(ctx, resp)
+}
+
+// tokenError is the error of a token server that gives none.
+func (c *Client) tokenError(resp *http.Response) error {
+	e := c.responseError(resp, resp.Request.URL.Host, quotaUntil(resp))
+	e.Detail = strings.TrimSuffix("no token: "+e.Detail, ": ")
+	if e.kind != ErrQuota && resp.StatusCode < 500 {
+		e.kind = ErrDenied
+		e.Hint = "the credentials are wrong, or not for this repository"
+	}
+	return e
+}
+
+func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, time.Duration, error) {
+	body, err := plainBody(resp)
+	var raw []byte
+	if err == nil {
+		raw, err = io.ReadAll(io.LimitReader(body, tokenLimit+1))
+	}
+	resp.Body.Close()
+	e := &Error{Method: resp.Request.Method, URL: bareURL(resp.Request.URL), Status: resp.StatusCode, kind: ErrInvalid}
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", 0, context.Cause(ctx)
+		}
+		e.Status, e.Detail, e.kind, e.passing = 0, "reading the token: "+c.bareError(err), ErrUnavailable, true
+		return "", 0, e
+	}
+	var answer struct {
+		Token       string          `json:"token"`
+		AccessToken string          `json:"access_token"` // (G26)
+		ExpiresIn   json.RawMessage `json:"expires_in"`
+	}
+	if len(raw) > tokenLimit || json.Unmarshal(raw, &answer) != nil {
+		e.Detail = "the token server's answer is not a token"
+		return "", 0, e
+	}
+	token := cmp.Or(answer.Token, answer.AccessToken)
+	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		e.Detail = "the token server's answer has no token"
+		return "", 0, e
+	}
+	const longest = 1e9
+	seconds, err := strconv.ParseFloat(string(bytes.Trim(answer.ExpiresIn, `"`)), 64)
+	if err != nil || !(seconds > 0) {
+		seconds = 0
+	}
+	return token, time.Duration(min(seconds, longest) * float64(time.Second)), nil
+}
+
+// authorized sends a request with what authorization it takes. Credentials that are refused
+// are asked for anew, since helpers hand out such as run out; stored ones are then left out
+// once: a stale login should not stand in the way of a public image (G32).
+func (c *Client) authorized(ctx context.Context, at site, method, below string, header http.Header) (*http.Response, error) {
+	h := at.host
+	stored := h.credentials && !h.worksWithout(at.repo)
+	send := func(stored bool) (*http.Response, error) {
+		resp, err := c.hinted(ctx, at, h.grant(at.repo, stored), method, below, header)
+		var e *Error
+		if errors.As(err, &e) {
+			h.grant(at.repo, stored).explain(e)
+		}
+		return resp, err
+	}
+	resp, err := send(stored)
+	if !stored || !h.refused(resp, err, c) || !h.grant(at.repo, true).usedCredentials() {
+		return resp, err
+	}
+	if c.opts.Credentials.Refused(h.registry, h.under(at.repo)) {
+		h.grant(at.repo, true).forget()
+		closeBody(resp)
+		if resp, err = send(true); !h.refused(resp, err, c) {
+			return resp, err
+		}
+	}
+	if !c.opts.Credentials.Stored() {
+		return resp, err
+	}
+	again, errAgain := send(false)
+	if errAgain != nil || h.refused(again, nil, c) {
+		closeBody(again)
+		return resp, err
+	}
+	closeBody(resp)
+	h.mu.Lock()
+	first := len(h.anonymously) == 0
+	h.anonymously[at.repo] = true
+	h.mu.Unlock()
+	if first {
+		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
+			"%s refuses the stored credentials for %s; going on without. Log in again, or leave them out with -A", h.name, at.repo)})
+	}
+	return again, nil
+}
+
+func closeBody(resp *http.Response) {
+	if resp != nil {
+		resp.Body.Close()
+	}
+}
+
+// worksWithout reports whether a repository refuses the stored credentials, and works
+// without.
+func (h *host) worksWithout(repo string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.anonymously[repo]
+}
+
+// refused reports whether the registry itself, and not a host that it redirects to, refuses
+// who asks, and not how often.
+func (h *host) refused(resp *http.Response, err error, c *Client) bool {
+	if err != nil {
+		var e *Error
+		return errors.As(err, &e) && errors.Is(err, ErrDenied) && e.proxy == ""
+	}
+	return (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) &&
+		h.is(resp.Request.URL) && !throttled(resp.StatusCode, bufferError(resp))
+}
