@@ -46,8 +46,13 @@ func startServe(t *testing.T, dir string, args ...string) *daemonProcess {
 
 func startDaemon(t *testing.T, dir string, until *regexp.Regexp, args ...string) *daemonProcess {
 	t.Helper()
+	return startDaemonIn(t, append(os.Environ(), "DRAYAGE_STORE="+filepath.Join(dir, "store"), "DOCKER_CONFIG="+dir), until, args...)
+}
+
+func startDaemonIn(t *testing.T, env []string, until *regexp.Regexp, args ...string) *daemonProcess {
+	t.Helper()
 	d := &daemonProcess{t: t, cmd: exec.CommandContext(t.Context(), "drayage", args...), stderr: new(bytes.Buffer), rest: make(chan struct{})}
-	d.cmd.Env = append(os.Environ(), "DRAYAGE_STORE="+filepath.Join(dir, "store"), "DOCKER_CONFIG="+dir)
+	d.cmd.Env = env
 	pipe, err := d.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

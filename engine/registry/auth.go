@@ -180,6 +180,7 @@ func (c *Client) once(ctx context.Context, g *grant, method, place string, heade
 		if !ok || answered == most {
 			return resp, nil
 		}
+		ch.by = resp.Request.URL.Scheme
 		if !g.host.is(resp.Request.URL) {
 			return c.abroad(ctx, resp, ch, header)
 		}
@@ -256,6 +257,7 @@ func (c *Client) anonymous(ctx context.Context, resp *http.Response, ch challeng
 		return "", nil
 	}
 	u := resp.Request.URL
+	ch.by = u.Scheme
 	c.mu.Lock()
 	h := c.strangers[u.Scheme+"://"+u.Host]
 	if h == nil {
@@ -319,8 +321,7 @@ func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credent
 func (c *Client) realms(g *grant, ch challenge, secret bool) ([]*url.URL, error) {
 	text := ch.get("realm")
 	realm, err := url.Parse(text)
-	scheme := g.host.spoken()
-	bad := &Error{Method: http.MethodGet, URL: scheme + "://" + g.host.name + "/v2/", kind: ErrInvalid}
+	bad := &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrInvalid}
 	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" {
 		bad.Detail = fmt.Sprintf("the registry names a token server that is not a URL: %q", c.secrets.Line(text))
 		return nil, bad
@@ -330,7 +331,7 @@ func (c *Client) realms(g *grant, ch challenge, secret bool) ([]*url.URL, error)
 		bad.Detail = fmt.Sprintf("the registry names a token server on this machine or link: %s", c.secrets.Line(bareURL(realm)))
 		return nil, bad
 	}
-	if realm.Scheme == "https" || scheme != "https" {
+	if realm.Scheme == "https" || ch.by != "https" {
 		return []*url.URL{realm}, nil
 	}
 	var out []*url.URL

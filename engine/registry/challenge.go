@@ -9,6 +9,7 @@ import (
 type challenge struct {
 	scheme string // lower case
 	params []param
+	by     string // the scheme of the URL that was asked: http or https
 }
 
 type param struct{ name, value string }
