@@ -5,6 +5,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -178,6 +180,9 @@ func between(f func(rw http.ResponseWriter, r *http.Request, next http.Handler))
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { f(rw, r, next) })
 	}
 }
+
+// quietLog is for servers whose clients do wrong on purpose.
+func quietLog() *stdlog.Logger { return stdlog.New(io.Discard, "", 0) }
 
 // serveHTTP starts another server.
 func serveHTTP(t *testing.T, f http.HandlerFunc) *httptest.Server {

@@ -215,7 +215,7 @@ func (b *Blob) refusal(resp *http.Response) *Error {
 	if b.url != nil {
 		return b.client.responseError(resp, b.url.Host, quotaUntil(resp))
 	}
-	return b.client.refusal(resp, b.at)
+	return b.client.refusal(resp, b.at, "/blobs/")
 }
 
 // stale reports whether a status is what hosts answer to a signed URL whose

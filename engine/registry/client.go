@@ -269,15 +269,17 @@ func (c *Client) send(ctx context.Context, method string, at site, path string, 
 			return resp, nil
 		}
 	}
-	return nil, c.refusal(resp, at)
+	return nil, c.refusal(resp, at, path)
 }
 
-// refusal makes the error of an answer that is not what was wanted of a repository.
-func (c *Client) refusal(resp *http.Response, at site) *Error {
+// refusal makes the error of an answer that is not what was wanted of a repository. Where a
+// registry redirects to another for manifests and lists, that speaks for it; where it redirects
+// to a storage for blobs, that knows nothing of repositories.
+func (c *Client) refusal(resp *http.Response, at site, path string) *Error {
 	h := at.host
-	name := h.name
-	if h.is(resp.Request.URL) {
-		name = resp.Request.URL.Host
+	name := resp.Request.URL.Host
+	if strings.HasPrefix(path, "/blobs/") && !h.is(resp.Request.URL) {
+		name = h.name
 	}
 	e := c.responseError(resp, name, quotaUntil(resp))
 	h.grant(at.repo, h.credentials && !h.worksWithout(at.repo)).explain(e)

@@ -39,7 +39,7 @@ func (c *Client) Ping(ctx context.Context, registry string) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		e := c.refusal(resp, at)
+		e := c.refusal(resp, at, "/v2/")
 		if errors.Is(e, ErrDenied) {
 			e.Hint = "the user name or the password is wrong"
 		}

@@ -42,7 +42,7 @@ func proxyAnswer(_ context.Context, proxy *url.URL, req *http.Request, resp *htt
 	if resp.StatusCode == http.StatusOK {
 		return nil
 	}
-	return &proxyError{proxy: proxy.Host, target: req.URL.Host, status: resp.StatusCode}
+	return &proxyError{proxy: proxy.Host, target: req.Host, status: resp.StatusCode}
 }
 
 // CheckProxies looks at the proxies that the environment names. net/http goes past one that it

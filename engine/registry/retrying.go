@@ -116,6 +116,10 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				}
 			}
 			f.Host = tries.host
+			const odd = 3 // answers that are no HTTP: one may be the line's fault
+			if err != nil && isMalformed(err) && tries.budget.Tries() >= odd {
+				return false, nil
+			}
 			if tries.once {
 				tries.budget.Tell(f)
 				told, ok := retry.After(f.RetryAfter, time.Now())
@@ -153,6 +157,12 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return resp, nil
+}
+
+// isMalformed reports whether an error tells of an answer whose header can't be read.
+func isMalformed(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "malformed MIME header") || strings.Contains(text, "malformed HTTP")
 }
 
 // isUnreachable reports whether an error says that no connection could be made.
