@@ -246,9 +246,12 @@ func (s *Store) writeIndex() error {
 	}
 	for _, r := range roots {
 		d := r.Target
-		d.Annotations = map[string]string{
-			annotationImageName:       r.Name,
-			ocispec.AnnotationRefName: r.Name,
+		d.Annotations = nil
+		if digest.Digest(r.Name).Validate() != nil { // one without a name has its digest for it
+			d.Annotations = map[string]string{
+				annotationImageName:       r.Name,
+				ocispec.AnnotationRefName: r.Name,
+			}
 		}
 		index.Manifests = append(index.Manifests, d)
 	}

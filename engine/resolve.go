@@ -3,9 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"drayage/blobstore"
+	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
@@ -72,6 +74,11 @@ func (m *manifests) Size(ctx context.Context, ref reference.Image, d digest.Dige
 // resolve finds the image that a name stands for, if it is one to accept.
 func (o Options) resolve(ctx context.Context, m *manifests, ref reference.Image) (*plan.Image, error) {
 	img, err := plan.Resolve(ctx, m, ref, plan.Selection{Platform: o.Platform, Others: o.Others, All: o.AllPlatforms})
+	if err == nil && img.Documents[0].Index != nil && img.Main().Platform != nil {
+		if versions := image.Ambiguous(img.Documents[0].Index, o.Platform); len(versions) > 0 {
+			o.observe(event.Warned{Message: fmt.Sprintf("%s: there are images for %d versions of %s; the one for %s is taken", ref, len(versions), o.Platform, versions[0])})
+		}
+	}
 	if err == nil && o.Referrers {
 		err = o.addReferrers(ctx, m, img)
 	}

@@ -292,7 +292,9 @@ func blobs(images []Image) []Member {
 		}
 		for _, v := range img.inOrder() {
 			add(v.Manifest, false)
-			add(v.Config, false)
+			if v.Config.Digest != "" { // blobs that an index lists itself have none
+				add(v.Config, false)
+			}
 		}
 	}
 	for _, img := range images {

@@ -89,14 +89,14 @@ var kinds = []struct {
 	status int
 	is     func(error) bool
 }{
-	{exitUsage, or(as[usageError], is(reference.ErrInvalid))},
+	{exitUsage, or(as[usageError], is(reference.ErrInvalid, archives.ErrNotArchive))},
 	{exitWorse, as[worseError]},
 	{exitFailed, is(archives.ErrInvalid)},
-	{exitLocal, or(as[*transfer.LocalError], as[*blobstore.SpaceError], as[*credential.Error], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, exec.ErrNotFound), as[*exec.ExitError])},
+	{exitLocal, or(as[*transfer.LocalError], as[*blobstore.SpaceError], as[*credential.Error], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, blobstore.ErrDamaged, archives.ErrIncomplete, archives.ErrReplaces, archives.ErrVolume, exec.ErrNotFound), as[*exec.ExitError])},
 	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], as[damagedError], is(registry.ErrContent, archives.ErrMismatch, compose.ErrLayer))},
 	{exitQuota, is(registry.ErrQuota)},
 	{exitDenied, is(registry.ErrDenied)},
-	{exitNotFound, or(is(registry.ErrNotFound, blobstore.ErrNotFound), as[*image.NoPlatformError])},
+	{exitNotFound, or(is(registry.ErrNotFound, blobstore.ErrNotFound), as[*image.NoPlatformError], as[*image.NotImageError])},
 	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, transfer.ErrWasteful, io.ErrUnexpectedEOF), as[*net.OpError], as[*net.DNSError])},
 	{exitLocal, or(as[*fs.PathError], as[*os.LinkError], as[*os.SyscallError], as[syscall.Errno])},
 }

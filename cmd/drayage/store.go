@@ -70,13 +70,15 @@ func familiar(name string) string {
 func storeImportCommand(s streams) *cobra.Command {
 	var dir string
 	var noSync bool
+	var opts archives.Options
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
 		Short: "Take images out of archives into the store",
 		Long: `Import reads archives into the store: those that drayage writes, in every format
 and as a folder, those of pull --since together with what they build on, and those
-of docker save, podman, skopeo, crane and ctr, compressed with gzip or zstd or
-not. FILE may be - for standard input. Everything is verified.
+of docker save, podman, skopeo, crane and ctr, compressed with gzip, bzip2, zstd or
+not. FILE may be - for standard input. Everything is verified. An image that is whole
+is taken even when another one of the archive is not; the exit status tells.
 
 Standard output has one line an image: name, digest, bytes added, bytes that were
 there.`,
@@ -85,15 +87,16 @@ there.`,
 			if len(args) == 0 {
 				return usageError{errors.New("no archive named")}
 			}
-			return runImport(cmd.Context(), s, dir, noSync, args)
+			return runImport(cmd.Context(), s, dir, noSync, opts, args)
 		},
 	}
 	storeFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&opts.NoReplace, "no-replace", false, "refuse names that the store has for other images")
 	cmd.Flags().BoolVar(&noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
 	return cmd
 }
 
-func runImport(ctx context.Context, s streams, dir string, noSync bool, files []string) error {
+func runImport(ctx context.Context, s streams, dir string, noSync bool, opts archives.Options, files []string) error {
 	dir, err := storeDir(dir)
 	if err != nil {
 		return err
@@ -102,16 +105,42 @@ func runImport(ctx context.Context, s streams, dir string, noSync bool, files []
 	if err != nil {
 		return err
 	}
+	opts.Warn = func(message string) { fmt.Fprintln(s.err, "drayage: warning:", message) }
+	var failed failures
 	for _, f := range files {
-		images, err := archives.Import(ctx, store, f, s.in)
-		if err != nil {
-			return fmt.Errorf("importing %s: %w", f, err)
+		images, err := archives.Import(ctx, store, f, s.in, opts)
+		if errPrint := printImported(s, images); err == nil && errPrint != nil {
+			return errPrint
 		}
-		if err := printImported(s, images); err != nil {
-			return err
+		for _, err := range separate(err) {
+			err = fmt.Errorf("importing %s: %w", f, err)
+			report(s.err, err, false)
+			failed = append(failed, err)
+		}
+		if err != nil {
+			break
 		}
 	}
+	if len(failed) > 0 {
+		return reported{failed}
+	}
 	return nil
+}
+
+// separate takes joined errors apart.
+func separate(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || !strings.Contains(err.Error(), "\n") { // fmt.Errorf with two causes is one error
+		return []error{err}
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, separate(e)...)
+	}
+	return out
 }
 
 func printImported(s streams, images []archives.Image) error {

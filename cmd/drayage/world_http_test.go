@@ -374,12 +374,18 @@ func TestWorldTags(t *testing.T) {
 		})
 	}
 	for name, answer := range map[string]func(rw http.ResponseWriter, r *http.Request){
-		"T2 no query": func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("Link", `</v2/next>; rel="next"`); page(rw, all[:2]) },
+		"T2 no query": func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Link", `</v2/next>; rel="next"`)
+			page(rw, all[:2])
+		},
 		"T2 a circle": func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Link", `<?last=2>; rel="next"`)
 			page(rw, all[:2])
 		},
-		"T2 malformed": func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("Link", `/v2/x?last=2; rel="next"`); page(rw, all[:2]) },
+		"T2 malformed": func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Link", `/v2/x?last=2; rel="next"`)
+			page(rw, all[:2])
+		},
 		"T2 cut off": func(rw http.ResponseWriter, r *http.Request) {
 			if r.FormValue("last") != "" {
 				rw.WriteHeader(403)

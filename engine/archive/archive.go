@@ -17,6 +17,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"drayage/engine/image"
@@ -31,10 +33,23 @@ var (
 	ErrInvalid = errors.New("not an archive of images that can be read")
 	// ErrMismatch is wrapped when content is not what its digest says.
 	ErrMismatch = errors.New("content does not match its digest")
+	// ErrNotArchive is wrapped for what is no archive at all: a text, an empty file. It is an
+	// ErrInvalid.
+	ErrNotArchive error = notArchive{}
+	// ErrVolume is wrapped when volumes of an archive are missing, or a later one was given.
+	ErrVolume = errors.New("not all volumes of the archive are there")
 	// ErrIncomplete is wrapped when an archive leaves out what an earlier one
 	// carried, and the store doesn't have that.
 	ErrIncomplete = errors.New("builds on an earlier archive that is not in the store: import that first")
 )
+
+type notArchive struct{}
+
+func (notArchive) Error() string {
+	return "not an archive: neither a tar, nor a tar compressed with gzip, bzip2 or zstd"
+}
+
+func (notArchive) Is(target error) bool { return target == ErrInvalid }
 
 const (
 	// maxMembers bounds the members of an archive: ten thousand images with a
@@ -61,7 +76,7 @@ func walk(ctx context.Context, r io.Reader, f func(member) error) error {
 	if file, ok := r.(*os.File); !ok || !plainTar(file) {
 		z, _, err := squeeze.NewReader(r)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
+			return unreadable(err)
 		}
 		defer z.Close()
 		in = z
@@ -74,7 +89,13 @@ func walk(ctx context.Context, r io.Reader, f func(member) error) error {
 		}
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
+			if n == 0 {
+				return fmt.Errorf("%w: it is empty", ErrNotArchive)
+			}
 			return nil
+		}
+		if n == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			return ErrNotArchive
 		}
 		if err != nil {
 			return broken(err)
@@ -119,13 +140,22 @@ func plainTar(f *os.File) bool {
 	return err == nil && at == 0
 }
 
+// unreadable tells of a stream that can't be decompressed, and who can.
+func unreadable(err error) error {
+	var format *squeeze.FormatError
+	if errors.As(err, &format) && format.Program != "" {
+		return fmt.Errorf("%w: it is compressed with %s: run %s FILE | drayage store import -", ErrNotArchive, format.Name, format.Program)
+	}
+	return fmt.Errorf("%w: %w", ErrInvalid, err)
+}
+
 // broken tells of an archive that can't be read on.
 func broken(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: it ends too early", ErrInvalid)
+		return fmt.Errorf("%w: it ends too early%w", ErrInvalid, tooEarly{})
 	}
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -142,26 +172,38 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 		return m, false, err
 	}
 	m = member{name: name, size: h.Size}
+	if leftByMacOS(name) {
+		return m, false, nil
+	}
 	switch h.Typeflag {
-	case tar.TypeReg:
-		for k := range h.PAXRecords {
-			if strings.HasPrefix(k, "GNU.sparse.") {
-				return m, false, fmt.Errorf("%w: %q is a sparse file", ErrInvalid, image.Printable(h.Name))
-			}
-		}
+	case tar.TypeReg, tar.TypeGNUSparse: // the holes of sparse files are read as what they are
 	case tar.TypeLink:
 		m.link, err = clean(h.Linkname)
 	case tar.TypeSymlink:
 		if path.IsAbs(h.Linkname) {
-			return m, false, fmt.Errorf("%w: %q links to %q, outside of it", ErrInvalid, image.Printable(h.Name), image.Printable(h.Linkname))
+			return m, false, outside(h.Name, h.Linkname)
 		}
-		m.link, err = clean(path.Join(path.Dir(name), h.Linkname))
+		if m.link, err = clean(path.Join(path.Dir(name), h.Linkname)); err != nil {
+			return m, false, outside(h.Name, h.Linkname)
+		}
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return m, false, nil
 	default:
 		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, image.Printable(h.Name))
 	}
 	return m, true, err
+}
+
+// outside tells of a link that leads out of an archive, and how to take in what it leads to.
+func outside(name, to string) error {
+	return fmt.Errorf("%w: %q links to %q, outside of it: copy the folder with cp -RL, or pack it with tar -h", ErrInvalid, image.Printable(name), image.Printable(to))
+}
+
+// leftByMacOS reports whether a file is one that macOS adds to archives and folders, beside
+// what they are about.
+func leftByMacOS(name string) bool {
+	base := path.Base(name)
+	return strings.HasPrefix(base, "._") || base == ".DS_Store" || strings.HasPrefix(name, "__MACOSX/")
 }
 
 // clean refuses names that lead outside of an archive.
@@ -194,7 +236,7 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 			return nil // a store has files of its own beside the layout
 		}
 		info, err := d.Info()
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || leftByMacOS(name) {
 			return err
 		}
 		m := member{name: name, size: info.Size()}
@@ -204,10 +246,7 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 			if err != nil {
 				return err
 			}
-			if path.IsAbs(to) {
-				return fmt.Errorf("%w: %q links to %q, outside of it", ErrInvalid, image.Printable(name), image.Printable(to))
-			}
-			if m.link, err = clean(path.Join(path.Dir(name), to)); err != nil {
+			if m.link, err = within(root, name, to); err != nil {
 				return err
 			}
 			m.size = 0
@@ -225,14 +264,45 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 	})
 }
 
+// within is where a link of a folder leads, if that is in the folder.
+func within(root *os.Root, name, to string) (string, error) {
+	if filepath.IsAbs(to) {
+		top, err := filepath.Abs(root.Name())
+		if err != nil {
+			return "", err
+		}
+		if real, err := filepath.EvalSymlinks(top); err == nil && !strings.HasPrefix(to, top+string(filepath.Separator)) {
+			top = real
+		}
+		rel, err := filepath.Rel(top, to)
+		if err != nil || !filepath.IsLocal(rel) {
+			return "", outside(name, to)
+		}
+		return clean(filepath.ToSlash(rel))
+	}
+	link, err := clean(path.Join(path.Dir(name), filepath.ToSlash(to)))
+	if err != nil {
+		return "", outside(name, to)
+	}
+	return link, nil
+}
+
 // walkPath is walk for what is at a path: a file, a folder, the first of several
 // volumes, or "-" for stdin.
 func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) error) error {
 	if name == "-" {
 		return walk(ctx, stdin, f)
 	}
-	if volumes := volumesOf(name); len(volumes) > 0 {
-		return walkVolumes(ctx, volumes, f)
+	volumes, err := volumesOf(name)
+	if err != nil {
+		return err
+	}
+	if len(volumes) > 0 {
+		err := walkVolumes(ctx, volumes, f)
+		if errors.Is(err, ErrInvalid) && errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("%w: it ends with %s, and is cut off there", ErrVolume, volumes[len(volumes)-1])
+		}
+		return err
 	}
 	info, err := os.Stat(name)
 	if err != nil {
@@ -253,9 +323,16 @@ func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) 
 	return walk(ctx, file, f)
 }
 
+// tooEarly adds to an error, without a word, that it is an unexpected end.
+type tooEarly struct{}
+
+func (tooEarly) Error() string        { return "" }
+func (tooEarly) Is(target error) bool { return target == io.ErrUnexpectedEOF }
+
 // volumesOf lists the volumes of an archive by the name of the first, or by the
-// archive's own where only volumes are there. It is empty for what is none.
-func volumesOf(name string) []string {
+// archive's own where only volumes are there. It is empty for what is none. The error wraps
+// ErrVolume when one is missing between others, or name is a later one.
+func volumesOf(name string) ([]string, error) {
 	base, number := strings.TrimSuffix(name, path.Ext(name)), strings.TrimPrefix(path.Ext(name), ".")
 	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
 		const widest = 9
@@ -266,17 +343,34 @@ func volumesOf(name string) []string {
 			}
 		}
 	}
-	if len(number) < 3 || strings.TrimLeft(number, "0") != "1" {
-		return nil
+	if n, err := strconv.Atoi(number); err != nil || len(number) < 3 || n < 1 || number[0] == '+' {
+		return nil, nil
+	} else if n > 1 {
+		first := fmt.Sprintf("%s.%0*d", base, len(number), 1)
+		if _, err := os.Stat(first); err == nil {
+			return nil, fmt.Errorf("%w: name the first one, %s", ErrVolume, first)
+		}
+		return nil, nil // a file that is called so
 	}
 	var out []string
 	for n := 1; ; n++ {
 		next := fmt.Sprintf("%s.%0*d", base, len(number), n)
 		if _, err := os.Stat(next); err != nil {
-			return out
+			return out, missingVolume(base, len(number), n)
 		}
 		out = append(out, next)
 	}
+}
+
+// missingVolume is an error when there are volumes after the one that isn't there.
+func missingVolume(base string, width, n int) error {
+	const far = 100 // volumes
+	for later := n + 1; later < n+far; later++ {
+		if _, err := os.Stat(fmt.Sprintf("%s.%0*d", base, width, later)); err == nil {
+			return fmt.Errorf("%w: %s.%0*d is missing", ErrVolume, base, width, n)
+		}
+	}
+	return nil
 }
 
 // walkVolumes is walk for volumes, one after the other.

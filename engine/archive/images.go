@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,44 +45,198 @@ func fullName(name string) string {
 	return ref.Tagged()
 }
 
-// fromIndex finds the images of an OCI layout.
+// fromIndex finds the images of an OCI layout, and those that only its manifest.json has.
 func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobstore.Root, error) {
 	var index ocispec.Index
-	if err := json.Unmarshal(raw, &index); err != nil || index.Manifests == nil {
+	if err := json.Unmarshal(raw, &index); err != nil {
 		return nil, fmt.Errorf("%w: index.json is no index", ErrInvalid)
 	}
-	tags := i.dockerTags(manifest)
+	docker := i.dockerImages(manifest)
 	var roots []blobstore.Root
 	var besides []beside
 	was := make(map[string]digest.Digest) // what the root of a name was made from
+	covered := make(map[digest.Digest][]blobstore.Root)
 	for _, d := range index.Manifests {
-		if d.Digest.Validate() != nil || d.Size < 0 {
-			return nil, fmt.Errorf("%w: index.json has a malformed digest or size", ErrInvalid)
-		}
-		root := blobstore.Root{Target: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}}
-		img, err := i.resolve(ctx, &root)
+		all, img, err := i.indexed(ctx, d, docker)
 		if err != nil {
-			return nil, err
+			name := cmp.Or(d.Annotations["io.containerd.image.name"], d.Annotations[ocispec.AnnotationRefName], d.Digest.String())
+			if !i.skip(ctx, name, err) {
+				return nil, err
+			}
+			continue
 		}
-		all := []string{d.Annotations["io.containerd.image.name"]}
-		if fullName(all[0]) == "" {
-			all = append(tags[img.Main().Config.Digest], d.Annotations[ocispec.AnnotationRefName])
+		root := all[0]
+		for _, v := range img.Variants {
+			covered[v.Config.Digest] = append(covered[v.Config.Digest], all...)
 		}
-		named := slices.ContainsFunc(all, func(n string) bool { return fullName(n) != "" })
+		named := slices.ContainsFunc(all, func(r blobstore.Root) bool { return fullName(r.Name) != "" })
 		if b := besideOf(root, d, img); !named && b.refers() {
 			besides = append(besides, b)
 			continue
 		}
-		for _, r := range names(all, root) {
+		for _, r := range all {
 			roots = append(roots, r)
 			was[r.Name] = digest.Digest(d.Annotations[compose.AnnotationOriginal])
 		}
 	}
-	roots = unique(roots)
+	roots, err := i.together(ctx, roots)
+	if err != nil {
+		return nil, err
+	}
+	more, err := i.dockerOnly(ctx, docker, roots, covered)
+	if err != nil {
+		return nil, err
+	}
+	roots = i.unique(append(roots, more...))
 	for _, b := range attach(roots, was, besides) { // what it refers to is elsewhere
 		roots = append(roots, names([]string{b.tag}, b.root)...)
 	}
-	return unique(roots), nil
+	return i.unique(roots), nil
+}
+
+// indexed finds an image that index.json lists, under each of its names. Where its manifest has
+// layers in another order than its config, as Docker 25.0.0 wrote some, and manifest.json is
+// right, that one counts.
+func (i *importer) indexed(ctx context.Context, d ocispec.Descriptor, docker map[digest.Digest][]dockerImage) ([]blobstore.Root, *plan.Image, error) {
+	if d.Digest.Validate() != nil || d.Size < 0 {
+		return nil, nil, fmt.Errorf("%w: index.json has a malformed digest or size", ErrInvalid)
+	}
+	root := blobstore.Root{Target: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}}
+	img, err := i.resolve(ctx, &root)
+	if errors.Is(err, ErrMismatch) && img != nil && len(img.Variants) == 1 {
+		for _, e := range docker[img.Main().Config.Digest] {
+			if other, errOther := i.dockerRoot(ctx, e); errOther == nil {
+				root, err = other, nil
+				break
+			}
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	all := []string{d.Annotations["io.containerd.image.name"]}
+	if fullName(all[0]) == "" {
+		all = nil
+		for _, e := range docker[img.Main().Config.Digest] {
+			all = append(all, e.RepoTags...)
+		}
+		all = append(all, d.Annotations[ocispec.AnnotationRefName])
+	}
+	return names(all, root), img, nil
+}
+
+// together makes an index of images for several platforms that have one name and no index above
+// them, as some write: a name stands for one thing.
+func (i *importer) together(ctx context.Context, roots []blobstore.Root) ([]blobstore.Root, error) {
+	byName := make(map[string][]blobstore.Root)
+	for _, r := range roots {
+		same := byName[r.Name]
+		if !slices.ContainsFunc(same, func(o blobstore.Root) bool { return o.Target.Digest == r.Target.Digest }) {
+			byName[r.Name] = append(same, r)
+		}
+	}
+	var out []blobstore.Root
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		same := byName[name]
+		index, ok, err := i.indexOf(same)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			out = append(out, same...)
+			continue
+		}
+		raw, err := json.Marshal(index)
+		if err != nil {
+			return nil, err
+		}
+		target, err := i.put(ctx, ocispec.MediaTypeImageIndex, raw)
+		if err != nil {
+			return nil, err
+		}
+		joined := blobstore.Root{Name: name, Target: target, Blobs: []digest.Digest{target.Digest}}
+		for _, r := range same {
+			for _, b := range r.Blobs {
+				if !slices.Contains(joined.Blobs, b) {
+					joined.Blobs = append(joined.Blobs, b)
+				}
+			}
+		}
+		out = append(out, joined)
+	}
+	return out, nil
+}
+
+// indexOf is an index of manifests for different platforms, if that is what they are.
+func (i *importer) indexOf(roots []blobstore.Root) (index ocispec.Index, ok bool, err error) {
+	if len(roots) < 2 {
+		return index, false, nil
+	}
+	index = ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	seen := make(map[string]bool)
+	for _, r := range roots {
+		raw, err := i.store.Read(r.Target.Digest, image.MaxSize)
+		if err != nil {
+			return index, false, err
+		}
+		doc, err := image.DecodeVerified(raw, r.Target.Digest)
+		if err != nil || doc.Manifest == nil {
+			return index, false, nil
+		}
+		d := doc.Descriptor
+		if d.Platform = r.Target.Platform; d.Platform == nil {
+			config, err := i.store.Read(doc.Manifest.Config.Digest, image.MaxSize)
+			if err != nil {
+				return index, false, err
+			}
+			p, err := image.ConfigPlatform(config)
+			if err != nil || p.OS == "" || p.Architecture == "" {
+				return index, false, nil
+			}
+			d.Platform = &p
+		}
+		key := image.FormatPlatform(*d.Platform) + " " + d.Platform.OSVersion
+		if seen[key] {
+			return index, false, nil
+		}
+		seen[key] = true
+		index.Manifests = append(index.Manifests, d)
+	}
+	return index, true, nil
+}
+
+// dockerOnly finds what manifest.json has beyond index.json: images, as of docker save of an
+// image by its id, and names.
+func (i *importer) dockerOnly(ctx context.Context, docker map[digest.Digest][]dockerImage, roots []blobstore.Root, covered map[digest.Digest][]blobstore.Root) ([]blobstore.Root, error) {
+	known := make(map[string]bool)
+	for _, r := range roots {
+		known[r.Name] = true
+	}
+	var out []blobstore.Root
+	for _, config := range slices.Sorted(maps.Keys(docker)) {
+		for _, e := range docker[config] {
+			if same := covered[config]; len(same) > 0 {
+				for _, tag := range e.RepoTags {
+					if name := fullName(tag); name != "" && !known[name] {
+						known[name] = true
+						r := same[0]
+						r.Name = name
+						out = append(out, r)
+					}
+				}
+				continue
+			}
+			root, err := i.dockerRoot(ctx, e)
+			if err != nil {
+				if !i.skip(ctx, strings.Join(append(slices.Clone(e.RepoTags), e.Config), " "), err) {
+					return nil, err
+				}
+				continue
+			}
+			out = append(out, names(e.RepoTags, root)...)
+		}
+	}
+	return out, nil
 }
 
 // beside is a manifest that may go beside an image, by what is told of it.
@@ -148,16 +303,17 @@ func attach(roots []blobstore.Root, was map[string]digest.Digest, besides []besi
 	return left
 }
 
-// dockerTags are the names that manifest.json gives images, by their configs.
-func (i *importer) dockerTags(raw []byte) map[digest.Digest][]string {
-	out := make(map[digest.Digest][]string)
+// dockerImages are the entries of manifest.json, by their configs. What it tells of that isn't
+// there is left to index.json.
+func (i *importer) dockerImages(raw []byte) map[digest.Digest][]dockerImage {
+	out := make(map[digest.Digest][]dockerImage)
 	var entries []dockerImage
 	if json.Unmarshal(raw, &entries) != nil {
 		return out
 	}
 	for _, e := range entries {
 		if f, err := i.find(e.Config); err == nil {
-			out[f.digest] = append(out[f.digest], e.RepoTags...)
+			out[f.digest] = append(out[f.digest], e)
 		}
 	}
 	return out
@@ -265,7 +421,10 @@ func (i *importer) fromManifest(ctx context.Context, raw, repos []byte) ([]blobs
 	for _, e := range entries {
 		root, err := i.dockerRoot(ctx, e)
 		if err != nil {
-			return nil, err
+			if !i.skip(ctx, cmp.Or(strings.Join(e.RepoTags, " "), e.Config), err) {
+				return nil, err
+			}
+			continue
 		}
 		roots = append(roots, names(e.RepoTags, root)...)
 	}
@@ -276,7 +435,7 @@ func (i *importer) fromManifest(ctx context.Context, raw, repos []byte) ([]blobs
 		}
 		roots = append(roots, old...)
 	}
-	return unique(roots), nil
+	return i.unique(roots), nil
 }
 
 // dockerRoot makes a manifest for an image that came without one.
@@ -415,7 +574,7 @@ func (i *importer) fromRepositories(ctx context.Context, raw []byte, known []blo
 			roots = append(roots, names([]string{repo + ":" + tag}, root)...)
 		}
 	}
-	return unique(roots), nil
+	return i.unique(roots), nil
 }
 
 // maxLayers is how many layers the oldest format's chains may have.

@@ -30,18 +30,44 @@ type Image struct {
 	Reused int64         // bytes that it had
 }
 
+// Options are how to import. The zero value is useful.
+type Options struct {
+	// NoReplace refuses a name that the store has for another image, with ErrReplaces.
+	NoReplace bool
+	// Warn, if not nil, gets a line for what is odd, and for each name that is replaced.
+	Warn func(message string)
+}
+
+// ErrReplaces is wrapped when an archive has another image for a name that the store has.
+var ErrReplaces = errors.New("the store has another image of that name")
+
+// ImageError is a failure with the image of an archive that it happened to.
+type ImageError struct {
+	Image string // its name, or its digest
+	Err   error
+}
+
+func (e *ImageError) Error() string { return image.Printable(e.Image) + ": " + e.Err.Error() }
+
+// Unwrap is the failure itself.
+func (e *ImageError) Unwrap() error { return e.Err }
+
 // Import reads an archive into a store and pins its images. name is a file, a
 // folder, the first of an archive's volumes, or "-" for stdin. The errors wrap ErrInvalid, ErrMismatch,
 // ErrIncomplete, or are faults of the store. What was read before an error stays in
-// the store, verified and unused.
-func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.Reader) (_ []Image, err error) {
+// the store, verified and unused. Images that are whole come in even when others are not: then
+// both results are there.
+func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.Reader, o Options) (_ []Image, err error) {
+	if o.Warn == nil {
+		o.Warn = func(string) {}
+	}
 	lease, err := store.Lease()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
 	i := &importer{
-		store: store, lease: lease, files: make(map[string]file), links: make(map[string]string),
+		options: o, store: store, lease: lease, files: make(map[string]file), links: make(map[string]string),
 		heads: make(map[string][]byte), added: make(map[digest.Digest]bool),
 	}
 	if err := walkPath(ctx, name, stdin, func(m member) error { return i.take(ctx, m) }); err != nil {
@@ -51,17 +77,54 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 	if err != nil {
 		return nil, err
 	}
+	failed := errors.Join(i.failed...)
 	if len(roots) == 0 {
+		if failed != nil {
+			return nil, failed
+		}
 		return nil, fmt.Errorf("%w: it has no images", ErrInvalid)
 	}
+	roots, refused := i.replacing(roots)
 	if err := lease.Pin(roots...); err != nil {
 		return nil, err
 	}
-	return i.images(roots)
+	images, err := i.images(roots)
+	return images, errors.Join(err, failed, refused)
+}
+
+// replacing tells of the names that the store has for other images, and leaves them out when
+// they are not to be replaced.
+func (i *importer) replacing(roots []blobstore.Root) (kept []blobstore.Root, refused error) {
+	for _, r := range roots {
+		old, err := i.store.Root(r.Name)
+		switch {
+		case err != nil || old.Target.Digest == r.Target.Digest:
+		case i.options.NoReplace:
+			refused = errors.Join(refused, &ImageError{r.Name, fmt.Errorf("%w: it is %s there, and %s in the archive", ErrReplaces, old.Target.Digest, r.Target.Digest)})
+			continue
+		default:
+			i.options.Warn(fmt.Sprintf("replaces %s: %s becomes %s", image.Printable(r.Name), old.Target.Digest, r.Target.Digest))
+		}
+		kept = append(kept, r)
+	}
+	return kept, refused
+}
+
+// skip notes that an image of the archive can't be had, and reports whether the others can: a
+// fault of the store or the end of the run is everybody's.
+func (i *importer) skip(ctx context.Context, name string, err error) bool {
+	if ctx.Err() != nil || !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrMismatch) {
+		return false
+	}
+	i.failed = append(i.failed, &ImageError{name, err})
+	return true
 }
 
 // importer is a run of Import.
 type importer struct {
+	options Options
+	failed  []error // images that can't be had
+
 	store *blobstore.Store
 	lease *blobstore.Lease
 	files map[string]file        // by name
@@ -79,9 +142,11 @@ type file struct {
 
 // take reads a member.
 func (i *importer) take(ctx context.Context, m member) error {
-	if _, twice := i.files[m.name]; twice || i.links[m.name] != "" || i.heads[m.name] != nil {
-		return fmt.Errorf("%w: %q is there twice", ErrInvalid, image.Printable(m.name))
-	}
+	// What was appended later counts, as for tar itself.
+	delete(i.files, m.name)
+	delete(i.links, m.name)
+	i.small -= int64(len(i.heads[m.name]))
+	delete(i.heads, m.name)
 	switch base := path.Base(m.name); {
 	case m.link != "":
 		i.links[m.name] = m.link
@@ -103,10 +168,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 		i.heads[m.name] = append([]byte{}, raw...)
 		return nil
 	}
-	want := blobDigest(m.name)
-	if want == "" && strings.HasPrefix(m.name, ocispec.ImageBlobsDir+"/") {
-		return fmt.Errorf("%w: %q is no name of a blob", ErrInvalid, image.Printable(m.name))
-	}
+	want := blobDigest(m.name) // "" for all else, also below blobs/: Bazel has layers there with an ending
 	if want != "" {
 		if has, err := i.lease.Has(ocispec.Descriptor{Digest: want, Size: m.size}); err == nil && has {
 			i.files[m.name] = file{want, m.size} // what is here was verified: the archive's copy isn't needed
@@ -198,7 +260,11 @@ func (i *importer) roots(ctx context.Context) ([]blobstore.Root, error) {
 	repos, hasRepos := i.heads[reposFile]
 	switch {
 	case hasIndex:
-		return i.fromIndex(ctx, index, manifest)
+		roots, err := i.fromIndex(ctx, index, manifest)
+		if err == nil && len(roots) == 0 && len(i.failed) == 0 && !hasManifest && hasRepos {
+			return i.fromRepositories(ctx, repos, nil)
+		}
+		return roots, err
 	case hasManifest:
 		return i.fromManifest(ctx, manifest, repos)
 	case hasRepos:
@@ -296,10 +362,13 @@ func names(repoTags []string, root blobstore.Root) []blobstore.Root {
 	return out
 }
 
-// unique keeps the last root of each name.
-func unique(roots []blobstore.Root) []blobstore.Root {
+// unique keeps the last root of each name, and tells of those that it replaces.
+func (i *importer) unique(roots []blobstore.Root) []blobstore.Root {
 	byName := make(map[string]blobstore.Root)
 	for _, r := range roots {
+		if old, twice := byName[r.Name]; twice && old.Target.Digest != r.Target.Digest {
+			i.options.Warn(fmt.Sprintf("the archive has %s twice: %s is taken, and not %s", image.Printable(r.Name), r.Target.Digest, old.Target.Digest))
+		}
 		byName[r.Name] = r
 	}
 	return slices.SortedFunc(maps.Values(byName), func(a, b blobstore.Root) int { return strings.Compare(a.Name, b.Name) })

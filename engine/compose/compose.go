@@ -114,6 +114,7 @@ type composer struct {
 	lease     *blobstore.Lease
 	blobs     Blobs
 	converted map[key]blobstore.Derived
+	forms     map[digest.Digest]string          // that layers are brought into, "" for none
 	wanted    map[digest.Digest][]digest.Digest // the diff ids of variants' layers
 }
 

@@ -86,6 +86,7 @@ type key struct{ layer, diffID digest.Digest }
 // convertAll converts what needs it, each layer once, on all cores.
 func (c *composer) convertAll(ctx context.Context, named []Named) error {
 	c.converted = make(map[key]blobstore.Derived)
+	c.forms = make(map[digest.Digest]string)
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -144,7 +145,19 @@ func (c *composer) jobs(ctx context.Context, v *plan.Variant) ([]job, error) {
 		}
 		return out, nil
 	}
-	if c.opts.Layers == Keep || !v.Runnable() || !convertible(v, c.opts.Layers) {
+	if c.opts.Layers == Keep || !v.Runnable() {
+		return nil, nil
+	}
+	forms := make([]string, len(v.Layers))
+	some := false
+	for i, l := range v.Layers {
+		form, err := c.formOf(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		forms[i], some = form, some || form != ""
+	}
+	if !some {
 		return nil, nil
 	}
 	config, err := c.read(ctx, v.Config)
@@ -161,25 +174,73 @@ func (c *composer) jobs(ctx context.Context, v *plan.Variant) ([]job, error) {
 	c.wanted[v.Document.Descriptor.Digest] = diffIDs
 	var out []job
 	for i, l := range v.Layers {
-		if form := c.opts.Layers.of(l); form != "" {
-			out = append(out, job{layer: l, form: form, want: diffIDs[i]})
+		if forms[i] != "" {
+			out = append(out, job{layer: l, form: forms[i], want: diffIDs[i]})
 		}
 	}
 	return out, nil
 }
 
-// of is the form that a layer is to be brought into, or "" when it may stay.
-func (l Layers) of(d ocispec.Descriptor) string {
-	kind, compression := splitType(d.MediaType)
-	switch {
-	case kind == "": // not a layer of a container image
-		return ""
-	case l == Tar && compression != "", l == NoZstd && compression == "zstd":
-		return formTar
-	case l == Gzip && compression != "gzip":
-		return formGzip
+// formOf is the form that a layer is to be brought into, or "" when it may stay. What the layer
+// really is decides, and what its media type says: some are called gzip and are not compressed,
+// some the reverse, and Docker runs them.
+func (c *composer) formOf(ctx context.Context, d ocispec.Descriptor) (string, error) {
+	kind, label := splitType(d.MediaType)
+	if kind == "" { // not a layer of a container image
+		return "", nil
 	}
-	return ""
+	if form, known := c.forms[d.Digest]; known {
+		return form, nil
+	}
+	form := ""
+	switch c.opts.Layers { // by what it is called: that needs no look at it
+	case Tar:
+		if label != "" {
+			form = formTar
+		}
+	case Gzip:
+		if label != "gzip" {
+			form = formGzip
+		}
+	case NoZstd:
+		if label == "zstd" {
+			form = formTar
+		}
+	}
+	if form == "" {
+		content, err := c.compression(ctx, d.Digest)
+		if err != nil {
+			return "", err
+		}
+		switch l := c.opts.Layers; {
+		case l == Tar && content != squeeze.None, l == NoZstd && content == squeeze.Zstd:
+			form = formTar
+		case l == Gzip && content != squeeze.Gzip:
+			form = formGzip
+		}
+	}
+	c.forms[d.Digest] = form
+	return form, nil
+}
+
+// compression is how a layer is compressed, by its content.
+func (c *composer) compression(ctx context.Context, d digest.Digest) (squeeze.Format, error) {
+	f, err := c.blobs.Open(ctx, d)
+	if err != nil {
+		return squeeze.None, err
+	}
+	defer f.Close()
+	const look = 6
+	head := make([]byte, look)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return squeeze.None, err
+	}
+	format, err := squeeze.Detect(head[:n])
+	if err != nil {
+		return squeeze.None, notALayer(err)
+	}
+	return format, nil
 }
 
 // IsLayer reports whether a media type is of a layer of a container image.
@@ -232,7 +293,7 @@ func (c *composer) made(v plan.Variant, d ocispec.Descriptor) (blobstore.Derived
 		made, ok := c.converted[key{d.Digest, ""}]
 		return made, ok
 	}
-	if !v.Runnable() || c.opts.Layers.of(d) == "" {
+	if !v.Runnable() || c.forms[d.Digest] == "" {
 		return blobstore.Derived{}, false
 	}
 	for i, l := range v.Layers {
@@ -371,13 +432,3 @@ func fill(in io.Reader, buf []byte) (int, error) {
 var ErrLayer = errors.New("not what its media type says")
 
 func notALayer(err error) error { return fmt.Errorf("%w: %w", ErrLayer, err) }
-
-// convertible reports whether any layer needs to be converted.
-func convertible(v *plan.Variant, l Layers) bool {
-	for _, d := range v.Layers {
-		if l.of(d) != "" {
-			return true
-		}
-	}
-	return false
-}

@@ -21,7 +21,7 @@ import (
 func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, platform image.Platform) (*plan.Image, error) {
 	name := root.Name
 	ref, err := reference.Parse(name)
-	if err != nil { // one that has no name
+	if err != nil || digest.Digest(name).Validate() == nil { // one that has no name
 		if ref, err = reference.Parse("unnamed@" + root.Target.Digest.String()); err != nil {
 			return nil, err
 		}

@@ -91,6 +91,11 @@ func Decode(raw []byte) (Document, error) {
 		if err := json.Unmarshal(raw, doc.Index); err != nil {
 			return Document{}, fmt.Errorf("%w: %s", ErrInvalid, jsonError(err))
 		}
+		for i := range doc.Index.Manifests { // a platform that is half empty tells nothing
+			if p := doc.Index.Manifests[i].Platform; p != nil && (p.OS == "" || p.Architecture == "") {
+				doc.Index.Manifests[i].Platform = nil
+			}
+		}
 		return doc, checkAll("manifest", doc.Index.Manifests)
 	case DockerManifest, ocispec.MediaTypeImageManifest:
 		if !isManifest {
@@ -223,7 +228,7 @@ func Printable(s string) string {
 // IsImage reports whether a manifest is of a container image, by its config's
 // media type, and not of another kind of artifact.
 func IsImage(m *ocispec.Manifest) bool {
-	return m.Config.MediaType == DockerConfig || m.Config.MediaType == ocispec.MediaTypeImageConfig
+	return m != nil && (m.Config.MediaType == DockerConfig || m.Config.MediaType == ocispec.MediaTypeImageConfig)
 }
 
 // IsZstd reports whether a layer's media type says that it is compressed with

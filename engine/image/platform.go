@@ -1,10 +1,12 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -48,6 +50,11 @@ func (p Platform) String() string { return platforms.Format(p.spec) }
 // system and architecture, and the same variant or an older one.
 func (p Platform) Matches(q ocispec.Platform) bool {
 	q = platforms.Normalize(q)
+	if p.spec.OS == "windows" {
+		// Containers there need the host's own build, which isn't known here. Without one
+		// asked for, any will do, and some tell none.
+		return q.OS == p.spec.OS && q.Architecture == p.spec.Architecture && (p.spec.OSVersion == "" || strings.HasPrefix(q.OSVersion+".", p.spec.OSVersion+"."))
+	}
 	// The comparer also takes related architectures (386 where amd64 is
 	// wanted, arm for arm64), which is a surprise to whoever named one.
 	return q.Architecture == p.spec.Architecture && platforms.Only(p.spec).Match(q)
@@ -68,6 +75,78 @@ func (e *NoPlatformError) Error() string {
 		return fmt.Sprintf("no image for platform %s: the index has no images", e.Want)
 	}
 	return fmt.Sprintf("no image for platform %s: there is %s", e.Want, strings.Join(e.Have, ", "))
+}
+
+// Ambiguous lists the versions of the system for which an index has images that serve p; it is
+// empty unless there are several, of which Choose takes the newest.
+func Ambiguous(ix *ocispec.Index, p Platform) []string {
+	var out []string
+	for _, d := range Children(ix) {
+		if d.Platform != nil && p.Matches(*d.Platform) && !slices.Contains(out, d.Platform.OSVersion) {
+			out = append(out, d.Platform.OSVersion)
+		}
+	}
+	if len(out) < 2 {
+		return nil
+	}
+	slices.SortFunc(out, func(a, b string) int { return -compareVersions(a, b) })
+	return out
+}
+
+// compareVersions compares versions such as 10.0.20348.2113, number by number.
+func compareVersions(a, b string) int {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(as), len(bs)) {
+		x, errX := strconv.Atoi(as[i])
+		y, errY := strconv.Atoi(bs[i])
+		if errX != nil || errY != nil {
+			if c := strings.Compare(as[i], bs[i]); c != 0 {
+				return c
+			}
+			continue
+		}
+		if x != y {
+			return cmp.Compare(x, y)
+		}
+	}
+	return cmp.Compare(len(as), len(bs))
+}
+
+// NotImageError says that an index lists no images, but other things.
+type NotImageError struct {
+	Kind string // what it is: "a build cache"
+}
+
+func (e *NotImageError) Error() string {
+	return "this is " + e.Kind + ", and not an image (--all-platforms --format oci copies it)"
+}
+
+// Loose are the blobs that an index lists itself: what is no manifest. BuildKit's caches have
+// their layers there. The image spec wants unknown types to be no error.
+func Loose(ix *ocispec.Index) []ocispec.Descriptor {
+	var out []ocispec.Descriptor
+	for _, d := range ix.Manifests {
+		if !mayBeManifest(d.MediaType) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// LooseKind says what an index is that lists nothing but blobs.
+func LooseKind(ix *ocispec.Index) string {
+	for _, d := range ix.Manifests {
+		if strings.HasPrefix(d.MediaType, "application/vnd.buildkit.cacheconfig.") {
+			return "a build cache"
+		}
+	}
+	return "an index of " + Printable(ix.Manifests[0].MediaType)
+}
+
+// mayBeManifest reports whether a descriptor of an index may be of a manifest, by its media
+// type.
+func mayBeManifest(mediaType string) bool {
+	return mediaType == "" || slices.Contains(MediaTypes(), mediaType) || strings.Contains(mediaType, ".manifest.") || strings.Contains(mediaType, ".index.")
 }
 
 // Choose orders an index's children by how well they serve p: matching
@@ -91,6 +170,9 @@ func Choose(ix *ocispec.Index, p Platform) []ocispec.Descriptor {
 		}
 	}
 	slices.SortStableFunc(exact, func(a, b ocispec.Descriptor) int {
+		if p.spec.OS == "windows" {
+			return -compareVersions(a.Platform.OSVersion, b.Platform.OSVersion)
+		}
 		x, y := platforms.Normalize(*a.Platform), platforms.Normalize(*b.Platform)
 		switch {
 		case order.Less(x, y):
@@ -111,7 +193,7 @@ func Choose(ix *ocispec.Index, p Platform) []ocispec.Descriptor {
 // beside each image.
 func Children(ix *ocispec.Index) []ocispec.Descriptor {
 	return slices.DeleteFunc(slices.Clone(ix.Manifests), func(d ocispec.Descriptor) bool {
-		return d.Annotations[dockerReferenceType] != "" ||
+		return d.Annotations[dockerReferenceType] != "" || !mayBeManifest(d.MediaType) ||
 			d.Platform != nil && IsUnknown(*d.Platform)
 	})
 }

@@ -178,6 +178,14 @@ type resolver struct {
 // choose adds the variants that are wanted of what the name stands for.
 func (r *resolver) choose(ctx context.Context, root image.Document, want Selection) error {
 	r.add(root)
+	if root.Index != nil && len(root.Index.Manifests) > 0 && len(image.Loose(root.Index)) == len(root.Index.Manifests) {
+		if !want.All {
+			return &image.NotImageError{Kind: image.LooseKind(root.Index)}
+		}
+		r.img.Several, r.img.Whole = true, true
+		r.loose(root)
+		return nil
+	}
 	r.img.Several = root.Index != nil && (want.All || len(want.Others) > 0)
 	for i, p := range append([]image.Platform{want.Platform}, want.Others...) {
 		path, platform, err := r.descend(ctx, []image.Document{root}, p, make(map[digest.Digest]bool))
@@ -255,13 +263,25 @@ func (r *resolver) variant(ctx context.Context, path []image.Document, platform 
 	return nil
 }
 
+// loose adds the blobs that an index lists itself, as a variant without a config.
+func (r *resolver) loose(ix image.Document) {
+	if blobs := image.Loose(ix.Index); len(blobs) > 0 {
+		r.img.Variants = append(r.img.Variants, Variant{Document: ix, Layers: blobs})
+	}
+}
+
 // rest adds all that an index lists and that isn't there yet, attestations
 // included.
 func (r *resolver) rest(ctx context.Context, ix image.Document, present func(error) bool, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%w: indexes nested more than %d deep", image.ErrInvalid, maxDepth)
 	}
+	defer r.loose(ix)
+	loose := image.Loose(ix.Index)
 	for _, child := range ix.Index.Manifests {
+		if slices.ContainsFunc(loose, func(d ocispec.Descriptor) bool { return d.Digest == child.Digest }) {
+			continue
+		}
 		doc, err := r.child(ctx, child)
 		if err != nil && present != nil && present(err) {
 			r.img.Whole = false

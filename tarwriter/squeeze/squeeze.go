@@ -10,6 +10,7 @@ package squeeze
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"errors"
 	"fmt"
 	"io"
@@ -28,10 +29,11 @@ const (
 	None Format = iota
 	Gzip
 	Zstd
+	Bzip2 // is read, and not written
 )
 
 // String is the format's name, as flags have it.
-func (f Format) String() string { return [...]string{"none", "gzip", "zstd"}[f] }
+func (f Format) String() string { return [...]string{"none", "gzip", "zstd", "bzip2"}[f] }
 
 // ParseFormat reads a format's name.
 func ParseFormat(s string) (Format, error) {
@@ -199,13 +201,22 @@ func (z *Writer) Close() error {
 // ErrFormat is wrapped for streams in a compression that isn't read.
 var ErrFormat = errors.New("compressed in a way that is not supported")
 
+// FormatError is an ErrFormat that names the compression, and the program that undoes it.
+type FormatError struct{ Name, Program string }
+
+func (e *FormatError) Error() string { return ErrFormat.Error() + ": " + e.Name }
+
+// Unwrap makes it an ErrFormat.
+func (e *FormatError) Unwrap() error { return ErrFormat }
+
 // Detect tells a stream's format by its first bytes, which need not be more than
-// six. The error wraps ErrFormat.
+// six. The error wraps ErrFormat, and is a *FormatError.
 func Detect(head []byte) (Format, error) {
 	for _, m := range []struct {
 		magic string
 		f     Format
-	}{{"\x1f\x8b", Gzip}, {"\x28\xb5\x2f\xfd", Zstd}} {
+	}{{"\x1f\x8b", Gzip}, {"\x28\xb5\x2f\xfd", Zstd}, {"BZh1", Bzip2}, {"BZh2", Bzip2}, {"BZh3", Bzip2}, {"BZh4", Bzip2},
+		{"BZh5", Bzip2}, {"BZh6", Bzip2}, {"BZh7", Bzip2}, {"BZh8", Bzip2}, {"BZh9", Bzip2}} {
 		if bytes.HasPrefix(head, []byte(m.magic)) {
 			return m.f, nil
 		}
@@ -213,9 +224,12 @@ func Detect(head []byte) (Format, error) {
 	if len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte("\x2a\x4d\x18")) {
 		return Zstd, nil // a skippable frame (RFC 8878, section 3.1.2)
 	}
-	for magic, name := range map[string]string{"BZh": "bzip2", "\xfd7zXZ": "xz", "PK\x03\x04": "zip", "\x04\x22\x4d\x18": "lz4"} {
+	for magic, format := range map[string]FormatError{
+		"\xfd7zXZ": {"xz", "xz -dc"}, "PK\x03\x04": {"zip", "unzip -p"}, "\x04\x22\x4d\x18": {"lz4", "lz4 -dc"}, "LZIP": {"lzip", "lzip -dc"},
+		"\x89LZO": {"lzop", "lzop -dc"}, "7z\xbc\xaf": {"7-Zip", "7z x -so"},
+	} {
 		if bytes.HasPrefix(head, []byte(magic)) {
-			return None, fmt.Errorf("%w: %s", ErrFormat, name)
+			return None, &format
 		}
 	}
 	return None, nil
@@ -241,6 +255,8 @@ func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
 			return nil, f, err
 		}
 		return zip, f, nil
+	case Bzip2:
+		return io.NopCloser(bzip2.NewReader(in)), f, nil
 	case Zstd:
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
