@@ -36,8 +36,15 @@ type Through struct {
 	flights map[place]*flight
 	asked   map[string]*question // references that are being asked for
 	checked map[string]time.Time // when a tag was last found to be fresh
-	down    map[string]time.Time // when a registry last couldn't be asked
+	down    map[string]time.Time // registries that can't be asked, and when that was last tried
+	lists   map[string]list      // of tags, by repository
 	needs   map[place]*needed
+}
+
+// list are the tags of a repository, and when they were.
+type list struct {
+	tags []string
+	at   time.Time
 }
 
 // place is a manifest or blob of a repository. What one repository says of a digest
@@ -62,7 +69,7 @@ type needed struct {
 // they never wait for blobs.
 func NewThrough(ctx context.Context, o Options, manifests *registry.Client, fresh time.Duration) *Through {
 	t := &Through{opts: o, manifests: manifests, fresh: fresh, flights: make(map[place]*flight), asked: make(map[string]*question),
-		checked: make(map[string]time.Time), down: make(map[string]time.Time), needs: make(map[place]*needed)}
+		checked: make(map[string]time.Time), lists: make(map[string]list), down: make(map[string]time.Time), needs: make(map[place]*needed)}
 	t.ctx, t.stop = context.WithCancel(ctx)
 	return t
 }
@@ -118,12 +125,13 @@ func (t *Through) find(ctx context.Context, ref reference.Image) (mirror.Manifes
 			return m, nil
 		}
 	}
-	if have && t.isDown(ref.Registry()) {
+	if have && t.isDown(ref) {
 		return t.stale(ctx, ref, root, errDown)
 	}
 	want := ref.Tag()
 	if have {
 		d, err := t.manifests.Head(ctx, ref, ref.Tag())
+		t.answered(ref, err)
 		switch {
 		case err == nil && d == root.Target.Digest:
 			if m, err := t.stored(ctx, ref, root); err == nil {
@@ -170,6 +178,7 @@ func (t *Through) byDigest(ctx context.Context, ref reference.Image) (mirror.Man
 // byTag fetches what a tag stands for, and makes an image of it.
 func (t *Through) byTag(ctx context.Context, ref reference.Image, tagOrDigest string) (mirror.Manifest, error) {
 	doc, err := t.manifests.Manifest(ctx, ref, tagOrDigest)
+	t.answered(ref, err)
 	if err != nil {
 		return mirror.Manifest{}, upstreamError(err)
 	}
@@ -206,21 +215,68 @@ func (t *Through) stale(ctx context.Context, ref reference.Image, root blobstore
 		return m, upstreamError(why)
 	}
 	if !errors.Is(why, errDown) {
-		t.mu.Lock()
-		t.down[ref.Registry()] = time.Now()
-		t.mu.Unlock()
 		t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: upstream can't be asked, and what it was earlier is served: %v", ref, why)})
 	}
 	m.Stale = true
 	return m, nil
 }
 
-func (t *Through) isDown(registry string) bool {
-	const believed = 15 * time.Second
+// answered notes whether a registry can be asked, by the error of a request.
+func (t *Through) answered(ref reference.Image, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at, ok := t.down[registry]
-	return ok && time.Since(at) < believed
+	switch {
+	case err == nil || errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrDenied):
+		delete(t.down, ref.Registry())
+	case t.ctx.Err() == nil:
+		t.down[ref.Registry()] = time.Now()
+	}
+}
+
+// isDown reports whether a registry couldn't be asked the last time. Whether it can be again is
+// found out beside the answers, so that nobody but the first waits for one that hangs.
+func (t *Through) isDown(ref reference.Image) bool {
+	const often = 15 * time.Second
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, down := t.down[ref.Registry()]
+	if down && time.Since(at) >= often && t.ctx.Err() == nil {
+		t.down[ref.Registry()] = time.Now()
+		t.work.Go(func() {
+			_, err := t.manifests.Head(t.ctx, ref, ref.Tag())
+			t.answered(ref, err)
+		})
+	}
+	return down
+}
+
+// Tags implements mirror.Upstream.
+func (t *Through) Tags(ctx context.Context, ref reference.Image) ([]string, error) {
+	const most = 1000 // lists
+	key := ref.Registry() + "/" + ref.Repository()
+	t.mu.Lock()
+	known, ok := t.lists[key]
+	t.mu.Unlock()
+	if ok && time.Since(known.at) < t.fresh {
+		return known.tags, nil
+	}
+	tags, err := t.manifests.Tags(ctx, ref)
+	if err != nil {
+		return nil, upstreamError(err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lists) >= most {
+		clear(t.lists)
+	}
+	t.lists[key] = list{tags, time.Now()}
+	return tags, nil
+}
+
+// Referrers implements mirror.Upstream.
+func (t *Through) Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	out, err := t.manifests.Referrers(ctx, ref, subject)
+	return out, upstreamError(err)
 }
 
 func sent(doc image.Document, here bool) mirror.Manifest {
@@ -357,6 +413,9 @@ func (t *Through) rootsOf(at place) map[string]digest.Digest {
 
 // upstreamError is an error as a mirror tells its clients of it.
 func upstreamError(err error) error {
+	if err == nil {
+		return nil
+	}
 	for _, k := range []struct{ from, to error }{
 		{registry.ErrNotFound, mirror.ErrUnknown}, {registry.ErrDenied, mirror.ErrDenied}, {registry.ErrQuota, mirror.ErrBusy},
 	} {

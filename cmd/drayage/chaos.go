@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"drayage/engine/chaos"
-	"drayage/engine/transfer"
 
 	"github.com/spf13/cobra"
 )
@@ -103,7 +102,7 @@ func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", o.listen)
 	if err != nil {
-		return &transfer.LocalError{Err: fmt.Errorf("--listen: %w", err)}
+		return listenError("--listen", o.listen, err)
 	}
 	fmt.Fprintf(s.out, "http://%s\n", l.Addr())
 	if err := proxy.Serve(ctx, l); err != nil {

@@ -38,7 +38,7 @@ func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("--metrics-listen: %w", err)
+		return nil, listenError("--metrics-listen", address, err)
 	}
 	// A millisecond to 65 seconds.
 	buckets := prometheus.ExponentialBuckets(0.001, 2, 17)

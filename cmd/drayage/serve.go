@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"drayage/blobstore"
@@ -26,6 +27,7 @@ import (
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
+	"drayage/engine/transfer"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -182,6 +184,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		Groups:  func() []web.Group { return warmGroups(store) },
 		Fresh:   func() map[string]web.Freshness { return warmFreshness(store) },
 		Version: versionString(), Closing: closing.Done(),
+		Fault: func(message string) { display.Observe(event.Warned{Message: message}) },
 	})
 	return o.run(ctx, s, store, handler, conf, display, endStreams)
 }
@@ -278,9 +281,23 @@ func (o *serveOptions) listeners(ctx context.Context) ([]net.Listener, error) {
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
 	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, listenError("--listen", o.listen, err)
 	}
 	return []net.Listener{l}, nil
+}
+
+// listenError is the error of an address that can't be listened at: a local fault.
+func listenError(flag, address string, err error) error {
+	var reason syscall.Errno
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		err = fmt.Errorf("%s %s: another program listens there; choose another address", flag, address)
+	case errors.As(err, &reason):
+		err = fmt.Errorf("%s %s: %w", flag, address, reason)
+	default:
+		err = fmt.Errorf("%s: %w", flag, err)
+	}
+	return &transfer.LocalError{Err: err}
 }
 
 // validPort reports whether a text is a port's number.
@@ -405,7 +422,7 @@ func servePprof(ctx context.Context, address string) (*http.Server, error) {
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("--pprof: %w", err)
+		return nil, listenError("--pprof", address, err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -59,32 +60,66 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request) error {
 	return sendJSON(w, map[string]any{"repositories": names})
 }
 
-// tags lists the tags of a repository, page by page ("Listing Tags"). Those are of the
-// images in the store.
-func (h *Handler) tags(w http.ResponseWriter, r *http.Request, repo, rest string) error {
+// tags lists the tags of a repository, page by page ("Listing Tags"): those that upstream has
+// or, where that isn't asked or can't be, those of the images in the store.
+func (h *Handler) tags(w http.ResponseWriter, r *http.Request, a asked, rest string) error {
 	if rest != "list" {
 		return errPath
 	}
-	repos, err := h.repositories()
+	ref, err := h.image(a, "latest")
 	if err != nil {
 		return err
 	}
-	ref, err := h.image(r, repo, "latest")
+	tags, err := h.listTags(w, r, ref)
+	if errors.Is(err, errNoName) {
+		other, found, errOther := h.elsewhere(a, "latest")
+		switch {
+		case errOther != nil:
+			err = errOther
+		case found && other != ref:
+			tags, err = h.listTags(w, r, other)
+		}
+	}
 	if err != nil {
 		return err
+	}
+	if tags, err = page(w, r, tags); err != nil {
+		return err
+	}
+	return sendJSON(w, map[string]any{"name": a.path, "tags": tags})
+}
+
+func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, ref reference.Image) ([]string, error) {
+	var fault error
+	if h.through(ref) {
+		tags, err := h.o.Upstream.Tags(r.Context(), ref)
+		if err == nil {
+			return slices.Clone(tags), nil
+		}
+		fault = fromUpstream(err, errNoName)
+		if errors.Is(err, ErrUnknown) {
+			return nil, fault
+		}
+	}
+	repos, err := h.repositories()
+	if err != nil {
+		return nil, err
 	}
 	name := ref.Repository()
 	if ref.Registry() != h.o.Registry {
 		name = ref.Registry() + "/" + name
 	}
 	tags, ok := repos[name]
-	if !ok {
-		return errNoName
+	switch {
+	case ok && fault != nil:
+		w.Header().Set("Warning", `299 - "upstream can't be asked: these are the tags that are in the store"`)
+	case ok:
+	case fault != nil:
+		return nil, fault
+	default:
+		return nil, errNoName
 	}
-	if tags, err = page(w, r, tags); err != nil {
-		return err
-	}
-	return sendJSON(w, map[string]any{"name": repo, "tags": tags})
+	return tags, nil
 }
 
 // page is the part of a list that a request asks for, in order, and says where the next
@@ -118,32 +153,34 @@ func page(w http.ResponseWriter, r *http.Request, all []string) ([]string, error
 	return append([]string{}, all...), nil
 }
 
-// referrers lists what refers to a manifest and is in the store ("Listing Referrers").
-func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, _, text string) error {
+// referrers lists what refers to a manifest ("Listing Referrers"): what upstream has or, where
+// that isn't asked or can't be, what is in the store.
+func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a asked, text string) error {
 	subject := digest.Digest(text)
 	if subject.Validate() != nil {
 		return errDigest
 	}
-	roots, err := h.o.Store.Roots()
+	ref, err := h.image(a, text)
 	if err != nil {
 		return err
 	}
+	list, fault := h.upstreamReferrers(r.Context(), ref, subject)
+	if fault != nil || list == nil {
+		if list, err = h.storedReferrers(subject); err != nil {
+			return err
+		}
+		if fault != nil && len(list) == 0 {
+			return fault
+		}
+		if fault != nil {
+			w.Header().Set("Warning", `299 - "upstream can't be asked: this is what the store has"`)
+		}
+	}
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
 	want := r.URL.Query().Get("artifactType")
-	seen := make(map[digest.Digest]bool)
-	for _, root := range roots {
-		for _, b := range root.Beside {
-			if seen[b.Digest] {
-				continue
-			}
-			seen[b.Digest] = true
-			d, ok, err := h.referrer(b, subject)
-			if err != nil {
-				return err
-			}
-			if ok && (want == "" || d.ArtifactType == want) {
-				index.Manifests = append(index.Manifests, d)
-			}
+	for _, d := range list {
+		if want == "" || d.ArtifactType == want {
+			index.Manifests = append(index.Manifests, d)
 		}
 	}
 	if want != "" {
@@ -154,6 +191,44 @@ func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, _, text stri
 		return err
 	}
 	return nil
+}
+
+// upstreamReferrers lists what upstream has; nil when it is not to be asked.
+func (h *Handler) upstreamReferrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	if !h.through(ref) {
+		return nil, nil
+	}
+	list, err := h.o.Upstream.Referrers(ctx, ref, subject)
+	if err != nil {
+		return nil, fromUpstream(err, errNoName)
+	}
+	return append([]ocispec.Descriptor{}, list...), nil
+}
+
+// storedReferrers lists what the store has.
+func (h *Handler) storedReferrers(subject digest.Digest) ([]ocispec.Descriptor, error) {
+	roots, err := h.o.Store.Roots()
+	if err != nil {
+		return nil, err
+	}
+	var out []ocispec.Descriptor
+	seen := make(map[digest.Digest]bool)
+	for _, root := range roots {
+		for _, b := range root.Beside {
+			if seen[b.Digest] {
+				continue
+			}
+			seen[b.Digest] = true
+			d, ok, err := h.referrer(b, subject)
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				out = append(out, d)
+			}
+		}
+	}
+	return out, nil
 }
 
 // referrer is a manifest's descriptor as a list of referrers has it, if it refers to a

@@ -4,17 +4,21 @@
 //
 // A request is for an image of some registry. Which one stands in the parameter ns, as
 // containerd sends it to mirrors; or is the first part of the repository, as in
-// mirror.example/registry.example/app; or is the default, as Docker's mirrors have it.
+// mirror.example/v2/registry.example/app; or stands before /v2, as in
+// mirror.example/registry.example/v2/app; or is the default, as Docker's mirrors have it. What the
+// default registry doesn't have is found where only one other registry in the store has it.
 package mirror
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +28,7 @@ import (
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Upstream brings what the store doesn't have. Its methods may be called from several
@@ -34,6 +39,9 @@ type Upstream interface {
 	Manifest(ctx context.Context, ref reference.Image) (m Manifest, err error)
 	// Size is how many bytes a blob has.
 	Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error)
+	// Tags lists the tags of a repository, and Referrers what refers to a manifest of it.
+	Tags(ctx context.Context, ref reference.Image) ([]string, error)
+	Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error)
 	// Blob begins to read a blob, which may be on its way still: Blob waits until something
 	// can be read, and reading until what is read has come, or ctx is done.
 	Blob(ctx context.Context, ref reference.Image, d digest.Digest) (Blob, error)
@@ -104,7 +112,7 @@ func New(o Options) *Handler {
 // The grammar of repositories, tags and digests (OCI distribution spec, "Pulling
 // manifests").
 var (
-	repositoryForm = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	repositoryForm = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagForm        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
@@ -140,6 +148,35 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Concerns reports whether a path is of the API: /v2/… or, as Docker asks mirrors whose URL has
+// a path, HOST[:PORT]/v2/….
+func Concerns(path string) bool {
+	registry, _, ok := cutRegistry(path)
+	return ok || registry == "" && (path == "/v2" || strings.HasPrefix(path, "/v2/"))
+}
+
+// cutRegistry cuts the registry off a path that has it before /v2.
+func cutRegistry(path string) (registry, rest string, ok bool) {
+	if strings.HasPrefix(path, "/v2/") || path == "/v2" {
+		return "", path, false
+	}
+	first, rest, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if !ok || rest != "v2" && !strings.HasPrefix(rest, "v2/") || !isRegistry(first) {
+		return "", path, false
+	}
+	return first, "/" + rest, true
+}
+
+// isRegistry reports whether a part of a path is a registry's name, by Docker's rule: it has a
+// dot or a port, or is localhost.
+func isRegistry(s string) bool {
+	if !strings.ContainsAny(s, ".:") && s != "localhost" {
+		return false
+	}
+	ref, err := reference.Parse(s + "/x")
+	return err == nil && (ref.Registry() == s || ref.Registry() == "docker.io")
+}
+
 // Fail answers with an error in the spec's JSON.
 func Fail(w http.ResponseWriter, err error) {
 	var f *fault
@@ -163,7 +200,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return errMethod
 	}
 	// As it was sent: a digest or a repository has nothing in it that would be escaped.
-	path := r.URL.EscapedPath()
+	registry, path, _ := cutRegistry(r.URL.EscapedPath())
 	if path == "/v2/" || path == "/v2" {
 		return sendJSON(w, struct{}{})
 	}
@@ -174,34 +211,107 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if path == "_catalog" {
 		return h.catalog(w, r)
 	}
-	for _, route := range []struct {
-		part  string
-		serve func(http.ResponseWriter, *http.Request, string, string) error
-	}{{"/manifests/", h.manifest}, {"/blobs/", h.blob}, {"/referrers/", h.referrers}, {"/tags/", h.tags}} {
-		i := strings.LastIndex(path, route.part)
-		if i < 0 {
-			continue
-		}
-		repo, rest := path[:i], path[i+len(route.part):]
-		if len(repo) > 255 || !repositoryForm.MatchString(repo) {
-			return errName
-		}
-		return route.serve(w, r, repo, rest)
+	// The last two parts say what is asked for: the repository may have parts of any name.
+	parts := strings.Split(path, "/")
+	const fewest = 3
+	if len(parts) < fewest {
+		return errPath
 	}
-	return errPath
+	kind, last := parts[len(parts)-2], parts[len(parts)-1]
+	serve := map[string]func(http.ResponseWriter, *http.Request, asked, string) error{
+		"manifests": h.manifest, "blobs": h.blob, "referrers": h.referrers, "tags": h.tags,
+	}[kind]
+	if serve == nil {
+		return errPath
+	}
+	a := asked{path: strings.Join(parts[:len(parts)-2], "/"), registry: registry}
+	a.repo = a.path
+	if ns := r.URL.Query().Get("ns"); ns != "" {
+		a.registry = ns
+	} else if first, rest, more := strings.Cut(a.repo, "/"); registry == "" && more && isRegistry(first) {
+		a.registry, a.repo = first, rest
+	}
+	const longest = 255
+	if len(a.repo) > longest || !repositoryForm.MatchString(a.repo) {
+		return errName
+	}
+	return serve(w, r, a, last)
 }
 
-// image is the image that a request is for.
-func (h *Handler) image(r *http.Request, repo, tagOrDigest string) (reference.Image, error) {
-	registry := r.URL.Query().Get("ns")
-	if registry == "" {
-		first, rest, more := strings.Cut(repo, "/")
-		if more && (strings.ContainsAny(first, ".:") || first == "localhost") {
-			registry, repo = first, rest
-		} else {
-			registry = h.o.Registry
+// asked is the repository that a request is for.
+type asked struct {
+	path     string // as it stands in the request, between /v2/ and what is asked for
+	registry string // "" when the request doesn't say
+	repo     string
+}
+
+// image is the image that a request is for. Where it doesn't say of which registry, that is the
+// default one or, when that is not served and only one registry in the store has the
+// repository, that one.
+func (h *Handler) image(a asked, tagOrDigest string) (reference.Image, error) {
+	if a.registry != "" {
+		return named(a.registry, a.repo, tagOrDigest)
+	}
+	ref, err := named(h.o.Registry, a.repo, tagOrDigest)
+	if err != nil || h.through(ref) {
+		return ref, err
+	}
+	if _, err := h.o.Store.Root(ref.Tagged()); ref.Tag() != "" && err == nil {
+		return ref, nil
+	}
+	other, found, err := h.elsewhere(a, tagOrDigest)
+	if err != nil || !found {
+		return ref, err
+	}
+	return other, nil
+}
+
+// elsewhere is an image of another registry than the default one, if that has no such
+// repository in the store and exactly one other registry has. Several are an error that lists
+// them.
+func (h *Handler) elsewhere(a asked, tagOrDigest string) (reference.Image, bool, error) {
+	if a.registry != "" {
+		return reference.Image{}, false, nil
+	}
+	roots, err := h.o.Store.Roots()
+	if err != nil {
+		return reference.Image{}, false, err
+	}
+	home, err := named(h.o.Registry, a.repo, "latest")
+	if err != nil {
+		return reference.Image{}, false, err
+	}
+	var registries []string
+	for _, r := range roots {
+		ref, err := reference.Parse(r.Name)
+		if err != nil || digest.Digest(r.Name).Validate() == nil {
+			continue
+		}
+		if ref.Registry() == home.Registry() && ref.Repository() == home.Repository() {
+			return reference.Image{}, false, nil
+		}
+		if ref.Repository() == a.repo && ref.Registry() != home.Registry() && !slices.Contains(registries, ref.Registry()) {
+			registries = append(registries, ref.Registry())
 		}
 	}
+	switch len(registries) {
+	case 0:
+		return reference.Image{}, false, nil
+	case 1:
+		ref, err := named(registries[0], a.repo, tagOrDigest)
+		return ref, err == nil, err
+	}
+	slices.Sort(registries)
+	const most = 10
+	var list []string
+	for _, name := range registries[:min(len(registries), most)] {
+		list = append(list, name+"/"+a.repo)
+	}
+	return reference.Image{}, false, &fault{http.StatusNotFound, "NAME_UNKNOWN", "several registries have it: ask for one of " + strings.Join(list, ", ")}
+}
+
+// named makes a reference of its parts.
+func named(registry, repo, tagOrDigest string) (reference.Image, error) {
 	sep := ":"
 	if digest.Digest(tagOrDigest).Validate() == nil {
 		sep = "@"
@@ -219,15 +329,24 @@ func (h *Handler) through(ref reference.Image) bool {
 }
 
 // manifest serves a manifest by its tag or digest ("Pulling manifests").
-func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, repo, tagOrDigest string) error {
+func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, a asked, tagOrDigest string) error {
 	if digest.Digest(tagOrDigest).Validate() != nil && !tagForm.MatchString(tagOrDigest) {
 		return errTag
 	}
-	ref, err := h.image(r, repo, tagOrDigest)
+	ref, err := h.image(a, tagOrDigest)
 	if err != nil {
 		return err
 	}
 	m, from, err := h.findManifest(r.Context(), ref)
+	if errors.Is(err, errNoManifest) { // the default registry doesn't have it, nor does its upstream
+		other, found, errOther := h.elsewhere(a, tagOrDigest)
+		switch {
+		case errOther != nil:
+			err = errOther
+		case found && other != ref:
+			m, from, err = h.findManifest(r.Context(), other)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -328,12 +447,12 @@ func (h *Handler) read(d digest.Digest) (Manifest, error) {
 }
 
 // blob serves a blob or a range of it ("Pulling blobs"; RFC 9110, section 14).
-func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repo, text string) error {
+func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text string) error {
 	d := digest.Digest(text)
 	if d.Validate() != nil {
 		return errDigest
 	}
-	ref, err := h.image(r, repo, text)
+	ref, err := h.image(a, text)
 	if err != nil {
 		return err
 	}
@@ -371,8 +490,36 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, repo, text string
 	head.Set("Docker-Content-Digest", d.String())
 	head.Set("Etag", `"`+d.String()+`"`)
 	head.Set("Cache-Control", "max-age=31536000, immutable")
+	if backwards(r.Header.Get("Range")) {
+		size, err := body.Seek(0, io.SeekEnd)
+		if err != nil {
+			return errBroken
+		}
+		head.Set("Content-Range", fmt.Sprintf("bytes */%d", size)) // http.ServeContent leaves it out
+	}
 	http.ServeContent(w, r, "", time.Time{}, body)
 	return nil
+}
+
+// backwards reports whether a Range header is one that http.ServeContent can't read, such as
+// bytes=5-2.
+func backwards(header string) bool {
+	ranges, ok := strings.CutPrefix(header, "bytes=")
+	if !ok {
+		return header != ""
+	}
+	for _, r := range strings.Split(ranges, ",") {
+		first, last, ok := strings.Cut(strings.TrimSpace(r), "-")
+		if !ok {
+			return strings.TrimSpace(r) != ""
+		}
+		from, errFrom := strconv.ParseInt(strings.TrimSpace(first), 10, 64)
+		to, errTo := strconv.ParseInt(strings.TrimSpace(last), 10, 64)
+		if first != "" && errFrom != nil || last != "" && errTo != nil || first != "" && last != "" && from > to {
+			return true
+		}
+	}
+	return false
 }
 
 func sendJSON(w http.ResponseWriter, v any) error {

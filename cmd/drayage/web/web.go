@@ -5,6 +5,7 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -16,6 +17,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/mirror"
+	"drayage/engine/printable"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/time/rate"
@@ -29,6 +31,8 @@ type Options struct {
 	Passwords *Passwords
 	Limits    Limits
 	Log       *slog.Logger // of requests; nil is none
+	// Fault, if not nil, is told of faults of this program, which end a request.
+	Fault     func(message string)
 	Metrics   *Metrics
 	Transfers *Transfers // that are under way, for the page; nil is none
 	Budget    int64      // bytes that the store should take, for the page; 0 is no bound
@@ -84,8 +88,8 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 			if w.status == 0 {
 				mirror.Fail(w, errors.New("a fault of this program"))
 			}
-			if s.o.Log != nil {
-				s.o.Log.Error("fault", "path", r.URL.Path, "fault", p)
+			if s.o.Fault != nil {
+				s.o.Fault(fmt.Sprintf("a fault of this program while it answered %s: %v", printable.Line(r.URL.Path), p))
 			}
 			p = nil
 		}
@@ -123,7 +127,7 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.limit = s.clients.bytes(client)
-	if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
+	if mirror.Concerns(r.URL.EscapedPath()) {
 		s.o.Mirror.ServeHTTP(w, r)
 		return
 	}

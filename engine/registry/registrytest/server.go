@@ -247,10 +247,12 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	for kind, answer := range map[string]func(w http.ResponseWriter, r *http.Request, repo, ref string){
-		"/manifests/": s.manifest, "/blobs/": s.blob, "/referrers/": s.listReferrers, "/tags/": s.listTags,
-	} {
-		if repo, ref, ok := cutLast(path, kind); ok {
+	if rest, ref, ok := cutLast(path, "/"); ok {
+		repo, kind, _ := cutLast(rest, "/")
+		answer := map[string]func(w http.ResponseWriter, r *http.Request, repo, ref string){
+			"manifests": s.manifest, "blobs": s.blob, "referrers": s.listReferrers, "tags": s.listTags,
+		}[kind]
+		if answer != nil {
 			if s.allowed(w, r, repo) {
 				answer(w, r, repo, ref)
 			}
