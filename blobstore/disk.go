@@ -66,6 +66,7 @@ type folderSync struct {
 	changed *sync.Cond
 	begun   int // syncs begun so far
 	done    int // the last one that ended
+	failed  int // the last one that failed
 	err     error
 }
 
@@ -75,14 +76,14 @@ func newFolderSync(disk durable.Disk, path string) *folderSync {
 	return f
 }
 
-// sync returns when a sync that began after the call has ended. A failure
-// stays: what the kernel could not write it may have dropped, so that a later
-// sync that succeeds says nothing about it.
+// sync returns when a sync that began after the call has ended. A failure is everybody's who
+// waits: what the kernel could not write it may have dropped, so that a later sync that
+// succeeds says nothing about it. It is not that of later callers.
 func (f *folderSync) sync() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	need := f.begun + 1
-	for f.done < need && f.err == nil {
+	for f.done < need {
 		if f.begun > f.done { // one is running, too early for us
 			f.changed.Wait()
 			continue
@@ -91,10 +92,16 @@ func (f *folderSync) sync() error {
 		f.mu.Unlock()
 		err := f.disk.SyncFolder(f.path)
 		f.mu.Lock()
-		f.done, f.err = f.begun, err
+		f.done = f.begun
+		if err != nil {
+			f.failed, f.err = f.begun, err
+		}
 		f.changed.Broadcast()
 	}
-	return f.err
+	if f.failed >= need {
+		return f.err
+	}
+	return nil
 }
 
 // lock takes the store's lock, which is held for moments only.

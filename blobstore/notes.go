@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"drayage/blobstore/durable"
@@ -15,6 +16,9 @@ import (
 // Note is a small file of who uses the store, by its name; nil when there is none.
 func (s *Store) Note(name string) []byte {
 	raw, err := os.ReadFile(s.paths.note(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		raw, err = os.ReadFile(s.paths.oldNote(name))
+	}
 	if err != nil {
 		return nil
 	}
@@ -49,7 +53,7 @@ func (s *Store) Notes(prefix string) ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		name, err := url.QueryUnescape(e.Name())
-		if err == nil && filepath.Base(s.paths.note(name)) == e.Name() && strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, besideSuffix) {
+		if err == nil && (filepath.Base(s.paths.note(name)) == e.Name() || filepath.Base(s.paths.oldNote(name)) == e.Name()) && !slices.Contains(out, name) && strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, besideSuffix) {
 			out = append(out, name)
 		}
 	}

@@ -2,8 +2,10 @@ package blobstore
 
 import (
 	"encoding/hex"
+	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -38,7 +40,8 @@ func (p paths) index() string                   { return p.join(ocispec.ImageInd
 func (p paths) mark() string                    { return p.join("drayage.json") }
 func (p paths) lock() string                    { return p.join("lock") }
 func (p paths) notes() string                   { return p.join("notes") }
-func (p paths) note(name string) string         { return filepath.Join(p.notes(), url.QueryEscape(name)) }
+func (p paths) note(name string) string         { return filepath.Join(p.notes(), escape(name)) }
+func (p paths) oldNote(name string) string      { return filepath.Join(p.notes(), url.QueryEscape(name)) }
 func (p paths) gate() string                    { return p.join("gate") }
 func (p paths) verified() string                { return p.join("verify") }
 func (p paths) hosts() string                   { return p.join("hosts") }
@@ -75,12 +78,38 @@ const journalFile = "journal"
 // apart by their digest.
 func (p paths) root(name string) string {
 	const most = 200 // of the 255 bytes that file systems allow
-	escaped := url.QueryEscape(name)
+	return filepath.Join(p.roots(), shortened(name, escape(name), most))
+}
+
+// oldRoot is the file that a root had when capital letters stood in it as they are.
+func (p paths) oldRoot(name string) string {
+	const most = 200
+	return filepath.Join(p.roots(), shortened(name, url.QueryEscape(name), most))
+}
+
+func shortened(name, escaped string, most int) string {
 	if len(escaped) > most {
 		sum := digest.FromString(name).Encoded()
 		escaped = escaped[:most-len(sum)-1] + "-" + sum
 	}
-	return filepath.Join(p.roots(), escaped)
+	return escaped
+}
+
+// escape makes a name one of a file. Capital letters are escaped, too: names that differ in
+// nothing else are two files also where the file system doesn't tell capitals apart.
+func escape(name string) string {
+	var b strings.Builder
+	escaped := url.QueryEscape(name)
+	for i := 0; i < len(escaped); i++ {
+		c := escaped[i]
+		hex := i >= 1 && escaped[i-1] == '%' || i >= 2 && escaped[i-2] == '%'
+		if c >= 'A' && c <= 'Z' && !hex {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // randomHex is n random bytes as text, for names that must not collide.

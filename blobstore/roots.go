@@ -69,6 +69,9 @@ func (l *Lease) Pin(roots ...Root) error {
 	if err := s.syncFolder(s.paths.roots()); err != nil { // once for all of them
 		return fmt.Errorf("pinning: %w", err)
 	}
+	for _, r := range roots {
+		s.dropOldRoot(r.Name)
+	}
 	if err := s.writeIndex(); err != nil {
 		return fmt.Errorf("writing the store's index.json: %w", err)
 	}
@@ -110,6 +113,9 @@ func (l *Lease) joined(r Root) (Root, error) {
 // was never pulled, or its record is unreadable.
 func (s *Store) Root(name string) (Root, error) {
 	r, err := readRoot(s.paths.root(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		r, err = readRoot(s.paths.oldRoot(name))
+	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && r.Name != name {
 		err = ErrNotFound
 	}
@@ -129,12 +135,49 @@ func (s *Store) Roots() ([]Root, error) {
 	var out []Root
 	for _, f := range files {
 		r, err := readRoot(filepath.Join(s.paths.roots(), f.Name()))
-		if err == nil && filepath.Base(s.paths.root(r.Name)) == f.Name() {
+		if err == nil && s.isRootOf(f.Name(), r.Name) {
 			out = append(out, r)
 		}
 	}
 	slices.SortFunc(out, func(a, b Root) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// isRootOf reports whether a file is the one that a root is read from.
+func (s *Store) isRootOf(file, name string) bool {
+	if filepath.Base(s.paths.root(name)) == file {
+		return true
+	}
+	if filepath.Base(s.paths.oldRoot(name)) != file {
+		return false
+	}
+	_, err := os.Stat(s.paths.root(name))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// rootPath is the file that a root is in.
+func (s *Store) rootPath(name string) string {
+	path, old := s.paths.root(name), s.paths.oldRoot(name)
+	if path == old {
+		return path
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if r, err := readRoot(old); err == nil && r.Name == name {
+			return old
+		}
+	}
+	return path
+}
+
+// dropOldRoot removes the file that a root had before it was written under its name of now.
+func (s *Store) dropOldRoot(name string) {
+	old := s.paths.oldRoot(name)
+	if old == s.paths.root(name) {
+		return
+	}
+	if r, err := readRoot(old); err == nil && r.Name == name {
+		_ = os.Remove(old) // one that stays is not read any more
+	}
 }
 
 // allRoots is Roots for who is going to remove what no root lists: a record that can't be
@@ -161,7 +204,7 @@ func (s *Store) allRoots() ([]Root, error) {
 		if json.Unmarshal(raw, &version) == nil && version.Version > rootVersion {
 			return nil, fmt.Errorf("reading an image's record: %s is of version %d, which a newer drayage wrote", path, version.Version)
 		}
-		if r, err := decodeRoot(raw); err == nil && filepath.Base(s.paths.root(r.Name)) == f.Name() {
+		if r, err := decodeRoot(raw); err == nil && s.isRootOf(f.Name(), r.Name) {
 			out = append(out, r)
 		}
 	}

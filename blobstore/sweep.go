@@ -316,7 +316,7 @@ func (s *Store) removeRoots(roots []Root, unused time.Time) error {
 		if !unused.IsZero() && s.LastUse(r.Name).After(unused) {
 			continue
 		}
-		if err := os.Remove(s.paths.root(r.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(s.rootPath(r.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing %s: %w", r.Name, err)
 		}
 		for _, d := range r.all() {
@@ -337,7 +337,7 @@ var longAgo = time.Unix(1, 0)
 
 // Use notes that an image is used now.
 func (s *Store) Use(name string) error {
-	if err := os.Chtimes(s.paths.root(name), time.Time{}, time.Now()); err != nil {
+	if err := os.Chtimes(s.rootPath(name), time.Time{}, time.Now()); err != nil {
 		return fmt.Errorf("noting the use of %s: %w", name, err)
 	}
 	return nil
@@ -351,7 +351,7 @@ type use struct {
 
 // LastUse is when an image was last used, the zero time when that can't be told.
 func (s *Store) LastUse(name string) time.Time {
-	info, err := os.Stat(s.paths.root(name))
+	info, err := os.Stat(s.rootPath(name))
 	if err != nil {
 		return time.Time{}
 	}

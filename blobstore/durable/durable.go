@@ -9,16 +9,29 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
-// SyncFolder waits until the names in a folder are on the disk.
+// SyncFolder waits until the names in a folder are on the disk. File systems that have no such
+// thing, as those of network shares, say so by errors that are no faults; their files can be
+// synced.
 func SyncFolder(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	err = d.Sync()
+	if noFolderSync(err) {
+		err = nil
+	}
+	return errors.Join(err, d.Close())
+}
+
+// noFolderSync reports whether an error says that folders can't be synced there. EIO never
+// does.
+func noFolderSync(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTTY)
 }
 
 // Folder makes a folder, with those above it, where others make and remove the same one
@@ -61,6 +74,9 @@ func Lock(ctx context.Context, path string, waiting func()) (*os.File, error) {
 		won, err := TryLock(f)
 		if err != nil {
 			f.Close()
+			if noFolderSync(err) || errors.Is(err, syscall.ENOLCK) {
+				return nil, fmt.Errorf("locking %s: the file system has no locks, without which processes would spoil each other's work; name a folder on another one: %w", path, err)
+			}
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
 		if won && StillNamed(f, path) {

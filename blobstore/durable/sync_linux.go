@@ -64,6 +64,15 @@ func Free(path string) (free int64, shares bool, err error) {
 	return int64(fs.Bavail) * fs.Bsize, fs.Type == unix.XFS_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
+// Inodes is how many files more the file system of path takes, -1 where that has no bound.
+func Inodes(path string) int64 {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil || fs.Files == 0 { // Btrfs makes them as needed
+		return -1
+	}
+	return int64(fs.Ffree)
+}
+
 // DontCache lets go of what the system keeps in memory of a file that was read once.
 func DontCache(f *os.File) {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // a hint

@@ -51,7 +51,7 @@ func (d *displayFlags) display(s streams) (*display, error) {
 	capable := isTerminal(s.err) && os.Getenv("TERM") != "dumb"
 	if mode == "auto" {
 		mode = "plain"
-		if capable {
+		if ci := os.Getenv("CI"); capable && (ci == "" || ci == "false" || ci == "0") { // a job's terminal keeps all that is drawn
 			mode = "bar"
 		}
 	}

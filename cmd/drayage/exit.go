@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 
 	"drayage/blobstore"
+	"drayage/blobstore/durable"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"
 	"drayage/engine/credential"
@@ -133,7 +135,13 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, tarwriter.ErrExists):
 		return "--force overwrites it"
+	case errors.Is(err, errQuota):
+		return "the disk quota of this user is used up: free some of it and run the same command again; what arrived is kept"
 	case errors.Is(err, syscall.ENOSPC):
+		var at *fs.PathError
+		if errors.As(err, &at) && durable.Inodes(filepath.Dir(at.Path)) == 0 {
+			return "the file system has no inodes left, whatever space it has: remove files there, or use another --store, and run the same command again; what arrived is kept"
+		}
 		return "free some space and run the same command again: what arrived is kept"
 	case as[*credential.Error](err):
 		return ""

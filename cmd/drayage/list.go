@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"strings"
 
 	"drayage/engine/reference"
+	"drayage/engine/textfile"
 )
 
 // named is a word that names an image, and where it stood.
@@ -16,6 +16,11 @@ type named struct {
 	word  string
 	where string // "list.txt:3", or "" for the command line
 }
+
+const (
+	maxList = 64 << 20 // bytes of a list: half a million images
+	maxName = 4096     // bytes of a line that may name one
+)
 
 // readList reads image names from a file or, for "-", from standard input: one
 // a line, with comments from # on.
@@ -29,19 +34,25 @@ func readList(path string, stdin io.Reader) ([]named, error) {
 		defer f.Close()
 		in, name = f, path
 	}
+	raw, err := textfile.ReadFrom(in, maxList)
+	if errors.Is(err, textfile.ErrEncoding) || errors.Is(err, textfile.ErrTooLarge) {
+		return nil, usageError{fmt.Errorf("%s: %w", name, err)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the list of images: %w", err)
+	}
 	var out []named
-	lines := bufio.NewScanner(in)
-	for n := 1; lines.Scan(); n++ {
-		text, _, _ := strings.Cut(lines.Text(), "#")
-		if text = strings.TrimSpace(strings.TrimPrefix(text, "\ufeff")); text != "" {
+	n := 0
+	for line := range strings.Lines(string(raw)) {
+		n++
+		text, _, _ := strings.Cut(line, "#")
+		text = strings.TrimSpace(text)
+		if len(text) > maxName {
+			return nil, usageError{fmt.Errorf("%s:%d: the line is too long to name an image", name, n)}
+		}
+		if text != "" {
 			out = append(out, named{word: text, where: fmt.Sprintf("%s:%d", name, n)})
 		}
-	}
-	if err := lines.Err(); err != nil {
-		if errors.Is(err, bufio.ErrTooLong) {
-			return nil, usageError{fmt.Errorf("%s: a line is too long to name an image", name)}
-		}
-		return nil, fmt.Errorf("reading the list of images: %w", err)
 	}
 	return out, nil
 }

@@ -218,7 +218,7 @@ func cmdOneLine(ts *testscript.TestScript, _ bool, _ []string) {
 	for line := range strings.Lines(ts.ReadFile("stderr")) {
 		if strings.HasPrefix(line, "drayage:") {
 			n++
-		} else if !strings.HasPrefix(line, "Try '") && !strings.HasPrefix(line, "pulled ") && !strings.HasPrefix(line, "trying again") {
+		} else if !strings.HasPrefix(line, "Try '") && !strings.HasPrefix(line, "pulled ") && !strings.HasPrefix(line, "trying again") && !strings.HasPrefix(line, "warning: mirror ") {
 			ts.Fatalf("an unexpected line: %s", line)
 		}
 	}

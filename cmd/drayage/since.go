@@ -16,6 +16,7 @@ import (
 	archives "drayage/engine/archive"
 	"drayage/engine/image"
 	"drayage/engine/reference"
+	"drayage/engine/textfile"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/pflag"
@@ -152,13 +153,13 @@ func asText(path string, stdin io.Reader) (text []byte, rest io.Reader, err erro
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
 	}
-	for n := 0; n < utf8.UTFMax && len(head) > 0 && !utf8.Valid(head); n++ {
+	for n := 0; !textfile.IsUTF16(head) && n < utf8.UTFMax && len(head) > 0 && !utf8.Valid(head); n++ {
 		head = head[:len(head)-1] // it may end within a character
 	}
 	// A tar's first name ends with a zero byte, and compressed files have some
 	// byte that no text has.
-	if utf8.Valid(head) && bytes.IndexFunc(head, func(r rune) bool { return r < '\t' }) < 0 {
-		text, err = io.ReadAll(io.LimitReader(buffered, most))
+	if textfile.IsUTF16(head) || utf8.Valid(head) && bytes.IndexFunc(head, func(r rune) bool { return r < '\t' }) < 0 {
+		text, err = textfile.ReadFrom(buffered, most)
 		return text, nil, err
 	}
 	if again {

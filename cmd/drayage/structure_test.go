@@ -45,6 +45,7 @@ var goroutines = []string{
 	"cmd/drayage/progress.NewBars",
 	"engine.Blob",
 	"engine.Manifest",
+	"engine.isDown",
 	"engine/registry.New",
 	"engine/archive.checkLayers",
 	"engine/chaos.Serve",

@@ -30,12 +30,14 @@ type dockerImage struct {
 	Config   string
 	RepoTags []string
 	Layers   []string
+
+	broken bool // index.json has the same image, and it can't be had
 }
 
 // fullName is a name as the store has it, or "" for what is none. A tag alone is
 // none.
 func fullName(name string) string {
-	if !strings.ContainsAny(name, ":/") {
+	if !strings.ContainsAny(name, ":/") || digest.Digest(name).Validate() == nil {
 		return ""
 	}
 	ref, err := reference.Parse(name)
@@ -56,6 +58,7 @@ func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobs
 	var besides []beside
 	was := make(map[string]digest.Digest) // what the root of a name was made from
 	covered := make(map[digest.Digest][]blobstore.Root)
+	broken := make(map[string]bool) // names whose images can't be had
 	for _, d := range index.Manifests {
 		all, img, err := i.indexed(ctx, d, docker)
 		if err != nil {
@@ -63,6 +66,10 @@ func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobs
 			if !i.skip(ctx, name, err) {
 				return nil, err
 			}
+			if img != nil { // manifest.json has nothing better
+				delete(docker, img.Main().Config.Digest)
+			}
+			broken[fullName(name)] = true
 			continue
 		}
 		root := all[0]
@@ -82,6 +89,12 @@ func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobs
 	roots, err := i.together(ctx, roots)
 	if err != nil {
 		return nil, err
+	}
+	for _, entries := range docker {
+		for n := range entries {
+			entries[n].RepoTags = slices.DeleteFunc(entries[n].RepoTags, func(tag string) bool { return broken[fullName(tag)] })
+			entries[n].broken = len(entries[n].RepoTags) == 0 && len(broken) > 0
+		}
 	}
 	more, err := i.dockerOnly(ctx, docker, roots, covered)
 	if err != nil {
@@ -112,7 +125,7 @@ func (i *importer) indexed(ctx context.Context, d ocispec.Descriptor, docker map
 		}
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, img, err
 	}
 	all := []string{d.Annotations["io.containerd.image.name"]}
 	if fullName(all[0]) == "" {
@@ -227,6 +240,9 @@ func (i *importer) dockerOnly(ctx context.Context, docker map[digest.Digest][]do
 				continue
 			}
 			root, err := i.dockerRoot(ctx, e)
+			if err != nil && e.broken {
+				continue // it was told of
+			}
 			if err != nil {
 				if !i.skip(ctx, strings.Join(append(slices.Clone(e.RepoTags), e.Config), " "), err) {
 					return nil, err

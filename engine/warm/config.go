@@ -419,8 +419,8 @@ func (t *Timezone) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (c *Cron) UnmarshalYAML(n *yaml.Node) error {
-	s, err := cron.ParseStandard(n.Value)
-	if err != nil || strings.HasPrefix(n.Value, "@every") {
+	s, err := parseCron(n.Value)
+	if err != nil {
 		return at(n, "schedule: %q is no cron expression such as 0 3 * * *", n.Value)
 	}
 	if s.Next(time.Now()).IsZero() {

@@ -31,7 +31,7 @@ func jitter(most time.Duration, by string) time.Duration {
 // on is the moment of a time of the day, on the day of another moment.
 func (t TimeOfDay) on(day time.Time) time.Time {
 	m := int(t) - 1
-	return time.Date(day.Year(), day.Month(), day.Day(), m/60, m%60, 0, 0, day.Location())
+	return moment(time.Date(day.Year(), day.Month(), day.Day(), m/60, m%60, 0, 0, time.UTC), day.Location())
 }
 
 // contains reports whether a moment is within a window.

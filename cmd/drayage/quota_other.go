@@ -1,0 +1,8 @@
+//go:build !unix
+
+package main
+
+import "syscall"
+
+// errQuota is the system's word for a full disk, where there are no quotas of their own.
+const errQuota = syscall.ENOSPC

@@ -1,0 +1,8 @@
+//go:build unix
+
+package main
+
+import "syscall"
+
+// errQuota is the system's word for a disk quota that is used up.
+const errQuota = syscall.EDQUOT
