@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -228,7 +230,7 @@ func peakOf(ctx context.Context, args []string) (int64, error) {
 	if !ok {
 		return 0, errors.ErrUnsupported
 	}
-	return usage.Maxrss << 10, nil // in KiB, on Linux
+	return int64(usage.Maxrss) << 10, nil // in KiB, on Linux
 }
 
 // conversion measures --layers tar of a layer of 1 GiB against zstd -d, which

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -203,5 +205,5 @@ func used(mount string) (int64, error) {
 	if err := syscall.Statfs(mount, &s); err != nil {
 		return 0, err
 	}
-	return int64(s.Blocks-s.Bfree) * s.Bsize, nil
+	return int64(s.Blocks-s.Bfree) * int64(s.Bsize), nil
 }

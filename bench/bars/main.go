@@ -1,3 +1,5 @@
+//go:build unix
+
 // Bars measures drayage against yardsticks, both in one run on one machine,
 // and prints the ratios beside what they should be. `make bench` runs it.
 //

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -119,7 +121,7 @@ func (b bench) timed(ctx context.Context, args []string) (float64, error) {
 	}
 	took := time.Since(start).Seconds()
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok && args[0] == b.program && args[1] == "pull" {
-		*b.peak = max(*b.peak, usage.Maxrss<<10) // in KiB, on Linux
+		*b.peak = max(*b.peak, int64(usage.Maxrss)<<10) // in KiB, on Linux
 	}
 	return took, nil
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Race measures drayage beside other tools that pull images, all on this machine,
 // from one registry, over the same links, in turn. `make race` runs it, and writes
 // docs/benchmarks.md.

@@ -61,7 +61,8 @@ func Free(path string) (free int64, shares bool, err error) {
 	if err := unix.Statfs(path, &fs); err != nil {
 		return 0, false, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	return int64(fs.Bavail) * fs.Bsize, fs.Type == unix.XFS_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC, nil
+	kind := uint32(fs.Type) // the fields' types differ between architectures
+	return int64(fs.Bavail) * int64(fs.Bsize), kind == unix.XFS_SUPER_MAGIC || kind == unix.BTRFS_SUPER_MAGIC, nil
 }
 
 // Inodes is how many files more the file system of path takes, -1 where that has no bound.
