@@ -88,6 +88,7 @@ func (d *Draft) Commit(got digest.Digest) (ocispec.Descriptor, error) {
 	if err := s.publish(d.path, got); err != nil {
 		return desc, fmt.Errorf("committing %s: %w", got, err)
 	}
+	s.stampBlob(got)
 	d.done = true
 	return desc, nil
 }

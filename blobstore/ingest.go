@@ -202,6 +202,7 @@ func (in *Ingest) Commit(got digest.Digest) error {
 	if err := in.store.publish(in.store.paths.ingestData(in.desc.Digest), in.desc.Digest); err != nil {
 		return fmt.Errorf("committing %s: %w", in.desc.Digest, err)
 	}
+	in.store.stampBlob(in.desc.Digest)
 	in.done = true
 	return nil
 }

@@ -24,9 +24,19 @@ type Lease struct {
 	file  *os.File // locked; lists the digests kept
 	gate  *os.File // locked, shared, while one is written: no sweep is under way then
 
-	mu   sync.Mutex
-	kept map[digest.Digest]bool
+	mu      sync.Mutex
+	kept    map[digest.Digest]bool
+	hashed  map[digest.Digest]bool // of which every blob that is found is hashed, when not nil
+	damaged func(digest.Digest)
 }
+
+// HashAll has every blob that is found under the lease hashed before it is used, once. It must be
+// called before the first use.
+func (l *Lease) HashAll() { l.hashed = make(map[digest.Digest]bool) }
+
+// OnDamage sets what is told of blobs that were found damaged, and are as if absent now. It must
+// be called before the first use.
+func (l *Lease) OnDamage(f func(digest.Digest)) { l.damaged = f }
 
 // Lease begins one. It also clears away what processes that died have left.
 func (s *Store) Lease() (*Lease, error) {
@@ -63,7 +73,8 @@ func (s *Store) excludeKeepers() (unlock func(), err error) {
 	return func() { gate.Close() }, nil
 }
 
-// Has is as Store.Has, and keeps a blob that is there.
+// Has is as Store.Has, and keeps a blob that is there. A blob whose file was changed since it was
+// verified is hashed: one that is damaged is moved to quarantine, and is as if absent.
 func (l *Lease) Has(desc ocispec.Descriptor) (bool, error) {
 	// Kept before it is looked for: in the other order a sweep could come between.
 	if err := l.keep(desc.Digest); err != nil {
@@ -74,10 +85,54 @@ func (l *Lease) Has(desc ocispec.Descriptor) (bool, error) {
 	if errors.As(err, &size) {
 		// Either the descriptor lies or the disk has lost bytes.
 		if gone, errGone := l.store.quarantine(desc.Digest); errGone != nil || gone {
+			if gone {
+				l.tellDamage(desc.Digest)
+			}
 			return false, errGone
 		}
 	}
-	return has, err
+	if !has || err != nil {
+		return has, err
+	}
+	return l.sound(desc.Digest)
+}
+
+// sound reports whether a blob that is there is as it was verified.
+func (l *Lease) sound(d digest.Digest) (bool, error) {
+	info, err := os.Stat(l.store.paths.blob(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for blob: %w", err)
+	}
+	l.mu.Lock()
+	hash := l.hashed != nil && !l.hashed[d]
+	l.mu.Unlock()
+	if !hash && l.store.stamps.same(d, info) {
+		return true, nil
+	}
+	gone, err := l.store.quarantine(d)
+	if err != nil {
+		return false, err
+	}
+	if gone {
+		l.tellDamage(d)
+		return false, nil
+	}
+	l.store.stamps.put(d, info)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hashed != nil {
+		l.hashed[d] = true
+	}
+	return true, nil
+}
+
+func (l *Lease) tellDamage(d digest.Digest) {
+	if l.damaged != nil {
+		l.damaged(d)
+	}
 }
 
 // Put adds a small blob that is already in memory, such as a manifest, after
@@ -120,13 +175,15 @@ func (l *Lease) keep(d digest.Digest) error {
 
 // Leased lists the digests that living processes keep.
 func (s *Store) Leased() (map[digest.Digest]bool, error) {
-	s.dropDeadLeases()
 	files, err := filepath.Glob(s.paths.lease("*"))
 	if err != nil {
 		return nil, err
 	}
 	kept := make(map[digest.Digest]bool)
 	for _, f := range files {
+		if !isHeld(f) {
+			continue // its process is gone; the next lease clears it away
+		}
 		raw, err := os.ReadFile(f)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // it ended meanwhile
@@ -141,6 +198,29 @@ func (s *Store) Leased() (map[digest.Digest]bool, error) {
 		}
 	}
 	return kept, nil
+}
+
+// isHeld reports whether a process holds the lock on a file.
+func isHeld(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	if err != nil {
+		return true // it can't be found out
+	}
+	defer f.Close()
+	won, err := durable.TryLock(f)
+	return err != nil || !won
+}
+
+// Discard moves a blob to quarantine if it is damaged: then it is as if absent.
+func (l *Lease) Discard(d digest.Digest) error {
+	gone, err := l.store.quarantine(d)
+	if err == nil && gone {
+		l.tellDamage(d)
+	}
+	return err
 }
 
 // dropDeadLeases removes leases that nobody holds. What can't be removed stays

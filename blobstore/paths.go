@@ -26,6 +26,7 @@ import (
 //	hosts                         what was learned of registries' hosts
 //	notes/<escaped name>          what users of the store keep with it
 //	gate                          shared by who writes to a lease, held alone by a sweep
+//	stamps                        how blobs' files were when they were last verified
 //	verify                        how far an interrupted verification has come
 //	leases/<id>                   digests kept by a living process, which holds it locked
 //	roots/<escaped name>          a pulled image and the digests it needs
@@ -44,6 +45,7 @@ func (p paths) note(name string) string         { return filepath.Join(p.notes()
 func (p paths) oldNote(name string) string      { return filepath.Join(p.notes(), url.QueryEscape(name)) }
 func (p paths) gate() string                    { return p.join("gate") }
 func (p paths) verified() string                { return p.join("verify") }
+func (p paths) stamps() string                  { return p.join("stamps") }
 func (p paths) hosts() string                   { return p.join("hosts") }
 func (p paths) ingests() string                 { return p.join("ingest") }
 func (p paths) leases() string                  { return p.join("leases") }

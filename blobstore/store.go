@@ -57,6 +57,7 @@ type Store struct {
 	sync       bool
 	partialAge time.Duration
 	folder     *folderSync // of blobs/sha256, where nearly all blobs are
+	stamps     *stamps
 }
 
 // Options are how a store keeps what it is given. The zero value is careful.
@@ -117,6 +118,7 @@ func newStore(dir string, o Options) *Store {
 	if s.partialAge <= 0 {
 		s.partialAge = twoWeeks
 	}
+	s.stamps = &stamps{path: s.paths.stamps()}
 	s.folder = newFolderSync(s.disk, s.paths.blobs(digest.SHA256))
 	return s
 }
@@ -227,7 +229,7 @@ func (s *Store) Read(d digest.Digest, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("reading blob %s: larger than %d bytes", d, limit)
 	}
 	if d.Algorithm().FromBytes(raw) != d {
-		return nil, fmt.Errorf("reading blob %s: %w: remove %s, and it is fetched anew", d, ErrDamaged, s.paths.blob(d))
+		return nil, fmt.Errorf("reading blob %s: %w", d, ErrDamaged)
 	}
 	return raw, nil
 }
@@ -262,7 +264,7 @@ func (s *Store) check() error {
 		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.mark()),
 			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()), filepath.Base(s.paths.hosts()),
 			filepath.Base(s.paths.deriveds()), filepath.Base(s.paths.quarantines()), filepath.Base(s.paths.gate()), filepath.Base(s.paths.notes()),
-			filepath.Base(s.paths.verified()):
+			filepath.Base(s.paths.verified()), filepath.Base(s.paths.stamps()):
 			foreign = e.Name()
 		case filepath.Base(s.paths.lock()), lostFile:
 		default:

@@ -248,7 +248,26 @@ func (s *Store) Sweep(ctx context.Context, g Garbage) error {
 			return fmt.Errorf("sweeping: %w", err)
 		}
 	}
-	return s.dropConversions()
+	if err := s.dropConversions(); err != nil || len(g.Blobs) == 0 {
+		return err
+	}
+	left, err := s.all(ctx)
+	if err != nil {
+		return err
+	}
+	there := make(map[digest.Digest]bool, len(left))
+	for _, b := range left {
+		there[b.Digest] = true
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return fmt.Errorf("sweeping: %w", err)
+	}
+	defer unlock()
+	if err := s.stamps.compact(there, s.sync); err != nil {
+		return fmt.Errorf("sweeping: %w", err)
+	}
+	return nil
 }
 
 // sweepBlobs removes those of some blobs that nothing needs now.

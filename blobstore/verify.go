@@ -119,11 +119,17 @@ type verifying struct {
 // blob verifies one.
 func (r *verifying) blob(ctx context.Context, b Stored) error {
 	ok, err := r.hashes(ctx, b)
-	if errors.Is(err, ErrNotFound) {
-		return nil // swept meanwhile
+	if errors.Is(err, ErrNotFound) { // swept meanwhile
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.ended[b.Digest] = true
+		return nil
 	}
 	if err == nil && !ok {
 		ok, err = r.bad(b.Digest)
+	}
+	if err == nil && ok {
+		r.store.stampBlob(b.Digest)
 	}
 	if err != nil {
 		return err

@@ -53,6 +53,9 @@ type Options struct {
 	// refuse the image: before its first byte, rather than when the disk is full.
 	// One call at a time.
 	Room func(img *plan.Image, toFetch int64) error
+	// HashAll hashes every blob that is in the store before it is used. Without it those are
+	// hashed whose files were changed since they were verified.
+	HashAll bool
 	// Carried, if not nil, reports layers that need not be fetched: whoever gets
 	// the images has them. An image that lacks some in the store isn't pinned there.
 	Carried func(ocispec.Descriptor) bool

@@ -31,6 +31,7 @@ func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Res
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
+	o.watch(lease)
 
 	p := newPull(o, lease, unique(refs))
 	o.observe(event.Started{Images: len(p.images)})
@@ -55,6 +56,16 @@ func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Res
 		err = runErr
 	}
 	return p.finish(), errors.Join(err, p.pin())
+}
+
+// watch has a lease tell of damage, and hash what it should.
+func (o Options) watch(l *blobstore.Lease) {
+	if o.HashAll {
+		l.HashAll()
+	}
+	l.OnDamage(func(d digest.Digest) {
+		o.observe(event.Warned{Message: fmt.Sprintf("blob %s is damaged on disk: it is in quarantine, and fetched again", d)})
+	})
 }
 
 // errImage ends a run because an image failed, which its result tells.
@@ -120,7 +131,7 @@ func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 
 // resolve finds what an image's name stands for, and queues what it needs.
 func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling) error {
-	m := &manifests{opts: p.opts, keep: func(ctx context.Context, doc image.Document) error {
+	m := &manifests{opts: p.opts, discard: p.lease.Discard, keep: func(ctx context.Context, doc image.Document) error {
 		return p.lease.Put(ctx, doc.Descriptor, doc.Raw)
 	}}
 	resolved, err := p.opts.resolve(ctx, m, img.ref)

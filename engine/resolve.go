@@ -22,6 +22,7 @@ import (
 type manifests struct {
 	opts            Options
 	keep            func(context.Context, image.Document) error // nil: don't
+	discard         func(digest.Digest) error                   // of a damaged one; nil: don't
 	fetched, reused int64
 }
 
@@ -47,7 +48,12 @@ func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDige
 			m.reused += int64(len(raw))
 			return image.DecodeVerified(raw, want)
 		}
-		if !errors.Is(err, blobstore.ErrNotFound) {
+		damaged := errors.Is(err, blobstore.ErrDamaged) && m.discard != nil
+		if damaged {
+			if err := m.discard(want); err != nil {
+				return image.Document{}, err
+			}
+		} else if !errors.Is(err, blobstore.ErrNotFound) {
 			return image.Document{}, err
 		}
 	}

@@ -112,11 +112,20 @@ func (a *archive) writeStored(ctx context.Context, results []engine.Result) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
+	if a.flags.verify {
+		lease.HashAll()
+	}
+	damaged := make(map[digest.Digest]bool)
+	lease.OnDamage(func(d digest.Digest) { damaged[d] = true })
 	for _, r := range results {
 		for _, d := range r.Image.Blobs() {
-			if has, err := lease.Has(d); err != nil { // keeps it
+			has, err := lease.Has(d) // keeps it
+			switch {
+			case err != nil:
 				return err
-			} else if !has && !slices.Contains(a.base, d.Digest) {
+			case damaged[d.Digest]:
+				return fmt.Errorf("%s: blob %s: %w: pull the image again, or run drayage store verify --repair", r.Ref, d.Digest, blobstore.ErrDamaged)
+			case !has && !slices.Contains(a.base, d.Digest):
 				return fmt.Errorf("%s: blob %s: %w", r.Ref, d.Digest, blobstore.ErrNotFound)
 			}
 		}

@@ -27,6 +27,7 @@ func (o *outputFlags) add(f *pflag.FlagSet) {
 	f.Var(&o.split, "split", "cut the archive into volumes FILE.001, FILE.002 ... of at most `SIZE`: 4.7G, 4095MiB")
 	f.StringVar(&o.since, "since", "", "leave out the layers that `FILE` carried: an earlier archive, a list of digests, or a lock")
 	f.BoolVar(&o.strip, "strip-registry", false, "name images in the archive without their registry")
+	f.BoolVar(&o.verify, "verify", false, "hash everything that is composed, also what the store has verified before")
 }
 
 func (n *networkFlags) add(f *pflag.FlagSet) {

@@ -32,6 +32,7 @@ type outputFlags struct {
 	since    string
 	strip    bool
 	noSync   bool
+	verify   bool
 }
 
 // any reports whether there is an output at all.

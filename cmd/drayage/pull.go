@@ -151,7 +151,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
+		HashAll: o.verify, Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
 	if err != nil {

@@ -1,0 +1,148 @@
+package blobstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+
+	"drayage/blobstore/durable"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// stamp is what tells that a blob's file was changed since it was verified. It is not proof:
+// what a disk changes by itself, only Verify finds.
+type stamp struct {
+	size, modified, changed int64 // bytes, and nanoseconds since 1970
+	inode                   uint64
+}
+
+func stampOf(info fs.FileInfo) stamp {
+	inode, changed := durable.Identity(info)
+	return stamp{size: info.Size(), modified: info.ModTime().UnixNano(), changed: changed, inode: inode}
+}
+
+// stamps are those of a store's blobs, in a file that is appended to: a line a blob, the last of
+// which counts. Losing it costs the time to hash the blobs once. Its methods may be called from
+// several goroutines, and several processes may append.
+type stamps struct {
+	path string
+
+	mu    sync.Mutex
+	known map[digest.Digest]stamp
+	read  int64       // bytes of the file so far
+	file  fs.FileInfo // that was read
+}
+
+const (
+	stampLine   = "%s %d %d %d %d\n"
+	maxStamps   = 256 << 20 // bytes of the file: more than a million blobs
+	maxStampLen = 256
+)
+
+// same reports whether a blob's file is as it was when it was verified.
+func (s *stamps) same(d digest.Digest, info fs.FileInfo) bool {
+	now := stampOf(info)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known[d] == now {
+		return true
+	}
+	s.load() // another process may have added it
+	return s.known[d] == now
+}
+
+// load reads what is new in the file. What can't be read is as if it weren't there.
+func (s *stamps) load() {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() > maxStamps {
+		return
+	}
+	if s.known == nil || s.file == nil || !os.SameFile(s.file, info) || info.Size() < s.read {
+		s.known, s.read = make(map[digest.Digest]stamp), 0
+	}
+	s.file = info
+	raw, err := io.ReadAll(io.NewSectionReader(f, s.read, info.Size()-s.read))
+	if err != nil {
+		return
+	}
+	end := bytes.LastIndexByte(raw, '\n') + 1 // a line may be in the middle of being written
+	s.read += int64(end)
+	parseStamps(raw[:end], s.known)
+}
+
+// parseStamps reads lines. Those that are none are passed over.
+func parseStamps(raw []byte, into map[digest.Digest]stamp) {
+	for line := range bytes.Lines(raw) {
+		if len(line) > maxStampLen {
+			continue
+		}
+		var d digest.Digest
+		var s stamp
+		if n, err := fmt.Sscanf(string(line), stampLine, &d, &s.size, &s.modified, &s.changed, &s.inode); n == 5 && err == nil && d.Validate() == nil && s.size >= 0 {
+			into[d] = s
+		}
+	}
+}
+
+// put notes how a blob is that was just verified. What can't be noted is hashed again.
+func (s *stamps) put(d digest.Digest, info fs.FileInfo) {
+	now := stampOf(info)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == nil {
+		s.load()
+	}
+	if s.known == nil {
+		s.known = make(map[digest.Digest]stamp)
+	}
+	if s.known[d] == now {
+		return
+	}
+	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return
+	}
+	_, err = fmt.Fprintf(f, stampLine, d, now.size, now.modified, now.changed, now.inode)
+	if errors.Join(err, f.Close()) == nil {
+		s.known[d] = now
+	}
+}
+
+// compact leaves out of the file what is of blobs that are gone. Lines that another process
+// adds meanwhile are lost, and found out anew.
+func (s *stamps) compact(there map[digest.Digest]bool, sync bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.load()
+	var b bytes.Buffer
+	gone := 0
+	for d, at := range s.known {
+		if !there[d] {
+			gone++
+			continue
+		}
+		fmt.Fprintf(&b, stampLine, d, at.size, at.modified, at.changed, at.inode)
+	}
+	if gone == 0 && s.read < 2*int64(b.Len())+4096 {
+		return nil
+	}
+	s.file = nil
+	return replaceFile(s.path, b.Bytes(), sync)
+}
+
+// stampBlob notes how a blob is that was just verified.
+func (s *Store) stampBlob(d digest.Digest) {
+	if info, err := os.Stat(s.paths.blob(d)); err == nil {
+		s.stamps.put(d, info)
+	}
+}
