@@ -21,6 +21,14 @@ type Stream struct {
 // Open opens a blob for reading, and waits for it when it is still on its way,
 // until ctx is done: when it doesn't come, that is soon.
 func (s *Stream) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
+	if err := s.Wait(ctx, d); err != nil {
+		return nil, err
+	}
+	return s.pull.opts.Store.Open(d)
+}
+
+// Wait waits until a blob is there, or ctx is done, which is soon when it doesn't come.
+func (s *Stream) Wait(ctx context.Context, d digest.Digest) error {
 	p := s.pull
 	p.mu.Lock()
 	failed := p.failed[d]
@@ -34,16 +42,16 @@ func (s *Stream) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
 	p.mu.Unlock()
 	if failed { // the run is about to end
 		<-ctx.Done()
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if ready != nil {
 		select {
 		case <-ready:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
-	return p.opts.Store.Open(d)
+	return nil
 }
 
 // Prefer has blobs fetched in a given order, from now on.
@@ -69,15 +77,15 @@ func (p *pull) arrived(d digest.Digest) {
 func (p *pull) resolvedOne() {
 	p.mu.Lock()
 	p.unknown--
-	last := p.unknown == 0
+	if p.unknown > 0 || p.opts.Stream == nil || p.opts.KeepGoing {
+		p.mu.Unlock()
+		return
+	}
 	s := &Stream{Lease: p.lease, pull: p}
 	for _, img := range p.images {
 		s.Results = append(s.Results, Result{Ref: img.ref, Image: img.image})
 	}
 	p.mu.Unlock()
-	if !last || p.opts.Stream == nil || p.opts.KeepGoing {
-		return
-	}
 	p.queue.Add(schedule.Job{Host: p.opts.Registry.Host(p.images[0].ref), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
 		place.Release()
 		err := p.opts.Stream(ctx, s)

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"drayage/blobstore/durable"
@@ -290,7 +292,8 @@ func (c *counter) Write(p []byte) (int, error) {
 // Dir is an archive's members as files of a folder.
 type Dir struct {
 	path    string
-	lazy    bool // the disk isn't waited for
+	lock    *os.File // marks the folder as one that is being written, and is locked while it is
+	lazy    bool     // the disk isn't waited for
 	made    bool
 	written []string
 	done    bool
@@ -306,13 +309,59 @@ func CreateDir(path string, o FileOptions) (*Dir, error) {
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
-		return &Dir{path: path, made: true, lazy: o.NoSync}, nil
+		return lockDir(&Dir{path: path, made: true, lazy: o.NoSync})
 	case err != nil:
 		return nil, fmt.Errorf("output: %w", err)
-	case len(entries) > 0 && !o.Force:
+	}
+	left := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == dirMark })
+	if len(entries) > 0 && !o.Force && !left {
 		return nil, fmt.Errorf("output folder %s: %w, and is not empty", path, ErrExists)
 	}
-	return &Dir{path: path, lazy: o.NoSync}, nil
+	d, err := lockDir(&Dir{path: path, made: left, lazy: o.NoSync})
+	if err == nil && left {
+		err = d.clear()
+	}
+	return d, err
+}
+
+// dirMark is a file in a folder that is being written. What a run left that was killed has it,
+// and is taken over.
+const dirMark = ".drayage-part"
+
+// lockDir marks a folder as one that is being written, by this process alone.
+func lockDir(d *Dir) (*Dir, error) {
+	var err error
+	if d.lock, err = os.OpenFile(filepath.Join(d.path, dirMark), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	won, err := durable.TryLock(d.lock)
+	if err == nil && !won {
+		err = ErrBusy
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("output folder %s: %w", d.path, err), d.lock.Close())
+	}
+	return d, nil
+}
+
+// clear removes the parts of files that a run left that was killed.
+func (d *Dir) clear() error {
+	return filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && strings.HasSuffix(path, partSuffix) && e.Name() != dirMark {
+			err = os.Remove(path)
+		}
+		return err
+	})
+}
+
+// unmark ends the writing of a folder.
+func (d *Dir) unmark() error {
+	if d.lock == nil {
+		return nil
+	}
+	err := errors.Join(os.Remove(d.lock.Name()), d.lock.Close())
+	d.lock = nil
+	return err
 }
 
 // Write writes the members. Those that tell what is there, such as index.json,
@@ -335,6 +384,9 @@ func (d *Dir) Write(ctx context.Context, members []Member, blobs Blobs, progress
 			r.Size += m.Size
 			r.add(moved)
 		}
+	}
+	if err := d.unmark(); err != nil {
+		return r, fmt.Errorf("%s: %w", d.path, err)
 	}
 	if err := d.syncFolders(); err != nil {
 		return r, fmt.Errorf("%s: %w", d.path, err)
@@ -404,6 +456,7 @@ func (d *Dir) Close() error {
 	if d.done {
 		return nil
 	}
+	err := d.unmark()
 	for _, path := range d.written {
 		os.Remove(path)
 		for dir := filepath.Dir(path); dir != d.path && len(dir) > len(d.path); dir = filepath.Dir(dir) {
@@ -416,5 +469,5 @@ func (d *Dir) Close() error {
 		}
 		os.Remove(d.path)
 	}
-	return nil
+	return err
 }

@@ -8,11 +8,21 @@ import (
 	"os"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 )
 
-// awaited is how many blobs are waited for at once, and so how many may be open.
-const awaited = 64
+// awaited is how many blobs are waited for at once, and opened how many may be open. Where
+// waiting and opening are one, it is opened for both.
+const (
+	awaited = 4096
+	opened  = 64
+)
+
+// Waiter is what Blobs may be besides: it tells when a blob is there without opening it.
+type Waiter interface {
+	Wait(ctx context.Context, d digest.Digest) error
+}
 
 // scatter is Write into a file, where members need not come one after the other:
 // each blob goes to its place as soon as it can be opened. So an archive whose blobs
@@ -23,7 +33,11 @@ func scatter(ctx context.Context, out *os.File, members []Member, blobs Blobs, p
 	}
 	s := &scattered{out: out, blobs: blobs, progress: progress, mover: mover{w: out}}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(awaited)
+	group.SetLimit(opened)
+	if _, ok := blobs.(Waiter); ok {
+		group.SetLimit(awaited)
+		s.open = make(chan struct{}, opened)
+	}
 	var at int64
 	var err error
 	for _, m := range members {
@@ -82,6 +96,8 @@ type scattered struct {
 	// One blob is copied at a time: a file system lets one write to a file anyway.
 	mu    sync.Mutex
 	mover mover
+
+	open chan struct{} // one for each blob that is open; nil where the group's limit is that of these
 }
 
 func (s *scattered) tell(n int64) {
@@ -92,6 +108,13 @@ func (s *scattered) tell(n int64) {
 
 // blob copies a blob to its place, once it is there.
 func (s *scattered) blob(ctx context.Context, m Member, at int64) error {
+	if w, ok := s.blobs.(Waiter); ok {
+		if err := w.Wait(ctx, m.Blob); err != nil {
+			return err
+		}
+		s.open <- struct{}{} // those that are open are being copied
+		defer func() { <-s.open }()
+	}
 	f, err := openBlob(ctx, s.blobs, m)
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from compos
 		return err
 	}
 	if prefer != nil {
-		prefer(wanted(results))
+		prefer(wanted(results, a.flags.streaming()))
 	}
 	images, err := compose.Images(ctx, lease, from, compose.Options{
 		Layers: layers, Legacy: a.flags.format == "legacy",
@@ -165,9 +165,9 @@ func hasZstd(r engine.Result) bool {
 	return false
 }
 
-// wanted are the blobs that composing begins with: configs, and then layers in
-// order.
-func wanted(results []engine.Result) []digest.Digest {
+// wanted are the blobs that composing begins with: configs and, for who reads the archive while
+// it is written, layers in order. A file takes them in any order: largest first, then.
+func wanted(results []engine.Result, inOrder bool) []digest.Digest {
 	var out []digest.Digest
 	for _, r := range results {
 		for _, d := range r.Image.Configs() {
@@ -175,6 +175,9 @@ func wanted(results []engine.Result) []digest.Digest {
 		}
 	}
 	for _, r := range results {
+		if !inOrder {
+			break
+		}
 		for _, d := range r.Image.Blobs() {
 			out = append(out, d.Digest)
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"drayage/blobstore/durable"
 	"drayage/engine"
 	"drayage/engine/reference"
 
@@ -113,14 +114,26 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 		lines = append(lines, r.Ref.At(r.Image.Target().Digest).String()+"\n")
 	}
 	slices.Sort(lines)
-	beside := o.lock + ".tmp"
-	err := os.WriteFile(beside, []byte(lockHead+o.with()+strings.Join(slices.Compact(lines), "")), 0o644)
-	if err == nil {
-		err = os.Rename(beside, o.lock)
-	}
-	if err != nil {
-		os.Remove(beside)
+	if err := replace(o.lock, lockHead+o.with()+strings.Join(slices.Compact(lines), "")); err != nil {
 		return fmt.Errorf("writing the lock: %w", err)
 	}
 	return nil
+}
+
+// replace replaces a small file of text: after a crash it is the old one or the new one.
+func replace(path, text string) error {
+	folder := filepath.Dir(path)
+	beside, err := os.CreateTemp(folder, "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	const mode = 0o644
+	_, err = beside.WriteString(text)
+	if err = errors.Join(err, beside.Chmod(mode), beside.Sync(), beside.Close()); err == nil {
+		err = os.Rename(beside.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(beside.Name()))
+	}
+	return durable.SyncFolder(folder)
 }

@@ -399,7 +399,7 @@ func (o *pullOptions) writeFailed(failed failures, results []engine.Result) erro
 			fmt.Fprintf(&b, "%s # %v\n", r.Ref, r.Err)
 		}
 	}
-	if err := os.WriteFile(o.failed, []byte(b.String()), 0o644); err != nil {
+	if err := replace(o.failed, b.String()); err != nil {
 		return fmt.Errorf("writing the list of failures: %w", err)
 	}
 	return nil

@@ -252,16 +252,20 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, ups
 		return nil, nil, err
 	}
 	policy := retry.Policy{Patience: o.patience}
-	client, err := o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost = o.perHost })
+	// Together they have no more connections to a host than --per-host says.
+	forManifests := max(1, o.perHost/4)
+	client, err := o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost = max(1, o.perHost-forManifests) })
 	if err != nil {
 		return nil, nil, err
 	}
-	manifests, err := o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost = o.perHost })
-	if err != nil {
-		return nil, nil, err
+	manifests := client // which wait for blobs when there is but one connection
+	if o.perHost > 1 {
+		if manifests, err = o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost = forManifests }); err != nil {
+			return nil, nil, err
+		}
 	}
 	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
-		Store: store, Registry: client, Observer: observer, Retry: policy, Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Hush: o.stall / 5,
+		Store: store, Registry: client, Observer: observer, Retry: policy, Limits: schedule.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"unicode"
 
@@ -168,6 +167,10 @@ func (s shape) mediaType(isIndex, isManifest bool) string {
 	return ""
 }
 
+// maxTotal is the largest size, in bytes, of all that one manifest lists: 64 TiB. So the sums of
+// many images don't overflow.
+const maxTotal = 64 << 40
+
 // checkAll refuses descriptors that could not be fetched or kept safely.
 func checkAll(what string, descs []ocispec.Descriptor) error {
 	var total int64
@@ -175,7 +178,7 @@ func checkAll(what string, descs []ocispec.Descriptor) error {
 		if err := d.Digest.Validate(); err != nil {
 			return fmt.Errorf("%w: %s %d has digest %q", ErrInvalid, what, i, Printable(d.Digest.String()))
 		}
-		if d.Size < 0 || d.Size > math.MaxInt64-total {
+		if d.Size < 0 || d.Size > maxTotal-total {
 			return fmt.Errorf("%w: %s %d has size %d", ErrInvalid, what, i, d.Size)
 		}
 		total += d.Size

@@ -471,6 +471,13 @@ var signature = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.|$)`)
 // compareTags orders tags as versions: numbers by their value, and what has a suffix
 // such as -rc1 before what hasn't. What is no version is before all that are.
 func compareTags(a, b string) int {
+	if c := compareVersions(a, b); c != 0 {
+		return c
+	}
+	return strings.Compare(a, b) // 1.01 and 1.1 are the same version, and two tags
+}
+
+func compareVersions(a, b string) int {
 	a, b = strings.TrimPrefix(a, "v"), strings.TrimPrefix(b, "v")
 	if x, y := isVersion(a), isVersion(b); x != y {
 		if x {
@@ -481,8 +488,8 @@ func compareTags(a, b string) int {
 	for a != "" && b != "" {
 		x, restA := cutRun(a)
 		y, restB := cutRun(b)
-		if x != y {
-			return compareRuns(x, y)
+		if c := compareRuns(x, y); c != 0 {
+			return c
 		}
 		a, b = restA, restB
 	}
