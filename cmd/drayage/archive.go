@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"syscall"
 
 	"drayage/blobstore"
@@ -268,6 +269,30 @@ func (o *outputFlags) accept(img *plan.Image) error {
 		return fmt.Errorf("%w, its config is %q: the %s format can't hold it", tarwriter.ErrNotImage, img.Main().Config.MediaType, o.format)
 	}
 	return nil
+}
+
+// maxDockerLayers is how many layers Docker takes; with more it says "max depth exceeded".
+const maxDockerLayers = 127
+
+// acceptor is accept, with warnings of what loaders may not take.
+func (o *outputFlags) acceptor(observer event.Observer) func(*plan.Image) error {
+	var mu sync.Mutex
+	zstd := false
+	return func(img *plan.Image) error {
+		if err := o.accept(img); err != nil || !o.any() {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if !zstd && o.layers == "keep" && !o.load && hasZstd(engine.Result{Image: img}) {
+			zstd = true
+			observer.Observe(event.Warned{Message: fmt.Sprintf("%s has layers compressed with zstd, which Docker loads from version 23 on; --layers tar is for older ones", img.Ref)})
+		}
+		if n := len(img.Main().Layers); n > maxDockerLayers && img.Main().Runnable() {
+			observer.Observe(event.Warned{Message: fmt.Sprintf("%s has %d layers, and Docker takes at most %d", img.Ref, n, maxDockerLayers)})
+		}
+		return nil
+	}
 }
 
 // archiveRef is the reference that an archive has for ref.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/event"
+	"drayage/engine/printable"
 
 	"golang.org/x/term"
 )
@@ -34,7 +37,7 @@ func (d *displayFlags) calm() {
 // display shows a run on standard error: progress, warnings, traces, errors.
 type display struct {
 	printer progress.Printer
-	err     *os.File
+	err     *progress.Patient
 	json    bool
 	debug   int
 	color   bool
@@ -58,17 +61,19 @@ func (d *displayFlags) display(s streams) (*display, error) {
 	if d.quiet && mode != "json" {
 		mode = "none"
 	}
-	out := &display{err: s.err, debug: d.debug, json: mode == "json"}
+	// Whoever reads standard error may be slow, or not read at all: nothing waits for that.
+	w := progress.NewPatient(s.err)
+	out := &display{err: w, debug: d.debug, json: mode == "json"}
 	out.color = d.color || !d.noColor && capable && os.Getenv("NO_COLOR") == ""
 	switch mode {
 	case "bar":
-		out.printer = progress.NewBars(s.err, func() (int, int) { return terminalSize(s.err) })
+		out.printer = progress.NewBars(w, func() (int, int) { return terminalSize(s.err) })
 	case "plain":
-		out.printer = progress.NewPlain(s.err, 10*time.Second)
+		out.printer = progress.NewPlain(w, 10*time.Second)
 	case "json":
-		out.printer = progress.NewJSON(s.err)
+		out.printer = progress.NewJSON(w)
 	default:
-		out.printer = progress.None{W: s.err}
+		out.printer = progress.None{W: w}
 	}
 	return out, nil
 }
@@ -146,13 +151,65 @@ func (d *display) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
+// say writes a line for people, or an event of it. from is the program whose words they are; ""
+// is this one.
+func (d *display) say(from, line string) {
+	if d.json {
+		d.printer.Observe(event.Message{From: from, Message: line})
+		return
+	}
+	d.printer.Log(line)
+}
+
+// words is where another program writes what it has to say to people.
+func (d *display) words(from string) io.Writer {
+	if !d.json {
+		return d.err
+	}
+	return &lines{d: d, from: from}
+}
+
+// lines makes events of a program's lines.
+type lines struct {
+	d    *display
+	from string
+	rest []byte
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(p []byte) (int, error) {
+	const longest = 64 << 10 // bytes of a line
+	l.rest = append(l.rest, p...)
+	for {
+		i := bytes.IndexByte(l.rest, '\n')
+		if i < 0 && len(l.rest) < longest {
+			return len(p), nil
+		}
+		if i < 0 {
+			i = len(l.rest) - 1
+		}
+		if line := printable.Line(string(l.rest[:i+1])); line != "" {
+			l.d.say(l.from, line)
+		}
+		l.rest = l.rest[i+1:]
+	}
+}
+
 // Close takes the progress off the screen. It may be called again.
-func (d *display) Close() { d.printer.Close() }
+func (d *display) Close() {
+	d.printer.Close()
+	d.err.Flush()
+}
 
 // fail reports errors, a line each, and returns them for the exit status.
 func (d *display) fail(errs failures) error {
 	if len(errs) == 0 {
 		return nil
+	}
+	defer d.err.Flush()
+	if d.json {
+		d.printer.Observe(errorEvent(errs))
+		return reported{errs}
 	}
 	var lines strings.Builder
 	for _, err := range errs {

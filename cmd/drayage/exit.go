@@ -38,6 +38,20 @@ const (
 	exitSignal   = 128 // plus the signal's number
 )
 
+// statusNames are the statuses in a word each, for programs.
+var statusNames = map[int]string{
+	exitFailed: "failed", exitUsage: "usage", exitDenied: "denied", exitNotFound: "not-found", exitNetwork: "network",
+	exitContent: "content", exitLocal: "local", exitQuota: "quota", exitWorse: "worse",
+}
+
+// statusName is a status in a word.
+func statusName(status int) string {
+	if status > exitSignal {
+		return "interrupted"
+	}
+	return statusNames[status]
+}
+
 // usageError is a command line that is wrong.
 type usageError struct{ err error }
 

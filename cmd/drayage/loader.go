@@ -27,11 +27,11 @@ var loaders = map[string][]string{
 type loader struct {
 	program  string
 	path     string
-	messages io.Writer
+	messages func(from string) io.Writer
 }
 
 // newLoader finds the program; "" is docker.
-func newLoader(program string, messages io.Writer) (loader, error) {
+func newLoader(program string, messages func(from string) io.Writer) (loader, error) {
 	if program == "" {
 		program = "docker"
 	}
@@ -73,7 +73,8 @@ func (l loader) Write(ctx context.Context, members []tarwriter.Member, blobs tar
 		return tarwriter.Report{}, fmt.Errorf("%s: %w", l.name(), err)
 	}
 	cmd := exec.CommandContext(ctx, l.path, loaders[l.program]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, l.messages, l.messages
+	words := l.messages(l.program)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, words, words
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 500 * time.Millisecond
 	if err := errors.Join(cmd.Start(), r.Close()); err != nil {

@@ -96,6 +96,10 @@ func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) 
 			return nil, usageError{fmt.Errorf("%s has another digest in the lock %s: %s", ref, o.lock, d)}
 		default:
 			out[i] = ref.At(d)
+			if o.named == nil {
+				o.named = make(map[reference.Image]reference.Image)
+			}
+			o.named[out[i]] = ref
 		}
 	}
 	return out, nil

@@ -61,6 +61,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 	if err != nil {
 		return err
 	}
+	defer display.Close()
 	if o.password != "" {
 		display.Observe(event.Warned{Message: "a password on the command line can be seen by others; --password-stdin is safer"})
 	}

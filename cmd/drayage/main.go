@@ -34,33 +34,42 @@ func (e signalError) Error() string {
 	return fmt.Sprintf("interrupted by %s; what arrived is kept", signalNames[e.sig])
 }
 
-var signalNames = map[syscall.Signal]string{syscall.SIGINT: "SIGINT", syscall.SIGTERM: "SIGTERM"}
+var signalNames = map[syscall.Signal]string{syscall.SIGINT: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP"}
 
-// interruptible is a context that ends with the first SIGINT or SIGTERM. With
+// interruptible is a context that ends with the first SIGINT, SIGTERM or SIGHUP, which a terminal
+// that is closed sends, unless that is ignored, as under nohup. With
 // the second, or when a system call such as a long sync keeps the run from
 // ending within a second, the process exits at once: what is on disk is whole
 // at any moment.
 func interruptible(parent context.Context) (ctx context.Context, stop func()) {
-	grace := new(atomic.Int64)
-	grace.Store(int64(900 * time.Millisecond))
-	ctx, cancel := context.WithCancelCause(context.WithValue(parent, graceKey{}, grace))
+	ending := new(ending)
+	ending.grace.Store(int64(900 * time.Millisecond))
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, endingKey{}, ending))
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	over := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		var why signalError
-		select {
-		case s := <-signals:
-			why = signalError{s.(syscall.Signal)}
-			cancel(why)
-		case <-over:
-			return
+		for why.sig == 0 {
+			select {
+			case s := <-signals:
+				if s == syscall.SIGHUP && ending.hangups.Load() {
+					continue
+				}
+				why = signalError{s.(syscall.Signal)}
+				cancel(why)
+			case <-over:
+				return
+			}
 		}
 		select {
 		case <-signals:
-		case <-time.After(time.Duration(grace.Load())):
+		case <-time.After(time.Duration(ending.grace.Load())):
 		case <-over:
 			return
 		}
@@ -75,11 +84,24 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 	}
 }
 
-type graceKey struct{}
+// ending is how a run ends at a signal.
+type ending struct {
+	grace   atomic.Int64 // how long it may take, in nanoseconds
+	hangups atomic.Bool  // SIGHUP doesn't end it
+}
+
+type endingKey struct{}
 
 // allowDraining gives a run longer to end after a signal: it has others to let end.
 func allowDraining(ctx context.Context, d time.Duration) {
-	if grace, ok := ctx.Value(graceKey{}).(*atomic.Int64); ok {
-		grace.Store(int64(d))
+	if e, ok := ctx.Value(endingKey{}).(*ending); ok {
+		e.grace.Store(int64(d))
+	}
+}
+
+// keepHangups leaves SIGHUP to a run, for which it means something else than to end.
+func keepHangups(ctx context.Context) {
+	if e, ok := ctx.Value(endingKey{}).(*ending); ok {
+		e.hangups.Store(true)
 	}
 }

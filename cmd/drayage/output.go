@@ -112,7 +112,7 @@ type outputs []namedOutput
 
 // open begins every output, so that one that can't work is known before
 // anything is fetched. Those that somebody waits for come first.
-func (o *outputFlags) open(ctx context.Context, s streams) (outs outputs, err error) {
+func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs outputs, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, outs.Close())
@@ -130,7 +130,7 @@ func (o *outputFlags) open(ctx context.Context, s streams) (outs outputs, err er
 		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.out, Compress: c}})
 	}
 	if o.load {
-		l, err := newLoader(o.loadWith, s.err)
+		l, err := newLoader(o.loadWith, d.words)
 		if err != nil {
 			return outs, err
 		}

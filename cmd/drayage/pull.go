@@ -16,12 +16,14 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/progress"
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/history"
 	"drayage/engine/image"
 	"drayage/engine/plan"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
@@ -57,6 +59,8 @@ type pullOptions struct {
 	report    string
 	record    *history.Recorder // for the report, or nil
 	dryRun    bool
+
+	named map[reference.Image]reference.Image // what was asked for, by what a lock made of it
 }
 
 func pullCommand(s streams) *cobra.Command {
@@ -151,7 +155,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		HashAll: o.verify, Accept: o.accept, Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
+		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
 	if err != nil {
@@ -195,6 +199,11 @@ func (o *pullOptions) images(s streams, args []string) (refs []reference.Image, 
 			return nil, nil, err
 		}
 		words = append(words, listed...)
+	}
+	if len(words) == 0 && o.lock != "" && !o.relock { // those that it has
+		if words, err = readList(o.lock, s.in); err != nil {
+			return nil, nil, err
+		}
 	}
 	if len(words) == 0 {
 		return nil, nil, usageError{errors.New("no images named: give some, or a list with -f")}
@@ -331,7 +340,7 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 // pull fetches the images and writes the outputs: while blobs come, or with
 // --keep-going, when it is known which images are complete.
 func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, display *display, refs []reference.Image, bad []error) (err error) {
-	outs, err := o.open(ctx, s)
+	outs, err := o.open(ctx, s, display)
 	if err != nil {
 		return err
 	}
@@ -363,16 +372,112 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 	if err == nil && len(failed) == 0 {
 		err = o.writeLock(done)
 	}
-	display.Close() // the bars are gone before the last lines come
+	display.printer.Hide() // the bars are gone before the last lines come
+	display.err.Flush()
 	if err == nil && !o.stdout && len(done) > 0 {
-		err = printResults(s.out, done)
+		err = printResults(s.out, o.unpinned(done))
 	}
+	display.Close()
+	if _, silent := display.printer.(progress.None); err == nil && len(done) > 0 && !o.any() && !silent {
+		display.say("", fmt.Sprintf("the images are in the store %s; drayage store export -o FILE writes them into an archive", opts.Store.Dir()))
+	}
+	failed = o.suggest(ctx, opts.Registry, failed)
 	for _, err := range []error{err, o.writeReport()} {
 		if err != nil {
 			failed = append(failed, err)
 		}
 	}
 	return display.fail(failed)
+}
+
+// unpinned are results under the names that were asked for, also where a lock has given them
+// digests.
+func (o *pullOptions) unpinned(results []engine.Result) []engine.Result {
+	out := slices.Clone(results)
+	for i := range out {
+		if ref, ok := o.named[out[i].Ref]; ok {
+			out[i].Ref = ref
+		}
+	}
+	return out
+}
+
+// suggest adds to errors about tags that aren't there which similar ones there are. The registry
+// is asked for a few of them.
+func (o *pullOptions) suggest(ctx context.Context, c *registry.Client, failed failures) failures {
+	const most, patience = 3, 5 * time.Second
+	asked := 0
+	out := slices.Clone(failed)
+	for i, err := range out {
+		var img *engine.ImageError
+		if ctx.Err() != nil || asked == most || !errors.As(err, &img) || !errors.Is(err, registry.ErrNotFound) || img.Ref.Tag() == "" || img.Ref.Digest() != "" {
+			continue
+		}
+		asked++
+		inner, cancel := context.WithTimeout(ctx, patience)
+		tags, errTags := c.Tags(inner, img.Ref)
+		cancel()
+		if errTags != nil {
+			continue
+		}
+		if near := nearest(img.Ref.Tag(), tags); len(near) > 0 {
+			out[i] = fmt.Errorf("%w; similar tags: %s", err, strings.Join(near, ", "))
+		}
+	}
+	return out
+}
+
+// nearest are the tags that are closest to one, at most three of them.
+func nearest(tag string, tags []string) []string {
+	const most = 3
+	type candidate struct {
+		tag  string
+		away int
+	}
+	var all []candidate
+	for _, t := range tags {
+		if printable.Line(t) != t {
+			continue
+		}
+		away := distance(tag, t)
+		if strings.HasPrefix(t, tag) || strings.HasPrefix(tag, t) {
+			away = min(away, 1)
+		}
+		if away <= max(1, len(tag)/2) {
+			all = append(all, candidate{t, away})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int { return a.away - b.away })
+	var out []string
+	for _, c := range all[:min(len(all), most)] {
+		out = append(out, c.tag)
+	}
+	return out
+}
+
+// distance is how many characters it takes to make one text of another (Levenshtein's).
+func distance(a, b string) int {
+	const longest = 128 // of a tag
+	if len(a) > longest || len(b) > longest {
+		return longest
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diagonal = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // writeFailed writes the list of what failed and of what was stopped, also when

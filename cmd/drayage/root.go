@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/progress"
+	"drayage/engine/event"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -65,15 +67,21 @@ that docker load, podman load and ctr images import take.`,
 	if err == nil {
 		return nil
 	}
+	inJSON := slices.Contains(joinProgress(args), "--progress=json")
 	if !as[reported](err) {
 		// What cobra finds wrong by itself has no type of its own.
 		text := err.Error()
 		if slices.ContainsFunc([]string{"unknown command", "unknown flag", "accepts ", "requires "}, func(p string) bool { return strings.HasPrefix(text, p) }) {
 			err = usageError{errors.New(strings.Join(strings.Fields(text), " "))}
 		}
+		if inJSON {
+			j := progress.NewJSON(s.err)
+			j.Observe(errorEvent(err))
+			return err
+		}
 		report(s.err, err, false)
 	}
-	if statusOf(err) == exitUsage {
+	if statusOf(err) == exitUsage && !inJSON {
 		fmt.Fprintf(s.err, "Try '%s --help'.\n", cmd.CommandPath())
 	}
 	return err
@@ -90,12 +98,24 @@ func noEmptyValues(f *pflag.FlagSet) (err error) {
 	return err
 }
 
-// report writes one line for an error.
-func report(w io.Writer, err error, color bool) {
+// errorLine is an error in one line, with what the user can do about it.
+func errorLine(err error) string {
 	line := strings.ReplaceAll(err.Error(), "\n", "; ")
 	if h := hint(err); h != "" {
 		line += " (" + h + ")"
 	}
+	return line
+}
+
+// errorEvent is the event that a run ends with.
+func errorEvent(err error) event.Error {
+	status := statusOf(err)
+	return event.Error{Status: status, Name: statusName(status), Message: errorLine(err)}
+}
+
+// report writes one line for an error.
+func report(w io.Writer, err error, color bool) {
+	line := errorLine(err)
 	prefix := "drayage:"
 	if color {
 		prefix = "\x1b[31mdrayage:\x1b[0m"

@@ -346,7 +346,7 @@ func (o *serveOptions) run(ctx context.Context, s streams, store *blobstore.Stor
 			scheme = "https"
 		}
 		if !o.quiet {
-			fmt.Fprintf(s.err, "serving %s at %s://%s\n", store.Dir(), scheme, l.Addr())
+			d.say("", fmt.Sprintf("serving %s at %s://%s", store.Dir(), scheme, l.Addr()))
 		}
 		go func() {
 			l := web.Listener(l, o.connections, o.perClient)

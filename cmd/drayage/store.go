@@ -239,7 +239,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 			return usageError{errors.New("--since of store export takes an archive or a list of digests")}
 		}
 	}
-	if a.outs, err = o.open(ctx, s); err != nil {
+	if a.outs, err = o.open(ctx, s, display); err != nil {
 		return err
 	}
 	err = a.writeStored(ctx, results)

@@ -43,6 +43,7 @@ var goroutines = []string{
 	"cmd/drayage.startMetrics",
 	"cmd/drayage.tellReading",
 	"cmd/drayage/progress.NewBars",
+	"cmd/drayage/progress.Write", // a Patient's, which Flush waits for
 	"engine.Blob",
 	"engine.Manifest",
 	"engine.isDown",

@@ -150,13 +150,13 @@ func runWarm(ctx context.Context, s streams, o warmOptions) error {
 	w := &warmWork{o: &o, s: s, store: store, display: display, credentials: credentials}
 	host, _ := os.Hostname() // without a name, jitter is that of all such
 	if o.once {
-		return o.round(ctx, s, warm.New(config, w, host, warm.Rate(o.limit)))
+		return o.round(ctx, display, warm.New(config, w, host, warm.Rate(o.limit)))
 	}
 	return o.keep(ctx, s, config, dir, w, host)
 }
 
 // round has one round.
-func (o *warmOptions) round(ctx context.Context, s streams, r *warm.Runner) error {
+func (o *warmOptions) round(ctx context.Context, d *display, r *warm.Runner) error {
 	ready, err := r.Once(ctx, o.groups)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -168,7 +168,7 @@ func (o *warmOptions) round(ctx context.Context, s streams, r *warm.Runner) erro
 		return notReadyError{}
 	}
 	if !o.quiet {
-		fmt.Fprintln(s.err, "all images are complete and fresh")
+		d.say("", "all images are complete and fresh")
 	}
 	return nil
 }
@@ -184,6 +184,7 @@ func (notReadyError) Error() string {
 // when told to is what it is for.
 func (o *warmOptions) keep(ctx context.Context, s streams, config *warm.Config, dir string, w *warmWork, host string) error {
 	reload := make(chan os.Signal, 1)
+	keepHangups(ctx)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	const drain = 30 * time.Second
@@ -198,7 +199,7 @@ func (o *warmOptions) keep(ctx context.Context, s streams, config *warm.Config, 
 		ended := make(chan struct{})
 		go func() { defer close(ended); _ = warm.New(config, w, host, warm.Rate(o.limit)).Run(inner) }() // ends with inner alone
 		var next *warm.Config
-		next, stamp = o.changed(inner, s, reload, dir, stamp)
+		next, stamp = o.changed(inner, s, w.display, reload, dir, stamp)
 		cancel()
 		<-ended
 		if next == nil {
@@ -206,7 +207,7 @@ func (o *warmOptions) keep(ctx context.Context, s streams, config *warm.Config, 
 			return nil
 		}
 		config = next
-		fmt.Fprintf(s.err, "drayage: %s is read again\n", o.config)
+		w.display.say("", fmt.Sprintf("drayage: %s is read again", o.config))
 	}
 }
 
@@ -221,7 +222,7 @@ func fileStamp(path string) string {
 
 // changed waits until the file has changed and can be read, and returns what it says; nil
 // when ctx is done. What can't be read is told, and left.
-func (o *warmOptions) changed(ctx context.Context, s streams, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
+func (o *warmOptions) changed(ctx context.Context, s streams, d *display, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
 	const often = 5 * time.Second
 	tick := time.NewTicker(often)
 	defer tick.Stop()
@@ -243,7 +244,7 @@ func (o *warmOptions) changed(ctx context.Context, s streams, reload <-chan os.S
 		if err == nil {
 			return c, stamp
 		}
-		fmt.Fprintf(s.err, "drayage: what is read again can't be used, and what was read before counts on: %v\n", err)
+		d.say("", fmt.Sprintf("drayage: what is read again can't be used, and what was read before counts on: %v", err))
 	}
 }
 
@@ -506,7 +507,7 @@ func (w *warmWork) Log(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.o.quiet {
-		w.display.printer.Log(fmt.Sprintf("%s %s", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...)))
+		w.display.say("", fmt.Sprintf("%s %s", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...)))
 	}
 }
 

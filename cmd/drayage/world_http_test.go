@@ -307,7 +307,7 @@ func TestWorldHTTP(t *testing.T) {
 			}))
 			o := w.pull("-j", "1", w.image)
 			w.want(o, 0, "the clock of "+w.reg.Host())
-			if n := strings.Count(o.err, "clock"); n != 1 {
+			if n := strings.Count(o.err, "warning: the clock"); n != 1 {
 				t.Errorf("%d warnings", n)
 			}
 			if n := w.reg.Count("/blobs/"); n != 3 {

@@ -149,6 +149,20 @@ type Converted struct {
 	Why   string        `json:"why"`
 }
 
+// Message is a line for people that tells of nothing that went wrong: of drayage's own, or of a
+// program that it has run.
+type Message struct {
+	From    string `json:"from,omitempty"` // the program; "" is drayage
+	Message string `json:"message"`
+}
+
+// Error says that the run has failed. It is the last event.
+type Error struct {
+	Status  int    `json:"status"` // the exit status
+	Name    string `json:"kind"`   // what the status means, in a word
+	Message string `json:"message"`
+}
+
 // Warned carries a line for the user: something is odd, and the run goes on.
 type Warned struct {
 	Message string `json:"message"`
@@ -216,6 +230,12 @@ func (Written) Kind() string { return "written" }
 
 // Kind implements Event.
 func (Converted) Kind() string { return "converted" }
+
+// Kind implements Event.
+func (Message) Kind() string { return "message" }
+
+// Kind implements Event.
+func (Error) Kind() string { return "error" }
 
 // Kind implements Event.
 func (Warned) Kind() string { return "warning" }

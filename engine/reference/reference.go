@@ -36,6 +36,9 @@ type Image struct {
 // Parse reads an image's name as docker and its relatives do. With neither tag
 // nor digest the tag is latest. The error wraps ErrInvalid and is one line.
 func Parse(s string) (Image, error) {
+	if scheme, _, ok := strings.Cut(s, "://"); ok {
+		return Image{}, fmt.Errorf("%q: %w: leave out %s://, names have no scheme", s, ErrInvalid, scheme)
+	}
 	named, err := dref.ParseNormalizedNamed(normalHub(s))
 	if err != nil {
 		return Image{}, fmt.Errorf("%q: %w: %s", s, ErrInvalid, reason(err))

@@ -29,8 +29,11 @@ type Bars struct {
 	whole  *pb.ProgressBar
 	disk   *pb.ProgressBar // of the archive that is being written
 	blobs  map[digest.Digest]*pb.ProgressBar
-	shown  []int // widths of the lines on the screen
+	shown  []int  // widths of the lines on the screen
+	note   string // what is waited for
+	until  time.Time
 	closed bool
+	summed bool
 }
 
 const (
@@ -40,6 +43,8 @@ const (
 	// Columns have a fixed width, so that bars end below each other and don't
 	// jump while numbers grow.
 	wholeTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" (rtime . "%s left" "" "")}}`
+	earlyTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" ""}}` // while it isn't known how much there is
+	diskTemplate  pb.ProgressBarTemplate = earlyTemplate                                                                                                                         // it ends when what it waits for ends
 	blobTemplate  pb.ProgressBarTemplate = `  {{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" ""}}`
 )
 
@@ -90,8 +95,12 @@ func (b *Bars) Observe(e event.Event) {
 		delete(b.blobs, e.Digest)
 	case event.Failed:
 		delete(b.blobs, e.Digest)
+	case event.Retrying:
+		if e.Delay >= time.Second {
+			b.note, b.until = fmt.Sprintf("trying again in %s: %s: %s", round(e.Delay), e.What, e.Why), time.Now().Add(e.Delay)
+		}
 	case event.Composing:
-		b.disk = newBar(wholeTemplate, e.Size)
+		b.disk = newBar(diskTemplate, e.Size)
 	case event.Written:
 		b.disk = nil
 	}
@@ -114,6 +123,17 @@ func (b *Bars) Log(line string) {
 // Close implements Printer: it takes the bars off the screen and leaves one
 // line that sums up.
 func (b *Bars) Close() {
+	b.Hide()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.summed && b.tally.images > 0 {
+		fmt.Fprintln(b.w, b.tally.summary())
+	}
+	b.summed = true
+}
+
+// Hide implements Printer: it takes the bars off the screen for good.
+func (b *Bars) Hide() {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
@@ -129,9 +149,6 @@ func (b *Bars) Close() {
 	var out bytes.Buffer
 	width, _ := b.size()
 	b.erase(&out, width)
-	if b.tally.images > 0 {
-		out.WriteString(b.tally.summary() + "\n")
-	}
 	fmt.Fprint(b.w, out.String())
 }
 
@@ -189,8 +206,16 @@ func (b *Bars) lines(width, height int) []string {
 	if t.lost > 0 {
 		head += fmt.Sprintf(", %d failed", t.lost)
 	}
+	if t.resolved+t.lost < t.images {
+		b.whole.SetTemplate(earlyTemplate)
+	} else {
+		b.whole.SetTemplate(wholeTemplate)
+	}
 	b.whole.Set("head", head).Set("bytes", amount(t.got, t.want)).SetTotal(t.want).SetCurrent(t.got)
 	lines := append([]string{render(b.whole, width)}, disk...)
+	if time.Now().Before(b.until) {
+		lines = append(lines, cut("  "+b.note, width))
+	}
 	room := min(mostLines, height-2-len(lines))
 	hidden := 0
 	for _, f := range t.order {

@@ -81,6 +81,9 @@ func (p *Plain) Log(line string) {
 	fmt.Fprintln(p.w, line)
 }
 
+// Hide implements Printer.
+func (*Plain) Hide() {}
+
 // Close implements Printer.
 func (p *Plain) Close() {
 	p.mu.Lock()

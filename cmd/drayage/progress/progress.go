@@ -21,6 +21,7 @@ import (
 type Printer interface {
 	event.Observer
 	Log(line string)
+	Hide() // takes off the screen what would be painted over; results follow, and then Close
 	Close()
 }
 
@@ -53,8 +54,8 @@ func newTally() *tally {
 
 func (t *tally) add(e event.Event) {
 	switch e := e.(type) {
-	case event.Started:
-		t.images = e.Images
+	case event.Started: // of several that one display shows
+		t.images += e.Images
 	case event.Resolved:
 		t.resolved++
 	case event.Queued:
@@ -170,6 +171,9 @@ func (None) Observe(event.Event) {}
 // Log implements Printer.
 func (n None) Log(line string) { fmt.Fprintln(n.W, line) }
 
+// Hide implements Printer.
+func (None) Hide() {}
+
 // Close implements Printer.
 func (None) Close() {}
 
@@ -199,6 +203,9 @@ func (j *JSON) Observe(e event.Event) {
 
 // Log implements Printer: a line that is no event is a warning.
 func (j *JSON) Log(line string) { j.Observe(event.Warned{Message: line}) }
+
+// Hide implements Printer.
+func (*JSON) Hide() {}
 
 // Close implements Printer.
 func (*JSON) Close() {}
