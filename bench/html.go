@@ -89,7 +89,7 @@ func (p plot) Key() []keyEntry {
 
 // sweepPlot is throughput by connections.
 func (r *Report) sweepPlot() (plot, bool) {
-	p := plot{Title: "Throughput by connections", XTitle: "connections", YTitle: "MB/s", format: plain}
+	p := plot{Title: "Throughput by connections", XTitle: "connections", YTitle: "MiB/s", format: plain}
 	ns := r.connections()
 	for _, n := range ns {
 		label := strconv.Itoa(n)
@@ -102,8 +102,8 @@ func (r *Report) sweepPlot() (plot, bool) {
 		values := make([]float64, 0, len(ns))
 		for _, n := range ns {
 			v := charts.GetNullValue()
-			if x := r.find(t.Name, n); x != nil {
-				v = math.Round(x.Throughput.Estimate/1e4) / 100
+			if x := r.find(t.Name, n); x != nil && !x.Failing {
+				v = mebibytes(x.Throughput.Estimate)
 			}
 			values = append(values, v)
 		}
@@ -119,15 +119,32 @@ func (r *Report) sweepPlot() (plot, bool) {
 // number of connections where the knee is.
 func (r *Report) latencyPlot() (plot, bool) {
 	p := plot{Title: "Latency of whole reads", XTitle: "share of reads that took no longer", YTitle: "time, logarithmic", log: true,
-		labels: []string{"50 %", "90 %", "99 %", "99.9 %", "all"}, format: func(v float64) string { return shortTime(math.Pow(10, v)) }}
+		format: func(v float64) string { return shortTime(math.Pow(10, v)) }}
+	longest := 0
+	for _, t := range r.Targets {
+		if x := r.at(t); x != nil {
+			longest = max(longest, len(x.LatencyCurve))
+		}
+	}
+	for k := range longest { // as HdrHistogram's plots have it: each nine takes as much room
+		label := ""
+		if k%curvePerNine == 0 {
+			label = strconv.FormatFloat(100*curveShare(k), 'f', max(0, k/curvePerNine-2), 64) + " %"
+		}
+		p.labels = append(p.labels, label)
+	}
 	for i, t := range r.Targets {
 		x := r.at(t)
 		if x == nil || x.Latency.Count == 0 {
 			continue
 		}
 		var values []float64
-		for _, s := range []float64{x.Latency.P50, x.Latency.P90, x.Latency.P99, x.Latency.P999, x.Latency.Max} {
-			values = append(values, math.Log10(max(1e-6, s)))
+		for k := range longest {
+			v := charts.GetNullValue()
+			if k < len(x.LatencyCurve) {
+				v = math.Log10(max(1e-6, x.LatencyCurve[k]))
+			}
+			values = append(values, v)
 		}
 		p.lines = append(p.lines, line{name: fmt.Sprintf("%s, %d at once", t.Name, x.Connections), target: i, values: values})
 	}
@@ -150,7 +167,7 @@ func (r *Report) at(t ReportTarget) *Result {
 
 // timePlot is throughput second by second, each target's while it was its turn.
 func (r *Report) timePlot() (plot, bool) {
-	p := plot{Title: "Throughput over time", XTitle: "seconds", YTitle: "MB/s", format: plain}
+	p := plot{Title: "Throughput over time", XTitle: "seconds", YTitle: "MiB/s", format: plain}
 	if len(r.Series) == 0 {
 		return p, false
 	}
@@ -178,7 +195,7 @@ func (r *Report) timePlot() (plot, bool) {
 		for i := range values {
 			values[i] = charts.GetNullValue()
 			if counts[i] > 0 {
-				values[i] = math.Round(sums[i]/counts[i]/1e4) / 100
+				values[i] = mebibytes(sums[i] / counts[i])
 			}
 		}
 		p.lines = append(p.lines, line{name: t.Name, target: n, values: values})
@@ -285,6 +302,26 @@ func (p *plot) svg(theme string) (template.HTML, error) {
 	return template.HTML(text), nil // the library escapes what it draws, which a test holds it to
 }
 
+// mebibytes is a rate for a plot, in MiB a second, to two digits after the point.
+func mebibytes(rate float64) float64 { return math.Round(100*rate/(1<<20)) / 100 }
+
+// niceStep is a step between the ticks of an axis that people can count in: 1, 2 or 5 times a
+// power of ten.
+func niceStep(span float64) float64 {
+	const ticks = 6
+	rough := span / ticks
+	if rough <= 0 {
+		return 1
+	}
+	power := math.Pow(10, math.Floor(math.Log10(rough)))
+	for _, m := range []float64{1, 2, 5} {
+		if rough <= m*power {
+			return m * power
+		}
+	}
+	return 10 * power
+}
+
 func plain(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
 // bounds are what the axis of values spans: whole powers of ten, some way around 1, or
@@ -303,12 +340,18 @@ func (p *plot) bounds(axis *charts.YAxisOption) {
 		low, high = math.Floor(low), math.Ceil(high)
 		axis.LabelCount = int(high-low) + 1
 	case p.ratio:
-		const step = 10 // tenths
-		low, high = math.Floor(low*step-0.5)/step, math.Ceil(high*step+0.5)/step
-	default:
+		const least = 0.1 // around what there is
+		step := niceStep(high - low + 2*least)
+		low, high = math.Floor((low-least)/step)*step, math.Ceil((high+least)/step)*step
+		axis.LabelCount = int(math.Round((high-low)/step)) + 1
+	case high <= 0 || math.IsInf(high, 0):
 		zero := 0.0
 		axis.Min = &zero
 		return
+	default:
+		step := niceStep(high)
+		low, high = 0, math.Ceil(high/step)*step
+		axis.LabelCount = int(math.Round(high/step)) + 1
 	}
 	axis.Min, axis.Max = &low, &high
 }
@@ -327,9 +370,9 @@ func shortTime(s float64) string {
 func megabytes(v float64) string {
 	const small = 10e6 // below which a digit after the point is too few
 	if v < small {
-		return strconv.FormatFloat(v/1e6, 'g', 2, 64)
+		return strconv.FormatFloat(v/(1<<20), 'g', 2, 64)
 	}
-	return strconv.FormatFloat(v/1e6, 'f', 1, 64)
+	return strconv.FormatFloat(v/(1<<20), 'f', 1, 64)
 }
 
 var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
@@ -383,16 +426,16 @@ figure svg { display: block; min-width: 34rem; max-width: 100%; height: auto; } 
 <table>
 <thead><tr><th scope="col">image</th><th scope="col">against</th><th scope="col">connections</th><th scope="col">times the throughput</th><th scope="col">from</th><th scope="col">to</th><th scope="col">verdict</th></tr></thead>
 <tbody>
-{{range .Comparisons}}<tr><th scope="row">{{.Target}}</th><td>{{.To}}</td><td>{{.Connections}}</td>{{with .Throughput}}<td>{{printf "%.2f" .Ratio.Estimate}}</td><td>{{printf "%.2f" .Ratio.Low}}</td><td>{{printf "%.2f" .Ratio.High}}</td><td>{{if not .Real}}may be chance{{else if gt .Ratio.Estimate 1.0}}<strong>faster</strong>{{else}}<strong>slower</strong>{{end}}</td>{{end}}</tr>
+{{range $c := .Comparisons}}<tr><th scope="row">{{.Target}}</th><td>{{.To}}</td><td>{{.Connections}}</td>{{with .Throughput}}<td>{{printf "%.2f" .Ratio.Estimate}}</td><td>{{printf "%.2f" .Ratio.Low}}</td><td>{{printf "%.2f" .Ratio.High}}</td><td>{{if not .Real}}{{with $c.Why}}not compared: {{.}}{{else}}may be chance{{end}}{{else if gt .Ratio.Estimate 1.0}}<strong>faster</strong>{{else}}<strong>slower</strong>{{end}}</td>{{end}}</tr>
 {{end}}</tbody>
 </table>
 </div>
 {{end}}
 <h2>All settings</h2>
-<p class="soft" id="how">Throughput in MB/s with the interval that holds its mean 95 times in 100 (of fewer than 6 rounds, their range), and of one read, half of the time; times to the first byte and to the last.</p>
+<p class="soft" id="how">Throughput in MiB/s with the interval that holds its mean 95 times in 100 (of fewer than 6 rounds, their range), and of one read, half of the time; times to the first byte and to the last.</p>
 <div class="wide" tabindex="0" role="region" aria-label="All settings">
 <table aria-describedby="how">
-<thead><tr><th scope="col">image</th><th scope="col">connections</th><th scope="col">MB/s</th><th scope="col">from</th><th scope="col">to</th><th scope="col">of one read</th><th scope="col">first byte, half</th><th scope="col">first byte, 99 %</th><th scope="col">whole read, half</th><th scope="col">whole read, 99 %</th><th scope="col">whole read, 99.9 %</th><th scope="col">reads</th><th scope="col">errors</th></tr></thead>
+<thead><tr><th scope="col">image</th><th scope="col">connections</th><th scope="col">MiB/s</th><th scope="col">from</th><th scope="col">to</th><th scope="col">of one read</th><th scope="col">first byte, half</th><th scope="col">first byte, 99 %</th><th scope="col">whole read, half</th><th scope="col">whole read, 99 %</th><th scope="col">whole read, 99.9 %</th><th scope="col">reads</th><th scope="col">errors</th></tr></thead>
 <tbody>
 {{range .Results}}<tr><th scope="row">{{.Target}}</th><td>{{.Connections}}</td><td>{{mb .Throughput.Estimate}}</td><td>{{mb .Throughput.Low}}</td><td>{{mb .Throughput.High}}</td><td>{{mb .PerConnection.P50}}</td><td>{{time .FirstByte.P50}}</td><td>{{time .FirstByte.P99}}</td><td>{{time .Latency.P50}}</td><td>{{time .Latency.P99}}</td><td>{{time .Latency.P999}}</td><td>{{.Requests}}</td><td>{{.ErrorCount}}</td></tr>
 {{end}}</tbody>

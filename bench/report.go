@@ -62,8 +62,11 @@ type ReportTarget struct {
 type Result struct {
 	Target      string    `json:"target"`
 	Connections int       `json:"connections"`
-	Throughput  Interval  `json:"throughput"` // bytes a second, of a round
+	Throughput  Interval  `json:"throughput"` // bytes a second, of a round, of reads that succeeded
 	ByRound     []float64 `json:"byRound"`
+	ErrorShare  float64   `json:"errorShare"` // of the reads
+	// Failing says that most reads failed: then there are no figures.
+	Failing bool `json:"failing,omitempty"`
 	Summary
 }
 
@@ -73,6 +76,52 @@ type Comparison struct {
 	To          string     `json:"to"`
 	Connections int        `json:"connections"`
 	Throughput  Difference `json:"throughput"`
+	// Why says why they are not compared: reads of one of them failed.
+	Why string `json:"why,omitempty"`
+}
+
+const (
+	// mostlyErrors is the share of reads that fail from which on a setting has no figure.
+	mostlyErrors = 0.5
+	// someErrors is by how much the share of one target may exceed that of another that it is
+	// called faster than.
+	someErrors = 0.01
+)
+
+// judge works out the share of errors, and takes the figures from a setting that mostly fails.
+func (r *Result) judge() {
+	if r.Requests > 0 {
+		r.ErrorShare = float64(r.ErrorCount()) / float64(r.Requests)
+	}
+	r.Throughput.Low = max(0, r.Throughput.Low)
+	if r.ErrorShare <= mostlyErrors {
+		return
+	}
+	r.Failing = true
+	r.Throughput, r.ByRound, r.Summary.Throughput = Interval{}, nil, 0
+	r.LatencyCurve = nil
+	r.Latency, r.FirstByte, r.Body, r.PerConnection = Quantiles{}, Quantiles{}, Quantiles{}, RateQuantiles{}
+}
+
+// compare holds the results of two targets against each other. The one whose reads fail more
+// often is never called faster.
+func compare(b, a *Result, d Difference) Comparison {
+	c := Comparison{Target: b.Target, To: a.Target, Connections: b.Connections, Throughput: d}
+	for _, x := range []*Result{b, a} {
+		if x.Failing {
+			c.Throughput, c.Why = Difference{P: 1}, fmt.Sprintf("%.0f%% of the reads of %s failed", 100*x.ErrorShare, x.Target)
+			return c
+		}
+	}
+	faster, slower := b, a
+	if d.Ratio.Estimate < 1 {
+		faster, slower = a, b
+	}
+	if d.Real && faster.ErrorShare > slower.ErrorShare+someErrors {
+		c.Throughput.Real = false
+		c.Why = fmt.Sprintf("%.0f%% of the reads of %s failed", 100*faster.ErrorShare, faster.Target)
+	}
+	return c
 }
 
 // ExchangeTimes are the times of one kind of HTTP exchange with a host, until the answer's header.
@@ -106,8 +155,11 @@ func (m *measuring) report(targets []*Target) *Report {
 			}
 			res.Summary = merge(rs, nil)
 			res.Throughput = Mean(res.ByRound)
+			res.judge()
 			r.Results = append(r.Results, res)
-			ns, best = append(ns, n), append(best, res.Throughput.Estimate)
+			if !res.Failing {
+				ns, best = append(ns, n), append(best, res.Throughput.Estimate)
+			}
 			all = append(all, rs...)
 		}
 		warm := m.warm[i]
@@ -126,7 +178,10 @@ func (m *measuring) report(targets []*Target) *Report {
 	for i := 1; i < len(targets); i++ {
 		for _, n := range connections {
 			if a, b := m.pairs(setting{0, n}, setting{i, n}); len(a) > 0 {
-				r.Comparisons = append(r.Comparisons, Comparison{Target: targets[i].Name, To: targets[0].Name, Connections: n, Throughput: Compare(a, b)})
+				to, of := r.find(targets[0].Name, n), r.find(targets[i].Name, n)
+				if to != nil && of != nil {
+					r.Comparisons = append(r.Comparisons, compare(of, to, Compare(a, b)))
+				}
 			}
 		}
 	}
@@ -324,6 +379,40 @@ func (r *Report) Baseline(old *Report, tolerance float64) []Worse {
 	return out
 }
 
+// Shares reports whether the report and an earlier one have a setting in common.
+func (r *Report) Shares(old *Report) bool {
+	return slices.ContainsFunc(r.Results, func(x Result) bool {
+		was := old.find(x.Target, x.Connections)
+		if was == nil && len(old.Targets) == len(r.Targets) {
+			was = old.find(old.Targets[r.index(x.Target)].Name, x.Connections)
+		}
+		return was != nil
+	})
+}
+
+// Failed reports whether no setting has a figure, since reads failed, and how they did.
+func (r *Report) Failed() (map[string]int, bool) {
+	all := make(map[string]int)
+	for _, x := range r.Results {
+		if !x.Failing {
+			return nil, false
+		}
+		for k, n := range x.Errors {
+			all[k] += n
+		}
+	}
+	return all, len(all) > 0
+}
+
 func (r *Report) index(target string) int {
 	return max(0, slices.IndexFunc(r.Targets, func(t ReportTarget) bool { return t.Name == target }))
+}
+
+// Count is how many reads a report's results have.
+func Count(r *Report) int {
+	n := 0
+	for _, x := range r.Results {
+		n += x.Requests
+	}
+	return n
 }

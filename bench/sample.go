@@ -87,7 +87,7 @@ type Recorder struct {
 	mu       sync.Mutex
 	last     time.Time // when the latest request ended
 	cut      time.Time // when the load was cut off, zero while it wasn't
-	within   int64     // bytes that came before that
+	within   int64     // bytes that came before that, less those of reads that failed
 	latency  Times
 	first    Times // to the first byte
 	lateness Times // behind the schedule
@@ -186,6 +186,10 @@ func (r *Recorder) Add(s Sample) {
 	h.requests++
 	h.bytes += s.Bytes
 	if s.Err != "" {
+		// What a read that fails has brought is no throughput: a server that fails fast would
+		// look like a fast one.
+		r.within = max(0, r.within-s.Bytes)
+		sec.Bytes = max(0, sec.Bytes-s.Bytes)
 		sec.Errors++
 		h.errors++
 		r.errors[s.Err]++

@@ -23,6 +23,21 @@ func (t Times) quantiles() Quantiles {
 	return Quantiles{Count: t.Count(), Mean: t.Mean().Seconds(), P50: at(0.5), P90: at(0.9), P99: at(0.99), P999: at(0.999), Max: at(1)}
 }
 
+// curvePerNine is how many points of a curve there are from one nine to the next.
+const curvePerNine = 10
+
+// curveShare is the share of all that point k of a curve is about.
+func curveShare(k int) float64 { return 1 - math.Pow(10, -float64(k)/curvePerNine) }
+
+// curve are the times at shares that come ever closer to all.
+func (t Times) curve() []float64 {
+	var out []float64
+	for k := 0; math.Pow(10, float64(k)/curvePerNine) <= float64(t.Count()); k++ {
+		out = append(out, t.At(curveShare(k)).Seconds())
+	}
+	return out
+}
+
 // RateQuantiles are a distribution of bytes a second. The slow end is what matters.
 type RateQuantiles struct {
 	Count int64   `json:"count"`
@@ -59,8 +74,11 @@ type Summary struct {
 	Elapsed    float64        `json:"elapsed"`    // seconds
 	Throughput float64        `json:"throughput"` // bytes a second
 	Latency    Quantiles      `json:"latency"`    // from when a request was due to its last byte
-	FirstByte  Quantiles      `json:"firstByte"`  // from its beginning to its first byte
-	Body       Quantiles      `json:"body"`       // from there to its last
+	// LatencyCurve are the latencies that a share of 1 - 10^(-k/10) of all did not exceed, for k
+	// from 0 on, as far as there are reads enough to tell.
+	LatencyCurve []float64 `json:"latencyCurve,omitempty"`
+	FirstByte    Quantiles `json:"firstByte"` // from its beginning to its first byte
+	Body         Quantiles `json:"body"`      // from there to its last
 	// PerConnection is what one request brings, in bytes a second from its beginning.
 	PerConnection RateQuantiles `json:"perConnection"`
 	HTTP2         int           `json:"http2Connections,omitempty"` // new connections that speak it
@@ -87,6 +105,7 @@ func (r *Recorder) Summary() Summary {
 		Warm: r.warm.quantiles(), Fresh: r.fresh.quantiles(), Again: r.again.quantiles(), DNS: r.dns.quantiles(), Connect: r.connect.quantiles(),
 		TLS: r.tls.quantiles(), Body: r.body.quantiles(), PerConnection: r.rates.quantiles(), HTTP2: r.http2, Lateness: r.lateness.quantiles(), Seconds: slices.Clone(r.seconds),
 	}
+	s.LatencyCurve = r.latency.curve()
 	if len(r.errors) > 0 {
 		s.Errors = make(map[string]int, len(r.errors))
 		for k, n := range r.errors {
@@ -216,6 +235,16 @@ func Compare(a, b []float64) Difference {
 	d := Difference{Ratio: Interval{math.Exp(m.Estimate), math.Exp(m.Low), math.Exp(m.High)}, P: flips(logs)}
 	const level = 0.05
 	d.Real = d.P <= level
+	// The bounds and the verdict say the same: they have 1 among them unless the test tells the
+	// two apart.
+	switch {
+	case !d.Real:
+		d.Ratio.Low, d.Ratio.High = min(1, d.Ratio.Low), max(1, d.Ratio.High)
+	case d.Ratio.Estimate > 1:
+		d.Ratio.Low = max(1, d.Ratio.Low)
+	default:
+		d.Ratio.High = min(1, d.Ratio.High)
+	}
 	return d
 }
 

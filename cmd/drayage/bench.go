@@ -13,6 +13,7 @@ import (
 	"drayage/bench"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/event"
+	"drayage/engine/registry"
 
 	"github.com/spf13/cobra"
 )
@@ -156,6 +157,12 @@ func runBench(ctx context.Context, s streams, o benchOptions, args []string) (er
 	}
 	if len(report.Results) == 0 {
 		return errors.New("nothing was measured: --bytes or --duration is too little for one read of each")
+	}
+	if failed, all := report.Failed(); all {
+		return fmt.Errorf("nothing was measured: reads failed: %s: %w", errorsOf(bench.Summary{Errors: failed, Requests: bench.Count(report)}), registry.ErrUnavailable)
+	}
+	if old != nil && !report.Shares(old) {
+		return usageError{fmt.Errorf("--baseline %s: it has none of the settings that were measured now", o.baseline)}
 	}
 	if old != nil {
 		if worse := report.Baseline(old, tolerance); len(worse) > 0 {

@@ -141,7 +141,7 @@ func (o *benchOptions) course(ctx context.Context, args []string, observer event
 	for _, version := range versions {
 		const patience = 30 * time.Second
 		client, err := o.newClient(credentials, images.refs, retry.Policy{Patience: patience}, observer, d, func(r *registry.Options) {
-			r.PerHost, r.HTTP2 = perHost, version == "2"
+			r.PerHost, r.HTTP2, r.NeverWait = perHost, version == "2", true
 		})
 		if err != nil {
 			return nil, err

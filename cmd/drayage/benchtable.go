@@ -33,6 +33,10 @@ func benchTable(w io.Writer, r *bench.Report, markdown bool) error {
 	out.row("IMAGE", "CONNECTIONS", "THROUGHPUT", "95% INTERVAL", "EACH p50", "FIRST BYTE p50", "p99", "WHOLE READ p50", "p99", "p99.9", "READS", "ERRORS")
 	rate := func(f float64) string { return progress.Size(int64(max(0, f))) + "/s" }
 	for _, x := range r.Results {
+		if x.Failing {
+			out.row(x.Target, strconv.Itoa(x.Connections), "–", "–", "–", "–", "–", "–", "–", "–", strconv.Itoa(x.Requests), errorsOf(x.Summary))
+			continue
+		}
 		out.row(x.Target, strconv.Itoa(x.Connections), rate(x.Throughput.Estimate), rate(x.Throughput.Low)+" to "+rate(x.Throughput.High), rate(x.PerConnection.P50),
 			moment(x.FirstByte.P50), moment(x.FirstByte.P99), moment(x.Latency.P50), moment(x.Latency.P99), moment(x.Latency.P999), strconv.Itoa(x.Requests), errorsOf(x.Summary))
 	}
@@ -44,7 +48,9 @@ func benchTable(w io.Writer, r *bench.Report, markdown bool) error {
 	}
 	for _, c := range r.Comparisons {
 		verdict := "no difference that could not be chance"
-		if d := c.Throughput; d.Real {
+		if c.Why != "" {
+			verdict = "not compared: " + c.Why
+		} else if d := c.Throughput; d.Real {
 			verdict = fmt.Sprintf("%.2f times the throughput (%.2f to %.2f)", d.Ratio.Estimate, d.Ratio.Low, d.Ratio.High)
 		}
 		fmt.Fprintf(w, "%s against %s, %s: %s\n", c.Target, c.To, count(c.Connections, "connection"), verdict)
@@ -116,7 +122,7 @@ func errorsOf(s bench.Summary) string {
 		kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
 	}
 	slices.Sort(kinds)
-	return strings.Join(kinds, ", ")
+	return fmt.Sprintf("%s (%.1f%%)", strings.Join(kinds, ", "), 100*float64(s.ErrorCount())/float64(max(1, s.Requests)))
 }
 
 // table is one for people, or in Markdown.

@@ -58,6 +58,9 @@ type Options struct {
 	Limit *rate.Limiter
 	// Observer is told of warnings, retries and requests; nil means nobody.
 	Observer event.Observer
+	// NeverWait sends requests at once, also to a host that has asked to be left alone: for
+	// measuring what it does then.
+	NeverWait bool
 	// TraceHeaders adds headers to the Requested events, less their secrets.
 	TraceHeaders bool
 	// HTTP2 offers HTTP/2 to TLS servers. Then PerHost bounds connections, of which

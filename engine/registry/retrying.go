@@ -224,7 +224,7 @@ func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 		h.t.mu.Lock()
 		wait := time.Until(h.t.state(req.URL.Host).notBefore)
 		h.t.mu.Unlock()
-		if wait <= 0 {
+		if wait <= 0 || h.t.client.opts.NeverWait {
 			break
 		}
 		if h.once && wait > time.Second {
