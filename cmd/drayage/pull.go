@@ -440,10 +440,10 @@ func nearest(tag string, tags []string) []string {
 			continue
 		}
 		away := distance(tag, t)
-		if strings.HasPrefix(t, tag) || strings.HasPrefix(tag, t) {
+		if strings.HasPrefix(t, tag) {
 			away = min(away, 1)
 		}
-		if away <= max(1, len(tag)/2) {
+		if away <= max(1, len(tag)/3) {
 			all = append(all, candidate{t, away})
 		}
 	}
