@@ -36,6 +36,12 @@ type relay struct {
 
 func newRelay(t *testing.T, fresh time.Duration) *relay {
 	t.Helper()
+	return newRelayOf(t, fresh, 4)
+}
+
+// newRelayOf is newRelay with so many connections upstream.
+func newRelayOf(t *testing.T, fresh time.Duration, perHost int) *relay {
+	t.Helper()
 	r := &relay{t: t, upstream: registrytest.New()}
 	t.Cleanup(r.upstream.Close)
 	var err error
@@ -47,7 +53,7 @@ func newRelay(t *testing.T, fresh time.Duration) *relay {
 	t.Cleanup(client.Close)
 	t.Cleanup(manifests.Close)
 	r.through = engine.NewThrough(context.Background(), engine.Options{
-		Store: r.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: 4, PerHost: 4},
+		Store: r.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: perHost, PerHost: perHost},
 	}, manifests, fresh)
 	t.Cleanup(r.through.Close)
 	server := httptest.NewServer(mirror.New(mirror.Options{
@@ -99,7 +105,7 @@ func (r *relay) blob(img registrytest.Image, n int) (path string, content []byte
 // What isn't in the store comes from upstream, once for however many ask, and stays
 // there with its image.
 func TestThroughFetchesOnceForAll(t *testing.T) {
-	r := newRelay(t, time.Hour)
+	r := newRelayOf(t, time.Hour, 1) // connections that help are cut off with bytes on the way
 	img := registrytest.Build("linux/amd64", registrytest.Random(1, 5<<20), registrytest.Random(2, 1000))
 	r.upstream.Push("team/app", "1", img)
 	resp, body := r.get("/v2/team/app/manifests/1")
@@ -121,7 +127,7 @@ func TestThroughFetchesOnceForAll(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if sent, size := r.upstream.Sent(), int64(len(content)+len(img.Manifest)); sent > size+size/20 {
+	if sent, size := r.upstream.Sent(), int64(len(content)+len(img.Manifest)); sent != size {
 		t.Errorf("upstream has sent %d bytes for %d", sent, size)
 	}
 	for _, n := range []string{"/v2/team/app/manifests/1", path} {
@@ -133,7 +139,14 @@ func TestThroughFetchesOnceForAll(t *testing.T) {
 			t.Errorf("%s: %d requests upstream for what is here", n, got)
 		}
 	}
-	root, err := r.store.Root(r.upstream.Host() + "/team/app:1")
+	// Clients have the last byte before the image's record has the blob.
+	var root blobstore.Root
+	var err error
+	for until := time.Now().Add(time.Minute); len(root.Blobs) != 2 && time.Now().Before(until); time.Sleep(time.Millisecond) {
+		if root, err = r.store.Root(r.upstream.Host() + "/team/app:1"); err != nil {
+			break
+		}
+	}
 	if err != nil || root.Target.Digest != img.Descriptor.Digest || len(root.Blobs) != 2 {
 		t.Errorf("%+v, %v", root, err)
 	}

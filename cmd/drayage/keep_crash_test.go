@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -63,7 +64,28 @@ func TestKilledSweepsBesidePulls(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	const rounds, longest = 20, 60 * time.Millisecond
+	// Two pulls are certain to be beside each other; and how long one takes here tells when any
+	// moment of it is.
+	together := make(chan struct{})
+	var arrived atomic.Int32
+	s.Break("/manifests/", 2, between(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if arrived.Add(1) == 2 {
+			close(together)
+		}
+		select {
+		case <-together:
+		case <-time.After(time.Minute):
+		}
+		next.ServeHTTP(w, r)
+	}))
+	begun := time.Now()
+	for _, cmd := range []*exec.Cmd{begin(t, dir, "pull", "-q", "--platform", "linux/amd64", names[0]), begin(t, dir, "pull", "-q", "--platform", "linux/amd64", names[1])} {
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	longest := min(time.Second, time.Since(begun))
+	const rounds = 20
 	rnd := rand.New(rand.NewPCG(6, 1))
 	for round := range rounds {
 		var under []*exec.Cmd
@@ -152,9 +174,15 @@ func TestKilledServe(t *testing.T) {
 		clients.Wait()
 		return came
 	}
-	const rounds, longest = 6, 60 * time.Millisecond
+	const rounds = 6
 	rnd := rand.New(rand.NewPCG(6, 2))
 	flags := []string{"--pull-through", s.Host(), "--default-registry", s.Host()}
+	other := startServe(t, t.TempDir(), flags...) // how long it takes here tells when any moment of it is
+	begun := time.Now()
+	all(other.host)
+	longest := min(time.Second, time.Since(begun))
+	other.stop(syscall.SIGKILL)
+	s.Forget()
 	for range rounds {
 		d := startServe(t, dir, flags...)
 		timer := time.AfterFunc(time.Duration(rnd.Int64N(int64(longest))), func() { _ = d.cmd.Process.Kill() })
