@@ -79,6 +79,7 @@ type Result struct {
 	Image   *plan.Image // nil when its name could not be resolved
 	Fetched int64       // bytes that came over the network for it
 	Reused  int64       // bytes that the store had, or that came for another image
+	Shared  int64       // in a plan, those of Reused that are to come for an image before it
 	Err     error       // nil when all of it is in the store and pinned
 }
 

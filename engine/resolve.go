@@ -142,6 +142,15 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 			continue
 		}
 		all := slices.DeleteFunc(r.Image.Blobs(), func(d ocispec.Descriptor) bool { return lent[d.Digest] && carried[d.Digest] })
+		fresh := make(map[digest.Digest]bool)
+		for _, b := range added {
+			fresh[b.Digest] = true
+		}
+		for _, d := range all {
+			if has, err := o.Store.Has(d); err == nil && !has && !fresh[d.Digest] {
+				r.Shared += d.Size
+			}
+		}
 		f, reused := shares(all, added)
 		r.Fetched += f
 		r.Reused += reused

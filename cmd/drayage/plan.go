@@ -28,16 +28,21 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tHERE\tTO FETCH")
 	var done []engine.Result
+	var shared int64 // bytes that several images need
 	for _, r := range results {
 		if r.Err != nil {
 			continue
 		}
 		done = append(done, r)
+		shared += r.Shared
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Ref, r.Image.Target().Digest,
-			progress.Size(r.Fetched+r.Reused), progress.Size(r.Reused), progress.Size(r.Fetched))
+			progress.Size(r.Fetched+r.Reused), progress.Size(r.Reused-r.Shared), progress.Size(r.Fetched))
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if shared > 0 {
+		fmt.Fprintf(s.out, "blobs that several images need, %s more, are fetched with the first of them\n", progress.Size(shared))
 	}
 	if err := o.planTotals(s, opts.Store, done, p); err != nil {
 		return err

@@ -165,6 +165,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		opts.Carried = func(d ocispec.Descriptor) bool { return base[d.Digest] && (!o.load || !image.IsZstd(d.MediaType)) }
 	}
 	if o.dryRun {
+		opts.Accept = o.accept // the plan has the warnings itself
 		return o.plan(ctx, s, opts, display, refs, bad)
 	}
 	return o.pull(ctx, s, opts, display, refs, bad)

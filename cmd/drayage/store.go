@@ -207,8 +207,14 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 		return err
 	}
 	var results []engine.Result
+	skipped := 0
 	for _, r := range roots {
 		img, err := compose.Stored(ctx, store, r, platform)
+		if errors.Is(err, blobstore.ErrNotFound) && len(args) == 0 { // all that there are
+			skipped++
+			fmt.Fprintf(s.err, "drayage: warning: %s is left out: it is incomplete\n", familiar(r.Name))
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -216,6 +222,9 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 			return fmt.Errorf("%s: %w", img.Ref, err)
 		}
 		results = append(results, engine.Result{Ref: img.Ref, Image: img})
+	}
+	if skipped > 0 && len(results) == 0 {
+		return fmt.Errorf("no image is complete: %w", blobstore.ErrNotFound)
 	}
 	var refs []reference.Image
 	for _, r := range results {

@@ -326,6 +326,9 @@ func runVerify(ctx context.Context, s streams, o verifyOptions) error {
 		}
 		fmt.Fprintf(s.out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
 	}
+	if n := len(incompleteImages(ctx, store, images)) - len(broken); n > 0 {
+		display.say("", fmt.Sprintf("drayage: %s incomplete: only some of it was asked for so far; pull it for the rest", are(n, "image")))
+	}
 	took := time.Since(began)
 	fmt.Fprintf(s.out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
 	switch {
@@ -335,6 +338,14 @@ func runVerify(ctx context.Context, s streams, o verifyOptions) error {
 		return damagedError{len(bad)}
 	}
 	return o.mend(ctx, s, store, display, broken, found.Damaged)
+}
+
+// are is a number of things with its verb.
+func are(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing + " is"
+	}
+	return fmt.Sprintf("%d %ss are", n, thing)
 }
 
 // brokenImages are the images that lack blobs, and those blobs with the damaged ones

@@ -12,6 +12,8 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
+	"drayage/engine/compose"
+	"drayage/engine/image"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -25,7 +27,9 @@ type listedImage struct {
 	Own     int64           `json:"own"`  // of those that no other image needs
 	Used    time.Time       `json:"used,omitzero"`
 	Missing []digest.Digest `json:"missing,omitempty"` // blobs that are not there any more
-	Blobs   []digest.Digest `json:"blobs"`
+	// Incomplete says that only some of the image was asked for so far, through serve.
+	Incomplete bool            `json:"incomplete,omitempty"`
+	Blobs      []digest.Digest `json:"blobs"`
 }
 
 func storeListCommand(s streams) *cobra.Command {
@@ -39,7 +43,7 @@ them that no other image needs, and when they were last used: pulled, imported, 
 served. With --digests it lists the digests of all their blobs, one a line: a list for pull --since.`,
 		Example: "  drayage store ls\n  drayage store ls --sort used\n  drayage store ls --digests > carried.txt",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains([]string{"name", "size", "own", "used"}, order) {
 				return usageError{fmt.Errorf("--sort %q: want name, size, own or used", order)}
 			}
@@ -65,10 +69,12 @@ served. With --digests it lists the digests of all their blobs, one a line: a li
 			switch {
 			case digests:
 				return printDigests(s, images)
-			case asJSON:
-				return printImagesJSON(s, images)
 			}
-			return printImages(s, images)
+			incomplete := incompleteImages(cmd.Context(), store, images)
+			if asJSON {
+				return printImagesJSON(s, images, incomplete)
+			}
+			return printImages(s, images, incomplete)
 		},
 	}
 	storeFlag(cmd, &dir)
@@ -92,10 +98,21 @@ func printDigests(s streams, images []blobstore.ImageUsage) error {
 	return err
 }
 
-func printImagesJSON(s streams, images []blobstore.ImageUsage) error {
+// incompleteImages are the images of which not even one platform is all there.
+func incompleteImages(ctx context.Context, store *blobstore.Store, images []blobstore.ImageUsage) map[string]bool {
+	out := make(map[string]bool)
+	for _, i := range images {
+		if _, err := compose.Stored(ctx, store, i.Root, image.DefaultPlatform()); err != nil {
+			out[i.Name] = true
+		}
+	}
+	return out
+}
+
+func printImagesJSON(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
 	out := make([]listedImage, 0, len(images))
 	for _, i := range images {
-		out = append(out, listedImage{Name: i.Name, Digest: i.Target.Digest, Size: i.Size, Own: i.Own, Used: i.Used.UTC(), Missing: i.Missing, Blobs: i.Blobs})
+		out = append(out, listedImage{Name: i.Name, Digest: i.Target.Digest, Size: i.Size, Own: i.Own, Used: i.Used.UTC(), Missing: i.Missing, Incomplete: incomplete[i.Name], Blobs: i.Blobs})
 	}
 	return printJSON(s, out)
 }
@@ -108,19 +125,27 @@ func printJSON(s streams, v any) error {
 
 // printImages prints a table for people, and for programs lines whose first fields
 // stay what they are.
-func printImages(s streams, images []blobstore.ImageUsage) error {
+func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
 	if !isTerminal(s.out) {
 		for _, i := range images {
-			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\t%s\n", familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339))
+			state := ""
+			if incomplete[i.Name] {
+				state = "\tincomplete"
+			}
+			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\t%s%s\n", familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339), state)
 		}
 		return nil
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tOWN\tLAST USED")
+	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tUNIQUE\tSTATE\tLAST USED")
 	var missing int
 	for _, i := range images {
 		missing += len(i.Missing)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), ago(i.Used))
+		state := "complete"
+		if incomplete[i.Name] {
+			state = "incomplete"
+		}
+		fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), state, ago(i.Used))
 	}
 	if err := w.Flush(); err != nil {
 		return err

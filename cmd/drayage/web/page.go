@@ -1,16 +1,22 @@
 package web
 
 import (
+	"context"
 	"embed"
 	"encoding/json"
 	"fmt"
 	"html/template"
 	"net/http"
+	"strings"
 	"time"
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
+	"drayage/engine/compose"
+	"drayage/engine/image"
 	"drayage/engine/reference"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Group is a group of images that is kept warm, for the page.
@@ -42,7 +48,7 @@ var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMa
 		return t.Local().Format("Mon 15:04:05")
 	},
 	"familiar": func(name string) string {
-		if ref, err := reference.Parse(name); err == nil {
+		if ref, err := reference.Parse(name); err == nil && digest.Digest(name).Validate() != nil {
 			return ref.String()
 		}
 		return name
@@ -85,6 +91,27 @@ type pageData struct {
 type pageImage struct {
 	blobstore.ImageUsage
 	Freshness
+	Incomplete bool // only some of it was asked for so far
+}
+
+// pageImages are the images of a store for the page. What was asked for by digest, and is part
+// of another image, is no image for people.
+func pageImages(ctx context.Context, store *blobstore.Store, images []blobstore.ImageUsage, fresh map[string]Freshness) []pageImage {
+	part := make(map[digest.Digest]int)
+	for _, i := range images {
+		for _, d := range i.Blobs {
+			part[d]++
+		}
+	}
+	var out []pageImage
+	for _, i := range images {
+		if strings.Contains(i.Name, "@") && part[i.Target.Digest] > 1 {
+			continue
+		}
+		_, err := compose.Stored(ctx, store, i.Root, image.DefaultPlatform())
+		out = append(out, pageImage{i, fresh[i.Name], err != nil})
+	}
+	return out
 }
 
 // page is the page for people.
@@ -103,9 +130,7 @@ func (s *site) page(w http.ResponseWriter, r *http.Request) {
 	if s.o.Fresh != nil {
 		fresh = s.o.Fresh()
 	}
-	for _, i := range images {
-		d.Images = append(d.Images, pageImage{i, fresh[i.Name]})
-	}
+	d.Images = pageImages(r.Context(), s.o.Store, images, fresh)
 	if d.Budget > 0 {
 		d.Used = min(100, 100*float64(usage.Bytes)/float64(d.Budget))
 	}

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bufio"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"drayage/engine/textfile"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -26,6 +27,14 @@ type Passwords struct {
 	age    time.Time // of what was read
 	hashes map[string][]byte
 	good   map[[sha256.Size]byte]bool // user and password that were right
+	fault  error                      // of the latest reading; then nobody is let in
+}
+
+// Fault is why nobody is let in, nil when the file can be read.
+func (p *Passwords) Fault() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fault
 }
 
 // ReadPasswords reads a file.
@@ -46,15 +55,16 @@ func (p *Passwords) read() error {
 	if info.ModTime().Equal(p.age) {
 		return nil
 	}
-	f, err := os.Open(p.path)
+	const most = 16 << 20
+	text, err := textfile.Read(p.path, most)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", p.path, err)
 	}
-	defer f.Close()
 	hashes := make(map[string][]byte)
-	lines := bufio.NewScanner(f)
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
@@ -66,9 +76,6 @@ func (p *Passwords) read() error {
 			return fmt.Errorf("%s, line %d: the hash is not by bcrypt, as htpasswd -B makes it", p.path, n)
 		}
 		hashes[user] = []byte(hash)
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%s: %w", p.path, err)
 	}
 	if len(hashes) == 0 {
 		return errors.New(p.path + " has no users")
@@ -87,7 +94,9 @@ func (p *Passwords) Check(r *http.Request) (user string, ok bool) {
 	const often = 5 * time.Second
 	p.mu.Lock()
 	if time.Since(p.looked) > often {
-		_ = p.read() // what was read before counts on
+		if p.fault = p.read(); p.fault != nil { // nobody is let in who may have been removed
+			p.hashes, p.good, p.age = nil, make(map[[sha256.Size]byte]bool), time.Time{}
+		}
 	}
 	hash, known := p.hashes[user]
 	if !known { // somebody's is tried all the same, so that it takes as long

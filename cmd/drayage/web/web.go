@@ -158,6 +158,10 @@ func (s *site) ready(w http.ResponseWriter) {
 		answer(w, http.StatusServiceUnavailable, "the store "+filepath.Base(s.o.Store.Dir())+" can't be read\n")
 		return
 	}
+	if s.o.Passwords != nil && s.o.Passwords.Fault() != nil {
+		answer(w, http.StatusServiceUnavailable, "the password file can't be read: nobody is let in\n")
+		return
+	}
 	answer(w, http.StatusOK, "ready\n")
 }
 
