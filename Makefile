@@ -18,7 +18,14 @@ SOAKTIME      ?= 10m
 SCHEDULES     ?= 5000
 SEED          ?= 1
 
-.PHONY: help build demo test race-detector cover lint fuzz soak bench race interop page loaders clean
+# What is built for, and where tests run on other processors than this one's.
+PLATFORMS := linux/amd64 linux/arm64 linux/arm linux/386 linux/s390x linux/ppc64le linux/riscv64 \
+             darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64 windows/amd64
+EMULATED  := arm s390x
+PORTABLE  := $(addprefix ./engine/,archive compose credential history image mirror plan printable reference registry retry schedule textfile warm) \
+             ./blobstore/... ./tarwriter/...
+
+.PHONY: help build cross demo test emulated race-detector cover lint fuzz soak bench race interop page loaders clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,12 +33,19 @@ help: ## list the targets
 build: ## build bin/drayage, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/drayage ./cmd/drayage
 
+cross: ## compile for every platform
+	@set -e; for p in $(PLATFORMS); do echo $$p; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build ./...; done
+
 demo: build ## pull several images from a registry on this machine into demo.tar, and check it
 	CGO_ENABLED=0 $(GO) build -o bin/demo ./cmd/demo
 	bin/demo -drayage bin/drayage -o demo.tar
 
 test: ## run all tests that need nothing but Go
 	$(GO) test -timeout 10m ./...
+
+emulated: ## the portable tests on a 32-bit and a big-endian processor, by qemu-user
+	@set -e; for a in $(EMULATED); do echo $$a; \
+	  GOARCH=$$a CGO_ENABLED=0 $(GO) test -short -timeout 15m -exec qemu-$$a $(PORTABLE); done
 
 race-detector: ## the same under the race detector (needs a C compiler)
 	$(GO) test -race -timeout 20m ./...

@@ -97,6 +97,14 @@ func (l *Lease) Has(desc ocispec.Descriptor) (bool, error) {
 	return l.sound(desc.Digest)
 }
 
+// Keep is as Has for what is not read now: a blob is kept and not hashed.
+func (l *Lease) Keep(desc ocispec.Descriptor) (bool, error) {
+	if err := l.keep(desc.Digest); err != nil {
+		return false, err
+	}
+	return l.store.Has(desc)
+}
+
 // sound reports whether a blob that is there is as it was verified.
 func (l *Lease) sound(d digest.Digest) (bool, error) {
 	info, err := os.Stat(l.store.paths.blob(d))

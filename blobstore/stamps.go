@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 
 	"drayage/blobstore/durable"
@@ -64,7 +66,11 @@ func (s *stamps) load() {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil || info.Size() > maxStamps {
+	if err != nil {
+		return
+	}
+	if info.Size() > maxStamps { // it is not worth that much
+		_ = os.Remove(s.path)
 		return
 	}
 	if s.known == nil || s.file == nil || !os.SameFile(s.file, info) || info.Size() < s.read {
@@ -86,12 +92,24 @@ func parseStamps(raw []byte, into map[digest.Digest]stamp) {
 		if len(line) > maxStampLen {
 			continue
 		}
-		var d digest.Digest
-		var s stamp
-		if n, err := fmt.Sscanf(string(line), stampLine, &d, &s.size, &s.modified, &s.changed, &s.inode); n == 5 && err == nil && d.Validate() == nil && s.size >= 0 {
+		if d, s, ok := parseStamp(string(line)); ok {
 			into[d] = s
 		}
 	}
+}
+
+func parseStamp(line string) (d digest.Digest, s stamp, ok bool) {
+	const parts = 5
+	fields := strings.Fields(line)
+	if len(fields) != parts || digest.Digest(fields[0]).Validate() != nil {
+		return d, s, false
+	}
+	var errs [4]error
+	s.size, errs[0] = strconv.ParseInt(fields[1], 10, 64)
+	s.modified, errs[1] = strconv.ParseInt(fields[2], 10, 64)
+	s.changed, errs[2] = strconv.ParseInt(fields[3], 10, 64)
+	s.inode, errs[3] = strconv.ParseUint(fields[4], 10, 64)
+	return digest.Digest(fields[0]), s, errors.Join(errs[:]...) == nil && s.size >= 0
 }
 
 // put notes how a blob is that was just verified. What can't be noted is hashed again.

@@ -327,6 +327,7 @@ func (s *Store) removeRoots(roots []Root, unused time.Time) error {
 		return fmt.Errorf("removing images: %w", err)
 	}
 	defer unlock()
+	var removed []Root
 	for _, r := range roots {
 		now, err := s.Root(r.Name)
 		if err != nil || now.Target.Digest != r.Target.Digest {
@@ -338,10 +339,9 @@ func (s *Store) removeRoots(roots []Root, unused time.Time) error {
 		if err := os.Remove(s.rootPath(r.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing %s: %w", r.Name, err)
 		}
-		for _, d := range r.all() {
-			_ = os.Chtimes(s.paths.blob(d), time.Time{}, longAgo) // only when it is swept is at stake
-		}
+		removed = append(removed, r)
 	}
+	s.age(removed)
 	if err := s.syncFolder(s.paths.roots()); err != nil {
 		return fmt.Errorf("removing images: %w", err)
 	}
@@ -349,6 +349,28 @@ func (s *Store) removeRoots(roots []Root, unused time.Time) error {
 		return fmt.Errorf("writing the store's index.json: %w", err)
 	}
 	return nil
+}
+
+// age lets a sweep take the blobs of removed images at once. Those that others need stay as
+// they are: a changed file would be hashed before its next use. What fails delays a sweep.
+func (s *Store) age(removed []Root) {
+	left, err := s.Roots()
+	if err != nil {
+		return
+	}
+	needed := make(map[digest.Digest]bool)
+	for _, r := range left {
+		for _, d := range r.all() {
+			needed[d] = true
+		}
+	}
+	for _, r := range removed {
+		for _, d := range r.all() {
+			if !needed[d] {
+				_ = os.Chtimes(s.paths.blob(d), time.Time{}, longAgo)
+			}
+		}
+	}
 }
 
 // longAgo is when a blob was last modified that an image was removed with.

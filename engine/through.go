@@ -226,8 +226,8 @@ func (t *Through) answered(ref reference.Image, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case err == nil || errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrDenied):
-		delete(t.down, ref.Registry())
+	case err == nil || !errors.Is(err, registry.ErrUnavailable) && !errors.Is(err, registry.ErrQuota):
+		delete(t.down, ref.Registry()) // what it answers may be wrong for this image alone
 	case t.ctx.Err() == nil:
 		t.down[ref.Registry()] = time.Now()
 	}
@@ -333,7 +333,7 @@ func (t *Through) extend(lease *blobstore.Lease, roots map[string]digest.Digest,
 func (t *Through) gather(lease *blobstore.Lease, ref reference.Image, doc image.Document, roots map[string]digest.Digest) (here []digest.Digest, err error) {
 	for _, d := range below(doc) {
 		t.learn(ref, d, roots)
-		has, err := lease.Has(d)
+		has, err := lease.Keep(d)
 		var size *blobstore.SizeError
 		if errors.As(err, &size) { // the manifest lies: clients find out
 			continue

@@ -295,6 +295,7 @@ type Dir struct {
 	lock    *os.File // marks the folder as one that is being written, and is locked while it is
 	lazy    bool     // the disk isn't waited for
 	made    bool
+	left    bool // by a run that was killed: it was there before this one
 	written []string
 	done    bool
 }
@@ -317,7 +318,7 @@ func CreateDir(path string, o FileOptions) (*Dir, error) {
 	if len(entries) > 0 && !o.Force && !left {
 		return nil, fmt.Errorf("output folder %s: %w, and is not empty", path, ErrExists)
 	}
-	d, err := lockDir(&Dir{path: path, made: left, lazy: o.NoSync})
+	d, err := lockDir(&Dir{path: path, left: left, lazy: o.NoSync})
 	if err == nil && left {
 		err = d.clear()
 	}
@@ -338,6 +339,9 @@ func lockDir(d *Dir) (*Dir, error) {
 	if err == nil && !won {
 		err = ErrBusy
 	}
+	if err == nil && !durable.StillNamed(d.lock, d.lock.Name()) { // whoever wrote it is done just now
+		err = ErrBusy
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("output folder %s: %w", d.path, err), d.lock.Close())
 	}
@@ -348,10 +352,25 @@ func lockDir(d *Dir) (*Dir, error) {
 func (d *Dir) clear() error {
 	return filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && strings.HasSuffix(path, partSuffix) && e.Name() != dirMark {
-			err = os.Remove(path)
+			err = removePart(path, e)
 		}
 		return err
 	})
+}
+
+// removePart removes part of a file, unless another process is writing it.
+func removePart(path string, e fs.DirEntry) error {
+	if e.Type().IsRegular() {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if won, err := durable.TryLock(f); err != nil || !won {
+			return err
+		}
+	}
+	return os.Remove(path)
 }
 
 // unmark ends the writing of a folder.
@@ -451,10 +470,14 @@ func (d *Dir) writeFile(ctx context.Context, path string, m Member, blobs Blobs,
 	return out.moved, errors.Join(err, f.Close())
 }
 
-// Close ends the writing. When it was not completed, what it made is removed.
+// Close ends the writing. When it was not completed, what it made is removed; in a folder that
+// a run left that was killed all stays as it is, for the next one to take over.
 func (d *Dir) Close() error {
 	if d.done {
 		return nil
+	}
+	if d.left {
+		return d.lock.Close()
 	}
 	err := d.unmark()
 	for _, path := range d.written {

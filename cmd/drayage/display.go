@@ -161,8 +161,14 @@ func (d *display) say(from, line string) {
 	d.printer.Log(line)
 }
 
+// saying is where lines for people are written. What is kept back of it comes with Flush.
+type saying interface {
+	io.Writer
+	Flush()
+}
+
 // words is where another program writes what it has to say to people.
-func (d *display) words(from string) io.Writer {
+func (d *display) words(from string) saying {
 	if !d.json {
 		return d.err
 	}
@@ -193,6 +199,14 @@ func (l *lines) Write(p []byte) (int, error) {
 		}
 		l.rest = l.rest[i+1:]
 	}
+}
+
+// Flush says what comes after the last end of a line.
+func (l *lines) Flush() {
+	if line := printable.Line(string(l.rest)); line != "" {
+		l.d.say(l.from, line)
+	}
+	l.rest = nil
 }
 
 // Close takes the progress off the screen. It may be called again.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -27,11 +26,11 @@ var loaders = map[string][]string{
 type loader struct {
 	program  string
 	path     string
-	messages func(from string) io.Writer
+	messages func(from string) saying
 }
 
 // newLoader finds the program; "" is docker.
-func newLoader(program string, messages func(from string) io.Writer) (loader, error) {
+func newLoader(program string, messages func(from string) saying) (loader, error) {
 	if program == "" {
 		program = "docker"
 	}
@@ -83,9 +82,12 @@ func (l loader) Write(ctx context.Context, members []tarwriter.Member, blobs tar
 	}
 	report, wrote := tarwriter.Stream{Out: w}.Write(ctx, members, blobs, progress)
 	closed := w.Close()
-	switch err := cmd.Wait(); {
+	err = cmd.Wait()
+	words.Flush()
+	switch {
 	case ctx.Err() != nil:
 		return report, context.Cause(ctx)
+	case errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success(): // what it has started goes on
 	case err != nil: // then what could not be written says nothing new
 		return report, fmt.Errorf("%s: %w", l.name(), err)
 	}

@@ -113,11 +113,24 @@ func walk(ctx context.Context, r io.Reader, f func(member) error) error {
 		if !ok {
 			continue
 		}
-		m.body = tr
+		m.body = interruptible{ctx, tr}
 		if err := f(m); err != nil {
 			return err
 		}
 	}
+}
+
+// interruptible ends with ctx: the holes of sparse files take long, and read nothing.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (i interruptible) Read(p []byte) (int, error) {
+	if i.ctx.Err() != nil {
+		return 0, context.Cause(i.ctx)
+	}
+	return i.r.Read(p)
 }
 
 // plainTar reports whether a file can be read as a tar where it stands, which
@@ -175,6 +188,9 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 	if leftByMacOS(name) {
 		return m, false, nil
 	}
+	if isSparse(h) && h.Size > maxSparse {
+		return m, false, fmt.Errorf("%w: %q is a sparse file of more than %d GiB", ErrInvalid, image.Printable(h.Name), int64(maxSparse)>>30)
+	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse: // the holes of sparse files are read as what they are
 	case tar.TypeLink:
@@ -192,6 +208,19 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, image.Printable(h.Name))
 	}
 	return m, true, err
+}
+
+// maxSparse is the largest sparse file that is read, in bytes. A header alone makes one, and it
+// would fill a disk.
+const maxSparse = 16 << 30
+
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
 }
 
 // outside tells of a link that leads out of an archive, and how to take in what it leads to.

@@ -53,8 +53,6 @@ type Options struct {
 	Deadline time.Duration
 	// Warn, if not nil, gets a line for each source that can't be used, once.
 	Warn func(message string)
-	// Secret, if not nil, gets each secret before it is used, to keep it out of messages.
-	Secret func(secrets ...string)
 }
 
 // Set finds credentials. A nil value finds none. Its methods may be called from several
@@ -89,7 +87,7 @@ func (s *Set) Stored() bool { return s != nil && s.stored }
 // ForOne reports whether there is one credential, for whichever registry asks.
 func (s *Set) ForOne() bool { return s != nil && s.one }
 
-// Use sets how the set finds credentials. It must be called before the first Get.
+// Use sets how the set finds credentials from now on.
 func (s *Set) Use(o Options) {
 	if s == nil {
 		return
@@ -100,9 +98,6 @@ func (s *Set) Use(o Options) {
 	}
 	if o.Warn == nil {
 		o.Warn = func(string) {}
-	}
-	if o.Secret == nil {
-		o.Secret = func(...string) {}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,8 +113,9 @@ func newSet(open func() ([]source, []*Error)) *Set {
 // Get finds what to ask a repository with: of the entries for its registry the one for the
 // longest part of its path, by containers-auth.json(5). An entry for another path never
 // counts, and one without content doesn't. It is the zero Credential when there is none;
-// faults then are the reasons that may have been in the way. The error is ctx's alone.
-func (s *Set) Get(ctx context.Context, registry, repository string) (c Credential, faults []*Error, err error) {
+// faults then are the reasons that may have been in the way. secret gets what must be kept out
+// of messages before it is used. The error is ctx's alone.
+func (s *Set) Get(ctx context.Context, registry, repository string, secret func(...string)) (c Credential, faults []*Error, err error) {
 	if s == nil {
 		return Credential{}, nil, nil
 	}
@@ -127,7 +123,7 @@ func (s *Set) Get(ctx context.Context, registry, repository string) (c Credentia
 	keys := keysOf(registry, repository)
 	for _, src := range sources {
 		if src.one != nil {
-			s.keepSecret(*src.one)
+			secret(src.one.secrets()...)
 			return *src.one, nil, nil
 		}
 		c, fault, err := s.fromFile(ctx, src, keys)
@@ -139,7 +135,7 @@ func (s *Set) Get(ctx context.Context, registry, repository string) (c Credentia
 			faults = append(faults, fault)
 		}
 		if c.usable() {
-			s.keepSecret(c)
+			secret(c.secrets()...)
 			return c, nil, nil
 		}
 	}
@@ -148,8 +144,6 @@ func (s *Set) Get(ctx context.Context, registry, repository string) (c Credentia
 	}
 	return Credential{}, faults, nil
 }
-
-func (s *Set) keepSecret(c Credential) { s.options.Secret(c.secrets()...) }
 
 // current are the sources, read again when their files have changed: whoever serves or keeps
 // a store warm for months sees new logins.

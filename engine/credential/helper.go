@@ -149,14 +149,31 @@ func callHelper(ctx context.Context, deadline time.Duration, name, verb, input s
 		return nil, errors.Join(errCancelled, context.Cause(ctx))
 	case inner.Err() != nil:
 		return nil, fmt.Errorf("no answer within %v: it may be waiting for a prompt or a locked keychain", deadline.Round(time.Millisecond))
+	case errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success():
+		// It has ended well; what it has started, an agent perhaps, goes on.
 	case err != nil:
 		said := strings.TrimSpace(out.String())
 		if said == "" {
 			said = strings.TrimSpace(words.String())
 		}
-		return nil, &helperError{said}
+		return nil, &helperError{withoutSecrets(said, input)}
 	}
 	return out.Bytes(), nil
+}
+
+// withoutSecrets is what a helper said as it may be shown: not if that is an answer, which may
+// hold a secret in part or in a form of its own, and nothing of what it was given to store.
+func withoutSecrets(said, input string) string {
+	if strings.ContainsAny(said, "{}") {
+		return ""
+	}
+	var given struct{ Secret string }
+	if json.Unmarshal([]byte(input), &given) == nil {
+		var known printable.Secrets
+		known.Add(given.Secret)
+		said = known.Hide(said)
+	}
+	return said
 }
 
 // capped keeps the beginning of what is written to it.

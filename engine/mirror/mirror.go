@@ -452,18 +452,22 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 	if d.Validate() != nil {
 		return errDigest
 	}
-	ref, err := h.image(a, text)
-	if err != nil {
-		return err
-	}
 	var body Blob
 	from := FromStore
 	f, err := h.o.Store.Open(d)
+	if err != nil && !errors.Is(err, blobstore.ErrNotFound) {
+		return errBroken
+	}
+	var ref reference.Image
+	if err != nil { // whose it is matters now
+		var errName error
+		if ref, errName = h.image(a, text); errName != nil {
+			return errName
+		}
+	}
 	switch {
 	case err == nil:
 		body = f
-	case !errors.Is(err, blobstore.ErrNotFound):
-		return errBroken
 	case !h.through(ref):
 		return errNoBlob
 	case r.Method == http.MethodHead: // nothing is fetched for it
@@ -495,7 +499,12 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 		if err != nil {
 			return errBroken
 		}
-		head.Set("Content-Range", fmt.Sprintf("bytes */%d", size)) // http.ServeContent leaves it out
+		if _, err := body.Seek(0, io.SeekStart); err != nil {
+			return errBroken
+		}
+		if tag := r.Header.Get("If-Range"); tag == "" || tag == head.Get("Etag") { // else the whole is sent
+			head.Set("Content-Range", fmt.Sprintf("bytes */%d", size)) // http.ServeContent leaves it out
+		}
 	}
 	http.ServeContent(w, r, "", time.Time{}, body)
 	return nil

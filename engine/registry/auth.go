@@ -36,6 +36,7 @@ type grant struct {
 	header    string // Authorization, "" for none
 	bearer    challenge
 	renew     time.Time // when the token should be replaced; zero for never
+	end       time.Time // when it runs out
 	faults    []*credential.Error
 	withCreds bool // header was had with credentials
 }
@@ -66,7 +67,11 @@ func (c *Client) authorization(ctx context.Context, g *grant) (string, error) {
 	g.mu.Unlock()
 	switch {
 	case due:
-		return c.obtain(ctx, g, header, bearer)
+		renewed, err := c.obtain(ctx, g, header, bearer)
+		if err != nil && ctx.Err() == nil && g.extend() {
+			return header, nil
+		}
+		return renewed, err
 	case header == "" && g.host.wantsBasic():
 		return c.obtain(ctx, g, "", challenge{scheme: "basic"})
 	}
@@ -100,7 +105,7 @@ func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch challe
 	if g.stored {
 		var faults []*credential.Error
 		var err error
-		if cred, faults, err = c.opts.Credentials.Get(ctx, g.host.registry, g.host.under(g.repo)); err != nil {
+		if cred, faults, err = c.opts.Credentials.Get(ctx, g.host.registry, g.host.under(g.repo), c.secrets.Add); err != nil {
 			return "", err
 		}
 		g.mu.Lock()
@@ -110,7 +115,7 @@ func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch challe
 	g.mu.Lock()
 	g.withCreds = cred != (credential.Credential{})
 	g.mu.Unlock()
-	var renew time.Time
+	var renew, end time.Time
 	switch ch.scheme {
 	case "basic":
 		if cred.Password == "" {
@@ -124,13 +129,27 @@ func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch challe
 		}
 		header = "Bearer " + token
 		if life > 0 {
-			renew = time.Now().Add(renewAfter(life))
+			now := time.Now()
+			renew, end = now.Add(renewAfter(life)), now.Add(life)
 		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.header, g.bearer, g.renew = header, ch, renew
+	g.header, g.bearer, g.renew, g.end = header, ch, renew, end
 	return header, nil
+}
+
+// extend puts the renewal of a token off, if that is good for a while yet: its server may be
+// back by then.
+func (g *grant) extend() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left := time.Until(g.end)
+	if left <= 0 {
+		return false
+	}
+	g.renew = time.Now().Add(left / 2)
+	return true
 }
 
 // renewAfter is when a token is replaced that lives so long: at 80 % of its life, or 30 s
@@ -242,31 +261,46 @@ func (c *Client) bare(ctx context.Context, method, place string, header http.Hea
 // abroad answers the challenge of a host that a registry has redirected to: with a token that
 // anybody gets, for that host alone. The registry's credentials never go there.
 func (c *Client) abroad(ctx context.Context, resp *http.Response, ch challenge, header http.Header) (*http.Response, error) {
-	authorization, err := c.anonymous(ctx, resp, ch)
+	u, method := resp.Request.URL, resp.Request.Method
+	sent := c.passFor(u) // for an earlier request: redirects go without
+	if sent == "" {
+		sent = resp.Request.Header.Get("Authorization")
+	} else {
+		bufferError(resp)
+		again, err := c.bare(ctx, method, u.String(), harmless(header), sent)
+		if err != nil || again.StatusCode != http.StatusUnauthorized {
+			return again, err
+		}
+		resp = again // it has run out
+	}
+	authorization, err := c.anonymous(ctx, u, sent, ch)
 	if err != nil || authorization == "" {
 		return resp, err
 	}
 	bufferError(resp)
-	return c.bare(ctx, resp.Request.Method, resp.Request.URL.String(), harmless(header), authorization)
+	return c.bare(ctx, method, u.String(), harmless(header), authorization)
 }
 
 // anonymous is an Authorization that anybody gets for what another host than the registry has
-// refused; "" when there is none.
-func (c *Client) anonymous(ctx context.Context, resp *http.Response, ch challenge) (string, error) {
+// refused, with what it refused; "" when there is none.
+func (c *Client) anonymous(ctx context.Context, u *url.URL, refused string, ch challenge) (string, error) {
 	if ch.scheme != "bearer" {
 		return "", nil
 	}
-	u := resp.Request.URL
 	ch.by = u.Scheme
+	const most = 1000 // hosts, and repositories of each
 	c.mu.Lock()
 	h := c.strangers[u.Scheme+"://"+u.Host]
-	if h == nil {
+	if h == nil || len(h.grants) >= most {
+		if len(c.strangers) >= most {
+			clear(c.strangers)
+		}
 		h = &host{name: u.Host, registry: u.Host, base: "/v2", scheme: u.Scheme, grants: make(map[grantKey]*grant)}
 		c.strangers[u.Scheme+"://"+u.Host] = h
 	}
 	c.mu.Unlock()
 	g := h.grant(repositoryOf(u.Path), false)
-	return c.obtain(ctx, g, resp.Request.Header.Get("Authorization"), ch)
+	return c.obtain(ctx, g, refused, ch)
 }
 
 // repositoryOf is the repository that a path of the API is for, as far as tokens go.
@@ -301,14 +335,14 @@ func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credent
 	scopes := strings.Fields(scope)
 	for i, realm := range realms {
 		token, life, err = c.tokenFrom(ctx, realm, ch.get("service"), scopes, cred)
-		if err == nil || i == len(realms)-1 || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrInvalid) {
+		if err == nil || i == len(realms)-1 || ctx.Err() != nil {
 			break
 		}
 	}
 	if err != nil {
 		return "", 0, err
 	}
-	c.secrets.Add(token)
+	c.secrets.AddToken(token)
 	if c.opts.Tokens != nil {
 		c.opts.Tokens(Token{Host: realms[0].Host, Scopes: scopes, Granted: granted(token), Life: life})
 	}
@@ -432,10 +466,10 @@ func (c *Client) tokenError(resp *http.Response) error {
 }
 
 func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, time.Duration, error) {
-	body, err := plainBody(resp)
+	body, err := plainBody(resp, tokenLimit+1)
 	var raw []byte
 	if err == nil {
-		raw, err = io.ReadAll(io.LimitReader(body, tokenLimit+1))
+		raw, err = io.ReadAll(body)
 	}
 	resp.Body.Close()
 	e := &Error{Method: resp.Request.Method, URL: bareURL(resp.Request.URL), Status: resp.StatusCode, kind: ErrInvalid}

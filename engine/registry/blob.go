@@ -415,7 +415,7 @@ func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) 
 		if !ok || !sameOrigin(resp.Request.URL, u) {
 			return resp, nil
 		}
-		if authorization, err = c.anonymous(ctx, resp, ch); err != nil || authorization == "" {
+		if authorization, err = c.anonymous(ctx, u, authorization, ch); err != nil || authorization == "" {
 			return resp, err
 		}
 		bufferError(resp)
@@ -431,7 +431,12 @@ func (c *Client) passFor(u *url.URL) string {
 	if h == nil {
 		return ""
 	}
-	g := h.grant(repositoryOf(u.Path), false)
+	h.mu.Lock()
+	g := h.grants[grantKey{repositoryOf(u.Path), false}]
+	h.mu.Unlock()
+	if g == nil {
+		return ""
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.header

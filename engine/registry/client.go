@@ -167,8 +167,8 @@ func New(opts Options) *Client {
 	c.habits = newHabits(opts, c.pulse)
 	c.keeping.Go(func() { c.pulse.Keep(c.stop) })
 	opts.Credentials.Use(credential.Options{
-		Deadline: opts.Retry.PatienceOrDefault(), Secret: c.secrets.Add,
-		Warn: func(message string) { c.opts.Observer.Observe(event.Warned{Message: c.secrets.Hide(message)}) },
+		Deadline: opts.Retry.PatienceOrDefault(),
+		Warn:     func(message string) { c.opts.Observer.Observe(event.Warned{Message: c.secrets.Hide(message)}) },
 	})
 	// HTTP/1.1 only, unless asked for: the streams of an HTTP/2 connection share one
 	// congestion window, and some registries break HTTP/2 under load (G40, G41).
@@ -296,7 +296,7 @@ func (c *Client) ask(ctx context.Context, method string, at site, path string, h
 
 // askURL is ask for a URL of the registry that it has redirected to.
 func (c *Client) askURL(ctx context.Context, at site, url string, header http.Header) (*http.Response, error) {
-	return c.once(ctx, at.host.grant(at.repo, at.host.credentials && !at.host.worksWithout(at.repo)), http.MethodGet, url, header)
+	return c.once(ctx, at.host.grant(at.repo, at.host.credentials && !at.host.worksWithout(at.repo)), http.MethodGet, url, at.host.dressed(header))
 }
 
 func quotaUntil(resp *http.Response) time.Time {
@@ -315,14 +315,22 @@ const (
 	nsRefused // it answers errors because of it
 )
 
+// dressed are headers with those that a hosts.toml has for the host.
+func (h *host) dressed(header http.Header) http.Header {
+	if len(h.header) == 0 {
+		return header
+	}
+	out := make(http.Header)
+	maps.Copy(out, header)
+	maps.Copy(out, h.header)
+	return out
+}
+
 // hinted sends a request with the parameter that tells a mirror whose images are meant. That
 // is a hint: a mirror that refuses requests because of it is asked without, from then on.
 func (c *Client) hinted(ctx context.Context, at site, g *grant, method, below string, header http.Header) (*http.Response, error) {
 	h := at.host
-	if len(h.header) > 0 {
-		header = header.Clone()
-		maps.Copy(header, h.header)
-	}
+	header = h.dressed(header)
 	if at.ns == "" {
 		return c.over(ctx, h, g, method, at.path(below, ""), header)
 	}
@@ -375,7 +383,11 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 	if !known {
 		scheme = "http"
 	}
-	resp, err := c.once(ctx, g, method, h.at(scheme, path), header)
+	asking := ctx
+	if scheme == "http" {
+		asking = upgradingByHand(ctx)
+	}
+	resp, err := c.once(asking, g, method, h.at(scheme, path), header)
 	switch {
 	case scheme == "http" && err == nil && c.upgraded(h, resp):
 		resp.Body.Close()

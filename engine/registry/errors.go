@@ -100,8 +100,8 @@ func bufferError(resp *http.Response) []byte {
 		return s.text
 	}
 	var text []byte
-	if body, err := plainBody(resp); err == nil {
-		text, _ = io.ReadAll(io.LimitReader(body, errorBodyLimit)) // a part serves too
+	if body, err := plainBody(resp, errorBodyLimit); err == nil {
+		text, _ = io.ReadAll(body) // a part serves too
 	}
 	resp.Body.Close()
 	resp.Body = spent{Reader: strings.NewReader(string(text)), text: text}
@@ -110,10 +110,12 @@ func bufferError(resp *http.Response) []byte {
 
 // plainBody is a body as it was meant: compression that nobody asked for, as proxies add it to
 // manifests, tokens and lists, is undone (RFC 9110, section 8.4). It is not for blobs, whose
-// digest is over their bytes as they are sent.
-func plainBody(resp *http.Response) (io.Reader, error) {
+// digest is over their bytes as they are sent. No more is read than limit allows, on either side:
+// compressed data can go on for ever and be nothing.
+func plainBody(resp *http.Response, limit int64) (io.Reader, error) {
 	encodings := strings.Split(strings.Join(resp.Header.Values("Content-Encoding"), ","), ",")
-	var body io.Reader = resp.Body
+	const slack = 64 << 10 // of compression
+	body := io.LimitReader(resp.Body, limit+slack)
 	const most = 4 // one within the other
 	if len(encodings) > most {
 		return nil, fmt.Errorf("%w: it is encoded %d times", ErrInvalid, len(encodings))
@@ -129,11 +131,14 @@ func plainBody(resp *http.Response) (io.Reader, error) {
 		default:
 			err = fmt.Errorf("%w: it is encoded as %q, which nobody asked for", ErrInvalid, printable.Line(encodings[i]))
 		}
+		if errors.Is(err, gzip.ErrHeader) || errors.Is(err, zlib.ErrHeader) {
+			err = fmt.Errorf("%w: it is not encoded as it says", ErrInvalid)
+		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	return body, nil
+	return io.LimitReader(body, limit), nil
 }
 
 // registryErrors is the error body of the OCI distribution spec, section

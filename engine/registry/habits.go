@@ -210,3 +210,13 @@ func followingByHand(ctx context.Context) context.Context {
 }
 
 func byHand(ctx context.Context) bool { return ctx.Value(byHandKey{}) != nil }
+
+type upgradeKey struct{}
+
+// upgradingByHand makes redirects from plain HTTP to the same by HTTPS come back to who asked,
+// who then asks there with what the registry wants.
+func upgradingByHand(ctx context.Context) context.Context {
+	return context.WithValue(ctx, upgradeKey{}, true)
+}
+
+func upgradesByHand(ctx context.Context) bool { return ctx.Value(upgradeKey{}) != nil }

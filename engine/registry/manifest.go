@@ -134,9 +134,12 @@ func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (
 		if errors.Is(err, image.ErrInvalid) {
 			return nil, "", err
 		}
+		if errors.Is(err, ErrInvalid) {
+			return nil, "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
+		}
 		what := "GET " + bareURL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
-		if !again {
+		if !again || triesOf(ctx).once {
 			return nil, "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
 		}
 		c.opts.Observer.Observe(event.Retrying{What: what, Why: c.bareError(err), Try: tries + 1, Delay: wait})
@@ -153,11 +156,11 @@ func readManifest(resp *http.Response) ([]byte, error) {
 	if resp.ContentLength > image.MaxSize {
 		return nil, tooLarge
 	}
-	body, err := plainBody(resp)
+	body, err := plainBody(resp, image.MaxSize+1)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := io.ReadAll(io.LimitReader(body, image.MaxSize+1))
+	raw, err := io.ReadAll(body)
 	if err != nil {
 		return nil, err
 	}

@@ -106,8 +106,9 @@ func nextPage(resp *http.Response) (query string, more bool, err error) {
 			var target string
 			var params map[string]string
 			var ok bool
-			if target, params, value, ok = cutLink(value); !ok {
-				if strings.Contains(strings.ToLower(resp.Header.Get("Link")), "next") {
+			rest := value
+			if target, params, value, ok = cutLink(rest); !ok {
+				if strings.Contains(strings.ToLower(rest), "next") {
 					return "", false, errors.New("its Link header is malformed")
 				}
 				break

@@ -71,11 +71,11 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 
 // readTags reads one page. Tags that are null are passed over, as Nexus has them.
 func readTags(resp *http.Response) ([]string, error) {
-	body, err := plainBody(resp)
+	body, err := plainBody(resp, maxTagsBytes+1)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := io.ReadAll(io.LimitReader(body, maxTagsBytes+1))
+	raw, err := io.ReadAll(body)
 	if err != nil {
 		return nil, err
 	}

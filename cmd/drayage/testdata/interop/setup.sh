@@ -20,6 +20,8 @@ declare -A package=(
   [zstd]=zstd
   [mkfs.xfs]=xfsprogs
   [mkfs.btrfs]=btrfs-progs
+  [qemu-arm]=qemu-user
+  [qemu-s390x]=qemu-user
 )
 
 missing=()
