@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -122,6 +123,33 @@ func (s *shelf) names() []string {
 		out = append(out, r.Name)
 	}
 	return out
+}
+
+// A removed image's blobs that another image needs stay as they are, so that nobody hashes them
+// anew.
+func TestRemovingLeavesSharedBlobsAlone(t *testing.T) {
+	s := newShelf(t)
+	s.image("a", "manifest a", "base", "only a")
+	s.image("b", "manifest b", "base")
+	before := s.info("base")
+	if err := s.store.Remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	if after := s.info("base"); !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("its time is %v, and was %v", after.ModTime(), before.ModTime())
+	}
+	if s.info("only a").ModTime().Year() != 1970 {
+		t.Error("what nothing needs any more looks young to a sweep")
+	}
+}
+
+func (s *shelf) info(content string) fs.FileInfo {
+	s.t.Helper()
+	info, err := os.Stat(filepath.Join(s.store.Dir(), "blobs", "sha256", digest.FromString(content).Encoded()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return info
 }
 
 func TestSweepTakesWhatNothingNeeds(t *testing.T) {

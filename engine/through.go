@@ -446,10 +446,13 @@ func (t *Through) found(name string) {
 // Size implements mirror.Upstream.
 func (t *Through) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
 	t.mu.Lock()
-	n := t.needs[placeOf(ref, d)]
+	n, f := t.needs[placeOf(ref, d)], t.flights[placeOf(ref, d)]
 	t.mu.Unlock()
-	if n != nil && n.desc.Size > 0 {
+	switch {
+	case n != nil && n.desc.Size > 0:
 		return n.desc.Size, nil
+	case f != nil: // it holds the connection that would be asked over
+		return f.desc.Size, nil
 	}
 	size, err := t.opts.Registry.BlobSize(ctx, ref, d)
 	if err != nil {

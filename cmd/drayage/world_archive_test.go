@@ -262,6 +262,19 @@ func TestWorldArchives(t *testing.T) {
 		}
 	})
 
+	t.Run("R7 a hole that would fill the disk", func(t *testing.T) {
+		w := newWorld(t)
+		path := w.write("vast.tar", "")
+		script := "truncate -s 2T vast && tar --format=gnu -S -cf vast.tar vast"
+		make := exec.CommandContext(t.Context(), "sh", "-c", script)
+		make.Dir = w.home
+		if out, err := make.CombinedOutput(); err != nil {
+			t.Skipf("%v: %s", err, out) // a file system without such large files
+		}
+		w.want(w.run("store", "import", path), 1, "sparse")
+		w.want(w.run("pull", "--since", path, "-o", "new.tar", w.image), 1, "sparse")
+	})
+
 	t.Run("R8", func(t *testing.T) {
 		w := newWorld(t)
 		_, m := configOf(t, one)

@@ -131,6 +131,16 @@ func TestWorldDisk(t *testing.T) {
 		}
 	})
 
+	t.Run("a folder that a killed run left, and another one that is interrupted", func(t *testing.T) {
+		w := newWorld(t)
+		dir := filepath.Join(w.home, "out")
+		w.write("out/.drayage-part", "")
+		w.write("out/blobs/sha256/abc", "whole")
+		w.reg.Break("/blobs/", 1, chaos.Status(http.StatusNotFound))
+		w.want(w.run("pull", "-d", dir, w.image), 4)
+		w.want(w.run("pull", "-d", dir, w.image), 0)
+	})
+
 	t.Run("a system without inodes is told from one without space", func(t *testing.T) {
 		hints := []string{hint(&os.PathError{Op: "open", Path: "/proc/x", Err: syscall.ENOSPC}), hint(&os.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT})}
 		if !strings.Contains(hints[0], "space") || !strings.Contains(hints[1], "quota") {

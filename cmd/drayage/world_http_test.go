@@ -114,6 +114,51 @@ func TestWorldHTTP(t *testing.T) {
 		w.want(o, 3, "--cert", "!trying again")
 	})
 
+	t.Run("H8 bodies that can't be decoded", func(t *testing.T) {
+		for _, encoding := range []string{"br", "gzip", "zstd, gzip", "deflate"} {
+			w := newWorld(t)
+			w.reg.Break("/manifests/", registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+				rw.Header().Set("Content-Encoding", encoding)
+				next.ServeHTTP(rw, r)
+			}))
+			w.want(w.pull(w.image), 1, "!trying again")
+			if n := w.reg.Count("/manifests/"); n > 2 {
+				t.Errorf("%s: asked for %d times", encoding, n)
+			}
+		}
+	})
+
+	t.Run("H8 bodies that never end", func(t *testing.T) {
+		var empty bytes.Buffer
+		if err := gzip.NewWriter(&empty).Close(); err != nil {
+			t.Fatal(err)
+		}
+		endless := bytes.Repeat(empty.Bytes(), 1000)
+		for _, part := range []string{"/manifests/", "/auth/token", "/v2/"} {
+			w := newWorld(t)
+			w.reg.RequireToken("", "")
+			w.reg.Break(part, registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+				if part != "/auth/token" && r.Header.Get("Authorization") == "" {
+					next.ServeHTTP(rw, r)
+					return
+				}
+				rw.Header().Set("Content-Encoding", "gzip")
+				if part == "/v2/" {
+					rw.WriteHeader(http.StatusForbidden)
+				}
+				for {
+					if _, err := rw.Write(endless); err != nil {
+						return
+					}
+				}
+			}))
+			o := w.pull("--give-up-after", "1s", w.image) // it returns
+			if o.status == 0 {
+				t.Errorf("%s: status 0", part)
+			}
+		}
+	})
+
 	t.Run("H4", func(t *testing.T) {
 		for _, status := range []int{404, 500, 501, 400, 405, 503} {
 			w := newWorld(t)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -92,6 +93,26 @@ func TestWorldCredentials(t *testing.T) {
 		for _, broken := range []string{`{"auths":{"x":{"auth":"c2VjcmV0OnNlY3JldA=="`, "s3cr3t-not-json", `["s3cr3t"]`} {
 			w.set("DOCKER_AUTH_CONFIG=" + broken)
 			w.want(w.pull("-D", "-D", w.image), 0, "DOCKER_AUTH_CONFIG", "warning", "!s3cr3t", "!c2VjcmV0")
+		}
+	})
+
+	t.Run("a helper that leaves a child behind", func(t *testing.T) {
+		w := newWorld(t)
+		w.reg.RequireBasic("ann", "s3cr3t")
+		w.helper("store", `sleep 5 & echo '{"Username":"ann","Secret":"s3cr3t"}'`)
+		w.write(dockerFile, `{"credsStore":"store"}`)
+		w.want(w.pull("-DD", w.image), 0, "!s3cr3t", "!warning")
+	})
+
+	t.Run("a helper that fails with its answer", func(t *testing.T) {
+		for _, script := range []string{`echo '{"Username":"ann","Secret":"s3cr3t"}'; exit 1`, `echo 'kept: {"Secret":"s3cr3t"' >&2; exit 1`} {
+			w := newWorld(t)
+			w.reg.RequireBasic("ann", "s3cr3t")
+			w.helper("store", script)
+			w.write(dockerFile, `{"credsStore":"store"}`)
+			w.want(w.pull("-DD", w.image), 3, "!s3cr3t", "docker-credential-store")
+			w.helper("store", `[ $verb = store ] && echo "no room for $server s3cr3t" >&2; exit 1`)
+			w.want(w.runIn("s3cr3t", "login", "-u", "ann", "--password-stdin", w.reg.Host()), 7, "!s3cr3t", "docker-credential-store")
 		}
 	})
 
@@ -378,6 +399,57 @@ func TestWorldTokens(t *testing.T) {
 				t.Errorf("%s: %d tokens for one repository: %v", part, n, got.all())
 			}
 		}
+	})
+
+	t.Run("A12 tokens that run out", func(t *testing.T) {
+		w, other := newWorld(t), newWorld(t)
+		var tokens atomic.Int32
+		other.each(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			switch {
+			case r.URL.Path == "/token":
+				fmt.Fprintf(rw, `{"token":"t%d"}`, tokens.Add(1))
+			case r.Header.Get("Authorization") != fmt.Sprintf("Bearer t%d", tokens.Load()):
+				rw.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token"`, other.reg.Host()))
+				rw.WriteHeader(401)
+			default:
+				next.ServeHTTP(rw, r)
+			}
+		})
+		w.each(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			if r.URL.Path == "/v2/" {
+				next.ServeHTTP(rw, r)
+				return
+			}
+			http.Redirect(rw, r, "http://"+other.reg.Host()+r.URL.Path, http.StatusTemporaryRedirect)
+		})
+		d := w.serve("--pull-through", w.reg.Host(), "--fresh", "1ms", "--give-up-after", "2s")
+		for range 3 {
+			url := "http://" + d.host + "/v2/" + w.reg.Host() + "/team/app/manifests/1"
+			if status, stale := fetchStale(t, url); status != 200 || stale {
+				t.Errorf("%d, stale %v", status, stale)
+			}
+			tokens.Add(1) // the last one is good no longer
+		}
+	})
+
+	t.Run("A17 a token server that leads to HTTPS", func(t *testing.T) {
+		w := newWorld(t)
+		secure := registrytest.NewTLS()
+		t.Cleanup(secure.Close)
+		secure.Break("", registrytest.Always, between(func(rw http.ResponseWriter, _ *http.Request, _ http.Handler) { fmt.Fprint(rw, `{"token":"good"}`) }))
+		ca := w.write("ca.pem", pemOf(t, secure))
+		w.each(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			switch {
+			case r.URL.Path == "/token":
+				http.Redirect(rw, r, "https://"+secure.Host()+"/token", http.StatusMovedPermanently)
+			case r.Header.Get("Authorization") != "Bearer good":
+				rw.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token"`, w.reg.Host()))
+				rw.WriteHeader(401)
+			default:
+				next.ServeHTTP(rw, r)
+			}
+		})
+		w.want(w.pull("--ca-cert", ca, w.image), 0)
 	})
 
 	t.Run("A13", func(t *testing.T) {

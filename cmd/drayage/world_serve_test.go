@@ -268,6 +268,24 @@ func TestWorldServe(t *testing.T) {
 		}
 	})
 
+	t.Run("one broken tag is not a registry that is down", func(t *testing.T) {
+		w := newWorld(t)
+		w.reg.Push("team/broken", "1", smallImage())
+		w.reg.Break("/team/broken/manifests/", registrytest.Always, between(func(rw http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			rw.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(rw, `{"no":"manifest"}`)
+		}))
+		d := w.serve("--pull-through", w.reg.Host(), "--fresh", "1ms", "--give-up-after", "2s")
+		at := "http://" + d.host + "/v2/" + w.reg.Host() + "/team/"
+		statusAt(t, at+"app/manifests/1")
+		if status := statusAt(t, at+"broken/manifests/1"); status != http.StatusBadGateway {
+			t.Errorf("what is no manifest: %d", status)
+		}
+		if status, stale := fetchStale(t, at+"app/manifests/1"); status != 200 || stale {
+			t.Errorf("%d, stale %v", status, stale)
+		}
+	})
+
 	t.Run("upstream that hangs delays one answer", func(t *testing.T) {
 		w := newWorld(t)
 		w.want(w.run("pull", w.image), 0)

@@ -163,6 +163,21 @@ func statusAt(t *testing.T, url string) int {
 	return status
 }
 
+// fetchStale is the status of a GET, and whether the answer says that it is an old one.
+func fetchStale(t *testing.T, url string) (status int, stale bool) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, resp.Header.Get("Drayage-Stale") != ""
+}
+
 // pemOf is the certificate of a TLS registry.
 func pemOf(t *testing.T, s *registrytest.Server) string {
 	t.Helper()

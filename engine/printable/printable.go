@@ -150,9 +150,29 @@ func (s *Secrets) Line(text string) string {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// No more than what Line looks at, and one secret beyond, so that none is cut in two.
-	if len(s.known) > 0 {
-		text = text[:min(len(text), look+len(s.known[0]))]
+	if len(s.known) == 0 {
+		return Line(text)
+	}
+	// No more than what Line looks at, and one secret beyond.
+	if most := look + len(s.known[0]); len(text) > most {
+		return Line(s.withoutHalves(s.hide(text[:most])))
 	}
 	return Line(s.hide(text))
+}
+
+// withoutHalves is a text that was cut, without a secret of which only the beginning is there.
+func (s *Secrets) withoutHalves(text string) string {
+	for _, secret := range s.known {
+		for from := max(0, len(text)-len(secret)+1); ; from++ {
+			i := strings.Index(text[from:], secret[:shortest])
+			if i < 0 {
+				break
+			}
+			if from += i; strings.HasPrefix(secret, text[from:]) {
+				text = text[:from]
+				break
+			}
+		}
+	}
+	return text
 }

@@ -2,6 +2,7 @@ package printable_test
 
 import (
 	"encoding/base64"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -57,4 +58,24 @@ func FuzzLine(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A process that runs for months gets a new token every few minutes: old ones are forgotten,
+// credentials aren't.
+func TestSecretsAreBounded(t *testing.T) {
+	var s printable.Secrets
+	s.Add("password")
+	for i := range 10_000 {
+		s.AddToken(fmt.Sprintf("token-%d.", i))
+	}
+	for text, hidden := range map[string]bool{"token-9999.": true, "token-9900.": true, "token-0.": false, "password": true} {
+		if got := s.Hide(text) == printable.Hidden; got != hidden {
+			t.Errorf("%s is hidden: %v", text, got)
+		}
+	}
+	long := strings.Repeat("secret-", 5000)
+	s.AddToken(long)
+	if got := s.Line(strings.Repeat(" ", 3000) + long + long); strings.Contains(got, "secret-") {
+		t.Errorf("a part of a long secret is left: %s", got)
+	}
 }

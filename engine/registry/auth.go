@@ -430,7 +430,7 @@ func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, 
 		}
 		u.RawQuery = q.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), strings.NewReader(body))
+	req, err := http.NewRequestWithContext(followingUpgrades(ctx), method, u.String(), strings.NewReader(body))
 	if err != nil {
 		return "", 0, &Error{Method: method, URL: bareURL(&u), Detail: "the token server's URL is malformed", kind: ErrInvalid}
 	}

@@ -219,4 +219,9 @@ func upgradingByHand(ctx context.Context) context.Context {
 	return context.WithValue(ctx, upgradeKey{}, true)
 }
 
+// followingUpgrades undoes that, for requests to others than the registry.
+func followingUpgrades(ctx context.Context) context.Context {
+	return context.WithValue(ctx, upgradeKey{}, nil)
+}
+
 func upgradesByHand(ctx context.Context) bool { return ctx.Value(upgradeKey{}) != nil }
