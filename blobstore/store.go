@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"drayage/blobstore/durable"
@@ -58,6 +59,7 @@ type Store struct {
 	partialAge time.Duration
 	folder     *folderSync // of blobs/sha256, where nearly all blobs are
 	stamps     *stamps
+	hashing    sync.Mutex // held while a blob is hashed that is to be given on
 }
 
 // Options are how a store keeps what it is given. The zero value is careful.
@@ -174,6 +176,34 @@ func (s *Store) Open(d digest.Digest) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening blob: %w", err)
 	}
+	return f, nil
+}
+
+// OpenSound is as Open for content that is given on without being looked at again. A blob whose
+// file was changed since it was verified is hashed first: one that is damaged is moved to
+// quarantine, and is as if absent.
+func (s *Store) OpenSound(d digest.Digest) (*os.File, error) {
+	f, err := s.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && s.stamps.same(d, info) {
+		return f, nil
+	}
+	s.hashing.Lock() // whoever asks for the same meanwhile needn't hash it again
+	defer s.hashing.Unlock()
+	if err == nil && s.stamps.same(d, info) {
+		return f, nil
+	}
+	gone, err := s.quarantine(d)
+	switch {
+	case err != nil:
+		return nil, errors.Join(err, f.Close())
+	case gone:
+		return nil, errors.Join(fmt.Errorf("blob %s: %w", d, ErrNotFound), f.Close())
+	}
+	s.stamps.put(d, info)
 	return f, nil
 }
 

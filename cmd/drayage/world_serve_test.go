@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"drayage/engine/registry/registrytest"
+
+	"github.com/opencontainers/go-digest"
 )
 
 func TestWorldHostsToml(t *testing.T) {
@@ -254,6 +257,13 @@ func TestWorldServe(t *testing.T) {
 		}
 		resp.Body.Close()
 		close(release)
+		for header, status := range map[string]int{"bytes=-0": 416, "items=0-5": 200, "bytes=0-99999999999999999999": 206, "bytes=-99999999999999999999": 206, "bytes=99999999999999999999-": 416} {
+			resp := ask(header)
+			resp.Body.Close()
+			if resp.StatusCode != status || status == 416 && resp.Header.Get("Content-Range") != total {
+				t.Errorf("%s: %d, Content-Range %q", header, resp.StatusCode, resp.Header.Get("Content-Range"))
+			}
+		}
 		for _, header := range []string{"bytes=0-9,20-29", "bytes=-5"} {
 			resp := ask(header)
 			var b bytes.Buffer
@@ -264,6 +274,43 @@ func TestWorldServe(t *testing.T) {
 			}
 			if header == "bytes=-5" && !bytes.Equal(b.Bytes(), blob[len(blob)-5:]) {
 				t.Errorf("%s: %q", header, b.Bytes())
+			}
+		}
+	})
+
+	t.Run("what a disk has changed is not given", func(t *testing.T) {
+		for _, spoil := range []func(path string, raw []byte) error{
+			func(path string, raw []byte) error { raw[5] ^= 1; return os.WriteFile(path, raw, 0o644) },
+			func(path string, raw []byte) error { return os.Truncate(path, int64(len(raw)/2)) },
+		} {
+			for _, through := range []bool{false, true} {
+				w := newWorld(t)
+				w.want(w.run("pull", w.image), 0)
+				var flags []string
+				if through {
+					flags = []string{"--pull-through", w.reg.Host()}
+				}
+				d := w.serve(flags...)
+				layer := smallImage().Layers[0].Digest
+				url := "http://" + d.host + "/v2/" + w.reg.Host() + "/team/app/blobs/" + layer.String()
+				if status, body := fetch(t, http.DefaultClient, url); status != 200 || digest.FromBytes([]byte(body)) != layer {
+					t.Fatalf("%d", status)
+				}
+				path := filepath.Join(w.home, "store", "blobs", "sha256", layer.Encoded())
+				raw, err := os.ReadFile(path)
+				if err == nil {
+					err = errors.Join(os.Chmod(path, 0o644), spoil(path, raw))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := http.StatusNotFound
+				if through {
+					want = http.StatusOK
+				}
+				if status, body := fetch(t, http.DefaultClient, url); status != want || status == 200 && digest.FromBytes([]byte(body)) != layer {
+					t.Errorf("pull-through %v: %d, want %d", through, status, want)
+				}
 			}
 		}
 	})

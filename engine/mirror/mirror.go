@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net/http"
 	"regexp"
 	"slices"
@@ -454,7 +455,7 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 	}
 	var body Blob
 	from := FromStore
-	f, err := h.o.Store.Open(d)
+	f, err := h.o.Store.OpenSound(d)
 	if err != nil && !errors.Is(err, blobstore.ErrNotFound) {
 		return errBroken
 	}
@@ -494,41 +495,73 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 	head.Set("Docker-Content-Digest", d.String())
 	head.Set("Etag", `"`+d.String()+`"`)
 	head.Set("Cache-Control", "max-age=31536000, immutable")
-	if backwards(r.Header.Get("Range")) {
+	ranges, ok := readableRange(r.Header.Get("Range"))
+	if tag := r.Header.Get("If-Range"); tag != "" && tag != head.Get("Etag") {
+		ranges, ok = "", true // the whole is wanted when it is another
+	}
+	if !ok { // http.ServeContent doesn't tell the size then
 		size, err := body.Seek(0, io.SeekEnd)
 		if err != nil {
 			return errBroken
 		}
-		if _, err := body.Seek(0, io.SeekStart); err != nil {
-			return errBroken
-		}
-		if tag := r.Header.Get("If-Range"); tag == "" || tag == head.Get("Etag") { // else the whole is sent
-			head.Set("Content-Range", fmt.Sprintf("bytes */%d", size)) // http.ServeContent leaves it out
-		}
+		head.Set("Content-Range", fmt.Sprintf("bytes */%d", size))
+		http.Error(w, "the range is none of this blob", http.StatusRequestedRangeNotSatisfiable)
+		return nil
+	}
+	r = r.Clone(r.Context())
+	if r.Header.Del("Range"); ranges != "" {
+		r.Header.Set("Range", ranges)
 	}
 	http.ServeContent(w, r, "", time.Time{}, body)
 	return nil
 }
 
-// backwards reports whether a Range header is one that http.ServeContent can't read, such as
-// bytes=5-2.
-func backwards(header string) bool {
-	ranges, ok := strings.CutPrefix(header, "bytes=")
-	if !ok {
-		return header != ""
+// readableRange is a Range header as http.ServeContent reads it, "" for one in another unit, which
+// is as if it weren't there (RFC 9110, section 14.2). ok is false for one that no blob can satisfy.
+func readableRange(header string) (ranges string, ok bool) {
+	list, isBytes := strings.CutPrefix(header, "bytes=")
+	if !isBytes {
+		return "", header == "" || strings.Contains(header, "=")
 	}
-	for _, r := range strings.Split(ranges, ",") {
-		first, last, ok := strings.Cut(strings.TrimSpace(r), "-")
-		if !ok {
-			return strings.TrimSpace(r) != ""
+	var out []string
+	for _, r := range strings.Split(list, ",") {
+		if r = strings.TrimSpace(r); r == "" {
+			continue
 		}
-		from, errFrom := strconv.ParseInt(strings.TrimSpace(first), 10, 64)
-		to, errTo := strconv.ParseInt(strings.TrimSpace(last), 10, 64)
-		if first != "" && errFrom != nil || last != "" && errTo != nil || first != "" && last != "" && from > to {
-			return true
+		first, last, ok := strings.Cut(r, "-")
+		from, fromOK := position(first)
+		to, toOK := position(last)
+		switch {
+		case !ok || !fromOK || !toOK || from == math.MaxInt64 || first == "" && to == 0 || first != "" && last != "" && from > to:
+			return "", false
+		case last != "" && to == math.MaxInt64: // beyond any end
+			last = ""
 		}
+		if first == "" && last == "" { // of more bytes than there are: all
+			first = "0"
+		}
+		out = append(out, strings.TrimSpace(first)+"-"+strings.TrimSpace(last))
 	}
-	return false
+	if len(out) == 0 {
+		return "", false
+	}
+	return "bytes=" + strings.Join(out, ","), true
+}
+
+// position reads a number of bytes; one that is too large for a number is the largest.
+func position(s string) (n int64, ok bool) {
+	s = strings.TrimSpace(s)
+	if strings.ContainsFunc(s, func(r rune) bool { return r < '0' || r > '9' }) {
+		return 0, false
+	}
+	if s == "" {
+		return 0, true
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return math.MaxInt64, true
+	}
+	return n, true
 }
 
 func sendJSON(w http.ResponseWriter, v any) error {
