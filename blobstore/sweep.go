@@ -45,6 +45,8 @@ type Garbage struct {
 	Quarantined []Stored
 	Derived     int   // records of conversions whose blobs are gone or going
 	Left        int64 // bytes of the whole blobs that stay
+	Young       int   // blobs among them that nothing needs, and that stay for their age
+	YoungBytes  int64
 
 	found time.Time // images that were used since stay
 }
@@ -142,6 +144,7 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 			g.Blobs = append(g.Blobs, b.Stored)
 			continue
 		}
+		g.Young, g.YoungBytes = g.Young+1, g.YoungBytes+b.Size
 		g.Left += b.Size
 		stays[b.Digest] = true
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"drayage/blobstore"
@@ -39,6 +42,8 @@ type Through struct {
 	down    map[string]time.Time // registries that can't be asked, and when that was last tried
 	lists   map[string]list      // of tags, by repository
 	needs   map[place]*needed
+
+	complained time.Time // of a store that can't be written
 }
 
 // list are the tags of a repository, and when they were.
@@ -170,9 +175,9 @@ func (t *Through) byDigest(ctx context.Context, ref reference.Image) (mirror.Man
 	}
 	roots := t.rootsOf(placeOf(ref, d))
 	if len(roots) == 0 { // asked for by its digest alone: it is an image of that name
-		return sent(doc, here), t.settle(ctx, ref, doc)
+		return sent(doc, here), t.kept(ref, t.settle(ctx, ref, doc))
 	}
-	return sent(doc, here), t.keep(ctx, ref, doc, roots)
+	return sent(doc, here), t.kept(ref, t.keep(ctx, ref, doc, roots))
 }
 
 // byTag fetches what a tag stands for, and makes an image of it.
@@ -182,7 +187,7 @@ func (t *Through) byTag(ctx context.Context, ref reference.Image, tagOrDigest st
 	if err != nil {
 		return mirror.Manifest{}, upstreamError(err)
 	}
-	if err := t.settle(ctx, ref, doc); err != nil {
+	if err := t.kept(ref, t.settle(ctx, ref, doc)); err != nil {
 		return mirror.Manifest{}, err
 	}
 	t.found(ref.Tagged())
@@ -416,6 +421,9 @@ func upstreamError(err error) error {
 	if err == nil {
 		return nil
 	}
+	if isLocal(err) {
+		return fmt.Errorf("%w: %w", mirror.ErrLocal, err)
+	}
 	for _, k := range []struct{ from, to error }{
 		{registry.ErrNotFound, mirror.ErrUnknown}, {registry.ErrDenied, mirror.ErrDenied}, {registry.ErrQuota, mirror.ErrBusy},
 	} {
@@ -424,6 +432,32 @@ func upstreamError(err error) error {
 		}
 	}
 	return err
+}
+
+// isLocal reports whether it is the store that fails, and not upstream.
+func isLocal(err error) bool {
+	var path *fs.PathError
+	var link *os.LinkError
+	return errors.As(err, &path) || errors.As(err, &link) || errors.Is(err, syscall.ENOSPC)
+}
+
+// kept is what became of keeping what upstream gave, in a mirror's terms. A store that can't be
+// written is told now and then: it fails each request.
+func (t *Through) kept(ref reference.Image, err error) error {
+	const often = time.Minute
+	if err == nil || !isLocal(err) || t.ctx.Err() != nil {
+		return upstreamError(err)
+	}
+	t.mu.Lock()
+	due := time.Since(t.complained) >= often
+	if due {
+		t.complained = time.Now()
+	}
+	t.mu.Unlock()
+	if due {
+		t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: what upstream gives can't be kept: %v", ref, err)})
+	}
+	return upstreamError(err)
 }
 
 func (t *Through) isFresh(name string) bool {
@@ -482,7 +516,7 @@ func (t *Through) Blob(ctx context.Context, ref reference.Image, d digest.Digest
 			delete(t.flights, at)
 			t.mu.Unlock()
 			if err != nil {
-				err = upstreamError(err)
+				err = t.kept(ref, err)
 				t.opts.observe(event.Failed{Digest: d, Why: err.Error()})
 			}
 			f.end(err)

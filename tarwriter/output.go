@@ -310,7 +310,7 @@ func CreateDir(path string, o FileOptions) (*Dir, error) {
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
-		return lockDir(&Dir{path: path, made: true, lazy: o.NoSync})
+		return lockDir(&Dir{path: path, made: true, lazy: o.NoSync}, true)
 	case err != nil:
 		return nil, fmt.Errorf("output: %w", err)
 	}
@@ -318,7 +318,7 @@ func CreateDir(path string, o FileOptions) (*Dir, error) {
 	if len(entries) > 0 && !o.Force && !left {
 		return nil, fmt.Errorf("output folder %s: %w, and is not empty", path, ErrExists)
 	}
-	d, err := lockDir(&Dir{path: path, left: left, lazy: o.NoSync})
+	d, err := lockDir(&Dir{path: path, left: left, lazy: o.NoSync}, len(entries) == 0)
 	if err == nil && left {
 		err = d.clear()
 	}
@@ -326,11 +326,15 @@ func CreateDir(path string, o FileOptions) (*Dir, error) {
 }
 
 // dirMark is a file in a folder that is being written. What a run left that was killed has it,
-// and is taken over.
-const dirMark = ".drayage-part"
+// and is taken over. It has ownFolder in it where nothing else was there before.
+const (
+	dirMark   = ".drayage-part"
+	ownFolder = "all here is of an archive that is being written\n"
+)
 
-// lockDir marks a folder as one that is being written, by this process alone.
-func lockDir(d *Dir) (*Dir, error) {
+// lockDir marks a folder as one that is being written, by this process alone, and that had
+// nothing in it before when it is empty.
+func lockDir(d *Dir, empty bool) (*Dir, error) {
 	var err error
 	if d.lock, err = os.OpenFile(filepath.Join(d.path, dirMark), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
 		return nil, fmt.Errorf("output: %w", err)
@@ -342,14 +346,36 @@ func lockDir(d *Dir) (*Dir, error) {
 	if err == nil && !durable.StillNamed(d.lock, d.lock.Name()) { // whoever wrote it is done just now
 		err = ErrBusy
 	}
+	if err == nil && empty {
+		_, err = d.lock.WriteString(ownFolder)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("output folder %s: %w", d.path, err), d.lock.Close())
 	}
 	return d, nil
 }
 
-// clear removes the parts of files that a run left that was killed.
+// clear removes what a run left that was killed: all of it in a folder of its own, else the parts
+// of files.
 func (d *Dir) clear() error {
+	mark, err := io.ReadAll(io.LimitReader(d.lock, int64(len(ownFolder))))
+	if err != nil {
+		return err
+	}
+	if string(mark) == ownFolder {
+		entries, err := os.ReadDir(d.path)
+		for _, e := range entries {
+			if e.Name() != dirMark {
+				err = errors.Join(err, os.RemoveAll(filepath.Join(d.path, e.Name())))
+			}
+		}
+		return err
+	}
+	return d.clearParts()
+}
+
+// clearParts removes parts of files.
+func (d *Dir) clearParts() error {
 	return filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && strings.HasSuffix(path, partSuffix) && e.Name() != dirMark {
 			err = removePart(path, e)

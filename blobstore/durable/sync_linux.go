@@ -3,6 +3,7 @@ package durable
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -65,13 +66,21 @@ func Free(path string) (free int64, shares bool, err error) {
 	return int64(fs.Bavail) * int64(fs.Bsize), kind == unix.XFS_SUPER_MAGIC || kind == unix.BTRFS_SUPER_MAGIC, nil
 }
 
-// Inodes is how many files more the file system of path takes, -1 where that has no bound.
-func Inodes(path string) int64 {
+// FewInodes reports whether the file system of a folder, or of the nearest above it that is there,
+// has room for bytes rather than for more files: what has just failed for want of space has
+// perhaps given back some of both.
+func FewInodes(folder string) bool {
+	const few, room = 1000, 16 << 20 // files, bytes
 	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil || fs.Files == 0 { // Btrfs makes them as needed
-		return -1
+	err := unix.Statfs(folder, &fs)
+	for err == unix.ENOENT && filepath.Dir(folder) != folder {
+		folder = filepath.Dir(folder)
+		err = unix.Statfs(folder, &fs)
 	}
-	return int64(fs.Ffree)
+	if err != nil || fs.Files == 0 { // Btrfs makes them as needed
+		return false
+	}
+	return int64(fs.Ffree) < few && int64(fs.Bavail)*int64(fs.Bsize) > room
 }
 
 // DontCache lets go of what the system keeps in memory of a file that was read once.

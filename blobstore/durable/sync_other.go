@@ -25,5 +25,6 @@ func Free(string) (free int64, shares bool, err error) { return 0, false, errors
 // DontCache does nothing here.
 func DontCache(*os.File) {}
 
-// Inodes is how many files more the file system of path takes. Here it can't be told.
-func Inodes(string) int64 { return -1 }
+// FewInodes reports whether the file system of a folder has room for bytes rather than for more
+// files. Here it can't be told.
+func FewInodes(string) bool { return false }

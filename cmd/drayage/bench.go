@@ -159,7 +159,7 @@ func runBench(ctx context.Context, s streams, o benchOptions, args []string) (er
 		return errors.New("nothing was measured: --bytes or --duration is too little for one read of each")
 	}
 	if failed, all := report.Failed(); all {
-		return fmt.Errorf("nothing was measured: reads failed: %s: %w", errorsOf(bench.Summary{Errors: failed, Requests: bench.Count(report)}), registry.ErrUnavailable)
+		return measureError{fmt.Errorf("nothing was measured: reads failed: %s: %w", errorsOf(bench.Summary{Errors: failed, Requests: bench.Count(report)}), registry.ErrUnavailable)}
 	}
 	if old != nil && !report.Shares(old) {
 		return usageError{fmt.Errorf("--baseline %s: it has none of the settings that were measured now", o.baseline)}

@@ -41,6 +41,7 @@ type display struct {
 	json    bool
 	debug   int
 	color   bool
+	ending  *ending // of the run
 }
 
 func (d *displayFlags) display(s streams) (*display, error) {
@@ -54,7 +55,7 @@ func (d *displayFlags) display(s streams) (*display, error) {
 	capable := isTerminal(s.err) && os.Getenv("TERM") != "dumb"
 	if mode == "auto" {
 		mode = "plain"
-		if ci := os.Getenv("CI"); capable && (ci == "" || ci == "false" || ci == "0") { // a job's terminal keeps all that is drawn
+		if drawsOver(s.err) {
 			mode = "bar"
 		}
 	}
@@ -62,8 +63,8 @@ func (d *displayFlags) display(s streams) (*display, error) {
 		mode = "none"
 	}
 	// Whoever reads standard error may be slow, or not read at all: nothing waits for that.
-	w := progress.NewPatient(s.err)
-	out := &display{err: w, debug: d.debug, json: mode == "json"}
+	w := progress.NewPatient(s.err, func(left int) []byte { return leftOut(left, mode == "json") })
+	out := &display{err: w, debug: d.debug, json: mode == "json", ending: s.ending}
 	out.color = d.color || !d.noColor && capable && os.Getenv("NO_COLOR") == ""
 	switch mode {
 	case "bar":
@@ -76,6 +77,25 @@ func (d *displayFlags) display(s streams) (*display, error) {
 		out.printer = progress.None{W: w}
 	}
 	return out, nil
+}
+
+// drawsOver reports whether what is drawn on a file can be drawn over: on a terminal that is not
+// a job's, which keeps all.
+func drawsOver(f *os.File) bool {
+	ci := os.Getenv("CI")
+	return isTerminal(f) && os.Getenv("TERM") != "dumb" && (ci == "" || ci == "false" || ci == "0")
+}
+
+// leftOut tells of lines or events that nobody has read in time.
+func leftOut(n int, asEvent bool) []byte {
+	var b bytes.Buffer
+	message := fmt.Sprintf("%d lines were left out, since they were not read", n)
+	if asEvent {
+		progress.NewJSON(&b).Observe(event.Warned{Message: message})
+	} else {
+		fmt.Fprintln(&b, message)
+	}
+	return b.Bytes()
 }
 
 func terminalSize(f *os.File) (width, height int) {
@@ -221,6 +241,9 @@ func (d *display) fail(errs failures) error {
 		return nil
 	}
 	defer d.err.Flush()
+	if slices.ContainsFunc(errs, as[signalError]) && !d.ending.tell() {
+		return reported{errs}
+	}
 	if d.json {
 		d.printer.Observe(errorEvent(errs))
 		return reported{errs}

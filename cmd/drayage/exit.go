@@ -144,6 +144,11 @@ func or(preds ...func(error) bool) func(error) bool {
 	}
 }
 
+// measureError is a measurement without a result. There is nothing to go on with.
+type measureError struct{ error }
+
+func (e measureError) Unwrap() error { return e.error }
+
 // hint is what the user can do about an error, or "".
 func hint(err error) string {
 	switch {
@@ -153,7 +158,7 @@ func hint(err error) string {
 		return "the disk quota of this user is used up: free some of it and run the same command again; what arrived is kept"
 	case errors.Is(err, syscall.ENOSPC):
 		var at *fs.PathError
-		if errors.As(err, &at) && durable.Inodes(filepath.Dir(at.Path)) == 0 {
+		if errors.As(err, &at) && durable.FewInodes(filepath.Dir(at.Path)) {
 			return "the file system has no inodes left, whatever space it has: remove files there, or use another --store, and run the same command again; what arrived is kept"
 		}
 		return "free some space and run the same command again: what arrived is kept"
@@ -167,7 +172,7 @@ func hint(err error) string {
 	if as[*transfer.MismatchError](err) {
 		return "the registry, or something on the way to it, changes content"
 	}
-	if statusOf(err) == exitNetwork {
+	if statusOf(err) == exitNetwork && !as[measureError](err) {
 		return "run the same command again to go on: what arrived is kept"
 	}
 	return ""

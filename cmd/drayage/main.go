@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"drayage/cmd/drayage/progress"
 )
 
 func main() { os.Exit(runProcess(standardStreams())) }
@@ -22,6 +25,7 @@ func runProcess(s streams) int {
 	// begun is to be cleared away.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := interruptible(context.Background())
+	s.ending, _ = ctx.Value(endingKey{}).(*ending)
 	err := run(ctx, os.Args[1:], s)
 	stop()
 	return statusOf(err)
@@ -73,7 +77,7 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 		case <-over:
 			return
 		}
-		fmt.Fprintln(os.Stderr, "\ndrayage: "+why.Error())
+		ending.sayInTime(why)
 		os.Exit(statusOf(why))
 	}()
 	return ctx, func() {
@@ -88,6 +92,39 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 type ending struct {
 	grace   atomic.Int64 // how long it may take, in nanoseconds
 	hangups atomic.Bool  // SIGHUP doesn't end it
+	said    atomic.Bool  // why it ended
+	json    atomic.Bool  // that is said as an event
+}
+
+// tell reports whether it is still to be said why the run ended, and notes that it is.
+func (e *ending) tell() bool { return e == nil || e.said.CompareAndSwap(false, true) }
+
+// sayInTime says why the run ended, unless that was said, and waits for a reader who is slow, but
+// not for one who doesn't read.
+func (e *ending) sayInTime(why error) {
+	if !e.tell() {
+		return
+	}
+	var line bytes.Buffer
+	switch {
+	case e.json.Load():
+		progress.NewJSON(&line).Observe(errorEvent(why))
+	case isTerminal(os.Stderr): // a bar may stand there
+		line.WriteString("\n")
+		fallthrough
+	default:
+		report(&line, why, false)
+	}
+	const patience = 200 * time.Millisecond
+	said := make(chan struct{})
+	go func() {
+		_, _ = os.Stderr.Write(line.Bytes())
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(patience):
+	}
 }
 
 type endingKey struct{}

@@ -205,6 +205,11 @@ func (o *pullOptions) images(s streams, args []string) (refs []reference.Image, 
 		if words, err = readList(o.lock, s.in); err != nil {
 			return nil, nil, err
 		}
+		for i, w := range words { // as they were asked for; the lock pins them
+			if ref, err := reference.Parse(w.word); err == nil && ref.Tag() != "" {
+				words[i].word = ref.Tagged()
+			}
+		}
 	}
 	if len(words) == 0 {
 		return nil, nil, usageError{errors.New("no images named: give some, or a list with -f")}
@@ -403,6 +408,12 @@ func (o *pullOptions) unpinned(results []engine.Result) []engine.Result {
 	return out
 }
 
+// isManifestMissing reports whether it is a manifest that a registry doesn't have, and no blob.
+func isManifestMissing(err error) bool {
+	var e *registry.Error
+	return errors.Is(err, registry.ErrNotFound) && errors.As(err, &e) && strings.Contains(e.URL, "/manifests/")
+}
+
 // suggest adds to errors about tags that aren't there which similar ones there are. The registry
 // is asked for a few of them.
 func (o *pullOptions) suggest(ctx context.Context, c *registry.Client, failed failures) failures {
@@ -411,7 +422,7 @@ func (o *pullOptions) suggest(ctx context.Context, c *registry.Client, failed fa
 	out := slices.Clone(failed)
 	for i, err := range out {
 		var img *engine.ImageError
-		if ctx.Err() != nil || asked == most || !errors.As(err, &img) || !errors.Is(err, registry.ErrNotFound) || img.Ref.Tag() == "" || img.Ref.Digest() != "" {
+		if ctx.Err() != nil || asked == most || !errors.As(err, &img) || !isManifestMissing(err) || img.Ref.Tag() == "" || img.Ref.Digest() != "" {
 			continue
 		}
 		asked++

@@ -25,6 +25,8 @@ type streams struct {
 	out *os.File // what was asked for, and nothing else
 	err *os.File // everything else
 
+	ending *ending // of this process, or nil
+
 	// For tests that let the process die at a call:
 	disk       durable.Disk  // what the store is kept on; nil means this machine's
 	checkpoint time.Duration // 0 means the engine's
@@ -63,12 +65,15 @@ that docker load, podman load and ctr images import take.`,
 	plainUsage(root)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return noEmptyValues(cmd.Flags()) }
 
+	inJSON := slices.Contains(joinProgress(args), "--progress=json")
+	if s.ending != nil {
+		s.ending.json.Store(inJSON)
+	}
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return nil
 	}
-	inJSON := slices.Contains(joinProgress(args), "--progress=json")
-	if !as[reported](err) {
+	if !as[reported](err) && (!as[signalError](err) || s.ending.tell()) {
 		// What cobra finds wrong by itself has no type of its own.
 		text := err.Error()
 		if slices.ContainsFunc([]string{"unknown command", "unknown flag", "accepts ", "requires "}, func(p string) bool { return strings.HasPrefix(text, p) }) {
@@ -110,7 +115,15 @@ func errorLine(err error) string {
 // errorEvent is the event that a run ends with.
 func errorEvent(err error) event.Error {
 	status := statusOf(err)
-	return event.Error{Status: status, Name: statusName(status), Message: errorLine(err)}
+	message := errorLine(err)
+	if several, ok := err.(failures); ok { // each with what can be done about it
+		lines := make([]string, len(several))
+		for i, err := range several {
+			lines[i] = errorLine(err)
+		}
+		message = strings.Join(lines, "; ")
+	}
+	return event.Error{Status: status, Name: statusName(status), Message: message}
 }
 
 // report writes one line for an error.

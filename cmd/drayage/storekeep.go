@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,6 +195,10 @@ func runGC(ctx context.Context, s streams, o gcOptions) error {
 	}
 	fmt.Fprintf(s.out, "%s %s, %s and %s half-fetched: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "blob"),
 		progress.Size(g.Bytes()), progress.Size(g.Left))
+	if g.Young > 0 {
+		fmt.Fprintf(s.err, "drayage: %s that no image needs, %s, came less than %s ago and may be of a pull that was broken off: they stay; --grace 0s takes them, too\n",
+			count(g.Young, "blob"), progress.Size(g.YoungBytes), cmp.Or((*days)(&o.grace).String(), "a day"))
+	}
 	if o.budget > 0 && g.Left > int64(o.budget) {
 		fmt.Fprintf(s.err, "drayage: %s are over the budget of %s: what is pinned or in use stays\n", progress.Size(g.Left-int64(o.budget)), progress.Size(int64(o.budget)))
 	}
@@ -365,7 +370,7 @@ func brokenImages(damaged []digest.Digest, images []blobstore.ImageUsage) (bad [
 // tellReading tells of progress, a line now and then.
 func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *atomic.Int64) (stop func()) {
 	u, err := store.Usage(context.Background())
-	if o.quiet || err != nil || !isTerminal(s.err) {
+	if o.quiet || err != nil || o.progress != "auto" && o.progress != "bar" || !drawsOver(s.err) {
 		return func() {}
 	}
 	done := make(chan struct{})

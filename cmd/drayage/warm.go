@@ -142,6 +142,12 @@ func runWarm(ctx context.Context, s streams, o warmOptions) error {
 	if err != nil {
 		return err
 	}
+	// What the environment and the flags have wrong is told before the first round.
+	c, err := o.client(credentials, nil, o.perHost, retry.Policy{}, display)
+	if err != nil {
+		return err
+	}
+	c.Close()
 	lock, err := lockWarm(store)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -141,6 +142,53 @@ func TestWorldDisk(t *testing.T) {
 		w.want(w.run("pull", "-d", dir, w.image), 0)
 	})
 
+	t.Run("a folder that a killed run left, and another image", func(t *testing.T) {
+		w := newWorld(t)
+		other := w.reg.Push("team/other", "1", registrytest.Build("linux/"+runtime.GOARCH, registrytest.Layer(9, 700)))
+		for _, format := range []string{"docker", "oci", "legacy"} {
+			dir, clean := filepath.Join(w.home, format), filepath.Join(w.home, format+"-clean")
+			w.want(w.run("pull", "--format", format, "-d", clean, other), 0)
+			w.want(w.run("pull", "--format", format, "-d", dir, w.image), 0)
+			w.write(format+"/.drayage-part", "all here is of an archive that is being written\n")
+			w.want(w.run("pull", "--format", format, "-d", dir, other), 0)
+			if got, want := filesBelow(t, dir), filesBelow(t, clean); got != want {
+				t.Errorf("%s: %s, want %s", format, got, want)
+			}
+		}
+	})
+
+	t.Run("S3 without inodes", func(t *testing.T) {
+		w := newWorld(t)
+		small := filepath.Join(w.home, "small")
+		if err := os.Mkdir(small, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=40", "none", small).CombinedOutput(); err != nil {
+			t.Skipf("this user can't mount: %v: %s", err, out)
+		}
+		t.Cleanup(func() { _ = exec.Command("umount", small).Run() })
+		var names []string
+		for i := range 20 {
+			w.reg.Push(fmt.Sprintf("team/app%d", i), "1", registrytest.Build("linux/"+runtime.GOARCH, registrytest.Layer(uint64(i), 3000)))
+			names = append(names, fmt.Sprintf("%s/team/app%d:1", w.reg.Host(), i))
+		}
+		store := filepath.Join(small, "store")
+		for _, flags := range [][]string{{"-p", "plain"}, {"-p", "json"}} {
+			w.want(w.run(append(append([]string{"pull", "--store", store}, flags...), names...)...), 7, "no inodes left", "!free some space and")
+		}
+		d := w.serve("--store", store, "--pull-through", w.reg.Host())
+		statuses := make(map[int]bool)
+		for i := range names {
+			statuses[statusAt(t, fmt.Sprintf("http://%s/v2/%s/team/app%d/manifests/1", d.host, w.reg.Host(), i))] = true
+		}
+		if !statuses[http.StatusInsufficientStorage] || statuses[http.StatusBadGateway] {
+			t.Errorf("statuses %v", statuses)
+		}
+		if status, said := d.stop(syscall.SIGTERM); status != 0 || !strings.Contains(said, "no space left") {
+			t.Errorf("%d: %s", status, said)
+		}
+	})
+
 	t.Run("a system without inodes is told from one without space", func(t *testing.T) {
 		hints := []string{hint(&os.PathError{Op: "open", Path: "/proc/x", Err: syscall.ENOSPC}), hint(&os.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT})}
 		if !strings.Contains(hints[0], "space") || !strings.Contains(hints[1], "quota") {
@@ -195,6 +243,47 @@ func TestWorldTerminal(t *testing.T) {
 		w.want(w.pull("--since", "lock", "-o", "delta.tar", w.image), 0)
 		digests := smallImage().Layers[0].Digest.String() + "\n"
 		w.want(w.pull("--since", w.write("digests", encode(digests, false)), "-o", "delta2.tar", w.image), 0)
+	})
+
+	t.Run("a signal while nobody reads standard error", func(t *testing.T) {
+		for _, mode := range []string{"json", "plain"} {
+			w := newWorld(t)
+			const images = 200
+			names := make([]string, images)
+			for i := range names {
+				names[i] = w.reg.Push(fmt.Sprintf("team/app%d", i), "1", registrytest.Build("linux/"+runtime.GOARCH, registrytest.Layer(uint64(i), 300)))
+			}
+			hanging := make(chan struct{}, 1)
+			w.reg.Break("/blobs/", registrytest.Always, between(func(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
+				if w.reg.Count("/manifests/") >= images {
+					select {
+					case hanging <- struct{}{}:
+					default:
+					}
+				}
+				<-r.Context().Done()
+			}))
+			r, stderr, err := os.Pipe() // that nobody reads
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), "drayage", append([]string{"pull", "-p", mode, "-DD", "-j", "300", "--per-host", "300", "--store", t.TempDir()}, names...)...)
+			cmd.Env, cmd.Stderr = w.env, stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-hanging
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // it returns
+			if status := cmd.ProcessState.ExitCode(); status != 143 {
+				t.Errorf("%s: status %d", mode, status)
+			}
+			if err := errors.Join(r.Close(), stderr.Close()); err != nil {
+				t.Error(err)
+			}
+		}
 	})
 
 	t.Run("L2", func(t *testing.T) {
@@ -339,4 +428,20 @@ func TestWorldTerminal(t *testing.T) {
 		w.want(w.pull(w.reg.Host()+"/team/app:1.20.2"), 4, "similar tags: 1.20.3, 1.20.4")
 		w.want(w.pull(w.image), 0, "drayage store export")
 	})
+}
+
+// filesBelow are the names of the files below a folder, a line each.
+func filesBelow(t *testing.T, dir string) string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			names = append(names, strings.TrimPrefix(path, dir))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(names, "\n")
 }

@@ -68,6 +68,8 @@ var (
 	ErrUnknown = errors.New("not upstream either")
 	ErrDenied  = errors.New("upstream refuses it")
 	ErrBusy    = errors.New("upstream wants to be left alone")
+	// ErrLocal: the store can't take what upstream gives.
+	ErrLocal = errors.New("the store can't be written")
 )
 
 // Hit says where the answer to a request came from.
@@ -138,6 +140,7 @@ var (
 	errUpstream   = &fault{http.StatusBadGateway, "UNAVAILABLE", "upstream doesn't give it"}
 	errDenied     = &fault{http.StatusForbidden, "DENIED", "upstream refuses it"}
 	errBusy       = &fault{http.StatusTooManyRequests, "TOOMANYREQUESTS", "upstream wants to be left alone"}
+	errLocal      = &fault{http.StatusInsufficientStorage, "UNKNOWN", "the store can't be written: its disk is full, or may not be written to"}
 	errBroken     = &fault{http.StatusInternalServerError, "UNKNOWN", "the store can't be read"}
 )
 
@@ -399,6 +402,8 @@ func fromUpstream(err error, unknown *fault) error {
 		return unknown
 	case errors.Is(err, ErrDenied):
 		return errDenied
+	case errors.Is(err, ErrLocal):
+		return errLocal
 	case errors.Is(err, ErrBusy):
 		return errBusy
 	case errors.Is(err, fs.ErrPermission):

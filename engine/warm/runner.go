@@ -232,7 +232,11 @@ func (r *Runner) round(ctx context.Context, g *Group, state *State, due time.Tim
 		state.Next = state.Ended
 	}
 	r.save(g, state)
-	r.work.Log("%s: round of %d images has ended after %s: %.1f MiB fetched, %d failed; the next is at %s", g.Name, len(selected),
+	unknown := ""
+	if state.Problem != "" {
+		unknown = " and there may be more, which could not be found out,"
+	}
+	r.work.Log("%s: round of %d images%s has ended after %s: %.1f MiB fetched, %d failed; the next is at %s", g.Name, len(selected), unknown,
 		state.Ended.Sub(began).Round(100*time.Millisecond), float64(state.Fetched)/(1<<20), failed, state.Next.In(r.config.location()).Format("Mon 15:04"))
 	r.tell(ctx, r.config.Hooks.Round, Event{Event: "round", Group: g.Name, Time: state.Ended, Images: len(selected), Failed: failed,
 		Fetched: state.Fetched, Seconds: state.Ended.Sub(began).Seconds(), Error: state.Problem})

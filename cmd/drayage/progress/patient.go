@@ -1,7 +1,6 @@
 package progress
 
 import (
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -11,7 +10,8 @@ import (
 // taken what was before. When too much would have to be kept, whole writes are left out, and
 // that is told.
 type Patient struct {
-	w io.Writer
+	w      io.Writer
+	notice func(left int) []byte
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -22,14 +22,14 @@ type Patient struct {
 }
 
 const (
-	mostKept   = 4 << 20         // bytes
-	flushes    = 2 * time.Second // that an end waits for a reader who doesn't read
-	leftNotice = "%d lines were left out, since they were not read\n"
+	mostKept = 4 << 20         // bytes
+	flushes  = 2 * time.Second // that an end waits for a reader who doesn't read
 )
 
-// NewPatient makes one. What it starts ends when all is written.
-func NewPatient(w io.Writer) *Patient {
-	p := &Patient{w: w}
+// NewPatient makes one. What it starts ends when all is written. notice is what is written for
+// writes that were left out, so many.
+func NewPatient(w io.Writer, notice func(left int) []byte) *Patient {
+	p := &Patient{w: w, notice: notice}
 	p.changed = sync.NewCond(&p.mu)
 	return p
 }
@@ -62,7 +62,7 @@ func (p *Patient) drain() {
 		p.mu.Lock()
 		p.size -= len(part)
 		if len(p.queue) == 0 && p.left > 0 {
-			notice := fmt.Appendf(nil, leftNotice, p.left)
+			notice := p.notice(p.left)
 			p.left = 0
 			p.queue, p.size = append(p.queue, notice), p.size+len(notice)
 		}
