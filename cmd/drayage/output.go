@@ -183,10 +183,38 @@ func printResults(out *os.File, results []engine.Result) error {
 		_, err := out.WriteString(text.String())
 		return err
 	}
+	width, _ := terminalSize(out)
+	if widest(results) > width {
+		width = 0
+	}
 	for _, r := range results {
-		fmt.Fprintf(&text, "%s\t%s\t%s fetched\t%s reused\n", r.Ref, r.Image.Target().Digest, progress.Size(r.Fetched), progress.Size(r.Reused))
+		d := r.Image.Target().Digest.String()
+		if width == 0 { // lines that wrap are no table; the whole digest is in inspect's and the lock's
+			d = shortDigest(d)
+		}
+		fmt.Fprintf(&text, "%s\t%s\t%s fetched\t%s reused\n", r.Ref, d, progress.Size(r.Fetched), progress.Size(r.Reused))
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	_, err := w.Write([]byte(text.String()))
 	return errors.Join(err, w.Flush())
+}
+
+// widest is how many columns a table of results takes.
+func widest(results []engine.Result) int {
+	const sizes = 2 + len("1023.9 MiB fetched") + 2 + len("1023.9 MiB reused")
+	n := 0
+	for _, r := range results {
+		n = max(n, len(r.Ref.String())+2+len(r.Image.Target().Digest)+sizes)
+	}
+	return n
+}
+
+// shortDigest is as much of a digest as people compare.
+func shortDigest(d string) string {
+	const hex = 12
+	algorithm, rest, ok := strings.Cut(d, ":")
+	if !ok || len(rest) <= hex {
+		return d
+	}
+	return algorithm + ":" + rest[:hex] + "…"
 }

@@ -308,6 +308,25 @@ func TestWorldTerminal(t *testing.T) {
 		}
 	})
 
+	t.Run("results that would wrap", func(t *testing.T) {
+		script, err := exec.LookPath("script")
+		if err != nil {
+			t.Skip("needs script(1), which gives a command a terminal")
+		}
+		w := newWorld(t)
+		for columns, whole := range map[string]bool{"100": false, "300": true} {
+			cmd := exec.CommandContext(t.Context(), script, "-qec", "stty cols "+columns+" rows 40; drayage pull -p none --store "+t.TempDir()+" "+w.image, "/dev/null")
+			cmd.Env = append(w.env, "TERM=xterm")
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if full := bytes.Contains(out, []byte(smallImage().Descriptor.Digest)); full != whole || !bytes.Contains(out, []byte("sha256:")) {
+				t.Errorf("%s columns: the whole digest: %v\n%s", columns, full, out)
+			}
+		}
+	})
+
 	t.Run("errors as events", func(t *testing.T) {
 		w := newWorld(t)
 		w.write("bin/docker", "#!/bin/sh\ncat >/dev/null\necho 'Loaded image: x'\nprintf 'odd \\033[31m\\n' >&2\n")
