@@ -358,6 +358,38 @@ func TestWorldArchives(t *testing.T) {
 		w.want(w.run("store", "ls"), 0, "whole:1", "!broken:1")
 	})
 
+	t.Run("R10 a blob that isn't what its name says", func(t *testing.T) {
+		_, m := configOf(t, two)
+		bad := "blobs/sha256/" + m.Layers[0].Digest.Encoded()
+		rotten := func(parts []part) []part {
+			var out []part
+			for _, p := range parts {
+				if p.name == bad {
+					p.text = "rotten" + p.text[len("rotten"):]
+				}
+				out = append(out, p)
+			}
+			return out
+		}
+		for _, heads := range [][]part{
+			{layoutPart, indexPart(t, two, "broken:1", one, "whole:1")},
+			{manifestPart(t, two, "broken:1", one, "whole:1")},
+			{layoutPart, indexPart(t, two, "broken:1", one, "whole:1"), manifestPart(t, two, "broken:1", one, "whole:1")},
+		} {
+			w := imports(t, tarOf(t, append(rotten(blobParts(two, one)), heads...)...), 6, "broken:1: ", bad, "whole:1")
+			w.want(w.run("store", "ls"), 0, "whole:1", "!broken:1")
+			w.want(w.run("store", "verify"), 0)
+			// Alone, it is refused.
+			imports(t, tarOf(t, append(rotten(blobParts(two)), layoutPart, indexPart(t, two, "broken:1"))...), 6, bad)
+			// One that was appended later is right.
+			all := append(append(rotten(blobParts(two, one)), heads...), blobParts(two)...)
+			imports(t, tarOf(t, all...), 0, "broken:1", "whole:1")
+		}
+		// No image needs it.
+		w := imports(t, tarOf(t, append(rotten(blobParts(two, one)), layoutPart, indexPart(t, one, "whole:1"))...), 6, bad, "whole:1")
+		w.want(w.run("store", "ls"), 0, "whole:1")
+	})
+
 	t.Run("R11", func(t *testing.T) {
 		raw := tarOf(t, append(blobParts(one), layoutPart, indexPart(t, one, "app:1"))...)
 		for program, want := range map[string]int{"bzip2": 0, "gzip": 0, "xz": 2} {

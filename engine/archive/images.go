@@ -338,6 +338,17 @@ func (i *importer) dockerImages(raw []byte) map[digest.Digest][]dockerImage {
 // resolve finds what an image needs, all of which must be in the store, and lists
 // it in the root. Children of an index that were left out are left out.
 func (i *importer) resolve(ctx context.Context, root *blobstore.Root) (*plan.Image, error) {
+	img, err := i.whole(ctx, root)
+	if img == nil && errors.Is(err, ErrInvalid) {
+		if rotten := i.rottenBelow(root.Target.Digest, 0); rotten != nil {
+			return nil, rotten // which says more than that it isn't there
+		}
+	}
+	return img, err
+}
+
+// whole is resolve without the look for what is rotten.
+func (i *importer) whole(ctx context.Context, root *blobstore.Root) (*plan.Image, error) {
 	if has, err := i.lease.Has(root.Target); err != nil || !has {
 		if err == nil {
 			err = fmt.Errorf("%w: index.json lists %s, which is not there", ErrInvalid, root.Target.Digest)
@@ -351,6 +362,9 @@ func (i *importer) resolve(ctx context.Context, root *blobstore.Root) (*plan.Ima
 	}
 	if err != nil {
 		return nil, wrongSize(invalid(err))
+	}
+	if !slices.ContainsFunc(img.Variants, func(v plan.Variant) bool { return v.Platform == nil || !image.IsUnknown(*v.Platform) }) {
+		return nil, fmt.Errorf("%w: of %s nothing but attestations is whole", ErrInvalid, root.Target.Digest)
 	}
 	root.Blobs = img.Digests()
 	for _, v := range img.Variants {

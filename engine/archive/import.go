@@ -68,7 +68,7 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 	defer func() { err = errors.Join(err, lease.Close()) }()
 	i := &importer{
 		options: o, store: store, lease: lease, files: make(map[string]file), links: make(map[string]string),
-		heads: make(map[string][]byte), added: make(map[digest.Digest]bool),
+		heads: make(map[string][]byte), added: make(map[digest.Digest]bool), rotten: make(map[digest.Digest]error),
 	}
 	if err := walkPath(ctx, name, stdin, func(m member) error { return i.take(ctx, m) }); err != nil {
 		return nil, err
@@ -77,6 +77,7 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 	if err != nil {
 		return nil, err
 	}
+	i.tellRotten()
 	failed := errors.Join(i.failed...)
 	if len(roots) == 0 {
 		if failed != nil {
@@ -132,6 +133,8 @@ type importer struct {
 	heads map[string][]byte      // the files that tell what is there, and old layers' json
 	small int64                  // bytes of heads
 	added map[digest.Digest]bool // what the store did not have
+	// rotten are the blobs of which no right copy was found. Only images that need them fail.
+	rotten map[digest.Digest]error
 }
 
 // file is a member whose content is in the store.
@@ -176,9 +179,14 @@ func (i *importer) take(ctx context.Context, m member) error {
 		}
 	}
 	f, err := i.keep(ctx, m, want)
+	if errors.Is(err, ErrMismatch) {
+		i.rotten[want] = err
+		return nil
+	}
 	if err != nil {
 		return err
 	}
+	delete(i.rotten, want)
 	i.files[m.name] = f
 	return nil
 }
@@ -228,6 +236,59 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 	return file{got, draft.Size()}, err
 }
 
+// tellRotten adds the rotten blobs to the failures that no failed image has told of. No image
+// needs them, and yet the archive is damaged.
+func (i *importer) tellRotten() {
+	const most = 20
+	failed, untold := errors.Join(i.failed...), 0
+	for _, d := range slices.Sorted(maps.Keys(i.rotten)) {
+		if err := i.rotten[d]; errors.Is(failed, err) {
+			continue
+		} else if untold++; untold <= most {
+			i.failed = append(i.failed, err)
+		}
+	}
+	if untold > most {
+		i.failed = append(i.failed, fmt.Errorf("%w: and %d more blobs", ErrMismatch, untold-most))
+	}
+}
+
+// rottenBelow is the error of a rotten blob among those that a manifest or an index needs, or nil.
+func (i *importer) rottenBelow(d digest.Digest, depth int) error {
+	if len(i.rotten) == 0 || depth > maxDepth {
+		return nil
+	}
+	if err := i.rotten[d]; err != nil {
+		return err
+	}
+	raw, err := i.store.Read(d, image.MaxSize)
+	if err != nil {
+		return nil
+	}
+	doc, err := image.DecodeVerified(raw, d)
+	if err != nil {
+		return nil
+	}
+	if doc.Manifest != nil {
+		for _, blob := range append([]ocispec.Descriptor{doc.Manifest.Config}, doc.Manifest.Layers...) {
+			if err := i.rotten[blob.Digest]; err != nil {
+				return err
+			}
+		}
+	}
+	if doc.Index != nil {
+		for _, child := range doc.Index.Manifests {
+			if err := i.rottenBelow(child.Digest, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// maxDepth is how deep indexes are nested that are looked into.
+const maxDepth = 4
+
 // find resolves a name that another member tells, by links too.
 func (i *importer) find(name string) (file, error) {
 	c, err := clean(name)
@@ -238,6 +299,9 @@ func (i *importer) find(name string) (file, error) {
 	for range most {
 		if f, ok := i.files[c]; ok {
 			return f, nil
+		}
+		if err := i.rotten[blobDigest(c)]; err != nil {
+			return file{}, err
 		}
 		to, ok := i.links[c]
 		if !ok {
