@@ -166,6 +166,66 @@ func TestWorldArchives(t *testing.T) {
 		imports(t, tarOf(t, append(blobParts(wrong), layoutPart, indexPart(t, wrong, "app:1"))...), 6)
 	})
 
+	t.Run("R2 the OCI half can't be used", func(t *testing.T) {
+		config, m := configOf(t, one)
+		// with is the image with another manifest.
+		with := func(layers ...ocispec.Descriptor) registrytest.Image {
+			other := m
+			other.Layers = layers
+			raw, err := json.Marshal(other)
+			if err != nil {
+				t.Fatal(err)
+			}
+			img := one
+			img.Manifest, img.Descriptor = raw, registrytest.Describe(one.Descriptor.MediaType, raw)
+			return img
+		}
+		gone := registrytest.Layer(77, 100)
+		lost := one
+		lost.Descriptor = registrytest.Describe(one.Descriptor.MediaType, []byte("no manifest"))
+		for name, wrong := range map[string]registrytest.Image{
+			"fewer layers":        with(m.Layers[:2]...),
+			"more layers":         with(append(append([]ocispec.Descriptor{}, m.Layers...), m.Layers[0])...),
+			"a layer is missing":  with(m.Layers[0], registrytest.Describe(m.Layers[1].MediaType, gone), m.Layers[2]),
+			"the manifest is not": lost,
+		} {
+			blobs := []part{blobPart(config), layoutPart}
+			for _, l := range m.Layers {
+				blobs = append(blobs, blobPart(one.Blobs[l.Digest]))
+			}
+			if name != "the manifest is not" {
+				blobs = append(blobs, blobPart(wrong.Manifest))
+			}
+			index := indexPart(t, wrong, "docker.io/library/app:1")
+			w := imports(t, tarOf(t, append(blobs, index, manifestPart(t, one, "app:1"))...), 0, "app:1", "warning", "manifest.json")
+			w.want(w.run("store", "ls"), 0, "app:1", "!sha256:"+wrong.Descriptor.Digest.Encoded())
+			if o := w.run("store", "ls"); strings.Count(o.out, "\n") != 1 {
+				t.Errorf("%s: want one image:\n%s", name, o.out)
+			}
+			w.want(w.run("store", "export", "-o", "out.tar", "app:1"), 0)
+			w.want(w.run("store", "verify"), 0)
+			// Another image beside it, which index.json has right, and one that only manifest.json has.
+			all := append(blobs, blobParts(two)...)
+			w = imports(t, tarOf(t, append(all, indexPart(t, two, "two:1", wrong, "app:1"), manifestPart(t, one, "app:1", two, "two:1", two, "again:1"))...), 0, "app:1", "two:1", "again:1")
+			w.want(w.run("store", "verify"), 0)
+			// With nothing that is right it is refused.
+			if o := imports(t, tarOf(t, append(blobs, index)...), 1, "app:1").run("store", "ls"); strings.Contains(o.out, "app") {
+				t.Errorf("%s: it came in:\n%s", name, o.out)
+			}
+		}
+		// Of several platforms manifest.json has but one.
+		index := registrytest.Index(ocispec.MediaTypeImageIndex, lost.Descriptor, two.Descriptor)
+		several := one
+		several.Descriptor = registrytest.Describe(ocispec.MediaTypeImageIndex, index)
+		var parts []part
+		for _, p := range append(blobParts(one), blobPart(index), layoutPart, indexPart(t, several, "app:1"), manifestPart(t, one, "app:1")) {
+			if p.name != blobPart(one.Manifest).name {
+				parts = append(parts, p)
+			}
+		}
+		imports(t, tarOf(t, parts...), 1, "app:1", "!manifest.json is used")
+	})
+
 	t.Run("R3", func(t *testing.T) {
 		all := append(blobParts(one, two), layoutPart, indexPart(t, one, "docker.io/library/app:1"), manifestPart(t, one, "app:1", two, ""))
 		w := imports(t, tarOf(t, all...), 0, "app:1", "sha256:")

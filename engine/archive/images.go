@@ -31,7 +31,7 @@ type dockerImage struct {
 	RepoTags []string
 	Layers   []string
 
-	broken bool // index.json has the same image, and it can't be had
+	told bool // index.json has the same image, and neither half of it is right, which was told
 }
 
 // fullName is a name as the store has it, or "" for what is none. A tag alone is
@@ -58,18 +58,15 @@ func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobs
 	var besides []beside
 	was := make(map[string]digest.Digest) // what the root of a name was made from
 	covered := make(map[digest.Digest][]blobstore.Root)
-	broken := make(map[string]bool) // names whose images can't be had
 	for _, d := range index.Manifests {
 		all, img, err := i.indexed(ctx, d, docker)
 		if err != nil {
-			name := cmp.Or(d.Annotations["io.containerd.image.name"], d.Annotations[ocispec.AnnotationRefName], d.Digest.String())
-			if !i.skip(ctx, name, err) {
+			if !i.skip(ctx, cmp.Or(indexName(d), d.Digest.String()), err) {
 				return nil, err
 			}
-			if img != nil { // manifest.json has nothing better
-				delete(docker, img.Main().Config.Digest)
+			for _, e := range i.otherHalf(d, docker) { // which isn't right either, or is but one of several platforms
+				e.told = true
 			}
-			broken[fullName(name)] = true
 			continue
 		}
 		root := all[0]
@@ -90,12 +87,6 @@ func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobs
 	if err != nil {
 		return nil, err
 	}
-	for _, entries := range docker {
-		for n := range entries {
-			entries[n].RepoTags = slices.DeleteFunc(entries[n].RepoTags, func(tag string) bool { return broken[fullName(tag)] })
-			entries[n].broken = len(entries[n].RepoTags) == 0 && len(broken) > 0
-		}
-	}
 	more, err := i.dockerOnly(ctx, docker, roots, covered)
 	if err != nil {
 		return nil, err
@@ -107,25 +98,29 @@ func (i *importer) fromIndex(ctx context.Context, raw, manifest []byte) ([]blobs
 	return i.unique(roots), nil
 }
 
-// indexed finds an image that index.json lists, under each of its names. Where its manifest has
-// layers in another order than its config, as Docker 25.0.0 wrote some, and manifest.json is
-// right, that one counts.
-func (i *importer) indexed(ctx context.Context, d ocispec.Descriptor, docker map[digest.Digest][]dockerImage) ([]blobstore.Root, *plan.Image, error) {
+// indexName is the name that index.json gives to an image, or "".
+func indexName(d ocispec.Descriptor) string {
+	return cmp.Or(d.Annotations["io.containerd.image.name"], d.Annotations[ocispec.AnnotationRefName])
+}
+
+// indexed finds an image that index.json lists, under each of its names. Where that half of the
+// archive is wrong and manifest.json has the image and is right, that one counts: Docker 25.0.0
+// wrote manifests with layers in another order than their configs.
+func (i *importer) indexed(ctx context.Context, d ocispec.Descriptor, docker map[digest.Digest][]*dockerImage) ([]blobstore.Root, *plan.Image, error) {
 	if d.Digest.Validate() != nil || d.Size < 0 {
 		return nil, nil, fmt.Errorf("%w: index.json has a malformed digest or size", ErrInvalid)
 	}
 	root := blobstore.Root{Target: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}}
 	img, err := i.resolve(ctx, &root)
-	if errors.Is(err, ErrMismatch) && img != nil && len(img.Variants) == 1 {
-		for _, e := range docker[img.Main().Config.Digest] {
-			if other, errOther := i.dockerRoot(ctx, e); errOther == nil {
-				root, err = other, nil
-				break
-			}
+	if err != nil && itsFault(ctx, err) {
+		if other, ok := i.rescued(ctx, d, docker); ok {
+			i.options.Warn(fmt.Sprintf("%s: what index.json says of it is wrong, and manifest.json is used (%v)", image.Printable(cmp.Or(indexName(d), d.Digest.String())), err))
+			root = other
+			img, err = i.resolve(ctx, &root)
 		}
 	}
 	if err != nil {
-		return nil, img, err
+		return nil, nil, err
 	}
 	all := []string{d.Annotations["io.containerd.image.name"]}
 	if fullName(all[0]) == "" {
@@ -136,6 +131,58 @@ func (i *importer) indexed(ctx context.Context, d ocispec.Descriptor, docker map
 		all = append(all, d.Annotations[ocispec.AnnotationRefName])
 	}
 	return names(all, root), img, nil
+}
+
+// rescued is the image of an entry of index.json as manifest.json has it, if that is right.
+func (i *importer) rescued(ctx context.Context, d ocispec.Descriptor, docker map[digest.Digest][]*dockerImage) (blobstore.Root, bool) {
+	if !i.sole(d) {
+		return blobstore.Root{}, false // of several platforms manifest.json has but one
+	}
+	for _, e := range i.otherHalf(d, docker) {
+		if root, err := i.dockerRoot(ctx, *e); err == nil {
+			return root, true
+		}
+	}
+	return blobstore.Root{}, false
+}
+
+// otherHalf lists the entries of manifest.json for an image of index.json: those with its name,
+// and then those with its config.
+func (i *importer) otherHalf(d ocispec.Descriptor, docker map[digest.Digest][]*dockerImage) []*dockerImage {
+	var named []*dockerImage
+	want := fullName(indexName(d))
+	for _, config := range slices.Sorted(maps.Keys(docker)) {
+		for _, e := range docker[config] {
+			if want != "" && slices.ContainsFunc(e.RepoTags, func(tag string) bool { return fullName(tag) == want }) {
+				named = append(named, e)
+			}
+		}
+	}
+	if m := i.document(d.Digest).Manifest; m != nil {
+		return append(named, docker[m.Config.Digest]...)
+	}
+	return named
+}
+
+// sole reports whether an entry of index.json is one image, and no index of several platforms.
+func (i *importer) sole(d ocispec.Descriptor) bool {
+	if ix := i.document(d.Digest).Index; ix != nil {
+		return len(image.Children(ix)) == 1
+	}
+	return d.MediaType != image.DockerList && d.MediaType != ocispec.MediaTypeImageIndex
+}
+
+// document is a manifest or an index of the store, or nothing.
+func (i *importer) document(d digest.Digest) image.Document {
+	raw, err := i.store.Read(d, image.MaxSize)
+	if err != nil {
+		return image.Document{}
+	}
+	doc, err := image.DecodeVerified(raw, d)
+	if err != nil {
+		return image.Document{}
+	}
+	return doc
 }
 
 // together makes an index of images for several platforms that have one name and no index above
@@ -220,7 +267,7 @@ func (i *importer) indexOf(roots []blobstore.Root) (index ocispec.Index, ok bool
 
 // dockerOnly finds what manifest.json has beyond index.json: images, as of docker save of an
 // image by its id, and names.
-func (i *importer) dockerOnly(ctx context.Context, docker map[digest.Digest][]dockerImage, roots []blobstore.Root, covered map[digest.Digest][]blobstore.Root) ([]blobstore.Root, error) {
+func (i *importer) dockerOnly(ctx context.Context, docker map[digest.Digest][]*dockerImage, roots []blobstore.Root, covered map[digest.Digest][]blobstore.Root) ([]blobstore.Root, error) {
 	known := make(map[string]bool)
 	for _, r := range roots {
 		known[r.Name] = true
@@ -239,10 +286,10 @@ func (i *importer) dockerOnly(ctx context.Context, docker map[digest.Digest][]do
 				}
 				continue
 			}
-			root, err := i.dockerRoot(ctx, e)
-			if err != nil && e.broken {
-				continue // it was told of
+			if e.told {
+				continue
 			}
+			root, err := i.dockerRoot(ctx, *e)
 			if err != nil {
 				if !i.skip(ctx, strings.Join(append(slices.Clone(e.RepoTags), e.Config), " "), err) {
 					return nil, err
@@ -321,15 +368,15 @@ func attach(roots []blobstore.Root, was map[string]digest.Digest, besides []besi
 
 // dockerImages are the entries of manifest.json, by their configs. What it tells of that isn't
 // there is left to index.json.
-func (i *importer) dockerImages(raw []byte) map[digest.Digest][]dockerImage {
-	out := make(map[digest.Digest][]dockerImage)
+func (i *importer) dockerImages(raw []byte) map[digest.Digest][]*dockerImage {
+	out := make(map[digest.Digest][]*dockerImage)
 	var entries []dockerImage
 	if json.Unmarshal(raw, &entries) != nil {
 		return out
 	}
 	for _, e := range entries {
 		if f, err := i.find(e.Config); err == nil {
-			out[f.digest] = append(out[f.digest], e)
+			out[f.digest] = append(out[f.digest], &e)
 		}
 	}
 	return out
@@ -359,6 +406,10 @@ func (i *importer) whole(ctx context.Context, root *blobstore.Root) (*plan.Image
 	img, err := compose.Stored(ctx, i.store, *root, image.DefaultPlatform())
 	if errors.Is(err, blobstore.ErrNotFound) {
 		return nil, fmt.Errorf("%w: some blobs of %s are not there", ErrInvalid, root.Target.Digest)
+	}
+	var none *image.NoPlatformError
+	if errors.As(err, &none) {
+		return nil, fmt.Errorf("%w: of what the index %s lists nothing is there", ErrInvalid, root.Target.Digest)
 	}
 	if err != nil {
 		return nil, wrongSize(invalid(err))

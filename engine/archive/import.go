@@ -114,11 +114,16 @@ func (i *importer) replacing(roots []blobstore.Root) (kept []blobstore.Root, ref
 // skip notes that an image of the archive can't be had, and reports whether the others can: a
 // fault of the store or the end of the run is everybody's.
 func (i *importer) skip(ctx context.Context, name string, err error) bool {
-	if ctx.Err() != nil || !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrMismatch) {
+	if !itsFault(ctx, err) {
 		return false
 	}
 	i.failed = append(i.failed, &ImageError{name, err})
 	return true
+}
+
+// itsFault reports whether an error is of an image of the archive alone.
+func itsFault(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && (errors.Is(err, ErrInvalid) || errors.Is(err, ErrMismatch))
 }
 
 // importer is a run of Import.
@@ -261,14 +266,7 @@ func (i *importer) rottenBelow(d digest.Digest, depth int) error {
 	if err := i.rotten[d]; err != nil {
 		return err
 	}
-	raw, err := i.store.Read(d, image.MaxSize)
-	if err != nil {
-		return nil
-	}
-	doc, err := image.DecodeVerified(raw, d)
-	if err != nil {
-		return nil
-	}
+	doc := i.document(d)
 	if doc.Manifest != nil {
 		for _, blob := range append([]ocispec.Descriptor{doc.Manifest.Config}, doc.Manifest.Layers...) {
 			if err := i.rotten[blob.Digest]; err != nil {
