@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -113,6 +114,17 @@ func manifestPart(t *testing.T, pairs ...any) part {
 
 var layoutPart = part{name: "oci-layout", text: `{"imageLayoutVersion":"1.0.0"}`}
 
+func gzipped(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write(raw)
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 func plainImage(platform string, seeds ...uint64) registrytest.Image {
 	var layers [][]byte
 	for _, s := range seeds {
@@ -146,6 +158,15 @@ func TestWorldArchives(t *testing.T) {
 		w.want(w.run("store", "export", "-o", "out.tar"), 0)
 		if raw, err := os.ReadFile(filepath.Join(w.home, "out.tar")); err != nil || strings.Contains(string(raw), "library/") || strings.Contains(string(raw), `"RepoTags":["`) || strings.Contains(string(raw), "io.containerd.image.name") {
 			t.Errorf("the archive has an invented name, %v", err)
+		}
+	})
+
+	t.Run("R1 an index.json that is empty or cut off", func(t *testing.T) {
+		for index, texts := range map[string][]string{"": {"app:1", "!warning"}, " \n": {"app:1", "!warning"}, `{"manifests":[{"med`: {"app:1", "warning", "index.json"}} {
+			all := append(blobParts(one), layoutPart, part{name: "index.json", text: index})
+			w := imports(t, tarOf(t, append(all, manifestPart(t, one, "app:1"))...), 0, texts...)
+			w.want(w.run("store", "ls"), 0, "app:1")
+			imports(t, tarOf(t, all...), 1, "index.json")
 		}
 	})
 
@@ -465,9 +486,24 @@ func TestWorldArchives(t *testing.T) {
 			}
 			w := imports(t, packed, want)
 			if want != 0 {
-				w.want(w.run("store", "import", "archive.tar"), want, program+" -dc FILE | drayage store import -")
+				w.want(w.run("store", "import", "archive.tar"), want, "decompress it first: "+program+" -dc FILE > ", "!|")
+				w.want(w.pull("--since", "archive.tar", "-o", "out.tar", w.image), want, "decompress it first: "+program+" -dc FILE > ", "!store import")
 			}
 			w.want(w.runIn(string(packed), "store", "import", "-"), want)
+		}
+		// lzma has no magic number; these are its properties, its dictionary's size and no length.
+		imports(t, []byte("\x5d\x00\x00\x80\x00"+strings.Repeat("\xff", 8)+strings.Repeat("\x00 body", 200)), 2, "lzma", "xz -dc FILE > ")
+		twice := gzipped(t, gzipped(t, raw))
+		w := imports(t, twice, 2, "gzip twice", "gzip -dc FILE > ")
+		w.want(w.runIn(string(twice), "store", "import", "-"), 2, "gzip twice")
+		if _, err := exec.LookPath("xz"); err == nil {
+			cmd := exec.CommandContext(t.Context(), "xz", "-c")
+			cmd.Stdin = bytes.NewReader(raw)
+			packed, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			imports(t, gzipped(t, packed), 2, "xz and then with gzip", "gzip -dc FILE | xz -dc > ")
 		}
 	})
 

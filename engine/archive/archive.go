@@ -9,6 +9,7 @@ package archive
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -72,14 +73,19 @@ type member struct {
 // are there. r may be an *os.File, of which what f doesn't read is skipped
 // without reading it.
 func walk(ctx context.Context, r io.Reader, f func(member) error) error {
-	in := r
-	if file, ok := r.(*os.File); !ok || !plainTar(file) {
-		z, _, err := squeeze.NewReader(r)
+	in, packed := r, squeeze.None
+	var head []byte
+	if file, ok := r.(*os.File); ok && plainTar(file) {
+		head = headOf(file)
+	} else {
+		z, format, err := squeeze.NewReader(r)
 		if err != nil {
 			return unreadable(err)
 		}
 		defer z.Close()
-		in = z
+		buffered := bufio.NewReader(z)
+		head, _ = buffered.Peek(headSize) // reading tells what is wrong
+		in, packed = buffered, format
 	}
 	tr := tar.NewReader(in)
 	names := 0
@@ -95,7 +101,7 @@ func walk(ctx context.Context, r io.Reader, f func(member) error) error {
 			return nil
 		}
 		if n == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
-			return ErrNotArchive
+			return noTar(packed, head)
 		}
 		if err != nil {
 			return broken(err)
@@ -133,6 +139,16 @@ func (i interruptible) Read(p []byte) (int, error) {
 	return i.r.Read(p)
 }
 
+// headSize is how much of a stream tells its compression, in bytes.
+const headSize = 6
+
+// headOf is how a file begins, as far as that can be read.
+func headOf(f *os.File) []byte {
+	head := make([]byte, headSize)
+	n, _ := f.ReadAt(head, 0)
+	return head[:n]
+}
+
 // plainTar reports whether a file can be read as a tar where it stands, which
 // allows for seeking.
 func plainTar(f *os.File) bool {
@@ -140,12 +156,7 @@ func plainTar(f *os.File) bool {
 	if err != nil || !info.Mode().IsRegular() {
 		return false
 	}
-	var head [6]byte
-	n, err := f.ReadAt(head[:], 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false
-	}
-	format, err := squeeze.Detect(head[:n])
+	format, err := squeeze.Detect(headOf(f))
 	if err != nil || format != squeeze.None {
 		return false
 	}
@@ -157,9 +168,37 @@ func plainTar(f *os.File) bool {
 func unreadable(err error) error {
 	var format *squeeze.FormatError
 	if errors.As(err, &format) && format.Program != "" {
-		return fmt.Errorf("%w: it is compressed with %s: run %s FILE | drayage store import -", ErrNotArchive, format.Name, format.Program)
+		return decompress("it is compressed with "+format.Name, format.Program+" FILE")
 	}
 	return fmt.Errorf("%w: %w", ErrInvalid, err)
+}
+
+// decompress tells of an archive that a command makes readable.
+func decompress(why, command string) error {
+	return fmt.Errorf("%w: %s: decompress it first: %s > FILE.tar", ErrNotArchive, why, command)
+}
+
+// noTar tells of what is no tar, once it is decompressed, by how it begins.
+func noTar(packed squeeze.Format, head []byte) error {
+	const lzma = "\x5d\x00\x00" // as it begins by default: it has no magic number
+	if packed == squeeze.None {
+		if bytes.HasPrefix(head, []byte(lzma)) {
+			return decompress("it is compressed with lzma", "xz -dc FILE")
+		}
+		return ErrNotArchive
+	}
+	undo := packed.String() + " -dc FILE"
+	within, err := squeeze.Detect(head)
+	var format *squeeze.FormatError
+	switch {
+	case errors.As(err, &format):
+		return decompress("it is compressed with "+format.Name+" and then with "+packed.String(), undo+" | "+format.Program)
+	case within == packed:
+		return decompress("it is compressed with "+packed.String()+" twice", undo)
+	case within != squeeze.None:
+		return decompress("it is compressed with "+within.String()+" and then with "+packed.String(), undo)
+	}
+	return ErrNotArchive
 }
 
 // broken tells of an archive that can't be read on.

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -320,6 +321,12 @@ func (i *importer) roots(ctx context.Context) ([]blobstore.Root, error) {
 	index, hasIndex := i.heads[ocispec.ImageIndexFile]
 	manifest, hasManifest := i.heads[manifestFile]
 	repos, hasRepos := i.heads[reposFile]
+	if hasIndex && (hasManifest || hasRepos) && json.Unmarshal(index, new(ocispec.Index)) != nil {
+		if len(bytes.TrimSpace(index)) > 0 {
+			i.options.Warn("index.json is no index: what else tells of the images is used")
+		}
+		hasIndex = false
+	}
 	switch {
 	case hasIndex:
 		roots, err := i.fromIndex(ctx, index, manifest)
