@@ -75,7 +75,7 @@ func storeImportCommand(s streams) *cobra.Command {
 		Use:   "import [flags] FILE...",
 		Short: "Take images out of archives into the store",
 		Long: `Import reads archives into the store: those that drayage writes, in every format
-and as a folder, those of pull --since together with what they build on, and those
+and as a folder or in volumes, those of pull --since together with what they build on, and those
 of docker save, podman, skopeo, crane and ctr, compressed with gzip, bzip2, zstd or
 not. FILE may be - for standard input. Everything is verified. An image that is whole
 is taken even when another one of the archive is not; the exit status tells.
@@ -107,7 +107,7 @@ func runImport(ctx context.Context, s streams, dir string, noSync bool, opts arc
 	}
 	opts.Warn = func(message string) { fmt.Fprintln(s.err, "drayage: warning:", message) }
 	var failed failures
-	for _, f := range files {
+	for _, f := range archives.WithoutVolumes(files) {
 		images, err := archives.Import(ctx, store, f, s.in, opts)
 		if errPrint := printImported(s, images); err == nil && errPrint != nil {
 			return errPrint

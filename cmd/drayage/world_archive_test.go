@@ -535,6 +535,46 @@ func TestWorldArchives(t *testing.T) {
 		w.want(w.run("store", "import", "--store", t.TempDir(), "out.tar.001"), 7, "out.tar.001")
 	})
 
+	t.Run("volumes as the shell names them", func(t *testing.T) {
+		w := newWorld(t)
+		large := w.reg.Push("large", "1", registrytest.Build(here, registrytest.Random(9, 300_000)))
+		w.want(w.run("pull", "--split", "64KiB", "-o", "out.tar", large), 0)
+		other := w.write("other.tar", string(tarOf(t, append(blobParts(one), layoutPart, indexPart(t, one, "app:1"))...)))
+		imported := func(status int, names []string, texts ...string) {
+			t.Helper()
+			w.want(w.run(append([]string{"store", "import", "--store", t.TempDir()}, names...)...), status, texts...)
+		}
+		for _, pattern := range []string{"out.tar.0*", "out.tar.*"} {
+			files, err := filepath.Glob(filepath.Join(w.home, pattern))
+			if err != nil || len(files) < 3 {
+				t.Fatalf("%v, %v", files, err)
+			}
+			imported(0, append(files, other), "large:1", "app:1")
+		}
+		imported(0, []string{"out.tar"}, "large:1")
+		imported(0, []string{"out.tar", "out.tar.001", "out.tar.002"}, "large:1")
+
+		second := filepath.Join(w.home, "out.tar.002")
+		raw, err := os.ReadFile(second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.write("out.tar.002", string(raw[:len(raw)-1000]))
+		imported(6, []string{"out.tar.001"}, "out.tar.002", "out.tar.sha256")
+		w.write("out.tar.002", string(raw))
+
+		if err := os.Remove(filepath.Join(w.home, "out.tar.001")); err != nil {
+			t.Fatal(err)
+		}
+		imported(7, []string{"out.tar.002"}, "out.tar.001 is missing")
+		imported(7, []string{"out.tar"}, "out.tar.001 is missing")
+		imported(7, []string{"out.tar.001"}, "out.tar.001 is missing")
+		// A number may be a date.
+		dated := w.write("images.20241125", string(tarOf(t, append(blobParts(one), layoutPart, indexPart(t, one, "app:1"))...)))
+		imported(0, []string{dated}, "app:1")
+		imported(2, []string{w.write("notes.20241125", "a text")}, "not an archive")
+	})
+
 	t.Run("names that are replaced", func(t *testing.T) {
 		w := newWorld(t)
 		old := w.write("old.tar", string(tarOf(t, append(blobParts(one), layoutPart, indexPart(t, one, "app:1"))...)))

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -367,6 +368,9 @@ func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) 
 	}
 	if len(volumes) > 0 {
 		err := walkVolumes(ctx, volumes, f)
+		if errors.Is(err, ErrInvalid) {
+			err = blame(ctx, volumes[0], err)
+		}
 		if errors.Is(err, ErrInvalid) && errors.Is(err, io.ErrUnexpectedEOF) {
 			return fmt.Errorf("%w: it ends with %s, and is cut off there", ErrVolume, volumes[len(volumes)-1])
 		}
@@ -388,7 +392,97 @@ func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) 
 		return err
 	}
 	defer file.Close()
-	return walk(ctx, file, f)
+	err = walk(ctx, file, f)
+	if first := firstOf(name); first != "" && errors.Is(err, ErrInvalid) {
+		return fmt.Errorf("%w: %s is missing", ErrVolume, first)
+	}
+	return err
+}
+
+// sumsSuffix ends the name of the file that drayage writes beside volumes.
+const sumsSuffix = ".sha256"
+
+// blame names the volume because of which an archive can't be read, by the list of checksums
+// beside it. Without such a list, or where all are as it says, it is the error that there was.
+func blame(ctx context.Context, first string, err error) error {
+	base, _ := volumeName(first)
+	list, errList := os.Open(base + sumsSuffix)
+	if errList != nil {
+		return err
+	}
+	defer list.Close()
+	raw, errList := io.ReadAll(io.LimitReader(list, maxHead))
+	if errList != nil {
+		return err
+	}
+	for line := range strings.Lines(string(raw)) {
+		sum, name, ok := strings.Cut(strings.TrimSpace(line), "  ")
+		if !ok || !strings.HasPrefix(name, filepath.Base(base)+".") || name != filepath.Base(name) {
+			continue
+		}
+		volume := filepath.Join(filepath.Dir(base), name)
+		got, errSum := sumOf(ctx, volume)
+		switch {
+		case errors.Is(errSum, fs.ErrNotExist):
+			return fmt.Errorf("%w: %s is missing", ErrVolume, volume)
+		case errSum != nil:
+			return errSum
+		case got.Encoded() != sum:
+			return fmt.Errorf("%w: the volume %s is not what %s says, is it whole?", ErrMismatch, volume, base+sumsSuffix)
+		}
+	}
+	return err
+}
+
+// sumOf is the digest of a file.
+func sumOf(ctx context.Context, name string) (digest.Digest, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return digest.FromReader(interruptible{ctx, f})
+}
+
+// firstOf is the first volume of what looks like a later one whose first isn't there, or "".
+// Dates are numbers, too: volumes begin with 0, or have the list of their checksums beside them.
+func firstOf(name string) string {
+	base, number := volumeName(name)
+	_, err := os.Stat(base + sumsSuffix)
+	if number == "" || number[0] != '0' && err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s.%0*d", base, len(number), 1)
+}
+
+// volumeName takes a volume's name apart. The number is "" for what is none.
+func volumeName(name string) (base, number string) {
+	base, number = strings.TrimSuffix(name, path.Ext(name)), strings.TrimPrefix(path.Ext(name), ".")
+	if n, err := strconv.Atoi(number); err != nil || len(number) < minWidth || n < 1 || number[0] == '+' {
+		return name, ""
+	}
+	return base, number
+}
+
+// minWidth and maxWidth are how many digits the numbers of volumes have.
+const minWidth, maxWidth = 3, 9
+
+// WithoutVolumes leaves out of the names of archives what goes with another of them: the later
+// volumes of an archive, and the list of their checksums, which a pattern of the shell names too.
+func WithoutVolumes(names []string) []string {
+	within := make(map[string]bool)
+	for _, name := range names {
+		volumes, err := volumesOf(name)
+		if err != nil || len(volumes) == 0 {
+			continue
+		}
+		base, _ := volumeName(volumes[0])
+		within[base+sumsSuffix] = true
+		for _, v := range volumes {
+			within[v] = within[v] || v != name
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return within[name] })
 }
 
 // tooEarly adds to an error, without a word, that it is an unexpected end.
@@ -401,19 +495,23 @@ func (tooEarly) Is(target error) bool { return target == io.ErrUnexpectedEOF }
 // archive's own where only volumes are there. It is empty for what is none. The error wraps
 // ErrVolume when one is missing between others, or name is a later one.
 func volumesOf(name string) ([]string, error) {
-	base, number := strings.TrimSuffix(name, path.Ext(name)), strings.TrimPrefix(path.Ext(name), ".")
+	base, number := volumeName(name)
 	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-		const widest = 9
-		for width := 3; width <= widest; width++ {
-			if _, err := os.Stat(fmt.Sprintf("%s.%0*d", name, width, 1)); err == nil {
-				base, number = name, fmt.Sprintf("%0*d", width, 1)
+		for width := minWidth; width <= maxWidth; width++ {
+			first := fmt.Sprintf("%0*d", width, 1)
+			if _, err := os.Stat(name + "." + first); err == nil {
+				base, number = name, first
 				break
+			}
+			if err := missingVolume(name, width, 1); err != nil {
+				return nil, err
 			}
 		}
 	}
-	if n, err := strconv.Atoi(number); err != nil || len(number) < 3 || n < 1 || number[0] == '+' {
+	if number == "" {
 		return nil, nil
-	} else if n > 1 {
+	}
+	if n, err := strconv.Atoi(number); err != nil || n > 1 {
 		first := fmt.Sprintf("%s.%0*d", base, len(number), 1)
 		if _, err := os.Stat(first); err == nil {
 			return nil, fmt.Errorf("%w: name the first one, %s", ErrVolume, first)
