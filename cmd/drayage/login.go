@@ -138,9 +138,12 @@ func logoutCommand(s streams) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			where, err := credential.Remove(cmd.Context(), name)
+			where, fault, err := credential.Remove(cmd.Context(), name)
 			if err != nil {
 				return err
+			}
+			if fault != nil {
+				fmt.Fprintf(s.err, "drayage: warning: %v\n", fault)
 			}
 			if where == "" {
 				_, err = fmt.Fprintf(s.err, "not logged in to %s\n", name)

@@ -54,7 +54,7 @@ func parseFile(raw []byte) (*file, error) {
 	}
 	f := &file{entries: make(map[string][]entry), helpers: make(map[string]string)}
 	auths := top
-	if !hasAny(top, "auths", "credHelpers", "credsStore") {
+	if !hasAny(top, formKeys...) {
 		// The oldest form, .dockercfg, has the registries at its top.
 	} else if auths = nil; len(top["auths"]) > 0 {
 		if err := json.Unmarshal(top["auths"], &auths); err != nil {
@@ -86,6 +86,9 @@ func parseFile(raw []byte) (*file, error) {
 	}
 	return f, nil
 }
+
+// formKeys are those of which a file has one that is not of the oldest form.
+var formKeys = []string{"auths", "credHelpers", "credsStore"}
 
 func hasAny(m map[string]json.RawMessage, keys ...string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { _, ok := m[k]; return ok })

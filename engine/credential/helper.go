@@ -125,14 +125,14 @@ func none(err error) bool {
 }
 
 // callHelper runs one command of a helper. It is ended, with all that it has started, when
-// ctx is done or the deadline has come.
-func callHelper(ctx context.Context, deadline time.Duration, name, verb, input string) ([]byte, error) {
+// ctx is done or the deadline has come. Of what it says when it fails secrets are kept out.
+func callHelper(ctx context.Context, deadline time.Duration, name, verb, input string, secrets ...string) ([]byte, error) {
 	if !helperName.MatchString(name) {
 		return nil, errors.New("that is not the name of a credential helper")
 	}
 	program, err := exec.LookPath(helperProgram(name))
 	if err != nil {
-		return nil, errors.New("there is no such program")
+		return nil, errNoProgram
 	}
 	inner, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
@@ -156,24 +156,28 @@ func callHelper(ctx context.Context, deadline time.Duration, name, verb, input s
 		if said == "" {
 			said = strings.TrimSpace(words.String())
 		}
-		return nil, &helperError{withoutSecrets(said, input)}
+		return nil, &helperError{withoutSecrets(said, input, secrets)}
 	}
 	return out.Bytes(), nil
 }
 
+// errNoProgram says that a helper isn't installed.
+var errNoProgram = errors.New("there is no such program")
+
 // withoutSecrets is what a helper said as it may be shown: not if that is an answer, which may
-// hold a secret in part or in a form of its own, and nothing of what it was given to store.
-func withoutSecrets(said, input string) string {
+// hold a secret in part or in a form of its own, and nothing of what it was given to store or
+// of what it is known to have.
+func withoutSecrets(said, input string, secrets []string) string {
 	if strings.ContainsAny(said, "{}") {
 		return ""
 	}
+	var known printable.Secrets
+	known.Add(secrets...)
 	var given struct{ Secret string }
 	if json.Unmarshal([]byte(input), &given) == nil {
-		var known printable.Secrets
 		known.Add(given.Secret)
-		said = known.Hide(said)
 	}
-	return said
+	return known.Hide(said)
 }
 
 // capped keeps the beginning of what is written to it.

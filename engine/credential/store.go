@@ -64,34 +64,51 @@ func Store(ctx context.Context, registry, user, password string) (where string, 
 }
 
 // Remove removes a registry's credentials, under every spelling that a lookup would find, from
-// where Store puts them. It says from where, or "" when there were none.
-func Remove(ctx context.Context, registry string) (where string, err error) {
+// where Store puts them. It says from where, or "" when there were none. fault is what failed
+// beside, when nothing is left of it that counts: a helper that isn't there keeps nothing.
+func Remove(ctx context.Context, registry string) (where string, fault, err error) {
 	path := dockerConfig()
 	if path == "" {
-		return "", nil
+		return "", nil, nil
 	}
 	doc, err := openDocument(path)
 	if err != nil {
-		return "", &Error{Where: path, Err: err}
+		return "", nil, &Error{Where: path, Err: err}
 	}
 	keys := keysOf(registry, "")
-	if name, _ := doc.parsed.helper(keys); name != "" {
-		erased, err := eraseAll(ctx, name, registry)
-		if err != nil {
-			return "", &Error{Where: helperProgram(name), Err: err}
-		}
-		if erased {
-			where = helperProgram(name)
-		}
+	// Whatever a helper does, nothing stays in the file.
+	inFile, err := doc.remove(keys)
+	if err != nil {
+		return "", nil, &Error{Where: path, Err: err}
 	}
-	found := false
-	for key := range doc.auths {
+	if inFile {
+		where = path
+	}
+	name, _ := doc.parsed.helper(keys)
+	if name == "" {
+		return where, nil, nil
+	}
+	erased, err := eraseAll(ctx, name, registry)
+	switch {
+	case err != nil && inFile && errors.Is(err, errNoProgram):
+		return where, &Error{Where: helperProgram(name), Err: err}, nil
+	case err != nil:
+		return "", nil, &Error{Where: helperProgram(name), Err: err}
+	case erased && !inFile:
+		where = helperProgram(name)
+	}
+	return where, nil, nil
+}
+
+// remove removes the entries of keys, if there are some.
+func (d *document) remove(keys []string) (found bool, err error) {
+	for key := range d.auths {
 		found = found || slices.Contains(keys, normalKey(key))
 	}
 	if !found {
-		return where, nil
+		return false, nil
 	}
-	err = doc.change(func(auths map[string]json.RawMessage) error {
+	return true, d.change(func(auths map[string]json.RawMessage) error {
 		for key := range auths {
 			if slices.Contains(keys, normalKey(key)) {
 				delete(auths, key)
@@ -99,10 +116,6 @@ func Remove(ctx context.Context, registry string) (where string, err error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return "", &Error{Where: path, Err: err}
-	}
-	return path, nil
 }
 
 // eraseAll has a helper forget a registry under all names that it may have for it. That it
@@ -117,7 +130,7 @@ func eraseAll(ctx context.Context, name, registry string) (erased bool, err erro
 		if err == nil && !c.usable() {
 			continue // it has none under that name
 		}
-		_, err = callHelper(ctx, storeDeadline, name, "erase", server)
+		_, err = callHelper(ctx, storeDeadline, name, "erase", server, c.secrets()...)
 		var failed *helperError
 		switch {
 		case err == nil:
@@ -149,7 +162,7 @@ func openDocument(path string) (*document, error) {
 	}
 	d := &document{path: real, top: make(map[string]json.RawMessage), auths: make(map[string]json.RawMessage), parsed: new(file)}
 	raw, err := readFile(real)
-	if errors.Is(err, fs.ErrNotExist) {
+	if absent(err) {
 		return d, nil
 	}
 	if err != nil {
@@ -171,6 +184,9 @@ func openDocument(path string) (*document, error) {
 	if err := json.Unmarshal(text, &d.top); err != nil {
 		return nil, jsonError(text, err)
 	}
+	if !hasAny(d.top, formKeys...) {
+		d.modernize()
+	}
 	if auths := d.top["auths"]; len(auths) > 0 {
 		if err := json.Unmarshal(auths, &d.auths); err != nil {
 			return nil, errors.New("its auths is not an object")
@@ -180,6 +196,21 @@ func openDocument(path string) (*document, error) {
 		d.auths = make(map[string]json.RawMessage)
 	}
 	return d, nil
+}
+
+// modernize makes entries of auths of those that the oldest form has at the top, since they
+// count no more as soon as there are auths.
+func (d *document) modernize() {
+	for key, raw := range d.top {
+		var e entry
+		if json.Unmarshal(raw, &e) != nil {
+			continue
+		}
+		if c, err := e.credential(); err != nil || c.usable() {
+			d.auths[key] = raw
+			delete(d.top, key)
+		}
+	}
 }
 
 // behindLinks is where a file is, or will be, that may be a symbolic link, a dangling one
@@ -192,14 +223,24 @@ func behindLinks(path string) (string, error) {
 			return path, nil // it is no link, or not there
 		}
 		if !filepath.IsAbs(to) {
-			to = filepath.Join(filepath.Dir(path), to)
+			to = filepath.Dir(path) + string(filepath.Separator) + to
 		}
-		path = to
+		path = withoutLinks(to)
 	}
 	return "", syscall.ELOOP
 }
 
-// change writes the file anew, in one step, with its mode and owner as they were.
+// withoutLinks is a path whose folder has no links: behind one of a folder, ".." leads
+// elsewhere than the text says.
+func withoutLinks(path string) string {
+	folder, name := filepath.Split(path)
+	if real, err := filepath.EvalSymlinks(folder); err == nil {
+		return filepath.Join(real, name)
+	}
+	return filepath.Clean(path) // it isn't there yet
+}
+
+// change writes the file anew, in one step where that can be, with its mode and owner as they were.
 func (d *document) change(f func(auths map[string]json.RawMessage) error) error {
 	if err := f(d.auths); err != nil {
 		return err
@@ -213,6 +254,29 @@ func (d *document) change(f func(auths map[string]json.RawMessage) error) error 
 	if err != nil {
 		return err
 	}
+	raw = append(raw, '\n')
+	err = d.replace(raw)
+	if d.info != nil && (errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EROFS)) {
+		err = d.overwrite(raw) // it is mounted, as into a container
+	}
+	if err != nil {
+		return fmt.Errorf("writing it: %w", err)
+	}
+	return nil
+}
+
+// overwrite writes what can't be replaced.
+func (d *document) overwrite(raw []byte) error {
+	f, err := os.OpenFile(d.path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return bare(err)
+	}
+	_, err = f.Write(raw)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// replace puts a new file in the place of the old one.
+func (d *document) replace(raw []byte) error {
 	const private, privateDir = 0o600, 0o700
 	if err := os.MkdirAll(filepath.Dir(d.path), privateDir); err != nil {
 		return bare(err)
@@ -226,13 +290,13 @@ func (d *document) change(f func(auths map[string]json.RawMessage) error) error 
 		mode = d.info.Mode().Perm()
 		keepOwner(beside, d.info) // what can't be kept is as whoever logs in has it
 	}
-	_, err = beside.Write(append(raw, '\n'))
+	_, err = beside.Write(raw)
 	err = errors.Join(err, beside.Chmod(mode), beside.Sync(), beside.Close())
 	if err == nil {
 		err = os.Rename(beside.Name(), d.path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("writing it: %w", bare(err)), os.Remove(beside.Name()))
+		return errors.Join(bare(err), os.Remove(beside.Name()))
 	}
 	return nil
 }

@@ -324,7 +324,8 @@ func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credent
 	if cred.Token != "" {
 		return cred.Token, 0, nil
 	}
-	realms, err := c.realms(g, ch, cred != (credential.Credential{}))
+	secret := cred != (credential.Credential{})
+	named, realms, err := c.realms(g, ch, secret)
 	if err != nil {
 		return "", 0, err
 	}
@@ -334,13 +335,18 @@ func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credent
 	}
 	scopes := strings.Fields(scope)
 	for i, realm := range realms {
-		token, life, err = c.tokenFrom(ctx, realm, ch.get("service"), scopes, cred)
+		given := triesOf(ctx)
+		given.unsure = realm.Scheme != named.Scheme && realm.Host != g.host.name
+		token, life, err = c.tokenFrom(withTries(ctx, given), realm, ch.get("service"), scopes, cred)
 		if err == nil || i == len(realms)-1 || ctx.Err() != nil {
 			break
 		}
 	}
 	if err != nil {
-		return "", 0, err
+		if ctx.Err() == nil && named.Scheme == "http" && realms[0].Scheme == "https" && secret && unanswered(err) {
+			return "", 0, c.inTheClear(g, ch, named)
+		}
+		return "", 0, notOfRegistry(err)
 	}
 	c.secrets.AddToken(token)
 	if c.opts.Tokens != nil {
@@ -349,26 +355,48 @@ func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credent
 	return token, life, nil
 }
 
-// realms are the places where a challenge's tokens may be had. Credentials never go to one in
+// unanswered reports whether nobody has answered, and not for the lack of a certificate.
+func unanswered(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == 0 && e.proxy == "" && e.cause != nil && !isCertificate(e.cause)
+}
+
+// notOfRegistry takes from a token server's error what it says of the scheme that is spoken:
+// the registry may speak another.
+func notOfRegistry(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.plain, e.alert = false, false
+	}
+	return err
+}
+
+// inTheClear refuses to send a password without encryption.
+func (c *Client) inTheClear(g *grant, ch challenge, realm *url.URL) *Error {
+	return &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrDenied,
+		Detail: fmt.Sprintf("it wants the password sent without encryption to its token server %s", c.secrets.Line(bareURL(realm))),
+		Hint:   "the operator of " + g.host.name + " should set an https realm; -A does without credentials"}
+}
+
+// realms are the places where a challenge's tokens may be had, and the one that it names. Credentials never go to one in
 // the clear that a registry names which speaks TLS itself: behind a proxy that ends TLS
 // registries often do so, and have the same by HTTPS.
-func (c *Client) realms(g *grant, ch challenge, secret bool) ([]*url.URL, error) {
+func (c *Client) realms(g *grant, ch challenge, secret bool) (realm *url.URL, out []*url.URL, err error) {
 	text := ch.get("realm")
-	realm, err := url.Parse(text)
+	realm, err = url.Parse(text)
 	bad := &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrInvalid}
 	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" {
 		bad.Detail = fmt.Sprintf("the registry names a token server that is not a URL: %q", c.secrets.Line(text))
-		return nil, bad
+		return nil, nil, bad
 	}
 	realm.User, realm.Fragment = nil, ""
 	if blocked(realm.Hostname()) && !isLoopback(g.host.name) && !strings.EqualFold(realm.Hostname(), hostname(g.host.name)) {
 		bad.Detail = fmt.Sprintf("the registry names a token server on this machine or link: %s", c.secrets.Line(bareURL(realm)))
-		return nil, bad
+		return nil, nil, bad
 	}
 	if realm.Scheme == "https" || ch.by != "https" {
-		return []*url.URL{realm}, nil
+		return realm, []*url.URL{realm}, nil
 	}
-	var out []*url.URL
 	if strings.EqualFold(realm.Hostname(), hostname(g.host.name)) {
 		safe := *realm
 		safe.Scheme = "https"
@@ -378,15 +406,12 @@ func (c *Client) realms(g *grant, ch challenge, secret bool) ([]*url.URL, error)
 		out = append(out, &safe)
 	}
 	if !secret {
-		return append(out, realm), nil
+		return realm, append(out, realm), nil
 	}
 	if len(out) == 0 {
-		bad.kind = ErrDenied
-		bad.Detail = fmt.Sprintf("it wants the password sent without encryption to its token server %s", c.secrets.Line(bareURL(realm)))
-		bad.Hint = "the operator of " + g.host.name + " should set an https realm; -A does without credentials"
-		return nil, bad
+		return nil, nil, c.inTheClear(g, ch, realm)
 	}
-	return out, nil
+	return realm, out, nil
 }
 
 // hostname is a host without its port.

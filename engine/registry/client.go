@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"drayage/engine/credential"
@@ -91,6 +93,7 @@ type Client struct {
 	hosts     map[string]*host
 	strangers map[string]*host // that registries have redirected to, by scheme and host
 	told      map[string]bool  // what was warned of
+	warnings  map[string]int   // how many of each host's own were passed on
 }
 
 // host is what is known of one registry.
@@ -162,8 +165,10 @@ func New(opts Options) *Client {
 	}
 	c := &Client{
 		opts: opts, hosts: make(map[string]*host), strangers: make(map[string]*host), told: make(map[string]bool),
-		pulse: new(retry.Pulse), secrets: new(printable.Secrets), stop: make(chan struct{}),
+		warnings: make(map[string]int),
+		pulse:    new(retry.Pulse), secrets: new(printable.Secrets), stop: make(chan struct{}),
 	}
+	c.secrets.Add(proxySecrets()...)
 	c.habits = newHabits(opts, c.pulse)
 	c.keeping.Go(func() { c.pulse.Keep(c.stop) })
 	opts.Credentials.Use(credential.Options{
@@ -296,7 +301,7 @@ func (c *Client) ask(ctx context.Context, method string, at site, path string, h
 
 // askURL is ask for a URL of the registry that it has redirected to.
 func (c *Client) askURL(ctx context.Context, at site, url string, header http.Header) (*http.Response, error) {
-	return c.once(ctx, at.host.grant(at.repo, at.host.credentials && !at.host.worksWithout(at.repo)), http.MethodGet, url, at.host.dressed(header))
+	return c.once(ctx, at.host.grant(at.repo, at.host.credentials && !at.host.worksWithout(at.repo)), http.MethodGet, url, at.host.dressed(header, url))
 }
 
 func quotaUntil(resp *http.Response) time.Time {
@@ -315,9 +320,10 @@ const (
 	nsRefused // it answers errors because of it
 )
 
-// dressed are headers with those that a hosts.toml has for the host.
-func (h *host) dressed(header http.Header) http.Header {
-	if len(h.header) == 0 {
+// dressed are headers with those that a hosts.toml has for the host. They may be keys, and
+// stay with the host and port that they were written for, wherever the registry has moved to.
+func (h *host) dressed(header http.Header, place string) http.Header {
+	if len(h.header) == 0 || !h.isAt(place) {
 		return header
 	}
 	out := make(http.Header)
@@ -326,11 +332,16 @@ func (h *host) dressed(header http.Header) http.Header {
 	return out
 }
 
+// isAt reports whether a URL is of the host and port that the host is known by.
+func (h *host) isAt(place string) bool {
+	u, err := url.Parse(place)
+	return err == nil && strings.EqualFold(u.Host, h.name)
+}
+
 // hinted sends a request with the parameter that tells a mirror whose images are meant. That
 // is a hint: a mirror that refuses requests because of it is asked without, from then on.
 func (c *Client) hinted(ctx context.Context, at site, g *grant, method, below string, header http.Header) (*http.Response, error) {
 	h := at.host
-	header = h.dressed(header)
 	if at.ns == "" {
 		return c.over(ctx, h, g, method, at.path(below, ""), header)
 	}
@@ -383,19 +394,38 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 	if !known {
 		scheme = "http"
 	}
+	by := func(ctx context.Context, scheme string) (*http.Response, error) {
+		place := h.at(scheme, path)
+		return c.once(ctx, g, method, place, h.dressed(header, place))
+	}
 	asking := ctx
 	if scheme == "http" {
 		asking = upgradingByHand(ctx)
 	}
-	resp, err := c.once(asking, g, method, h.at(scheme, path), header)
+	first := asking
+	if !known {
+		first = unsurely(asking)
+	}
+	resp, err := by(first, scheme)
+	if !known && err != nil && !wantsTLS(resp, err) && maySucceed(err) {
+		if wordless(err) {
+			if resp, errTLS := by(unsurely(ctx), "https"); errTLS == nil {
+				h.speaks("https")
+				return resp, nil
+			}
+		}
+		if !triesOf(ctx).once {
+			resp, err = by(asking, scheme)
+		}
+	}
 	switch {
 	case scheme == "http" && err == nil && c.upgraded(h, resp):
 		resp.Body.Close()
-		return c.once(ctx, g, method, h.at("https", path), header)
+		return by(ctx, "https")
 	case known:
 		return resp, err
 	case wantsTLS(resp, err):
-		tlsResp, tlsErr := c.once(ctx, g, method, h.at("https", path), header)
+		tlsResp, tlsErr := by(ctx, "https")
 		if resp != nil && tlsErr != nil && speaksPlain(tlsErr) {
 			break // what it answered was no word about TLS
 		}
@@ -403,11 +433,29 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 		resp, err, scheme = tlsResp, tlsErr, "https"
 	}
 	if err == nil {
-		h.mu.Lock()
-		h.scheme = scheme
-		h.mu.Unlock()
+		h.speaks(scheme)
 	}
 	return resp, err
+}
+
+// speaks remembers the scheme that a host answers to.
+func (h *host) speaks(scheme string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.scheme = scheme
+}
+
+// maySucceed reports whether a request that got no answer may get one by another try.
+func maySucceed(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == 0 && e.passing
+}
+
+// wordless reports whether a server has closed the connection and said nothing, as some TLS
+// servers do with plain HTTP.
+func wordless(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (errors.Is(e.cause, io.EOF) || errors.Is(e.cause, io.ErrUnexpectedEOF) || errors.Is(e.cause, syscall.ECONNRESET))
 }
 
 // upgraded reports whether a registry that was asked by plain HTTP leads to the same by
@@ -417,26 +465,33 @@ func (c *Client) upgraded(h *host, resp *http.Response) bool {
 		return false
 	}
 	to, err := resp.Location()
-	if err != nil || !isUpgrade(resp.Request.URL, to) {
+	if err != nil || !isUpgrade(resp.StatusCode, resp.Request.URL, to) {
 		return false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.scheme = "https"
-	if to.Port() != "" && !strings.EqualFold(to.Host, h.name) {
+	if to.Port() != "" && !strings.EqualFold(to.Host, h.name) && !strings.EqualFold(to.Host, h.addr) {
 		h.addr = to.Host
+		h.basic = false // what the first port asked for is for that one
+		for _, g := range h.grants {
+			g.forget()
+		}
 	}
 	return true
 }
 
 // isUpgrade reports whether a redirect leads from plain HTTP to the same thing by HTTPS, of
-// the same name: at the default port, at the same one or, on this machine, at another.
-func isUpgrade(from, to *url.URL) bool {
+// the same name: at the default port or at the same one. On this machine, where servers seldom
+// have default ports, one at another port is taken for the registry's own HTTPS when the
+// redirect says that it has moved there for good. Credentials go there only when it asks for
+// them itself, and the headers of a hosts.toml never.
+func isUpgrade(status int, from, to *url.URL) bool {
 	if from.Scheme != "http" || to.Scheme != "https" || !strings.EqualFold(from.Hostname(), to.Hostname()) || from.EscapedPath() != to.EscapedPath() {
 		return false
 	}
 	return to.Port() == from.Port() || (from.Port() == "" || from.Port() == "80") && (to.Port() == "" || to.Port() == "443") ||
-		isLoopback(from.Host)
+		isLoopback(from.Host) && (status == http.StatusMovedPermanently || status == http.StatusPermanentRedirect)
 }
 
 func (h *host) spoken() string {

@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"bufio"
+	"bytes"
 	"compress/zlib"
 	"encoding/json"
 	"errors"
@@ -51,8 +53,9 @@ type Error struct {
 	alert   bool   // plain HTTP was answered by a TLS alert
 	plain   bool   // TLS was answered by plain HTTP
 
-	cause      error // of net/http, nil when there was an answer; it may hold secrets
-	redirected bool  // the host is one that the registry has redirected to, and can't be reached
+	codes      []string // of the distribution spec, that the answer has
+	cause      error    // of net/http, nil when there was an answer; it may hold secrets
+	redirected bool     // the host is one that the registry has redirected to, and can't be reached
 }
 
 func (e *Error) Error() string {
@@ -111,11 +114,17 @@ func bufferError(resp *http.Response) []byte {
 // plainBody is a body as it was meant: compression that nobody asked for, as proxies add it to
 // manifests, tokens and lists, is undone (RFC 9110, section 8.4). It is not for blobs, whose
 // digest is over their bytes as they are sent. No more is read than limit allows, on either side:
-// compressed data can go on for ever and be nothing.
+// compressed data can go on for ever and be nothing. What begins as JSON is taken as it is,
+// whatever it is labelled: static stores label plain files with a character set, or with the
+// encoding of their upload.
 func plainBody(resp *http.Response, limit int64) (io.Reader, error) {
 	encodings := strings.Split(strings.Join(resp.Header.Values("Content-Encoding"), ","), ",")
 	const slack = 64 << 10 // of compression
-	body := io.LimitReader(resp.Body, limit+slack)
+	beginning := bufio.NewReader(resp.Body)
+	body := io.LimitReader(beginning, limit+slack)
+	if isJSON(beginning) {
+		return io.LimitReader(body, limit), nil
+	}
 	const most = 4 // one within the other
 	if len(encodings) > most {
 		return nil, fmt.Errorf("%w: it is encoded %d times", ErrInvalid, len(encodings))
@@ -139,6 +148,13 @@ func plainBody(resp *http.Response, limit int64) (io.Reader, error) {
 		}
 	}
 	return io.LimitReader(body, limit), nil
+}
+
+// isJSON reports whether a body begins as JSON, which nothing does that is compressed.
+func isJSON(body *bufio.Reader) bool {
+	const spaces = 16 // that may stand before it
+	start, _ := body.Peek(spaces)
+	return bytes.HasPrefix(bytes.TrimLeft(start, " \t\r\n"), []byte("{"))
 }
 
 // registryErrors is the error body of the OCI distribution spec, section
@@ -179,6 +195,9 @@ func throttled(status int, body []byte) bool {
 func (c *Client) responseError(resp *http.Response, registryHost string, until time.Time) *Error {
 	body := bufferError(resp)
 	e := &Error{Method: resp.Request.Method, URL: c.secrets.Hide(bareURL(resp.Request.URL)), Status: resp.StatusCode, Detail: c.secrets.Line(describe(body))}
+	for _, one := range parseErrors(body).Errors {
+		e.codes = append(e.codes, one.Code)
+	}
 	switch {
 	case resp.StatusCode == http.StatusProxyAuthRequired:
 		e.kind, e.proxy = ErrDenied, "HTTP_PROXY"
@@ -187,6 +206,9 @@ func (c *Client) responseError(resp *http.Response, registryHost string, until t
 			e.proxy = proxy.Host
 			e.Hint = "the proxy " + proxy.Host + " wants another user name and password, in HTTP_PROXY or HTTPS_PROXY"
 		}
+	case resp.StatusCode == http.StatusForbidden && saysProxy(resp) && throughProxy(resp.Request) != "":
+		e.kind, e.proxy = ErrDenied, throughProxy(resp.Request)
+		e.Hint = "the proxy " + e.proxy + " does not allow " + resp.Request.URL.Host + "; NO_PROXY goes past it"
 	case resp.StatusCode == http.StatusPaymentRequired, resp.StatusCode == http.StatusUnavailableForLegalReasons:
 		e.kind = ErrDenied
 	case throttled(resp.StatusCode, body):

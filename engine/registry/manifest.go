@@ -78,7 +78,7 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 func matches(d digest.Digest, raw []byte) bool { return d.Algorithm().FromBytes(raw) == d }
 
 // Head asks for the digest that a tag stands for now. It is "" when the registry doesn't tell,
-// by an error of HEAD too: that is a saving, and never an answer of its own, since registries
+// by an error of HEAD too, 401 and 403 among them: that is a saving, and never an answer of its own, since registries
 // of functions or static files and some proxies have no HEAD, or not behind their redirects
 // (G4). Then only fetching the manifest tells.
 func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (d digest.Digest, err error) {
@@ -92,8 +92,11 @@ func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (d d
 func (c *Client) head(ctx context.Context, at site, tag string) (digest.Digest, error) {
 	resp, err := c.send(ctx, http.MethodHead, at, "/manifests/"+tag, accept(), http.StatusOK)
 	var e *Error
-	if errors.As(err, &e) && e.Status != 0 && e.Status != http.StatusUnauthorized && e.Status != http.StatusForbidden && !errors.Is(err, ErrQuota) {
+	if errors.As(err, &e) && e.Status != 0 && !errors.Is(err, ErrQuota) {
 		return "", nil
+	}
+	if errors.Is(err, ErrUnavailable) && !at.mirror {
+		return "", nil // some close the connection; whether it's the network shows by GET
 	}
 	if err != nil {
 		return "", err

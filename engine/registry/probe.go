@@ -28,7 +28,11 @@ func (c *Client) Bare(ctx context.Context, method string, ref reference.Image, b
 	if scheme == "" {
 		scheme = "https"
 	}
-	return c.Elsewhere(ctx, method, &url.URL{Scheme: scheme, Host: at.host.name, Path: at.path(below, "")}, header)
+	u, err := url.Parse(at.host.at(scheme, at.path(below, "")))
+	if err != nil {
+		return nil, &Error{Method: method, URL: at.host.name, Detail: "the URL is malformed", kind: ErrInvalid}
+	}
+	return c.Elsewhere(ctx, method, u, header)
 }
 
 // Challenges are the schemes of authentication that an answer asks for, in lower case,

@@ -45,6 +45,53 @@ func proxyAnswer(_ context.Context, proxy *url.URL, req *http.Request, resp *htt
 	return &proxyError{proxy: proxy.Host, target: req.Host, status: resp.StatusCode}
 }
 
+// proxySecrets are the passwords of the proxies that the environment names, in the forms that
+// a proxy or an error may have them in.
+func proxySecrets() []string {
+	var out []string
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
+		for _, name := range []string{name, strings.ToLower(name)} {
+			value := os.Getenv(name)
+			u, err := parseProxy(value)
+			if err != nil || u.User == nil {
+				continue
+			}
+			if password, ok := u.User.Password(); ok {
+				out = append(out, password, u.User.Username()+":"+password)
+			}
+			if user, _, ok := strings.Cut(value, "@"); ok { // as it was written
+				if _, escaped, ok := strings.Cut(user[strings.Index(user, "//")+1:], ":"); ok {
+					out = append(out, escaped)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// saysProxy reports whether an answer is a proxy's own, and not of who was asked through it.
+func saysProxy(resp *http.Response) bool {
+	for name := range resp.Header {
+		if name == "X-Squid-Error" || strings.HasPrefix(name, "Proxy-") && name != "Proxy-Connection" {
+			return true
+		}
+	}
+	return false
+}
+
+// throughProxy is the proxy that a request by plain HTTP went through, "" for none. What goes
+// by HTTPS has a tunnel, in which a proxy says nothing.
+func throughProxy(req *http.Request) string {
+	if req.URL.Scheme != "http" {
+		return ""
+	}
+	proxy, err := http.ProxyFromEnvironment(req)
+	if err != nil || proxy == nil {
+		return ""
+	}
+	return proxy.Host
+}
+
 // CheckProxies looks at the proxies that the environment names. net/http goes past one that it
 // can't read, or reads something else in it, and says so with the password in the message.
 func CheckProxies() error {

@@ -23,7 +23,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	if byHand(req.Context()) && via[0].Method == http.MethodGet && strings.Contains(via[0].URL.Path, "/blobs/") {
 		return http.ErrUseLastResponse
 	}
-	if upgradesByHand(req.Context()) && len(via) == 1 && isUpgrade(last.URL, req.URL) {
+	if upgradesByHand(req.Context()) && len(via) == 1 && isUpgrade(req.Response.StatusCode, last.URL, req.URL) {
 		return http.ErrUseLastResponse
 	}
 	if err := mayFollow(last.URL, req.URL, len(via)); err != nil {

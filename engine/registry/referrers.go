@@ -101,6 +101,7 @@ func checked(descs []ocispec.Descriptor) error {
 // question mark. Where the page is is known: registries behind proxies name inside hosts, ports
 // and paths. more is false when this is the last page.
 func nextPage(resp *http.Response) (query string, more bool, err error) {
+	unnamed := make(map[string]bool)
 	for _, value := range resp.Header.Values("Link") {
 		for value != "" {
 			var target string
@@ -113,7 +114,15 @@ func nextPage(resp *http.Response) (query string, more bool, err error) {
 				}
 				break
 			}
-			if !slices.ContainsFunc(strings.Fields(params["rel"]), func(r string) bool { return strings.EqualFold(r, "next") }) {
+			rel := params["rel"]
+			if rel == "" {
+				rel = params["rel*"]
+				rel = rel[strings.LastIndexByte(rel, '\'')+1:] // behind the character set
+			}
+			if u, err := url.Parse(target); rel == "" && err == nil && leadsOn(u, resp.Request.URL) {
+				unnamed["?"+u.RawQuery] = true
+			}
+			if !slices.ContainsFunc(strings.Fields(rel), func(r string) bool { return strings.EqualFold(r, "next") }) {
 				continue
 			}
 			u, err := url.Parse(target)
@@ -126,7 +135,19 @@ func nextPage(resp *http.Response) (query string, more bool, err error) {
 			return "?" + u.RawQuery, true, nil
 		}
 	}
-	return "", false, nil
+	if len(unnamed) > 1 {
+		return "", false, errors.New("its Link header doesn't say which page is the next")
+	}
+	for query = range unnamed {
+		more = true
+	}
+	return query, more, nil
+}
+
+// leadsOn reports whether a link that doesn't say what it is leads to another page of a list.
+func leadsOn(to, from *url.URL) bool {
+	q := to.Query()
+	return q.Has("last") || q.Has("n") && to.RawQuery != from.RawQuery
 }
 
 // cutLink cuts one link off a Link header: <target>; name=value; name="value", and then a comma
@@ -171,9 +192,12 @@ func cutLink(s string) (target string, params map[string]string, rest string, ok
 	}
 }
 
-// cutParam cuts a parameter's value off the front: a quoted string, or anything up to what ends
-// a parameter.
+// cutParam cuts a parameter's value off the front: a quoted string, in single quotes too, as
+// some write it, or anything up to what ends a parameter.
 func cutParam(s string) (value, rest string, ok bool) {
+	if strings.HasPrefix(s, "'") {
+		return strings.Cut(s[1:], "'")
+	}
 	if strings.HasPrefix(s, `"`) {
 		return cutValue(s)
 	}

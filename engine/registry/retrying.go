@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -63,6 +64,9 @@ type tries struct {
 	// redirected says that the host is one that the registry has redirected to. When it
 	// can't be reached the registry may know another.
 	redirected bool
+	// unsure says that the host may not speak the scheme at all: without an answer it isn't
+	// tried again.
+	unsure bool
 }
 
 type triesKey struct{}
@@ -74,6 +78,13 @@ func withTries(ctx context.Context, t tries) context.Context {
 func triesOf(ctx context.Context) tries {
 	given, _ := ctx.Value(triesKey{}).(tries)
 	return given
+}
+
+// unsurely marks a request to a host that may not speak the scheme at all.
+func unsurely(ctx context.Context) context.Context {
+	given := triesOf(ctx)
+	given.unsure = true
+	return withTries(ctx, given)
 }
 
 func (t *retrying) triesOf(ctx context.Context) tries {
@@ -101,6 +112,9 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 			f := retry.Failure{Err: err, Reached: t.reached(req.URL.Host)}
 			if err != nil && (isProtocol(err) || errors.Is(err, errRedirect) || tries.redirected && isUnreachable(err)) {
 				return false, nil
+			}
+			if err != nil && !errors.Is(err, errHeldBack) && (tries.unsure || req.Method == http.MethodHead) {
+				return false, nil // who asks tries something else: GET, for one
 			}
 			if resp != nil {
 				f.Status = resp.StatusCode
@@ -311,20 +325,54 @@ func (c *Client) redact(h http.Header) map[string][]string {
 // passOn shows a registry's warnings to the user, as the distribution spec asks of clients
 // ("Warnings"): each text once, of those with the code 299.
 func (c *Client) passOn(resp *http.Response) {
-	const most = 8 // of one answer
-	values := resp.Header.Values("Warning")
-	for _, value := range values[:min(len(values), most)] {
-		code, rest, _ := strings.Cut(strings.TrimSpace(value), " ")
-		_, rest, _ = strings.Cut(strings.TrimSpace(rest), " ") // the agent
-		if code != "299" {
-			continue
-		}
-		text, _, ok := cutValue(strings.TrimSpace(rest))
-		if !strings.HasPrefix(strings.TrimSpace(rest), `"`) || !ok {
-			text = rest
-		}
-		if text = c.secrets.Line(text); text != "" {
-			c.warnOnce(fmt.Sprintf("%s says: %s", resp.Request.URL.Host, text))
+	const most = 50 // of one answer
+	n := 0
+	for _, value := range resp.Header.Values("Warning") {
+		for ; strings.Trim(value, " \t,") != "" && n < most; n++ {
+			var code, text string
+			code, text, value = cutWarning(value)
+			if text = c.secrets.Line(text); code == "299" && text != "" {
+				c.passOnText(resp.Request.URL.Host, text)
+			}
 		}
 	}
+}
+
+// passOnText shows one warning of a host, unless there were too many of it.
+func (c *Client) passOnText(host, text string) {
+	const most = 20 // different ones of a host, in a run
+	message := fmt.Sprintf("%s says: %s", host, text)
+	c.mu.Lock()
+	switch {
+	case c.told[message]:
+	case c.warnings[host] >= most:
+		message = host + " says more; more warnings are not shown"
+	default:
+		c.warnings[host]++
+	}
+	c.mu.Unlock()
+	c.warnOnce(message)
+}
+
+// anotherWarning is where the next one begins behind one whose text has no quotes.
+var anotherWarning = regexp.MustCompile(`,\s*[0-9]{3} \S+ "`)
+
+// cutWarning cuts one warning off a Warning header (RFC 7234, section 5.5): a code, an agent, a
+// quoted text and perhaps a quoted date, and then a comma or the end.
+func cutWarning(s string) (code, text, rest string) {
+	code, s, _ = strings.Cut(strings.TrimLeft(s, " \t,"), " ")
+	_, s, _ = strings.Cut(strings.TrimSpace(s), " ") // the agent
+	s = strings.TrimSpace(s)
+	if text, rest, ok := cutValue(s); ok && strings.HasPrefix(s, `"`) {
+		rest = strings.TrimSpace(rest)
+		if _, after, ok := cutValue(rest); ok && strings.HasPrefix(rest, `"`) {
+			rest = after // the date
+		}
+		_, rest, _ = strings.Cut(rest, ",")
+		return code, text, rest
+	}
+	if at := anotherWarning.FindStringIndex(s); at != nil {
+		return code, s[:at[0]], s[at[0]:]
+	}
+	return code, s, ""
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"drayage/engine/printable"
 	"drayage/engine/reference"
@@ -28,10 +29,11 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 	path := fmt.Sprintf("/tags/list?n=%d", tagsPerPage)
 	seen := map[string]bool{path: true}
 	var out []string
+	known := make(map[string]bool)
 	for page := 1; ; page++ {
 		resp, err := c.send(ctx, http.MethodGet, at, path, http.Header{"Accept": {"application/json"}}, http.StatusOK)
 		var e *Error
-		if page == 1 && errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusUnprocessableEntity) && !errors.Is(err, ErrQuota) {
+		if page == 1 && errors.As(err, &e) && tooMany(e) {
 			// Some have a smaller maximum, and say no more than that it was exceeded.
 			path = "/tags/list"
 			resp, err = c.send(ctx, http.MethodGet, at, path, http.Header{"Accept": {"application/json"}}, http.StatusOK)
@@ -50,7 +52,13 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 		if err != nil {
 			return nil, fault("can't be read: " + c.bareError(err))
 		}
-		out = append(out, tags...)
+		before := len(out)
+		for _, tag := range tags {
+			if !known[tag] {
+				known[tag] = true
+				out = append(out, tag)
+			}
+		}
 		next, more, err := nextPage(resp)
 		switch {
 		case err != nil:
@@ -59,6 +67,8 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 			return out, nil
 		case seen["/tags/list"+next]:
 			return nil, fault("leads back to a page that was read")
+		case page > 1 && len(out) == before:
+			return nil, fault("can't be read to its end: a page leads on that has no new tags")
 		case page == maxTagPages:
 			return nil, fault(fmt.Sprintf("has more than %d pages", maxTagPages))
 		case len(out) > maxTags:
@@ -67,6 +77,12 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 		path = "/tags/list" + next
 		seen[path] = true
 	}
+}
+
+// tooMany reports whether an error may be for the number of tags that a page was asked to have.
+func tooMany(e *Error) bool {
+	return !errors.Is(e, ErrQuota) && e.Status/100 == 4 &&
+		(e.Status == http.StatusBadRequest || e.Status == http.StatusUnprocessableEntity || slices.Contains(e.codes, "PAGINATION_NUMBER_INVALID"))
 }
 
 // readTags reads one page. Tags that are null are passed over, as Nexus has them.
