@@ -6,6 +6,7 @@ import (
 	"compress/zlib"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -103,6 +104,51 @@ func TestWorldHTTP(t *testing.T) {
 		w.want(w.pull("-I", "registry.example/team/app:1"), 3, strings.TrimPrefix(proxy.URL, "http://"))
 	})
 
+	t.Run("H3 what a proxy says itself", func(t *testing.T) {
+		for header, names := range map[string]bool{"X-Squid-Error": true, "Proxy-Status": true, "X-Registry": false} {
+			w := newWorld(t)
+			proxy := serveHTTP(t, func(rw http.ResponseWriter, _ *http.Request) {
+				rw.Header().Set(header, "ERR_ACCESS_DENIED 0")
+				rw.WriteHeader(403)
+			})
+			address := strings.TrimPrefix(proxy.URL, "http://")
+			w.set("HTTP_PROXY="+proxy.URL, "NO_PROXY=nothing")
+			said := "the proxy " + address + " does not allow registry.example"
+			if !names {
+				said = "!" + address
+			}
+			w.want(w.pull("-I", "registry.example/team/app:1"), 3, said)
+		}
+	})
+
+	t.Run("H3 a proxy that echoes its password", func(t *testing.T) {
+		for _, password := range []string{"hunter2", "hunter2%2F%2B%25"} {
+			for _, name := range []string{"HTTP_PROXY", "http_proxy"} {
+				w := newWorld(t)
+				proxy := serveHTTP(t, func(rw http.ResponseWriter, r *http.Request) {
+					sent := r.Header.Get("Proxy-Authorization")
+					plain, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(sent, "Basic "))
+					rw.WriteHeader(403)
+					fmt.Fprintf(rw, `{"errors":[{"message":"refused: %s %s %s"}]}`, sent, plain, password)
+				})
+				w.set(name+"=http://ann:"+password+"@"+strings.TrimPrefix(proxy.URL, "http://"), "NO_PROXY=nothing")
+				o := w.pull("-D", "-D", "-I", "registry.example/team/app:1")
+				w.want(o, 3, "refused: Basic", "!hunter2", "!"+b64("ann:hunter2")[:10])
+			}
+		}
+	})
+
+	t.Run("TLS servers that hang up on plain HTTP", func(t *testing.T) {
+		w := newWorld(t)
+		secure := registrytest.NewTLS()
+		t.Cleanup(secure.Close)
+		secure.Push("team/app", "1", smallImage())
+		front := serveBoth(t, secure.Host(), func(c net.Conn) { c.Close() })
+		ca := w.write("ca.pem", pemOf(t, secure))
+		w.want(w.pull("--ca-cert", ca, front+"/team/app:1"), 0, "!trying again")
+		w.want(w.pull("--ca-cert", ca, "-I", front+"/team/app:1"), 0, "!trying again")
+	})
+
 	t.Run("TLS alerts", func(t *testing.T) {
 		w := newWorld(t)
 		s := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -117,13 +163,27 @@ func TestWorldHTTP(t *testing.T) {
 	t.Run("H8 bodies that can't be decoded", func(t *testing.T) {
 		for _, encoding := range []string{"br", "gzip", "zstd, gzip", "deflate"} {
 			w := newWorld(t)
-			w.reg.Break("/manifests/", registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			w.reg.Break("/manifests/", registrytest.Always, between(func(rw http.ResponseWriter, _ *http.Request, _ http.Handler) {
 				rw.Header().Set("Content-Encoding", encoding)
-				next.ServeHTTP(rw, r)
+				fmt.Fprint(rw, "\x0b\x02\x80no manifest\x03")
 			}))
 			w.want(w.pull(w.image), 1, "!trying again")
 			if n := w.reg.Count("/manifests/"); n > 2 {
 				t.Errorf("%s: asked for %d times", encoding, n)
+			}
+		}
+	})
+
+	t.Run("H8 encodings that plain JSON is labelled with", func(t *testing.T) {
+		for _, encoding := range []string{"utf-8", "aws-chunked", "binary", "br", "gzip", "none"} {
+			for _, part := range []string{"/manifests/", "/auth/token"} {
+				w := newWorld(t)
+				w.reg.RequireToken("", "")
+				w.reg.Break(part, registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+					rw.Header().Set("Content-Encoding", encoding)
+					next.ServeHTTP(rw, r)
+				}))
+				w.want(w.pull(w.image), 0, "!warning", "!trying again")
 			}
 		}
 	})
@@ -160,7 +220,7 @@ func TestWorldHTTP(t *testing.T) {
 	})
 
 	t.Run("H4", func(t *testing.T) {
-		for _, status := range []int{404, 500, 501, 400, 405, 503} {
+		for _, status := range []int{404, 500, 501, 400, 405, 503, 401, 403} {
 			w := newWorld(t)
 			store := filepath.Join(w.home, "kept")
 			w.each(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -174,7 +234,42 @@ func TestWorldHTTP(t *testing.T) {
 				w.want(w.run("pull", "--store", store, w.image), 0, "!trying again")
 			}
 			w.want(w.run("inspect", "--store", store, w.image), 0)
+			w.want(w.run("pull", "--store", store, "-n", w.image), 0)
+			w.want(w.run("pull", "--store", store, "--lock", filepath.Join(w.home, "lock"), w.image), 0)
 		}
+	})
+
+	t.Run("H4 connections that end", func(t *testing.T) {
+		w := newWorld(t)
+		store := filepath.Join(w.home, "kept")
+		var heads atomic.Int32
+		w.each(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			if r.Method == http.MethodHead {
+				heads.Add(1)
+				panic(http.ErrAbortHandler)
+			}
+			next.ServeHTTP(rw, r)
+		})
+		for range 2 {
+			w.want(w.run("pull", "--store", store, w.image), 0, "!trying again")
+		}
+		if n := heads.Load(); n < 1 || n > 4 { // plain HTTP is not known yet, and net/http may ask once more
+			t.Errorf("%d times HEAD", n)
+		}
+	})
+
+	t.Run("H4 too many requests", func(t *testing.T) {
+		w := newWorld(t)
+		store := filepath.Join(w.home, "kept")
+		w.want(w.run("pull", "--store", store, w.image), 0)
+		w.each(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			if r.Method == http.MethodHead {
+				rw.WriteHeader(http.StatusTooManyRequests)
+				return
+			}
+			next.ServeHTTP(rw, r)
+		})
+		w.want(w.run("pull", "--store", store, "--give-up-after", "1s", w.image), 8, "429")
 	})
 
 	t.Run("H5", func(t *testing.T) {
@@ -265,6 +360,55 @@ func TestWorldHTTP(t *testing.T) {
 		}
 		if got.count("s3cr3t") > 0 || len(got.all()) == 0 {
 			t.Errorf("the other host got %v", got.all())
+		}
+	})
+
+	t.Run("H7 from plain HTTP to HTTPS at another port", func(t *testing.T) {
+		for _, status := range []int{http.StatusTemporaryRedirect, http.StatusFound, http.StatusMovedPermanently} {
+			for _, part := range []string{"/manifests/", "/blobs/", "/"} {
+				w := newWorld(t)
+				secure := registrytest.NewTLS()
+				t.Cleanup(secure.Close)
+				secure.Push("team/app", "1", smallImage())
+				var got log
+				secure.Break("", registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+					got.add("%v", r.Header)
+					next.ServeHTTP(rw, r)
+				}))
+				w.reg.RequireBasic("ann", "s3cr3t") // which the plain port asks for, and not the other
+				w.reg.Break(part, registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+					if r.Header.Get("Authorization") == "" {
+						next.ServeHTTP(rw, r)
+						return
+					}
+					http.Redirect(rw, r, "https://"+secure.Host()+r.URL.RequestURI(), status)
+				}))
+				w.write(dockerFile, auths(w.reg.Host(), "ann:s3cr3t"))
+				w.write("hosts/"+w.reg.Host()+"/hosts.toml", fmt.Sprintf("server = \"http://%s\"\n[header]\n  X-Api-Key = \"s3cr3t\"\n  Cookie = \"k=s3cr3t\"\n", w.reg.Host()))
+				w.want(w.pull("--hosts-dir", filepath.Join(w.home, "hosts"), "--ca-cert", w.write("ca.pem", pemOf(t, secure)), w.image), 0)
+				if got.count("s3cr3t")+got.count("Basic") > 0 || len(got.all()) == 0 {
+					t.Errorf("%d: the other port got %v", status, got.all())
+				}
+			}
+		}
+	})
+
+	t.Run("H8 many warnings", func(t *testing.T) {
+		w := newWorld(t)
+		var n atomic.Int32
+		w.each(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+			var each []string
+			for range 9 {
+				each = append(each, fmt.Sprintf(`299 - "number %d."`, n.Add(1)))
+			}
+			rw.Header().Add("Warning", `299 - "one, and" "Wed, 25 Nov 2026 08:00:00 GMT", 110 a.example "Stale", 299 b.example:80 "two"`)
+			rw.Header().Add("Warning", strings.Join(each, ", "))
+			next.ServeHTTP(rw, r)
+		})
+		o := w.pull(w.image)
+		w.want(o, 0, "says: one, and\n", "says: two\n", "number 1.", "number 9.", "!Stale", "!2026 08", "more warnings are not shown")
+		if n := strings.Count(o.err, " says"); n != 21 {
+			t.Errorf("%d warnings:\n%s", n, o.err)
 		}
 	})
 
@@ -395,6 +539,22 @@ func TestWorldTags(t *testing.T) {
 		w.want(w.run("store", "ls"), 0, "team/app:5")
 	})
 
+	t.Run("T1 other statuses", func(t *testing.T) {
+		for _, status := range []int{404, 405, 416, 422} {
+			w := many(t)
+			w.reg.Break("/tags/", registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, _ http.Handler) {
+				if r.FormValue("n") != "" {
+					rw.WriteHeader(status)
+					fmt.Fprint(rw, `{"errors":[{"code":"PAGINATION_NUMBER_INVALID","message":"too many"}]}`)
+					return
+				}
+				page(rw, all)
+			}))
+			newest(t, w, 0)
+			w.want(w.run("store", "ls"), 0, "team/app:5")
+		}
+	})
+
 	for name, link := range map[string]string{
 		"T2 inside host":          `<http://registry.internal:5000/v2/team/app/tags/list?n=2&last=2>; rel="next"`,
 		"T2 another path":         `<https://inside/api/docker/v2/team/app/tags/list?last=2>; rel="next"`,
@@ -402,6 +562,11 @@ func TestWorldTags(t *testing.T) {
 		"T2 next_page":            `</v2/team/app/tags/list?next_page=2>; rel="next"`,
 		"T2 prev and next in one": `</v2/team/app/tags/list?last=0>; rel="prev", </v2/team/app/tags/list?last=2>; rel="next"`,
 		"T2 unquoted":             `</v2/team/app/tags/list?last=2>;rel=next`,
+		"T2 single quotes":        `</v2/team/app/tags/list?last=2>; rel='next'`,
+		"T2 rel*":                 `</v2/team/app/tags/list?last=2>; rel*=UTF-8''next`,
+		"T2 rel* alone":           `</v2/team/app/tags/list?last=2>; rel*=next`,
+		"T2 no rel":               `</v2/team/app/tags/list?last=2&n=2>`,
+		"T2 no rel but a title":   `</v2/team/app/tags/list?last=2>; title='a, b'`,
 		"T2 other parameters":     `</v2/team/app/tags/list?last=2>; title="a, b; rel=prev"; rel="start next"`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -425,6 +590,14 @@ func TestWorldTags(t *testing.T) {
 		},
 		"T2 a circle": func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Link", `<?last=2>; rel="next"`)
+			page(rw, all[:2])
+		},
+		"T2 which is the next": func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Link", `</v2/team/app/tags/list?last=0>, </v2/team/app/tags/list?last=2>`)
+			page(rw, all[:2])
+		},
+		"T2 without an end": func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("Link", `<?last=`+r.FormValue("last")+`2>; rel="next"`)
 			page(rw, all[:2])
 		},
 		"T2 malformed": func(rw http.ResponseWriter, _ *http.Request) {
@@ -489,6 +662,45 @@ func tunnel(rw http.ResponseWriter, host string) {
 	defer down.Close()
 	go func() { _, _ = io.Copy(up, buffered) }() // ends with the connections
 	_, _ = io.Copy(down, up)
+}
+
+// serveBoth passes TLS connections on to a host, and has the others served by plain.
+func serveBoth(t *testing.T, host string, plain func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	serve := func(c net.Conn) {
+		defer c.Close()
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(c, first); err != nil {
+			return
+		}
+		const handshake = 22
+		if first[0] != handshake {
+			plain(c)
+			return
+		}
+		up, err := net.Dial("tcp", host)
+		if err != nil {
+			return
+		}
+		defer up.Close()
+		go func() { _, _ = io.Copy(up, io.MultiReader(bytes.NewReader(first), c)) }() // ends with the connections
+		_, _ = io.Copy(c, up)
+	}
+	go func() { // ends with the listener
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	return l.Addr().String()
 }
 
 // serveRaw answers every request with the same bytes.

@@ -3,8 +3,11 @@ package main
 import (
 	"encoding/base64"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -255,6 +258,88 @@ func TestWorldCredentials(t *testing.T) {
 				t.Errorf("the owner became %d", owner)
 			}
 		}
+	})
+
+	t.Run("A10 a folder behind a link", func(t *testing.T) {
+		w := newWorld(t)
+		w.reg.RequireBasic("ann", "a")
+		target := w.write("dotfiles/docker.json", `{}`)
+		w.write("dotfiles/deep/docker/keep", "")
+		for name, to := range map[string]string{".docker": "dotfiles/deep/docker", "dotfiles/deep/docker/config.json": "../../docker.json"} {
+			if err := os.Symlink(to, filepath.Join(w.home, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.want(w.runIn("a\n", "login", "-u", "ann", "--password-stdin", w.reg.Host()), 0)
+		if raw, err := os.ReadFile(target); err != nil || !strings.Contains(string(raw), w.reg.Host()) {
+			t.Errorf("the link's target has %s, %v", raw, err)
+		}
+		w.want(w.pull(w.image), 0)
+	})
+
+	t.Run("A10 a file that is mounted", func(t *testing.T) {
+		w := newWorld(t)
+		w.reg.RequireBasic("ann", "a")
+		path, outside := w.write(dockerFile, ""), w.write("outside.json", `{"HttpHeaders":{"X":"`+strings.Repeat("y", 1000)+`"}}`)
+		if out, err := exec.Command("mount", "--bind", outside, path).CombinedOutput(); err != nil {
+			t.Skipf("mounts are not allowed here: %s", out)
+		}
+		t.Cleanup(func() { _ = exec.Command("umount", path).Run() })
+		w.want(w.runIn("a\n", "login", "-u", "ann", "--password-stdin", w.reg.Host()), 0)
+		w.want(w.pull(w.image), 0)
+		w.want(w.run("logout", w.reg.Host()), 0, "logged out")
+		if raw, err := os.ReadFile(outside); err != nil || strings.Contains(string(raw), w.reg.Host()) || !strings.Contains(string(raw), "HttpHeaders") {
+			t.Errorf("after logout it has %s, %v", raw, err)
+		}
+	})
+
+	t.Run("A11 helpers that fail", func(t *testing.T) {
+		w := newWorld(t)
+		host := w.reg.Host()
+		w.helper("bad", `[ $verb = get ] && echo '{"Username":"ann","Secret":"s3cr3t"}' || { echo "can't erase s3cr3t `+b64("ann:s3cr3t")+`"; exit 1; }`)
+		w.write(dockerFile, `{"credsStore":"bad"}`)
+		w.want(w.run("logout", host), 7, "docker-credential-bad", "can't erase", "!s3cr3t", "!"+b64("ann:s3cr3t"))
+		// One that isn't installed keeps nothing; what the file has goes all the same.
+		w.write(dockerFile, `{"credsStore":"gone",`+auths(host, "a:b")[1:])
+		w.want(w.run("logout", host), 0, "logged out of "+host, "docker-credential-gone", "warning")
+		if raw, _ := os.ReadFile(filepath.Join(w.home, dockerFile)); strings.Contains(string(raw), host) {
+			t.Errorf("after logout the file has %s", raw)
+		}
+		w.want(w.run("logout", host), 7, "docker-credential-gone")
+	})
+
+	t.Run("A11 the oldest form", func(t *testing.T) {
+		w := newWorld(t)
+		w.reg.RequireBasic("ann", "a")
+		host := w.reg.Host()
+		old := fmt.Sprintf(`{%q:{"auth":%q,"email":"x"},"other.example":{"auth":%q},"HttpHeaders":{"X":"y"}}`, "https://"+host+"/v1/", b64("ann:a"), b64("c:d"))
+		path := w.write(dockerFile, old)
+		w.want(w.pull(w.image), 0)
+		w.want(w.run("logout", host), 0, "logged out")
+		w.want(w.pull(w.image), 3)
+		raw, _ := os.ReadFile(path)
+		if strings.Contains(string(raw), host) || !strings.Contains(string(raw), "other.example") || !strings.Contains(string(raw), "HttpHeaders") {
+			t.Errorf("after logout the file has %s", raw)
+		}
+		// A login for another registry leaves those that are there good.
+		w.write(dockerFile, old)
+		second := newWorld(t)
+		second.reg.RequireBasic("bob", "b")
+		w.want(w.runIn("b", "login", "-u", "bob", "--password-stdin", second.reg.Host()), 0)
+		w.want(w.pull(w.image, second.image), 0)
+	})
+
+	t.Run("A11 no place for logins", func(t *testing.T) {
+		w := newWorld(t)
+		if err := os.MkdirAll(filepath.Join(w.home, dockerFile), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		w.want(w.run("logout", w.reg.Host()), 0, "not logged in")
+		w.want(w.runIn("b", "login", "-u", "bob", "--password-stdin", w.reg.Host()), 7, "config.json")
+		w.set("HOME=/dev/null")
+		w.want(w.run("logout", w.reg.Host()), 0, "not logged in")
+		w.unset("HOME")
+		w.want(w.run("logout", w.reg.Host()), 0, "not logged in")
 	})
 
 	t.Run("A11", func(t *testing.T) {
@@ -543,6 +628,35 @@ func TestWorldTokens(t *testing.T) {
 		}
 	})
 
+	t.Run("A15 a realm that speaks plain HTTP alone", func(t *testing.T) {
+		for _, hangsUp := range []bool{false, true} {
+			w := newWorld(t)
+			tls := registrytest.NewTLS()
+			t.Cleanup(tls.Close)
+			tls.Push("team/app", "1", smallImage())
+			tls.RequireToken("ann", "s3cr3t")
+			var sent log
+			clear := serveHTTP(t, func(_ http.ResponseWriter, r *http.Request) { sent.add("%v", r.Header["Authorization"]) })
+			realm := clear.URL
+			if hangsUp {
+				realm = "http://" + serveBoth(t, closedPort(t), func(c net.Conn) {
+					_, _ = c.Read(make([]byte, 4096))
+					_, _ = io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+				})
+			}
+			tls.ChallengeWith(func(string) []string { return []string{fmt.Sprintf(`Bearer realm=%q,service="s"`, realm+"/token")} })
+			w.write(dockerFile, auths(tls.Host(), "ann:s3cr3t"))
+			o := w.pull("--ca-cert", w.write("ca.pem", pemOf(t, tls)), "--give-up-after", "20s", tls.Host()+"/team/app:1")
+			w.want(o, 3, realm+"/token", tls.Host(), "https realm", "!s3cr3t")
+			if o.took > 10*time.Second {
+				t.Errorf("it took %v", o.took)
+			}
+			if sent.count("Basic") > 0 {
+				t.Errorf("the token server got %v", sent.all())
+			}
+		}
+	})
+
 	t.Run("A17", func(t *testing.T) {
 		// One port that speaks both, and sends plain HTTP to HTTPS of the same name.
 		w := newWorld(t)
@@ -565,7 +679,9 @@ func TestWorldTokens(t *testing.T) {
 				t.Errorf("%d tokens for one repository", n)
 			}
 		}
-		if len(plain.all()) > 4 || plain.count("Basic")+plain.count("Bearer") > 0 {
+		// What is known of the port that leads there goes for doctor as well.
+		w.want(w.run("doctor", "--ca-cert", ca, host+"/team/app:1"), 0, "bearer, tokens from "+tls.Host(), "!307", "!301")
+		if len(plain.all()) > 8 || plain.count("Basic")+plain.count("Bearer") > 0 {
 			t.Errorf("plain HTTP was asked %v", plain.all())
 		}
 	})
