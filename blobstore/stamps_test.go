@@ -27,8 +27,7 @@ func FuzzStamps(f *testing.F) {
 func TestWorldS2NamesThatDifferInCapitals(t *testing.T) {
 	p := paths("store")
 	for _, pair := range [][2]string{{"r.example/app:rc1", "r.example/app:RC1"}, {"r.example/app:v1%2F", "r.example/app:V1%2f"}, {"x:aB", "x:Ab"}} {
-		a, b := strings.ToLower(p.root(pair[0])), strings.ToLower(p.root(pair[1]))
-		if a == b || strings.ToLower(p.note(pair[0])) == strings.ToLower(p.note(pair[1])) {
+		if a, b := p.root(pair[0]), p.root(pair[1]); strings.EqualFold(a, b) || strings.EqualFold(p.note(pair[0]), p.note(pair[1])) {
 			t.Errorf("%q and %q are both %s", pair[0], pair[1], a)
 		}
 	}

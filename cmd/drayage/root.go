@@ -116,7 +116,8 @@ func errorLine(err error) string {
 func errorEvent(err error) event.Error {
 	status := statusOf(err)
 	message := errorLine(err)
-	if several, ok := err.(failures); ok { // each with what can be done about it
+	var several failures
+	if errors.As(err, &several) { // each with what can be done about it
 		lines := make([]string, len(several))
 		for i, err := range several {
 			lines[i] = errorLine(err)

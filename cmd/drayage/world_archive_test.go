@@ -700,7 +700,7 @@ func checkLayerForms(t *testing.T, path, form string) {
 	files := make(map[string][]byte)
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -166,7 +167,7 @@ func TestWorldDisk(t *testing.T) {
 		if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=40", "none", small).CombinedOutput(); err != nil {
 			t.Skipf("this user can't mount: %v: %s", err, out)
 		}
-		t.Cleanup(func() { _ = exec.Command("umount", small).Run() })
+		t.Cleanup(func() { _ = exec.CommandContext(context.WithoutCancel(t.Context()), "umount", small).Run() })
 		var names []string
 		for i := range 20 {
 			w.reg.Push(fmt.Sprintf("team/app%d", i), "1", registrytest.Build("linux/"+runtime.GOARCH, registrytest.Layer(uint64(i), 3000)))
