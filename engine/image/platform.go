@@ -64,17 +64,31 @@ func (p Platform) Matches(q ocispec.Platform) bool {
 type NoPlatformError struct {
 	Want string
 	Have []string // what there is, as OS/ARCH[/VARIANT]
+	// Untold are images that don't tell their platforms, by names that have their digests.
+	Untold []string
 }
 
 func (e *NoPlatformError) Error() string {
+	text := "no image for platform " + e.Want
+	untold := "the index doesn't tell the platforms of its images, choose one by its digest: " + listed(e.Untold)
+	switch {
+	case len(e.Have) == 0 && len(e.Untold) == 0:
+		return text + ": the index has no images"
+	case len(e.Have) == 0:
+		return text + ": " + untold
+	case len(e.Untold) == 0:
+		return text + ": there is " + listed(e.Have)
+	}
+	return text + ": there is " + listed(e.Have) + ", and else " + untold
+}
+
+// listed is a list of which the end is cut off when it is long.
+func listed(names []string) string {
 	const most = 20
-	if len(e.Have) > most {
-		return fmt.Sprintf("no image for platform %s: there is %s, and %d more", e.Want, strings.Join(e.Have[:most], ", "), len(e.Have)-most)
+	if len(names) > most {
+		return fmt.Sprintf("%s, and %d more", strings.Join(names[:most], ", "), len(names)-most)
 	}
-	if len(e.Have) == 0 {
-		return fmt.Sprintf("no image for platform %s: the index has no images", e.Want)
-	}
-	return fmt.Sprintf("no image for platform %s: there is %s", e.Want, strings.Join(e.Have, ", "))
+	return strings.Join(names, ", ")
 }
 
 // Ambiguous lists the versions of the system for which an index has images that serve p; it is
@@ -196,6 +210,11 @@ func Children(ix *ocispec.Index) []ocispec.Descriptor {
 		return d.Annotations[dockerReferenceType] != "" || !mayBeManifest(d.MediaType) ||
 			d.Platform != nil && IsUnknown(*d.Platform)
 	})
+}
+
+// Untold are the images of an index for which it tells no platform.
+func Untold(ix *ocispec.Index) []ocispec.Descriptor {
+	return slices.DeleteFunc(Children(ix), func(d ocispec.Descriptor) bool { return d.Platform != nil || isIndexType(d.MediaType) })
 }
 
 // IsUnknown reports whether a platform is the one that attestations have.

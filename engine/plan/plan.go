@@ -347,6 +347,9 @@ func (r *resolver) descend(ctx context.Context, path []image.Document, p image.P
 		return nil, nil, fmt.Errorf("%w: indexes nested more than %d deep", image.ErrInvalid, maxDepth)
 	}
 	none := &image.NoPlatformError{Want: p.String(), Have: image.Platforms(doc.Index)}
+	for _, d := range image.Untold(doc.Index) {
+		none.Untold = append(none.Untold, r.img.Ref.At(d.Digest).String())
+	}
 	for _, child := range image.Choose(doc.Index, p) {
 		if seen[child.Digest] {
 			continue
@@ -369,6 +372,7 @@ func (r *resolver) descend(ctx context.Context, path []image.Document, p image.P
 		}
 		// That index had nothing for us; another may.
 		none.Have = append(none.Have, deeper.Have...)
+		none.Untold = append(none.Untold, deeper.Untold...)
 	}
 	slices.Sort(none.Have)
 	none.Have = slices.Compact(none.Have)
