@@ -211,7 +211,8 @@ func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Varia
 	layers, changed := make([]ocispec.Descriptor, len(v.Layers)), false
 	for i, l := range v.Layers {
 		layers[i] = c.layer(v, l)
-		changed = changed || layers[i].Digest != l.Digest
+		// A layer that is called gzip and was none keeps its digest and gets its right name.
+		changed = changed || layers[i].Digest != l.Digest || layers[i].MediaType != l.MediaType
 	}
 	if !changed {
 		return out, nil
