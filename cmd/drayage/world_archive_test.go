@@ -575,6 +575,20 @@ func TestWorldArchives(t *testing.T) {
 		imported(2, []string{w.write("notes.20241125", "a text")}, "not an archive")
 	})
 
+	t.Run("a layer of the store that lost bytes", func(t *testing.T) {
+		w := imports(t, tarOf(t, append(blobParts(one, two), layoutPart, indexPart(t, one, "app:1", two, "whole:1"))...), 0)
+		_, m := configOf(t, one)
+		blob := filepath.Join(w.home, "store/blobs/sha256", m.Layers[0].Digest.Encoded())
+		if err := os.Chmod(blob, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(blob, 10); err != nil {
+			t.Fatal(err)
+		}
+		w.want(w.run("store", "export", "-o", "out.tar", "app:1"), 6, m.Layers[0].Digest.String())
+		w.want(w.run("store", "export", "-o", "all.tar"), 0, "app:1", "left out")
+	})
+
 	t.Run("names that are replaced", func(t *testing.T) {
 		w := newWorld(t)
 		old := w.write("old.tar", string(tarOf(t, append(blobParts(one), layoutPart, indexPart(t, one, "app:1"))...)))
@@ -636,6 +650,33 @@ func TestWorldManifests(t *testing.T) {
 		}
 	})
 
+	t.Run("M2 several that tell no platform", func(t *testing.T) {
+		for _, platform := range []*ocispec.Platform{nil, {}, {OS: "linux"}} {
+			w := newWorld(t)
+			var children []ocispec.Descriptor
+			var names []string
+			for i, p := range []string{"linux/amd64", "linux/arm64"} {
+				img := plainImage(p, uint64(i+1))
+				w.reg.Push("half", "", img)
+				d := img.Descriptor
+				d.Platform = platform
+				children = append(children, d)
+				names = append(names, "@"+d.Digest.String())
+			}
+			name := w.reg.PushManifest("half", "1", ocispec.MediaTypeImageIndex, registrytest.Index(ocispec.MediaTypeImageIndex, children...))
+			w.want(w.pull(name), 4, append(names, "!has no images")...)
+			w.want(w.pull("--platform", "linux/arm64", name), 4, names...)
+			chosen := name + "@" + children[1].Digest.String()
+			w.want(w.pull("--platform", "linux/arm64", chosen), 0)
+			// Beside one that tells its platform, but not the one that is wanted.
+			told := plainImage("linux/s390x", 3)
+			w.reg.Push("half", "", told)
+			name = w.reg.PushManifest("half", "2", ocispec.MediaTypeImageIndex, registrytest.Index(ocispec.MediaTypeImageIndex, append(children, told.Descriptor)...))
+			w.want(w.pull("--platform", "linux/arm64", name), 4, append(names, "linux/s390x")...)
+			w.want(w.pull("--platform", "linux/s390x", name), 0)
+		}
+	})
+
 	t.Run("M3", func(t *testing.T) {
 		w := newWorld(t)
 		var children []ocispec.Descriptor
@@ -663,11 +704,11 @@ func TestWorldManifests(t *testing.T) {
 	t.Run("M7", func(t *testing.T) {
 		packed := registrytest.Layer(1, 5000)
 		bare := registrytest.Unpacked(packed)
-		for name, layer := range map[string][]byte{"gzip": bare, "tar": packed, "zstd": packed, "tar of zstd": registrytest.ZstdLayer(3, 5000)} {
+		for name, layer := range map[string][]byte{"gzip": bare, "zstd of tar": bare, "tar": packed, "zstd": packed, "tar of zstd": registrytest.ZstdLayer(3, 5000)} {
 			w := newWorld(t)
 			img := registrytest.Build("linux/"+runtime.GOARCH, layer, registrytest.Layer(2, 100))
 			_, m := configOf(t, img)
-			m.Layers[0].MediaType = map[string]string{"gzip": ocispec.MediaTypeImageLayerGzip, "zstd": ocispec.MediaTypeImageLayerZstd}[name]
+			m.Layers[0].MediaType = map[string]string{"gzip": ocispec.MediaTypeImageLayerGzip, "zstd": ocispec.MediaTypeImageLayerZstd, "zstd of tar": ocispec.MediaTypeImageLayerZstd}[name]
 			if m.Layers[0].MediaType == "" {
 				m.Layers[0].MediaType = ocispec.MediaTypeImageLayer
 			}
@@ -681,12 +722,42 @@ func TestWorldManifests(t *testing.T) {
 				out := filepath.Join(w.home, form+".tar")
 				w.want(w.run("pull", "--store", t.TempDir(), "--layers", form, "-o", out, ref), 0)
 				if form != "keep" {
+					dir := filepath.Join(w.home, form)
+					w.want(w.run("pull", "--store", t.TempDir(), "--layers", form, "--format", "oci", "-d", dir, ref), 0)
+					checkLayerTypes(t, dir, form)
+				}
+				if form != "keep" {
 					checkLayerForms(t, out, form)
 				}
 				w.want(w.run("store", "import", "--store", t.TempDir(), out), 0)
 			}
 		}
 	})
+}
+
+// checkLayerTypes wants the layers of the manifest in a folder to be called by their form.
+func checkLayerTypes(t *testing.T, dir, form string) {
+	t.Helper()
+	read := func(into any, name string) {
+		t.Helper()
+		raw, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			err = json.Unmarshal(raw, into)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var index ocispec.Index
+	var m ocispec.Manifest
+	read(&index, "index.json")
+	read(&m, "blobs/sha256/"+index.Manifests[0].Digest.Encoded())
+	want := map[string]string{"tar": ocispec.MediaTypeImageLayer, "gzip": ocispec.MediaTypeImageLayerGzip}[form]
+	for _, l := range m.Layers {
+		if l.MediaType != want {
+			t.Errorf("%s: layer %s is called %s", form, l.Digest, l.MediaType)
+		}
+	}
 }
 
 // checkLayerForms wants all layers of an archive to be of a form.

@@ -404,7 +404,8 @@ func (i *importer) whole(ctx context.Context, root *blobstore.Root) (*plan.Image
 	}
 	root.Name = root.Target.Digest.String()
 	img, err := compose.Stored(ctx, i.store, *root, image.DefaultPlatform())
-	if errors.Is(err, blobstore.ErrNotFound) {
+	var size *blobstore.SizeError
+	if errors.Is(err, blobstore.ErrNotFound) && !errors.As(err, &size) {
 		return nil, fmt.Errorf("%w: some blobs of %s are not there", ErrInvalid, root.Target.Digest)
 	}
 	var none *image.NoPlatformError

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +33,17 @@ func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, pl
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	complete := slices.DeleteFunc(slices.Clone(img.Variants), func(v plan.Variant) bool { return !has(store, v) })
+	var damaged error
+	complete := slices.DeleteFunc(slices.Clone(img.Variants), func(v plan.Variant) bool {
+		ok, err := has(store, v)
+		damaged = cmp.Or(damaged, err)
+		return !ok
+	})
 	img.Whole = img.Whole && len(complete) == len(img.Variants)
 	img.Several = img.Several && (img.Whole || len(complete) > 1)
+	if len(complete) == 0 && damaged != nil {
+		return nil, fmt.Errorf("%s: %w: %w", name, blobstore.ErrNotFound, damaged)
+	}
 	if len(complete) == 0 {
 		return nil, fmt.Errorf("%s: %w: some of its blobs are missing", name, blobstore.ErrNotFound)
 	}
@@ -59,17 +68,18 @@ func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, pl
 	return img, nil
 }
 
-// has reports whether the store has all that a variant needs.
-func has(store *blobstore.Store, v plan.Variant) bool {
+// has reports whether the store has all that a variant needs. The error says why something
+// is there and of no use.
+func has(store *blobstore.Store, v plan.Variant) (bool, error) {
 	for _, d := range append([]ocispec.Descriptor{v.Config}, v.Layers...) {
 		if d.Digest == "" {
 			continue
 		}
 		if ok, err := store.Has(d); err != nil || !ok {
-			return false
+			return false, err
 		}
 	}
-	return true
+	return true, nil
 }
 
 // stored are the manifests of one image of a store.
