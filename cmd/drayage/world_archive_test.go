@@ -704,11 +704,15 @@ func TestWorldManifests(t *testing.T) {
 	t.Run("M7", func(t *testing.T) {
 		packed := registrytest.Layer(1, 5000)
 		bare := registrytest.Unpacked(packed)
-		for name, layer := range map[string][]byte{"gzip": bare, "zstd of tar": bare, "tar": packed, "zstd": packed, "tar of zstd": registrytest.ZstdLayer(3, 5000)} {
+		for name, layer := range map[string][]byte{"gzip": bare, "gzip alone": bare, "zstd alone": bare, "tar": packed, "zstd": packed, "tar of zstd": registrytest.ZstdLayer(3, 5000)} {
 			w := newWorld(t)
-			img := registrytest.Build("linux/"+runtime.GOARCH, layer, registrytest.Layer(2, 100))
+			layers := [][]byte{layer}
+			if !strings.HasSuffix(name, "alone") { // else nothing is converted, and yet its name is wrong
+				layers = append(layers, registrytest.Layer(2, 100))
+			}
+			img := registrytest.Build("linux/"+runtime.GOARCH, layers...)
 			_, m := configOf(t, img)
-			m.Layers[0].MediaType = map[string]string{"gzip": ocispec.MediaTypeImageLayerGzip, "zstd": ocispec.MediaTypeImageLayerZstd, "zstd of tar": ocispec.MediaTypeImageLayerZstd}[name]
+			m.Layers[0].MediaType = map[string]string{"gzip": ocispec.MediaTypeImageLayerGzip, "zstd": ocispec.MediaTypeImageLayerZstd, "gzip alone": ocispec.MediaTypeImageLayerGzip, "zstd alone": ocispec.MediaTypeImageLayerZstd}[name]
 			if m.Layers[0].MediaType == "" {
 				m.Layers[0].MediaType = ocispec.MediaTypeImageLayer
 			}
