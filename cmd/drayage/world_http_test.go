@@ -667,7 +667,7 @@ func tunnel(rw http.ResponseWriter, host string) {
 // serveBoth passes TLS connections on to a host, and has the others served by plain.
 func serveBoth(t *testing.T, host string, plain func(net.Conn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -683,7 +683,7 @@ func serveBoth(t *testing.T, host string, plain func(net.Conn)) string {
 			plain(c)
 			return
 		}
-		up, err := net.Dial("tcp", host)
+		up, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", host)
 		if err != nil {
 			return
 		}

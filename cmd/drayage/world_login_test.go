@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -281,10 +282,10 @@ func TestWorldCredentials(t *testing.T) {
 		w := newWorld(t)
 		w.reg.RequireBasic("ann", "a")
 		path, outside := w.write(dockerFile, ""), w.write("outside.json", `{"HttpHeaders":{"X":"`+strings.Repeat("y", 1000)+`"}}`)
-		if out, err := exec.Command("mount", "--bind", outside, path).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(t.Context(), "mount", "--bind", outside, path).CombinedOutput(); err != nil {
 			t.Skipf("mounts are not allowed here: %s", out)
 		}
-		t.Cleanup(func() { _ = exec.Command("umount", path).Run() })
+		t.Cleanup(func() { _ = exec.CommandContext(context.Background(), "umount", path).Run() })
 		w.want(w.runIn("a\n", "login", "-u", "ann", "--password-stdin", w.reg.Host()), 0)
 		w.want(w.pull(w.image), 0)
 		w.want(w.run("logout", w.reg.Host()), 0, "logged out")

@@ -92,13 +92,13 @@ func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (d d
 func (c *Client) head(ctx context.Context, at site, tag string) (digest.Digest, error) {
 	resp, err := c.send(ctx, http.MethodHead, at, "/manifests/"+tag, accept(), http.StatusOK)
 	var e *Error
-	if errors.As(err, &e) && e.Status != 0 && !errors.Is(err, ErrQuota) {
+	byHead := errors.As(err, &e) && e.Method == http.MethodHead && !errors.Is(err, ErrQuota)
+	switch {
+	case byHead && e.Status != 0:
 		return "", nil
-	}
-	if errors.Is(err, ErrUnavailable) && !at.mirror {
+	case byHead && errors.Is(err, ErrUnavailable) && !at.mirror:
 		return "", nil // some close the connection; whether it's the network shows by GET
-	}
-	if err != nil {
+	case err != nil:
 		return "", err
 	}
 	resp.Body.Close()
