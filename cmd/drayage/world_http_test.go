@@ -596,6 +596,10 @@ func TestWorldTags(t *testing.T) {
 			rw.Header().Set("Link", `</v2/team/app/tags/list?last=0>, </v2/team/app/tags/list?last=2>`)
 			page(rw, all[:2])
 		},
+		"T2 malformed without rel": func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Link", `</v2/team/app/tags/list?last=2>; title='a`)
+			page(rw, all[:2])
+		},
 		"T2 without an end": func(rw http.ResponseWriter, r *http.Request) {
 			rw.Header().Set("Link", `<?last=`+r.FormValue("last")+`2>; rel="next"`)
 			page(rw, all[:2])
@@ -620,6 +624,9 @@ func TestWorldTags(t *testing.T) {
 			w.reg.Break("/tags/", registrytest.Always, between(func(rw http.ResponseWriter, r *http.Request, _ http.Handler) { answer(rw, r) }))
 			newest(t, w, 1, "tags")
 			w.want(w.run("store", "ls"), 0, "!team/app")
+			if n := w.reg.Count("/tags/"); n > 3 {
+				t.Errorf("it was asked for %d times", n)
+			}
 		})
 	}
 

@@ -109,7 +109,7 @@ func nextPage(resp *http.Response) (query string, more bool, err error) {
 			var ok bool
 			rest := value
 			if target, params, value, ok = cutLink(rest); !ok {
-				if strings.Contains(strings.ToLower(rest), "next") {
+				if strings.Contains(strings.ToLower(rest), "next") || strings.Contains(rest, "last=") {
 					return "", false, errors.New("its Link header is malformed")
 				}
 				break
