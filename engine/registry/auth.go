@@ -483,7 +483,7 @@ func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, 
 func (c *Client) tokenError(resp *http.Response) error {
 	e := c.responseError(resp, resp.Request.URL.Host, quotaUntil(resp))
 	e.Detail = strings.TrimSuffix("no token: "+e.Detail, ": ")
-	if e.kind != ErrQuota && resp.StatusCode < 500 {
+	if !errors.Is(e.kind, ErrQuota) && resp.StatusCode < 500 {
 		e.kind = ErrDenied
 		e.Hint = "the credentials are wrong, or not for this repository"
 	}
