@@ -28,8 +28,8 @@ func doctorCommand(s streams) *cobra.Command {
 the ways that pulls do and in some that they don't, and tells what it does with them: digests,
 ranges, redirects and the life of their URLs, tokens and their scopes, quota, clocks, addresses,
 certificates, caches. It reads a few kilobytes, and where HTTP/2 is offered 32 MiB, to compare
-it. Mirrors are not asked, but the registry itself. The report has no secrets, and can be put in a bug report. Pulls into the store make use
-of what it found out, if there is a store.`,
+it. Mirrors are not asked, but the registry itself. The report has no secrets, and can be put
+in a bug report. Pulls into the store make use of what it found out, if there is a store.`,
 		Example: "  drayage doctor registry.example/app:1\n  drayage doctor --json ghcr.io/org/app:1 > report.json",
 		Args:    oneImage,
 		RunE:    func(cmd *cobra.Command, args []string) error { return runDoctor(cmd.Context(), s, q, dir, args[0]) },
