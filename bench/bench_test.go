@@ -182,15 +182,20 @@ func TestKnee(t *testing.T) {
 func sample() *bench.Report {
 	times := bench.Quantiles{Count: 10, Mean: 0.02, P50: 0.01, P90: 0.03, P99: 0.2, P999: 0.5, Max: 1}
 	r := &bench.Report{Version: bench.ReportVersion, Started: time.Unix(1e9, 0).UTC(), Rounds: 2}
-	for _, name := range []string{"registry.example/app:1", `evil<script src="https://x.example/x.js">`} {
+	for _, name := range []string{"registry.example/app:1", `evil<script src="https://x.example/x.js">&'</svg><b onload="x">`} {
 		r.Targets = append(r.Targets, bench.ReportTarget{Name: name, Blobs: 3, Size: 3e8, Knee: 4, All: bench.Summary{Cold: times, Warm: times}})
+		for i := range 8 {
+			r.Series = append(r.Series, bench.Point{At: float64(len(r.Series)), Target: name, Connections: 4, Round: 1, Throughput: float64(1e7 * (i + 1))})
+		}
 		for i, n := range []int{1, 2, 4, 8} {
 			tp := float64(10e6 * min(4, i+1))
 			r.Results = append(r.Results, bench.Result{Target: name, Connections: n, Throughput: bench.Interval{Estimate: tp, Low: tp * 0.9, High: tp * 1.1},
-				ByRound: []float64{tp, tp * 1.01}, Summary: bench.Summary{Requests: 10, Bytes: 1e8, Latency: times, FirstByte: times}})
+				ByRound: []float64{tp, tp * 1.01}, Summary: bench.Summary{Requests: 10, Bytes: 1e8, Latency: times, FirstByte: times, LatencyCurve: []float64{0.01, 0.02, 0.05}}})
 		}
 	}
 	r.Comparisons = []bench.Comparison{{Target: r.Targets[1].Name, To: r.Targets[0].Name, Connections: 4, Throughput: bench.Compare([]float64{1, 2, 3, 4, 5, 6}, []float64{2, 4, 6, 8, 10, 12})}}
+	r.Comparisons = append(r.Comparisons, r.Comparisons[0])
+	r.Comparisons[1].Connections = 8
 	return r
 }
 
@@ -204,7 +209,7 @@ func TestHTMLStandsAlone(t *testing.T) {
 	if len(page) > 1<<20 {
 		t.Errorf("%d bytes", len(page))
 	}
-	for _, bad := range []string{"<script", "<link", "<iframe", "@import", "url(", "<img", "href="} {
+	for _, bad := range []string{"<script", "<link", "<iframe", "@import", "url(", "<img", "href=", "<b onload", "'</svg>"} {
 		if strings.Contains(page, bad) {
 			t.Errorf("it has %q", bad)
 		}
@@ -214,8 +219,8 @@ func TestHTMLStandsAlone(t *testing.T) {
 			t.Errorf("it has no %q", want)
 		}
 	}
-	if n := strings.Count(page, "<svg"); n != 6 {
-		t.Errorf("%d plots, want 3 in two forms", n)
+	if n := strings.Count(page, "<svg"); n != 8 || strings.Count(page, "</svg>") != n {
+		t.Errorf("%d plots, want 4 in two forms", n)
 	}
 }
 

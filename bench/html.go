@@ -4,13 +4,8 @@ import (
 	"fmt"
 	"html/template"
 	"io"
-	"math"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/go-analyze/charts"
 )
 
 // WriteHTML writes the report as one page: without scripts, and without anything
@@ -21,14 +16,12 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	if r.Rate > 0 {
 		page.Loop = fmt.Sprintf("open loop of %g requests a second", r.Rate)
 	}
-	for _, make := range []func() (plot, bool){r.sweepPlot, r.timePlot, r.latencyPlot, r.againstPlot} {
+	for _, make := range []func() (figure, bool){r.sweepPlot, r.timePlot, r.latencyPlot, r.againstPlot} {
 		p, ok := make()
 		if !ok {
 			continue
 		}
-		if err := p.draw(); err != nil {
-			return fmt.Errorf("drawing %s: %w", p.Title, err)
-		}
+		p.render()
 		page.Plots = append(page.Plots, p)
 	}
 	return pageTemplate.Execute(w, page)
@@ -37,323 +30,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 type htmlPage struct {
 	*Report
 	When, Loop string
-	Plots      []plot
-}
-
-// plot is a line chart: one line a target, and perhaps others beside it.
-type plot struct {
-	Title, XTitle, YTitle string
-	Says                  []string
-	labels                []string
-	lines                 []line
-	format                func(float64) string
-	log                   bool // values are logarithms to base 10
-	ratio                 bool // around 1, and not from 0
-	Light, Dark           template.HTML
-}
-
-// line is one of a plot's. Those of a target have its color and sign.
-type line struct {
-	name   string // "" is not in the key
-	target int    // -1 is of none
-	bound  bool   // of what an estimate lies between
-	values []float64
-}
-
-// palette has at least three times the contrast to either paper, so that one key serves
-// both; signs tell lines apart without colors.
-var palette = []struct {
-	color, sign string
-	symbol      charts.SymbolShape
-}{
-	{"#4a7fd4", "○", charts.SymbolCircle}, {"#c4641c", "■", charts.SymbolSquare}, {"#2f8f5b", "◆", charts.SymbolDiamond}, {"#b8529e", "●", charts.SymbolDot},
-	{"#8a7a1f", "○", charts.SymbolCircle}, {"#0f8a9c", "■", charts.SymbolSquare}, {"#d04a4a", "◆", charts.SymbolDiamond}, {"#7b6fd0", "●", charts.SymbolDot},
-}
-
-// ofNone is the color of lines that are no target's.
-const ofNone = "#7d8794"
-
-type keyEntry struct{ Name, Color, Sign string }
-
-// Key says which line is which.
-func (p plot) Key() []keyEntry {
-	var out []keyEntry
-	for _, l := range p.lines {
-		if l.name != "" {
-			style := palette[l.target%len(palette)]
-			out = append(out, keyEntry{l.name, style.color, style.sign})
-		}
-	}
-	return out
-}
-
-// sweepPlot is throughput by connections.
-func (r *Report) sweepPlot() (plot, bool) {
-	p := plot{Title: "Throughput by connections", XTitle: "connections", YTitle: "MiB/s", format: plain}
-	ns := r.connections()
-	for _, n := range ns {
-		label := strconv.Itoa(n)
-		if slices.ContainsFunc(r.Targets, func(t ReportTarget) bool { return t.Knee == n && n < slices.Max(ns) }) {
-			label += " (knee)"
-		}
-		p.labels = append(p.labels, label)
-	}
-	for i, t := range r.Targets {
-		values := make([]float64, 0, len(ns))
-		for _, n := range ns {
-			v := charts.GetNullValue()
-			if x := r.find(t.Name, n); x != nil && !x.Failing {
-				v = mebibytes(x.Throughput.Estimate)
-			}
-			values = append(values, v)
-		}
-		p.lines = append(p.lines, line{name: t.Name, target: i, values: values})
-		if t.Knee > 0 {
-			p.Says = append(p.Says, fmt.Sprintf("%s: %s.", t.Name, r.KneeText(t)))
-		}
-	}
-	return p, len(ns) > 1
-}
-
-// latencyPlot is the distribution of latencies, on a logarithmic axis, at the
-// number of connections where the knee is.
-func (r *Report) latencyPlot() (plot, bool) {
-	p := plot{Title: "Latency of whole reads", XTitle: "share of reads that took no longer", YTitle: "time, logarithmic", log: true,
-		format: func(v float64) string { return shortTime(math.Pow(10, v)) }}
-	longest := 0
-	for _, t := range r.Targets {
-		if x := r.at(t); x != nil {
-			longest = max(longest, len(x.LatencyCurve))
-		}
-	}
-	for k := range longest { // as HdrHistogram's plots have it: each nine takes as much room
-		label := ""
-		if k%curvePerNine == 0 {
-			label = strconv.FormatFloat(100*curveShare(k), 'f', max(0, k/curvePerNine-2), 64) + " %"
-		}
-		p.labels = append(p.labels, label)
-	}
-	for i, t := range r.Targets {
-		x := r.at(t)
-		if x == nil || x.Latency.Count == 0 {
-			continue
-		}
-		var values []float64
-		for k := range longest {
-			v := charts.GetNullValue()
-			if k < len(x.LatencyCurve) {
-				v = math.Log10(max(1e-6, x.LatencyCurve[k]))
-			}
-			values = append(values, v)
-		}
-		p.lines = append(p.lines, line{name: fmt.Sprintf("%s, %d at once", t.Name, x.Connections), target: i, values: values})
-	}
-	p.Says = []string{"From when a read was due to its last byte; each with the number of connections where its knee is."}
-	return p, len(p.lines) > 0
-}
-
-// at is a target's result at its knee, or its only one.
-func (r *Report) at(t ReportTarget) *Result {
-	if x := r.find(t.Name, t.Knee); x != nil {
-		return x
-	}
-	for i := range r.Results {
-		if r.Results[i].Target == t.Name {
-			return &r.Results[i]
-		}
-	}
-	return nil
-}
-
-// timePlot is throughput second by second, each target's while it was its turn.
-func (r *Report) timePlot() (plot, bool) {
-	p := plot{Title: "Throughput over time", XTitle: "seconds", YTitle: "MiB/s", format: plain}
-	if len(r.Series) == 0 {
-		return p, false
-	}
-	// As many bins as can be told apart, of whole seconds or of what the steps had of one.
-	const most = 240
-	last := r.Series[len(r.Series)-1].At
-	width := max(0.25, math.Ceil(4*last/most)/4)
-	bins := int(last/width) + 1
-	digits := 0
-	if width < 1 {
-		digits = 1
-	}
-	for i := range bins {
-		p.labels = append(p.labels, strconv.FormatFloat(float64(i)*width, 'f', digits, 64))
-	}
-	for n, t := range r.Targets {
-		sums, counts := make([]float64, bins), make([]float64, bins)
-		for _, x := range r.Series {
-			if x.Target == t.Name {
-				i := int(x.At / width)
-				sums[i], counts[i] = sums[i]+x.Throughput, counts[i]+1
-			}
-		}
-		values := make([]float64, bins)
-		for i := range values {
-			values[i] = charts.GetNullValue()
-			if counts[i] > 0 {
-				values[i] = mebibytes(sums[i] / counts[i])
-			}
-		}
-		p.lines = append(p.lines, line{name: t.Name, target: n, values: values})
-	}
-	p.Says = []string{"It goes up and down with the connections, round after round. What one round has and the others haven't is a disturbance, or a cache that was cold."}
-	const least = 10 // fewer bins show nothing
-	return p, bins >= least
-}
-
-// againstPlot is how targets compare with the first, by connections.
-func (r *Report) againstPlot() (plot, bool) {
-	p := plot{Title: "One against another", XTitle: "connections", YTitle: "times the throughput", ratio: true,
-		format: func(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }}
-	ns := r.connections()
-	ones := make([]float64, len(ns))
-	for i, n := range ns {
-		p.labels, ones[i] = append(p.labels, strconv.Itoa(n)), 1
-	}
-	for i, t := range r.Targets {
-		lines := [3]line{{name: t.Name, target: i}, {target: i, bound: true}, {target: i, bound: true}}
-		found := false
-		for _, n := range ns {
-			at := [3]float64{charts.GetNullValue(), charts.GetNullValue(), charts.GetNullValue()}
-			for _, c := range r.Comparisons {
-				if c.Target == t.Name && c.Connections == n {
-					at, found = [3]float64{c.Throughput.Ratio.Estimate, c.Throughput.Ratio.Low, c.Throughput.Ratio.High}, true
-				}
-			}
-			for k := range lines {
-				lines[k].values = append(lines[k].values, at[k])
-			}
-		}
-		if found {
-			p.lines = append(p.lines, lines[:]...)
-		}
-	}
-	found := len(p.lines) > 0 && len(ns) > 1
-	p.lines = append(p.lines, line{target: -1, bound: true, values: ones})
-	p.Says = []string{"Throughput as a multiple of that of " + r.Targets[0].Name + " in the same rounds, and above and below it the bounds that hold it 95 times in 100. Where they have the line at 1 between them, it may be chance."}
-	return p, found
-}
-
-// connections are the numbers of connections that were measured.
-func (r *Report) connections() []int {
-	var ns []int
-	for _, x := range r.Results {
-		if !slices.Contains(ns, x.Connections) {
-			ns = append(ns, x.Connections)
-		}
-	}
-	slices.Sort(ns)
-	return ns
-}
-
-// draw draws the plot in both forms.
-func (p *plot) draw() error {
-	var err error
-	if p.Light, err = p.svg(charts.ThemeLight); err == nil {
-		p.Dark, err = p.svg(charts.ThemeDark)
-	}
-	return err
-}
-
-func (p *plot) svg(theme string) (template.HTML, error) {
-	const width, height = 860, 340
-	var values [][]float64
-	var colors []charts.Color
-	for _, l := range p.lines {
-		color := ofNone
-		if l.target >= 0 {
-			color = palette[l.target%len(palette)].color
-		}
-		values, colors = append(values, l.values), append(colors, charts.ParseColor(color))
-	}
-	opt := charts.NewLineChartOptionWithData(values)
-	opt.Theme = charts.GetTheme(theme).WithBackgroundColor(charts.ColorTransparent).WithSeriesColors(colors)
-	for i, l := range p.lines {
-		const many = 100 // signs would be all there is to see
-		symbol := charts.Symbol{Shape: charts.SymbolNone}
-		if l.target >= 0 && !l.bound {
-			symbol = charts.Symbol{Shape: palette[l.target%len(palette)].symbol, Size: 4}
-			if len(p.labels) > many {
-				symbol = charts.Symbol{Shape: charts.SymbolDot, Size: 2}
-			}
-		}
-		opt.SeriesList[i].Symbol = symbol
-	}
-	opt.XAxis.Labels, opt.XAxis.Title = p.labels, p.XTitle
-	opt.Legend.Show = charts.Ptr(false)
-	opt.YAxis[0].Title = p.YTitle
-	opt.YAxis[0].ValueFormatter = p.format
-	p.bounds(&opt.YAxis[0])
-	painter := charts.NewPainter(charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: width, Height: height})
-	if err := painter.LineChart(opt); err != nil {
-		return "", err
-	}
-	raw, err := painter.Bytes()
-	if err != nil {
-		return "", err
-	}
-	text := string(raw)
-	// What reads the page aloud has the table; the plot has a name.
-	text = strings.Replace(text, "<svg ", fmt.Sprintf(`<svg role="img" aria-label="%s" `, template.HTMLEscapeString(p.Title)), 1)
-	return template.HTML(text), nil // the library escapes what it draws, which a test holds it to
-}
-
-// mebibytes is a rate for a plot, in MiB a second, to two digits after the point.
-func mebibytes(rate float64) float64 { return math.Round(100*rate/(1<<20)) / 100 }
-
-// niceStep is a step between the ticks of an axis that people can count in: 1, 2 or 5 times a
-// power of ten.
-func niceStep(span float64) float64 {
-	const ticks = 6
-	rough := span / ticks
-	if rough <= 0 {
-		return 1
-	}
-	power := math.Pow(10, math.Floor(math.Log10(rough)))
-	for _, m := range []float64{1, 2, 5} {
-		if rough <= m*power {
-			return m * power
-		}
-	}
-	return 10 * power
-}
-
-func plain(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
-
-// bounds are what the axis of values spans: whole powers of ten, some way around 1, or
-// all from 0.
-func (p *plot) bounds(axis *charts.YAxisOption) {
-	low, high := math.Inf(1), math.Inf(-1)
-	for _, l := range p.lines {
-		for _, v := range l.values {
-			if v != charts.GetNullValue() {
-				low, high = min(low, v), max(high, v)
-			}
-		}
-	}
-	switch {
-	case p.log:
-		low, high = math.Floor(low), math.Ceil(high)
-		axis.LabelCount = int(high-low) + 1
-	case p.ratio:
-		const least = 0.1 // around what there is
-		step := niceStep(high - low + 2*least)
-		low, high = math.Floor((low-least)/step)*step, math.Ceil((high+least)/step)*step
-		axis.LabelCount = int(math.Round((high-low)/step)) + 1
-	case high <= 0 || math.IsInf(high, 0):
-		zero := 0.0
-		axis.Min = &zero
-		return
-	default:
-		step := niceStep(high)
-		low, high = 0, math.Ceil(high/step)*step
-		axis.LabelCount = int(math.Round(high/step)) + 1
-	}
-	axis.Min, axis.Max = &low, &high
+	Plots      []figure
 }
 
 // shortTime is a time in seconds for an axis.
@@ -406,7 +83,7 @@ th:first-child { text-align: left; } tbody th { font-weight: normal; }
 .key { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1.5rem; }
 .key li { display: flex; gap: .4rem; }
 figure { margin: 1rem 0; }
-figure svg { display: block; min-width: 34rem; max-width: 100%; height: auto; } figure svg text { font-family: Roboto, Arial, sans-serif; letter-spacing: -.02em; }
+figure svg { display: block; margin-top: .5rem; min-width: 40rem; max-width: 100%; height: auto; }
 .dark { display: none; }
 @media screen and (prefers-color-scheme: dark) { .dark { display: block; } .light { display: none; } }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; } .wide { overflow: visible; } figure svg { min-width: 0; } table { font-size: 7.5pt; } th, td { padding: .15rem .25rem; } tbody th { white-space: normal; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }

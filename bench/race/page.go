@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -14,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-analyze/charts"
+	"drayage/bench/internal/drawing"
 )
 
 // page is docs/benchmarks.md as it grows.
@@ -180,7 +179,7 @@ func (p *page) plot(title string, all []figures) error {
 	}
 	var names []string
 	var values []float64
-	for _, f := range slices.Backward(all) { // the library begins below
+	for _, f := range slices.Backward(all) { // the axis begins below
 		if f.failed == "" {
 			names, values = append(names, f.tool), append(values, f.synced)
 		}
@@ -188,35 +187,39 @@ func (p *page) plot(title string, all []figures) error {
 	if len(values) == 0 {
 		return nil
 	}
-	const width, bar, frame = 760, 26, 90
-	opt := charts.NewBarChartOptionWithData([][]float64{values})
-	opt.Horizontal = true
-	opt.Theme = charts.GetTheme(charts.ThemeLight).WithSeriesColors([]charts.Color{charts.ParseColor("#4a7fd4")})
-	opt.CategoryAxis.Labels = names
-	opt.Title.Text = "seconds, with a sync"
-	opt.Legend.Show = charts.Ptr(false)
-	opt.SeriesList[0].Label.Show = charts.Ptr(true)
-	opt.SeriesList[0].Label.ValueFormatter = func(v float64) string { return fmt.Sprintf("%.2f", v) }
-	painter := charts.NewPainter(charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: width, Height: frame + bar*len(values)})
-	if err := painter.BarChart(opt); err != nil {
-		return err
-	}
-	raw, err := painter.Bytes()
-	if err != nil {
-		return err
-	}
-	// The library measures with a font that few have, and others are wider.
-	raw = bytes.ReplaceAll(raw, []byte("font-size:16px;font-family:'Roboto Medium',sans-serif"), []byte("font-size:14px;font-family:Roboto,Arial,sans-serif"))
 	name := strings.NewReplacer(", ", "-", " ", "-").Replace(strings.ToLower(title)) + ".svg"
 	dir := strings.TrimSuffix(p.out, filepath.Ext(p.out))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(bars(title, names, values)), 0o644); err != nil {
 		return err
 	}
 	fmt.Fprintf(&p.body, "![%s: seconds of each tool, as in the table](%s/%s)\n\n", title, filepath.Base(dir), name)
 	return nil
+}
+
+// bars is a plot of seconds, from the lowest bar up.
+func bars(title string, names []string, values []float64) string {
+	const width, bar, frame, thickness = 760, 28, 58, 18
+	const fill, beside = "#4a7fd4", 5
+	longest := slices.Max(values)
+	number := func(v float64) string { return fmt.Sprintf("%.2f", v) }
+	p := drawing.New(drawing.Look{Ink: "#505050", Line: "#c9c9c9"}, "", "")
+	p.Title, p.Right = "seconds, with a sync", beside+drawing.Width(number(longest), drawing.Letters)
+	p.Y = drawing.Axis{Min: -0.5, Max: float64(len(values)) - 0.5, Bare: true}
+	for i, name := range names {
+		p.Y.Ticks = append(p.Y.Ticks, drawing.Tick{Value: float64(i), Label: name})
+	}
+	drawing.FromZero(&p.X, longest)
+	p.Add(func(c *drawing.Canvas) {
+		for i, v := range values {
+			y := c.Y(float64(i))
+			c.Fill(fill, c.Left, y-thickness/2, c.X(v), y+thickness/2)
+			c.Beside(drawing.Start, c.X(v)+beside, y, number(v))
+		}
+	})
+	return drawing.SVG(p, width, float64(frame+bar*len(values)), title+": seconds, with a sync")
 }
 
 // write writes the page.

@@ -1,0 +1,76 @@
+package drawing_test
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"drayage/bench/internal/drawing"
+)
+
+// No text of a plot is taken for a part of the page.
+func TestTextsAreEscaped(t *testing.T) {
+	const evil = `"><script>alert('&')</script></svg>`
+	p := drawing.New(drawing.Look{}, evil, evil)
+	p.Title = evil
+	for _, a := range []*drawing.Axis{&p.X, &p.Y} {
+		a.Max, a.Ticks = 1, []drawing.Tick{{Value: 1, Label: evil}}
+	}
+	p.Add(func(c *drawing.Canvas) { c.Text(drawing.Start, 0, 0, drawing.Letters, evil) })
+	text := drawing.SVG(p, 100, 100, evil)
+	if strings.Contains(text, "<script") || strings.Count(text, "</svg>") != 1 {
+		t.Error(text)
+	}
+	found := 0
+	for d := xml.NewDecoder(strings.NewReader(text)); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch x := token.(type) {
+		case xml.CharData:
+			if string(x) == evil {
+				found++
+			}
+		case xml.StartElement:
+			for _, a := range x.Attr {
+				if a.Value == evil {
+					found++
+				}
+			}
+		}
+	}
+	const want = 7 // the name, three titles, two labels, and what was added
+	if found != want {
+		t.Errorf("it is there %d times, want %d", found, want)
+	}
+}
+
+// A bar that leaves the plot is cut off, and has a cap only where it ends.
+func TestBarsAreCutOff(t *testing.T) {
+	p := drawing.New(drawing.Look{}, "", "")
+	p.X.Max, p.Y.Max = 1, 1
+	// The plot's upper end is at 13, and its middle at 49.
+	p.Bars("red", []drawing.Bar{{X: 0.5, Low: 0.5, High: 1e6}})
+	text := drawing.SVG(p, 100, 100, "")
+	if !strings.Contains(text, `V13.0M50.5 49.0h8" stroke="red"`) {
+		t.Error(text)
+	}
+}
+
+func TestTicks(t *testing.T) {
+	var a drawing.Axis
+	drawing.FromZero(&a, 0.23)
+	var labels []string
+	for _, tick := range a.Ticks {
+		labels = append(labels, tick.Label)
+	}
+	if got := strings.Join(labels, " "); got != "0.00 0.05 0.10 0.15 0.20 0.25" || a.Max != 0.25 {
+		t.Errorf("%s, up to %g", got, a.Max)
+	}
+}
