@@ -266,6 +266,9 @@ func (o *outputFlags) checkNames(refs []reference.Image) error {
 // fetched.
 func (o *outputFlags) accept(img *plan.Image) error {
 	if o.any() && o.format != "oci" && !img.Main().Runnable() {
+		if ix := img.Main().Index; ix != nil { // of blobs alone
+			return &image.NotImageError{Kind: image.LooseKind(ix)}
+		}
 		return fmt.Errorf("%w, its config is %q: the %s format can't hold it", tarwriter.ErrNotImage, img.Main().Config.MediaType, o.format)
 	}
 	return nil

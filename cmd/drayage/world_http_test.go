@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -655,7 +656,7 @@ func TestWorldTags(t *testing.T) {
 
 // tunnel connects a proxy's client to a host.
 func tunnel(rw http.ResponseWriter, host string) {
-	up, err := net.Dial("tcp", host)
+	up, err := new(net.Dialer).DialContext(context.Background(), "tcp", host)
 	if err != nil {
 		rw.WriteHeader(502)
 		return
@@ -713,7 +714,7 @@ func serveBoth(t *testing.T, host string, plain func(net.Conn)) string {
 // serveRaw answers every request with the same bytes.
 func serveRaw(t *testing.T, answer string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -736,7 +737,7 @@ func serveRaw(t *testing.T, answer string) string {
 // closedPort is an address where nobody listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -363,7 +363,7 @@ func TestWorldServe(t *testing.T) {
 	})
 
 	t.Run("a port in use", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
