@@ -44,7 +44,7 @@ func shortTime(s float64) string {
 	return strconv.FormatFloat(1e6*s, 'g', 3, 64) + " µs"
 }
 
-func megabytes(v float64) string {
+func mebi(v float64) string {
 	const small = 10e6 // below which a digit after the point is too few
 	if v < small {
 		return strconv.FormatFloat(v/(1<<20), 'g', 2, 64)
@@ -59,7 +59,7 @@ var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 			Times Quantiles
 		}{what, times}
 	},
-	"time": shortTime, "mb": megabytes, "size": func(n int64) string { return megabytes(float64(n)) },
+	"time": shortTime, "mb": mebi, "size": func(n int64) string { return mebi(float64(n)) },
 }).Parse(`<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -92,7 +92,7 @@ figure svg { display: block; margin-top: .5rem; min-width: 40rem; max-width: 100
 <body>
 <main>
 <h1>What {{range $i, $t := .Targets}}{{if $i}} and {{end}}{{$t.Name}}{{end}} delivered</h1>
-<p class="soft">{{.When}}, {{.Loop}}, {{.Rounds}} round{{if ne .Rounds 1}}s{{end}}{{range .Targets}}; {{.Name}}: {{size .Size}} MB in {{.Blobs}} layers, {{.Digest}}{{end}}</p>
+<p class="soft">{{.When}}, {{.Loop}}, {{.Rounds}} round{{if ne .Rounds 1}}s{{end}}{{range .Targets}}; {{.Name}}: {{size .Size}} MiB in {{.Blobs}} layers, {{.Digest}}{{end}}</p>
 {{range .Plots}}<h2>{{.Title}}</h2>
 <figure><ul class="key">{{range .Key}}<li><b style="color: {{.Color}}" aria-hidden="true">{{.Sign}}</b> {{.Name}}</li>{{end}}</ul>
 <div class="wide" tabindex="0" role="group" aria-label="{{.Title}}"><div class="light">{{.Light}}</div><div class="dark">{{.Dark}}</div></div>
