@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/progress"
 	"drayage/cmd/drayage/web"
 	"drayage/engine"
 	"drayage/engine/event"
@@ -225,8 +226,9 @@ func (o *serveOptions) accessLog(s streams) (*slog.Logger, func() error, error) 
 	switch o.log {
 	case "":
 		return nil, done, nil
-	case "-":
-		w = s.out
+	case "-": // whoever reads it may be slow, which is nothing to clients
+		p := progress.NewPatient(s.out, func(left int) []byte { return leftOut(left, false) })
+		w, done = p, func() error { p.Flush(); return nil }
 	default:
 		f, err := os.OpenFile(o.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 		if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -312,6 +315,43 @@ func TestWorldServe(t *testing.T) {
 					t.Errorf("pull-through %v: %d, want %d", through, status, want)
 				}
 			}
+		}
+	})
+
+	t.Run("an access log that nobody reads", func(t *testing.T) {
+		w := newWorld(t)
+		w.want(w.run("pull", w.image), 0)
+		r, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stderr, serving, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "drayage", "serve", "--listen", "127.0.0.1:0", "--access-log", "-")
+		cmd.Env, cmd.Stdout, cmd.Stderr = w.env, out, serving
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(stderr).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := strings.TrimSpace(line[strings.Index(line, "http://"):])
+		for range 1000 { // lines of a hundred bytes and more: the pipe has 64 KiB
+			if status := statusAt(t, at+"/v2/"+w.reg.Host()+"/team/app/manifests/1"); status != http.StatusOK {
+				t.Fatalf("%d", status)
+			}
+		}
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+		for _, f := range []*os.File{r, out, stderr, serving} {
+			f.Close()
 		}
 	})
 
