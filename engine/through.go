@@ -136,7 +136,9 @@ func (t *Through) find(ctx context.Context, ref reference.Image) (mirror.Manifes
 	want := ref.Tag()
 	if have {
 		d, err := t.manifests.Head(ctx, ref, ref.Tag())
-		t.answered(ref, err)
+		if err != nil || d != "" { // else it may have got no answer: GET tells
+			t.answered(ref, err)
+		}
 		switch {
 		case err == nil && d == root.Target.Digest:
 			if m, err := t.stored(ctx, ref, root); err == nil {
@@ -248,7 +250,10 @@ func (t *Through) isDown(ref reference.Image) bool {
 	if down && time.Since(at) >= often && t.ctx.Err() == nil {
 		t.down[ref.Registry()] = time.Now()
 		t.work.Go(func() {
-			_, err := t.manifests.Head(t.ctx, ref, ref.Tag())
+			d, err := t.manifests.Head(t.ctx, ref, ref.Tag())
+			if err == nil && d == "" { // HEAD tells nothing, perhaps for want of an answer
+				_, err = t.manifests.Manifest(t.ctx, ref, ref.Tag())
+			}
 			t.answered(ref, err)
 		})
 	}

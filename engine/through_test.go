@@ -267,6 +267,31 @@ func TestThroughIsFreshOrSaysSo(t *testing.T) {
 	}
 }
 
+// An upstream that gives no answer stays one that isn't waited for, until it has given one.
+func TestThroughWaitsForASilentUpstreamOnce(t *testing.T) {
+	r := newRelay(t, 0)
+	r.upstream.Push("team/app", "1", registrytest.Build("linux/amd64", registrytest.Random(1, 100)))
+	r.get("/v2/team/app/manifests/1")
+	r.upstream.Break("", registrytest.Always, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }) // closes the connection
+	})
+	stale := func() {
+		t.Helper()
+		if resp, _ := r.get("/v2/team/app/manifests/1"); resp.StatusCode != http.StatusOK || resp.Header.Get("Drayage-Stale") == "" {
+			t.Errorf("%d, %v", resp.StatusCode, resp.Header)
+		}
+	}
+	stale()
+	r.through.AgeDown()
+	stale() // and it is found out beside whether it answers again
+	r.through.Wait()
+	r.upstream.Forget()
+	stale()
+	if n := len(r.upstream.Requests()); n > 0 {
+		t.Errorf("an answer has waited for %d requests", n)
+	}
+}
+
 // A client that goes away doesn't stop the others, nor what is fetched.
 func TestThroughOutlivesItsClients(t *testing.T) {
 	r := newRelay(t, time.Hour)

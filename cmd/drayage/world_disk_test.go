@@ -288,10 +288,7 @@ func TestWorldTerminal(t *testing.T) {
 	})
 
 	t.Run("L2", func(t *testing.T) {
-		script, err := exec.LookPath("script")
-		if err != nil {
-			t.Skip("needs script(1), which gives a command a terminal")
-		}
+		script := terminalGiver(t)
 		w := newWorld(t)
 		w.image = w.reg.Push("large", "1", registrytest.Build("linux/"+runtime.GOARCH, registrytest.Random(5, 300_000)))
 		for ci, bars := range map[string]bool{"CI=": true, "CI=true": false, "CI=1": false, "CI=false": true} {
@@ -310,10 +307,7 @@ func TestWorldTerminal(t *testing.T) {
 	})
 
 	t.Run("results that would wrap", func(t *testing.T) {
-		script, err := exec.LookPath("script")
-		if err != nil {
-			t.Skip("needs script(1), which gives a command a terminal")
-		}
+		script := terminalGiver(t)
 		w := newWorld(t)
 		for columns, whole := range map[string]bool{"100": false, "300": true} {
 			cmd := exec.CommandContext(t.Context(), script, "-qec", "stty cols "+columns+" rows 40; drayage pull -p none --store "+t.TempDir()+" "+w.image, "/dev/null")
@@ -464,4 +458,14 @@ func filesBelow(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return strings.Join(names, "\n")
+}
+
+// terminalGiver is script(1), which gives a command a terminal.
+func terminalGiver(t *testing.T) string {
+	t.Helper()
+	script, err := exec.LookPath("script")
+	if err != nil {
+		t.Skip("needs script(1)")
+	}
+	return script
 }

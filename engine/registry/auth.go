@@ -378,9 +378,9 @@ func (c *Client) inTheClear(g *grant, ch challenge, realm *url.URL) *Error {
 		Hint:   "the operator of " + g.host.name + " should set an https realm; -A does without credentials"}
 }
 
-// realms are the places where a challenge's tokens may be had, and the one that it names. Credentials never go to one in
-// the clear that a registry names which speaks TLS itself: behind a proxy that ends TLS
-// registries often do so, and have the same by HTTPS.
+// realms are the one that a challenge names, and the places where its tokens may be had.
+// Credentials never go to one in the clear that a registry names which speaks TLS itself: behind
+// a proxy that ends TLS registries often do so, and have the same by HTTPS.
 func (c *Client) realms(g *grant, ch challenge, secret bool) (realm *url.URL, out []*url.URL, err error) {
 	text := ch.get("realm")
 	realm, err = url.Parse(text)

@@ -78,9 +78,9 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 func matches(d digest.Digest, raw []byte) bool { return d.Algorithm().FromBytes(raw) == d }
 
 // Head asks for the digest that a tag stands for now. It is "" when the registry doesn't tell,
-// by an error of HEAD too, 401 and 403 among them: that is a saving, and never an answer of its own, since registries
-// of functions or static files and some proxies have no HEAD, or not behind their redirects
-// (G4). Then only fetching the manifest tells.
+// by an error of HEAD or no answer to it: that is a saving, and never an answer of its own, since
+// registries of functions or static files and some proxies have no HEAD, or not behind their
+// redirects (G4). Then only fetching the manifest tells.
 func (c *Client) Head(ctx context.Context, ref reference.Image, tag string) (d digest.Digest, err error) {
 	err = c.anywhere(ctx, ref, true, func(ctx context.Context, at site) error {
 		d, err = c.head(ctx, at, tag)
