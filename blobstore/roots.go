@@ -27,7 +27,26 @@ type Root struct {
 	// Beside are manifests among Blobs that refer to the image. A tag that one
 	// was found by is in its annotation org.opencontainers.image.ref.name.
 	Beside []ocispec.Descriptor `json:"beside,omitempty"`
+	// From is where what the name stands for was last taken from; it is zero in records of older
+	// versions. Of two that stand for the same, one from a registry counts.
+	From Origin `json:"from,omitzero"`
 }
+
+// Origin is where the meaning of an image's name came from.
+type Origin struct {
+	Kind OriginKind `json:"kind"`
+	// Where is the registry's host, or the archive's file name.
+	Where string `json:"where,omitempty"`
+}
+
+// OriginKind is a kind of source, which says how far it is to be trusted for a name.
+type OriginKind string
+
+// The kinds.
+const (
+	FromRegistry OriginKind = "registry" // the registry that the name has, or a mirror that the user chose for it
+	FromArchive  OriginKind = "archive"  // a file, whose names are its maker's word
+)
 
 // rootFile is a root as it lies on the disk.
 type rootFile struct {
@@ -83,6 +102,9 @@ func (l *Lease) joined(r Root) (Root, error) {
 	old, err := l.store.Root(r.Name)
 	if err != nil || old.Target.Digest != r.Target.Digest {
 		return r, nil // nothing to keep
+	}
+	if r.From.Kind != FromRegistry && old.From.Kind == FromRegistry {
+		r.From = old.From
 	}
 	r.Blobs, r.Beside = slices.Clone(r.Blobs), slices.Clone(r.Beside)
 	for _, d := range old.Blobs {

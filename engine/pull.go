@@ -466,7 +466,7 @@ func (p *pull) pin() error {
 		if len(img.image.Documents) == 1 {
 			target = img.image.Main().Descriptor()
 		}
-		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image)})
+		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image), From: blobstore.Origin{Kind: blobstore.FromRegistry, Where: img.image.Ref.Registry()}})
 	}
 	if len(roots) == 0 {
 		return nil

@@ -300,7 +300,7 @@ func (t *Through) settle(ctx context.Context, ref reference.Image, doc image.Doc
 		name = ref.Name()
 	}
 	return t.put(ctx, ref, doc, map[string]digest.Digest{name: doc.Descriptor.Digest}, func(lease *blobstore.Lease, here []digest.Digest) error {
-		return lease.Pin(blobstore.Root{Name: name, Target: doc.Descriptor, Blobs: here})
+		return lease.Pin(blobstore.Root{Name: name, Target: doc.Descriptor, Blobs: here, From: blobstore.Origin{Kind: blobstore.FromRegistry, Where: ref.Registry()}})
 	})
 }
 
