@@ -9,14 +9,14 @@ import (
 	"strings"
 	"unicode"
 
+	"drayage/engine/limits"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// MaxSize is the largest manifest or index that is read, in bytes: the 4 MiB
-// that the distribution spec asks registries to accept, and clients not to
-// exceed.
-const MaxSize = 4 << 20
+// MaxSize is the largest manifest, index or config that is read, in bytes.
+const MaxSize = limits.ManifestBytes
 
 // Docker's media types, by Image Manifest Version 2, Schema 1 and 2.
 const (
@@ -60,8 +60,8 @@ type Document struct {
 // puts on it may be missing or wrong (G44), and isn't there any more when the
 // same bytes come from the store. The errors wrap ErrInvalid or ErrUnsupported.
 func Decode(raw []byte) (Document, error) {
-	if len(raw) > MaxSize {
-		return Document{}, fmt.Errorf("%w: larger than %d MiB", ErrInvalid, MaxSize>>20)
+	if err := checkJSON(raw); err != nil {
+		return Document{}, err
 	}
 	var look shape
 	if err := json.Unmarshal(raw, &look); err != nil {
@@ -86,9 +86,12 @@ func Decode(raw []byte) (Document, error) {
 	}
 	switch doc.Descriptor.MediaType {
 	case DockerList, ocispec.MediaTypeImageIndex:
+		if err := checkCount("manifests", look.Manifests); err != nil {
+			return Document{}, err
+		}
 		doc.Index = new(ocispec.Index)
-		if err := json.Unmarshal(raw, doc.Index); err != nil {
-			return Document{}, fmt.Errorf("%w: %s", ErrInvalid, jsonError(err))
+		if err := unmarshal(raw, doc.Index); err != nil {
+			return Document{}, err
 		}
 		for i := range doc.Index.Manifests { // a platform that is half empty tells nothing
 			if p := doc.Index.Manifests[i].Platform; p != nil && (p.OS == "" || p.Architecture == "") {
@@ -100,9 +103,12 @@ func Decode(raw []byte) (Document, error) {
 		if !isManifest {
 			return Document{}, fmt.Errorf("%w: it has neither config nor layers", ErrInvalid)
 		}
+		if err := checkCount("layers", look.Layers); err != nil {
+			return Document{}, err
+		}
 		doc.Manifest = new(ocispec.Manifest)
-		if err := json.Unmarshal(raw, doc.Manifest); err != nil {
-			return Document{}, fmt.Errorf("%w: %s", ErrInvalid, jsonError(err))
+		if err := unmarshal(raw, doc.Manifest); err != nil {
+			return Document{}, err
 		}
 		if err := checkAll("config", []ocispec.Descriptor{doc.Manifest.Config}); err != nil {
 			return Document{}, err

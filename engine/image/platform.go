@@ -2,7 +2,6 @@ package image
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"slices"
@@ -238,7 +237,7 @@ func Platforms(ix *ocispec.Index) []string {
 // zero Platform when the config tells none.
 func ConfigPlatform(config []byte) (ocispec.Platform, error) {
 	var p ocispec.Platform
-	if err := json.Unmarshal(config, &p); err != nil {
+	if err := decodeJSON(config, &p); err != nil {
 		return ocispec.Platform{}, fmt.Errorf("reading the image's config: %w", err)
 	}
 	return p, nil

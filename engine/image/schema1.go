@@ -1,11 +1,14 @@
 package image
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+
+	"drayage/engine/limits"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -42,6 +45,14 @@ type Schema1History struct {
 	} `json:"container_config"`
 }
 
+// DecodeHistory reads a v1Compatibility, or the json of a layer in old archives. The error wraps
+// ErrInvalid.
+func DecodeHistory(raw []byte) (Schema1History, error) {
+	var h Schema1History
+	err := decodeJSON(raw, &h)
+	return h, err
+}
+
 // Payload is what a manifest's digest is over: all of it, but for schema 1 with
 // signatures, where it is the manifest as it was before they were put in
 // (JSON Web Signature as libtrust writes it: formatLength and formatTail).
@@ -52,7 +63,7 @@ func Payload(raw []byte) []byte {
 			Protected string `json:"protected"`
 		} `json:"signatures"`
 	}
-	if json.Unmarshal(raw, &signed) != nil || signed.SchemaVersion != 1 || len(signed.Signatures) == 0 {
+	if !bytes.Contains(raw, []byte("signatures")) || decodeJSON(raw, &signed) != nil || signed.SchemaVersion != 1 || len(signed.Signatures) == 0 {
 		return raw
 	}
 	protected, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(signed.Signatures[0].Protected, "="))
@@ -63,7 +74,7 @@ func Payload(raw []byte) []byte {
 		Length int    `json:"formatLength"`
 		Tail   string `json:"formatTail"`
 	}
-	if json.Unmarshal(protected, &format) != nil || format.Length <= 0 || format.Length > len(raw) {
+	if decodeJSON(protected, &format) != nil || format.Length <= 0 || format.Length > len(raw) {
 		return raw
 	}
 	tail, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(format.Tail, "="))
@@ -83,8 +94,11 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 			V1Compatibility string `json:"v1Compatibility"`
 		} `json:"history"`
 	}
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrInvalid, jsonError(err))
+	if err := decodeJSON(raw, &m); err != nil {
+		return nil, err
+	}
+	if len(m.FSLayers) > limits.Descriptors {
+		return nil, fmt.Errorf("%w: it lists more than %d layers", ErrInvalid, limits.Descriptors)
 	}
 	if len(m.FSLayers) == 0 || len(m.FSLayers) != len(m.History) {
 		return nil, fmt.Errorf("%w: schema 1 with %d layers and a history of %d", ErrInvalid, len(m.FSLayers), len(m.History))
@@ -95,8 +109,9 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 		if err := l.Blob.Validate(); err != nil {
 			return nil, fmt.Errorf("%w: layer %d has digest %q", ErrInvalid, i, Printable(l.Blob.String()))
 		}
-		if err := json.Unmarshal(l.JSON, &l.Config); err != nil {
-			return nil, fmt.Errorf("%w: the history of layer %d: %s", ErrInvalid, i, jsonError(err))
+		var err error
+		if l.Config, err = DecodeHistory(l.JSON); err != nil {
+			return nil, fmt.Errorf("the history of layer %d: %w", i, err)
 		}
 		// The id is going to be a folder's name.
 		if l.ID = l.Config.ID; len(l.ID) != 64 || strings.Trim(l.ID, "0123456789abcdef") != "" {
@@ -135,8 +150,8 @@ func (s *Schema1) Kept() []int {
 // are those of the layers of Kept.
 func (s *Schema1) Config(diffIDs []digest.Digest) ([]byte, error) {
 	var config map[string]any
-	if err := json.Unmarshal(s.Top(), &config); err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrInvalid, jsonError(err))
+	if err := decodeJSON(s.Top(), &config); err != nil {
+		return nil, err
 	}
 	for _, old := range []string{"id", "parent", "Size", "parent_id", "layer_id", "throwaway"} {
 		delete(config, old)
@@ -169,8 +184,8 @@ func DiffIDs(config []byte) ([]digest.Digest, error) {
 			DiffIDs []digest.Digest `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	if err := json.Unmarshal(config, &c); err != nil {
-		return nil, fmt.Errorf("%w: the config: %s", ErrInvalid, jsonError(err))
+	if err := decodeJSON(config, &c); err != nil {
+		return nil, fmt.Errorf("the config: %w", err)
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if d.Validate() != nil {

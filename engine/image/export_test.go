@@ -1,0 +1,4 @@
+package image
+
+// Elements is elements.
+var Elements = elements
