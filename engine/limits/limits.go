@@ -34,3 +34,41 @@ const (
 	// Tags is how many tags of a repository are taken.
 	Tags = 1_000_000
 )
+
+// Images, archives and layers.
+const (
+	// ImageBytes is how many bytes the manifests and indexes of one image may have together.
+	ImageBytes = 8 << 20
+	// Searched is how many manifests and indexes are looked at for an image of one platform.
+	Searched = 100
+	// ArchiveMembers is how many members an archive may have.
+	ArchiveMembers = 2_000_000
+	// ArchiveName is the longest name of a member of an archive, in bytes, as of files on Linux.
+	ArchiveName = 4096
+	// ArchiveListBytes is how large each of an archive's lists may be (index.json,
+	// manifest.json, repositories, drayage-since.json), in bytes. They are read as streams.
+	ArchiveListBytes = 128 << 20
+	// ArchiveEntryBytes is how large one entry of such a list may be, in bytes.
+	ArchiveEntryBytes = 1 << 20
+	// ArchiveNotes is how much memory may be taken by what is noted of an archive, in bytes: its
+	// images, the names of its members, its blobs. Ten thousand images with a hundred thousand
+	// blobs take 30 MiB.
+	ArchiveNotes = 40 << 20
+	// Ratio is how many times its size a compressed layer or archive, or a tar with holes, may
+	// unpack to, once that is more than RatioFrom bytes.
+	Ratio = 200
+	// RatioFrom is how many bytes anything may unpack to.
+	RatioFrom = 64 << 20
+)
+
+// Lists and reports that users give.
+const (
+	// ListBytes is the largest list of images or of digests, in bytes.
+	ListBytes = 64 << 20
+	// ListImages is how many images a list may name.
+	ListImages = 100_000
+	// ListDigests is how many digests a list for --since may have.
+	ListDigests = 250_000
+	// ReportBytes is the largest report of a pull or of a bench that is read, in bytes.
+	ReportBytes = 16 << 20
+)

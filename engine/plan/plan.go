@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -87,15 +88,16 @@ func (i *Image) all() []Variant { return append(slices.Clone(i.Variants), i.Besi
 // Blobs are the configs and the layers, each once.
 func (i *Image) Blobs() []ocispec.Descriptor {
 	var all []ocispec.Descriptor
+	seen := make(map[digest.Digest]bool)
 	for _, v := range i.all() {
-		all = append(all, v.blobs()...)
+		for _, d := range v.blobs() {
+			if !seen[d.Digest] {
+				seen[d.Digest] = true
+				all = append(all, d)
+			}
+		}
 	}
-	seen := make(map[digest.Digest]bool, len(all))
-	return slices.DeleteFunc(all, func(d ocispec.Descriptor) bool {
-		again := seen[d.Digest]
-		seen[d.Digest] = true
-		return again
-	})
+	return all
 }
 
 // Configs are those of Blobs that are configs.
@@ -155,12 +157,16 @@ type Selection struct {
 // and the indexes in it for each platform. When there is none the error is an
 // *image.NoPlatformError with all that there is.
 func Resolve(ctx context.Context, from Manifests, ref reference.Image, want Selection) (*Image, error) {
-	r := &resolver{from: from, img: &Image{Ref: ref}, docs: make(map[digest.Digest]image.Document), sizes: make(map[digest.Digest]int64)}
+	r := &resolver{
+		from: from, img: &Image{Ref: ref}, docs: make(map[digest.Digest]found), sizes: make(map[digest.Digest]int64),
+		added: make(map[digest.Digest]bool), variants: make(map[digest.Digest]bool),
+	}
 	doc, err := from.Manifest(ctx, ref, ref.Wanted())
 	if err != nil {
 		return nil, err
 	}
-	r.docs[doc.Descriptor.Digest] = doc
+	r.docs[doc.Descriptor.Digest] = found{doc, nil}
+	r.bytes = doc.Descriptor.Size
 	if err := r.choose(ctx, doc, want); err != nil {
 		return nil, err
 	}
@@ -169,10 +175,19 @@ func Resolve(ctx context.Context, from Manifests, ref reference.Image, want Sele
 
 // resolver is a run of Resolve.
 type resolver struct {
-	from  Manifests
-	img   *Image
-	docs  map[digest.Digest]image.Document // what was fetched
-	sizes map[digest.Digest]int64
+	from     Manifests
+	img      *Image
+	docs     map[digest.Digest]found // what was asked for
+	bytes    int64                   // of docs, as they came
+	sizes    map[digest.Digest]int64
+	added    map[digest.Digest]bool // the image's documents
+	variants map[digest.Digest]bool // and those that are variants
+}
+
+// found is a document, or why it can't be had.
+type found struct {
+	image.Document
+	err error
 }
 
 // choose adds the variants that are wanted of what the name stands for.
@@ -224,21 +239,17 @@ func (r *resolver) choose(ctx context.Context, root image.Document, want Selecti
 
 // add adds a document, once.
 func (r *resolver) add(doc image.Document) {
-	for _, d := range r.img.Documents {
-		if d.Descriptor.Digest == doc.Descriptor.Digest {
-			return
-		}
+	if !r.added[doc.Descriptor.Digest] {
+		r.added[doc.Descriptor.Digest] = true
+		r.img.Documents = append(r.img.Documents, doc)
 	}
-	r.img.Documents = append(r.img.Documents, doc)
 }
 
 // variant adds the manifest that a path ends with.
 func (r *resolver) variant(ctx context.Context, path []image.Document, platform *ocispec.Platform) error {
 	doc := path[len(path)-1]
-	for _, v := range r.img.Variants {
-		if v.Document.Descriptor.Digest == doc.Descriptor.Digest {
-			return nil // two platforms are served by one image
-		}
+	if r.variants[doc.Descriptor.Digest] {
+		return nil // two platforms are served by one image
 	}
 	v := Variant{Document: doc, Platform: platform}
 	if doc.Manifest != nil {
@@ -259,6 +270,7 @@ func (r *resolver) variant(ctx context.Context, path []image.Document, platform 
 	for _, d := range path {
 		r.add(d)
 	}
+	r.variants[doc.Descriptor.Digest] = true
 	r.img.Variants = append(r.img.Variants, v)
 	return nil
 }
@@ -273,13 +285,16 @@ func (r *resolver) loose(ix image.Document) {
 // rest adds all that an index lists and that isn't there yet, attestations
 // included.
 func (r *resolver) rest(ctx context.Context, ix image.Document, present func(error) bool, depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("%w: indexes nested more than %d deep", image.ErrInvalid, maxDepth)
+	if depth > limits.Depth {
+		return tooDeep()
 	}
 	defer r.loose(ix)
-	loose := image.Loose(ix.Index)
+	loose := make(map[digest.Digest]bool)
+	for _, d := range image.Loose(ix.Index) {
+		loose[d.Digest] = true
+	}
 	for _, child := range ix.Index.Manifests {
-		if slices.ContainsFunc(loose, func(d ocispec.Descriptor) bool { return d.Digest == child.Digest }) {
+		if loose[child.Digest] {
 			continue
 		}
 		doc, err := r.child(ctx, child)
@@ -289,9 +304,6 @@ func (r *resolver) rest(ctx context.Context, ix image.Document, present func(err
 		}
 		if err != nil {
 			return err
-		}
-		if len(r.img.Documents) > maxDocuments {
-			return fmt.Errorf("%w: more than %d manifests in one image", image.ErrInvalid, maxDocuments)
 		}
 		if doc.Index != nil {
 			known := len(r.img.Documents)
@@ -309,30 +321,34 @@ func (r *resolver) rest(ctx context.Context, ix image.Document, present func(err
 	return nil
 }
 
-// child fetches what an index lists.
+// child fetches what an index lists, once.
 func (r *resolver) child(ctx context.Context, d ocispec.Descriptor) (image.Document, error) {
-	doc, ok := r.docs[d.Digest]
+	got, ok := r.docs[d.Digest]
 	if !ok {
-		var err error
-		if doc, err = r.from.Manifest(ctx, r.img.Ref, d.Digest.String()); err != nil {
-			return doc, fmt.Errorf("manifest %s of the index: %w", d.Digest, err)
+		if len(r.docs) > limits.Platforms {
+			return got.Document, fmt.Errorf("%w: more than %d manifests in one image", image.ErrInvalid, limits.Platforms)
 		}
-		r.docs[d.Digest] = doc
+		if r.bytes+d.Size > limits.ImageBytes {
+			return got.Document, fmt.Errorf("%w: its manifests and indexes have more than %d MiB together", image.ErrInvalid, limits.ImageBytes>>20)
+		}
+		got.Document, got.err = r.from.Manifest(ctx, r.img.Ref, d.Digest.String())
+		if got.err == nil {
+			r.bytes += got.Descriptor.Size // which may be another than the index says
+		}
+		r.docs[d.Digest] = got
 	}
-	if doc.Descriptor.Size != d.Size {
-		return doc, &SizeError{Digest: d.Digest, Says: d.Size, Has: doc.Descriptor.Size}
+	if got.err != nil {
+		return got.Document, fmt.Errorf("manifest %s of the index: %w", d.Digest, got.err)
 	}
-	return doc, nil
+	if got.Descriptor.Size != d.Size {
+		return got.Document, &SizeError{Digest: d.Digest, Says: d.Size, Has: got.Descriptor.Size}
+	}
+	return got.Document, nil
 }
 
-const (
-	// maxDepth is how deep indexes may be nested.
-	maxDepth = 4
-	// maxChildren is how many manifests are fetched in search of one image.
-	maxChildren = 100
-	// maxDocuments is how many an image with all its platforms may have.
-	maxDocuments = 1000
-)
+func tooDeep() error {
+	return fmt.Errorf("%w: indexes nested more than %d deep", image.ErrInvalid, limits.Depth)
+}
 
 // descend goes from the last document of a path to a manifest for a platform,
 // and returns the path to it and what its index says of its platform. seen are
@@ -343,20 +359,22 @@ func (r *resolver) descend(ctx context.Context, path []image.Document, p image.P
 	if doc.Index == nil {
 		return path, nil, nil
 	}
-	if len(path) > maxDepth {
-		return nil, nil, fmt.Errorf("%w: indexes nested more than %d deep", image.ErrInvalid, maxDepth)
+	if len(path) > limits.Depth {
+		return nil, nil, tooDeep()
 	}
 	none := &image.NoPlatformError{Want: p.String(), Have: image.Platforms(doc.Index)}
 	for _, d := range image.Untold(doc.Index) {
-		none.Untold = append(none.Untold, r.img.Ref.At(d.Digest).String())
+		if len(none.Untold) < limits.Platforms {
+			none.Untold = append(none.Untold, r.img.Ref.At(d.Digest).String())
+		}
 	}
 	for _, child := range image.Choose(doc.Index, p) {
 		if seen[child.Digest] {
 			continue
 		}
 		seen[child.Digest] = true
-		if len(seen) > maxChildren {
-			return nil, nil, fmt.Errorf("%w: more than %d manifests to look at for one image", image.ErrInvalid, maxChildren)
+		if len(seen) > limits.Searched {
+			return nil, nil, fmt.Errorf("%w: more than %d manifests to look at for one image", image.ErrInvalid, limits.Searched)
 		}
 		below, err := r.child(ctx, child)
 		if err != nil {
@@ -372,7 +390,7 @@ func (r *resolver) descend(ctx context.Context, path []image.Document, p image.P
 		}
 		// That index had nothing for us; another may.
 		none.Have = append(none.Have, deeper.Have...)
-		none.Untold = append(none.Untold, deeper.Untold...)
+		none.Untold = append(none.Untold, deeper.Untold[:min(len(deeper.Untold), limits.Platforms-len(none.Untold))]...)
 	}
 	slices.Sort(none.Have)
 	none.Have = slices.Compact(none.Have)
