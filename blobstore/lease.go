@@ -183,13 +183,18 @@ func (l *Lease) keep(d digest.Digest) error {
 
 // Leased lists the digests that living processes keep.
 func (s *Store) Leased() (map[digest.Digest]bool, error) {
+	return s.leased(func(string) bool { return false })
+}
+
+// leased is Leased without the leases in some files.
+func (s *Store) leased(without func(path string) bool) (map[digest.Digest]bool, error) {
 	files, err := filepath.Glob(s.paths.lease("*"))
 	if err != nil {
 		return nil, err
 	}
 	kept := make(map[digest.Digest]bool)
 	for _, f := range files {
-		if !isHeld(f) {
+		if without(f) || !isHeld(f) {
 			continue // its process is gone; the next lease clears it away
 		}
 		raw, err := os.ReadFile(f)

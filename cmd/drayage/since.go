@@ -97,7 +97,7 @@ func readSince(ctx context.Context, path string, stdin io.Reader) (digests []dig
 		path = "-"
 	}
 	if text == nil {
-		digests, err := archives.Digests(ctx, path, rest)
+		digests, err := archives.Digests(ctx, path, rest, 0)
 		return digests, nil, "", err
 	}
 	n := 0

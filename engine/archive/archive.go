@@ -24,6 +24,7 @@ import (
 	"strings"
 
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
@@ -53,15 +54,6 @@ func (notArchive) Error() string {
 
 func (notArchive) Is(target error) bool { return target == ErrInvalid }
 
-const (
-	// maxMembers bounds the members of an archive: ten thousand images with a
-	// hundred layers each fit.
-	maxMembers = 2_000_000
-	// maxName is the longest name of a member, as of files on Linux; maxNames
-	// bounds all of them together, in bytes.
-	maxName, maxNames = 4096, 256 << 20
-)
-
 // member is a file of an archive.
 type member struct {
 	name string // relative, clean
@@ -70,26 +62,71 @@ type member struct {
 	body io.Reader
 }
 
+// meter holds what is unpacked against a ratio: bytes that a compression or the holes of sparse
+// files make out of an archive's own.
+type meter struct {
+	ratio limits.MaxRatio
+	r     io.Reader
+	whole bool  // in is the archive's size, and else what was read so far
+	in    int64 // bytes
+	out   int64
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	if !m.whole {
+		m.in += int64(n)
+	}
+	return n, err
+}
+
+// made notes bytes that were unpacked.
+func (m *meter) made(n int64) error {
+	m.out += n
+	if err := m.ratio.Check(m.in, m.out); err != nil {
+		return fmt.Errorf("%w: %w", errTooMuch, err)
+	}
+	return nil
+}
+
+// unpacked reads what is unpacked.
+type unpacked struct {
+	r io.Reader
+	m *meter
+}
+
+func (u unpacked) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	if tooMuch := u.m.made(int64(n)); tooMuch != nil {
+		return 0, tooMuch
+	}
+	return n, err
+}
+
 // walk calls f with every file and link of an archive in the order in which they
 // are there. r may be an *os.File, of which what f doesn't read is skipped
-// without reading it.
-func walk(ctx context.Context, r io.Reader, f func(member) error) error {
+// without reading it. size is the archive's, 0 where that isn't known.
+func walk(ctx context.Context, r io.Reader, size int64, ratio limits.MaxRatio, f func(member) error) error {
+	m := &meter{ratio: ratio, r: r, whole: size > 0, in: size}
 	in, packed := r, squeeze.None
 	var head []byte
 	if file, ok := r.(*os.File); ok && plainTar(file) {
 		head = headOf(file)
 	} else {
-		z, format, err := squeeze.NewReader(r)
+		z, format, err := squeeze.NewReader(m)
 		if err != nil {
 			return unreadable(err)
 		}
 		defer z.Close()
-		buffered := bufio.NewReader(z)
+		var body io.Reader = z
+		if format != squeeze.None {
+			body = unpacked{z, m}
+		}
+		buffered := bufio.NewReader(body)
 		head, _ = buffered.Peek(headSize) // reading tells what is wrong
 		in, packed = buffered, format
 	}
 	tr := tar.NewReader(in)
-	names := 0
 	for n := 0; ; n++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -107,21 +144,24 @@ func walk(ctx context.Context, r io.Reader, f func(member) error) error {
 		if err != nil {
 			return broken(err)
 		}
-		if n >= maxMembers {
-			return fmt.Errorf("%w: more than %d members", ErrInvalid, maxMembers)
+		if n >= limits.ArchiveMembers {
+			return fmt.Errorf("%w: more than %d members", errTooMuch, limits.ArchiveMembers)
 		}
-		if names += len(h.Name) + len(h.Linkname); names > maxNames {
-			return fmt.Errorf("%w: the names of its members take more than %d MiB", ErrInvalid, maxNames>>20)
-		}
-		m, ok, err := check(h)
+		one, ok, err := check(h)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			continue
 		}
-		m.body = interruptible{ctx, tr}
-		if err := f(m); err != nil {
+		one.body = interruptible{ctx, tr}
+		if isSparse(h) {
+			if err := m.ratio.Check(m.in, m.out+h.Size); err != nil { // before any of it is read
+				return fmt.Errorf("%w: %q is a sparse file of %d bytes: %w", errTooMuch, image.Printable(h.Name), h.Size, err)
+			}
+			one.body = unpacked{one.body, m}
+		}
+		if err := f(one); err != nil {
 			return err
 		}
 	}
@@ -204,7 +244,7 @@ func noTar(packed squeeze.Format, head []byte) error {
 
 // broken tells of an archive that can't be read on.
 func broken(err error) error {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errTooMuch) {
 		return err
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -277,7 +317,7 @@ func leftByMacOS(name string) bool {
 
 // clean refuses names that lead outside of an archive.
 func clean(name string) (string, error) {
-	if len(name) > maxName {
+	if len(name) > limits.ArchiveName {
 		return "", fmt.Errorf("%w: a name of %d bytes: %q", ErrInvalid, len(name), image.Printable(name))
 	}
 	c := path.Clean(strings.TrimPrefix(name, "./"))
@@ -358,16 +398,16 @@ func within(root *os.Root, name, to string) (string, error) {
 
 // walkPath is walk for what is at a path: a file, a folder, the first of several
 // volumes, or "-" for stdin.
-func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) error) error {
+func walkPath(ctx context.Context, name string, stdin io.Reader, ratio limits.MaxRatio, f func(member) error) error {
 	if name == "-" {
-		return walk(ctx, stdin, f)
+		return walk(ctx, stdin, 0, ratio, f)
 	}
 	volumes, err := volumesOf(name)
 	if err != nil {
 		return err
 	}
 	if len(volumes) > 0 {
-		err := walkVolumes(ctx, volumes, f)
+		err := walkVolumes(ctx, volumes, ratio, f)
 		if errors.Is(err, ErrInvalid) {
 			err = blame(ctx, volumes[0], err)
 		}
@@ -392,7 +432,10 @@ func walkPath(ctx context.Context, name string, stdin io.Reader, f func(member) 
 		return err
 	}
 	defer file.Close()
-	err = walk(ctx, file, f)
+	if !info.Mode().IsRegular() {
+		return walk(ctx, file, 0, ratio, f)
+	}
+	err = walk(ctx, file, info.Size(), ratio, f)
 	if first := firstOf(name); first != "" && errors.Is(err, ErrInvalid) {
 		return fmt.Errorf("%w: %s is missing", ErrVolume, first)
 	}
@@ -411,7 +454,7 @@ func blame(ctx context.Context, first string, err error) error {
 		return err
 	}
 	defer list.Close()
-	raw, errList := io.ReadAll(io.LimitReader(list, maxHead))
+	raw, errList := io.ReadAll(io.LimitReader(list, limits.ManifestBytes))
 	if errList != nil {
 		return err
 	}
@@ -540,7 +583,8 @@ func missingVolume(base string, width, n int) error {
 }
 
 // walkVolumes is walk for volumes, one after the other.
-func walkVolumes(ctx context.Context, names []string, f func(member) error) error {
+func walkVolumes(ctx context.Context, names []string, ratio limits.MaxRatio, f func(member) error) error {
+	size := int64(0)
 	var files []*os.File
 	var readers []io.Reader
 	defer func() {
@@ -554,8 +598,13 @@ func walkVolumes(ctx context.Context, names []string, f func(member) error) erro
 			return err
 		}
 		files, readers = append(files, file), append(readers, file)
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		size += info.Size()
 	}
-	return walk(ctx, io.MultiReader(readers...), f)
+	return walk(ctx, io.MultiReader(readers...), size, ratio, f)
 }
 
 // blobDigest is the digest that a member's name claims, or "".
@@ -573,33 +622,35 @@ func blobDigest(name string) digest.Digest {
 }
 
 // Digests lists the blobs that an archive carried, and those that it left out
-// because an earlier one did. name is as for Import. What it names by digest is believed: it says what
+// because an earlier one did. name is as for Import, and so is ratio. What it names by digest is believed: it says what
 // to leave out, and who reads the result checks that.
-func Digests(ctx context.Context, name string, stdin io.Reader) ([]digest.Digest, error) {
+func Digests(ctx context.Context, name string, stdin io.Reader, ratio limits.MaxRatio) ([]digest.Digest, error) {
 	var out []digest.Digest
+	note := new(notes)
+	add := func(d digest.Digest) error {
+		out = append(out, d)
+		return note.add(costOfBlob)
+	}
 	known := false // anything that an archive of images has
-	err := walkPath(ctx, name, stdin, func(m member) error {
+	err := walkPath(ctx, name, stdin, ratio, func(m member) error {
 		if m.link != "" {
 			return nil
 		}
 		if d := blobDigest(m.name); d != "" {
-			out = append(out, d)
-			return nil
+			return add(d)
 		}
 		known = known || heads[m.name] || m.name == deltaFile
 		if m.name == deltaFile {
-			raw, err := readSmall(m)
-			if err != nil {
+			l := lists{notes: note}
+			if err := l.read(m); err != nil {
 				return err
 			}
-			delta, err := decodeDelta(raw)
-			if err != nil {
-				return err
+			for _, a := range l.delta.entries {
+				if err := add(a.Digest); err != nil {
+					return err
+				}
 			}
-			for _, a := range delta.Absent {
-				out = append(out, a.Digest)
-			}
-			return nil
+			return l.delta.err
 		}
 		if heads[m.name] {
 			return nil
@@ -608,8 +659,7 @@ func Digests(ctx context.Context, name string, stdin io.Reader) ([]digest.Digest
 		if err != nil {
 			return broken(err)
 		}
-		out = append(out, d)
-		return nil
+		return add(d)
 	})
 	if err == nil && !known {
 		err = fmt.Errorf("%w: it has neither index.json nor manifest.json nor repositories", ErrInvalid)
@@ -624,19 +674,4 @@ const (
 	storeMark    = "drayage.json" // marks the folder of a store
 	manifestFile = "manifest.json"
 	reposFile    = "repositories"
-	// maxHead is the largest of heads that is read, in bytes: manifest.json has a
-	// hundred bytes for each layer of each image.
-	maxHead = 32 << 20
 )
-
-// readSmall reads a member that tells what others are.
-func readSmall(m member) ([]byte, error) {
-	if m.size > maxHead {
-		return nil, fmt.Errorf("%w: %q has %d bytes", ErrInvalid, image.Printable(m.name), m.size)
-	}
-	var b bytes.Buffer
-	if _, err := io.Copy(&b, io.LimitReader(m.body, maxHead)); err != nil {
-		return nil, broken(err)
-	}
-	return b.Bytes(), nil
-}

@@ -1,19 +1,20 @@
 package archive
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"drayage/blobstore"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/tarwriter"
 
 	_ "crypto/sha512" // an algorithm that blobs may be named by
@@ -35,6 +36,8 @@ type Image struct {
 type Options struct {
 	// NoReplace refuses a name that the store has for another image, with ErrReplaces.
 	NoReplace bool
+	// MaxRatio is how far the archive and its layers may unpack.
+	MaxRatio limits.MaxRatio
 	// Warn, if not nil, gets a line for what is odd, and for each name that is replaced.
 	Warn func(message string)
 }
@@ -55,9 +58,9 @@ func (e *ImageError) Unwrap() error { return e.Err }
 
 // Import reads an archive into a store and pins its images. name is a file, a
 // folder, the first of an archive's volumes, or "-" for stdin. The errors wrap ErrInvalid, ErrMismatch,
-// ErrIncomplete, or are faults of the store. What was read before an error stays in
-// the store, verified and unused. Images that are whole come in even when others are not: then
-// both results are there.
+// ErrIncomplete, or are faults of the store. Images that are whole come in even when others are
+// not: then both results are there. Of what was read nothing stays in the store that none of
+// these images needs, unless ctx ended.
 func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.Reader, o Options) (_ []Image, err error) {
 	if o.Warn == nil {
 		o.Warn = func(string) {}
@@ -67,11 +70,19 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
+	n := new(notes)
 	i := &importer{
-		options: o, store: store, lease: lease, files: make(map[string]file), links: make(map[string]string),
-		heads: make(map[string][]byte), added: make(map[digest.Digest]bool), rotten: make(map[digest.Digest]error),
+		options: o, store: store, lease: lease, origin: originOf(name), notes: n, lists: lists{notes: n, texts: make(map[string]string)},
+		files: make(map[string]file), links: make(map[string]string), json: make(map[string][]byte), blobs: make(map[digest.Digest]blob),
+		rotten: make(map[digest.Digest]*rottenError), images: make(map[imageKey]*resolved), layers: make(map[digest.Digest]unpackedLayer), sound: make(map[digest.Digest]bool),
 	}
-	if err := walkPath(ctx, name, stdin, func(m member) error { return i.take(ctx, m) }); err != nil {
+	var pinned []blobstore.Root
+	defer func() {
+		if ctx.Err() == nil {
+			err = errors.Join(err, i.dropUnneeded(pinned))
+		}
+	}()
+	if err := walkPath(ctx, name, stdin, o.MaxRatio, func(m member) error { return i.take(ctx, m) }); err != nil {
 		return nil, err
 	}
 	roots, err := i.roots(ctx)
@@ -79,7 +90,7 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 		return nil, err
 	}
 	i.tellRotten()
-	failed := errors.Join(i.failed...)
+	failed := i.failures()
 	if len(roots) == 0 {
 		if failed != nil {
 			return nil, failed
@@ -87,11 +98,45 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 		return nil, fmt.Errorf("%w: it has no images", ErrInvalid)
 	}
 	roots, refused := i.replacing(roots)
+	for n := range roots {
+		roots[n].From = i.origin
+	}
 	if err := lease.Pin(roots...); err != nil {
 		return nil, err
 	}
-	images, err := i.images(roots)
+	pinned = roots
+	images, err := i.results(roots)
 	return images, errors.Join(err, failed, refused)
+}
+
+// originOf is what images of an archive have for their origin: its name without folders.
+func originOf(name string) blobstore.Origin {
+	where := "standard input"
+	if name != "-" {
+		where = filepath.Base(name)
+		if abs, err := filepath.Abs(name); err == nil { // which may be called "."
+			where = filepath.Base(abs)
+		}
+	}
+	return blobstore.Origin{Kind: blobstore.FromArchive, Where: where}
+}
+
+// dropUnneeded removes what came from the archive and none of the images needs. Archives may
+// have anything beside their images, and in front of what says which these are.
+func (i *importer) dropUnneeded(pinned []blobstore.Root) error {
+	need := make(map[digest.Digest]bool)
+	for _, r := range pinned {
+		for _, d := range r.Blobs {
+			need[d] = true
+		}
+	}
+	var drop []digest.Digest
+	for d, b := range i.blobs {
+		if b.added && !need[d] {
+			drop = append(drop, d)
+		}
+	}
+	return i.lease.Drop(drop)
 }
 
 // replacing tells of the names that the store has for other images, and leaves them out when
@@ -115,11 +160,33 @@ func (i *importer) replacing(roots []blobstore.Root) (kept []blobstore.Root, ref
 // skip notes that an image of the archive can't be had, and reports whether the others can: a
 // fault of the store or the end of the run is everybody's.
 func (i *importer) skip(ctx context.Context, name string, err error) bool {
-	if !itsFault(ctx, err) {
+	if !itsFault(ctx, err) || errors.Is(err, errTooMuch) {
 		return false
 	}
-	i.failed = append(i.failed, &ImageError{name, err})
+	var of *rottenError
+	if errors.As(err, &of) {
+		of.told = true
+	}
+	i.fail(&ImageError{name, err})
 	return true
+}
+
+// fail notes a failure. Of very many the last ones are only counted.
+func (i *importer) fail(err error) {
+	const most = 1000
+	if len(i.failed) < most {
+		i.failed = append(i.failed, err)
+	} else {
+		i.moreFailed++
+	}
+}
+
+// failures are all that were noted, or nil.
+func (i *importer) failures() error {
+	if i.moreFailed > 0 {
+		return errors.Join(append(i.failed, fmt.Errorf("%w: %d more of its images and blobs", ErrInvalid, i.moreFailed))...)
+	}
+	return errors.Join(i.failed...)
 }
 
 // itsFault reports whether an error is of an image of the archive alone.
@@ -129,18 +196,25 @@ func itsFault(ctx context.Context, err error) bool {
 
 // importer is a run of Import.
 type importer struct {
-	options Options
-	failed  []error // images that can't be had
+	options    Options
+	origin     blobstore.Origin
+	failed     []error // images that can't be had
+	moreFailed int
 
-	store *blobstore.Store
-	lease *blobstore.Lease
-	files map[string]file        // by name
-	links map[string]string      // names that lead to others
-	heads map[string][]byte      // the files that tell what is there, and old layers' json
-	small int64                  // bytes of heads
-	added map[digest.Digest]bool // what the store did not have
+	store  *blobstore.Store
+	lease  *blobstore.Lease
+	notes  *notes
+	lists  lists
+	files  map[string]file        // members that are named otherwise than blobs
+	links  map[string]string      // names that lead to others
+	json   map[string][]byte      // old layers' json
+	blobs  map[digest.Digest]blob // what came from the archive, and what was made
+	sound  map[digest.Digest]bool // blobs that were looked at
+	images map[imageKey]*resolved // what index.json lists, each once
+	layers map[digest.Digest]unpackedLayer
+	mu     sync.Mutex // guards layers
 	// rotten are the blobs of which no right copy was found. Only images that need them fail.
-	rotten map[digest.Digest]error
+	rotten map[digest.Digest]*rottenError
 }
 
 // file is a member whose content is in the store.
@@ -149,51 +223,88 @@ type file struct {
 	size   int64
 }
 
+// blob is content of the archive in the store.
+type blob struct {
+	size  int64
+	named bool // the archive has it below blobs/
+	added bool // the store did not have it
+	told  bool // that it was added
+}
+
+// rottenError is what a blob is instead of what its name says.
+type rottenError struct {
+	err  error
+	told bool
+}
+
+func (e *rottenError) Error() string { return e.err.Error() }
+func (e *rottenError) Unwrap() error { return e.err }
+
 // take reads a member.
 func (i *importer) take(ctx context.Context, m member) error {
 	// What was appended later counts, as for tar itself.
 	delete(i.files, m.name)
 	delete(i.links, m.name)
-	i.small -= int64(len(i.heads[m.name]))
-	delete(i.heads, m.name)
+	delete(i.json, m.name)
+	want := blobDigest(m.name) // "" for all else, also below blobs/: Bazel has layers there with an ending
 	switch base := path.Base(m.name); {
 	case m.link != "":
 		i.links[m.name] = m.link
-		return nil
+		return i.notes.add(costOfEntry + len(m.name) + len(m.link))
 	case base == "VERSION":
 		return nil
-	case heads[m.name], m.name == deltaFile, base == "json":
-		const maxJSON = 1 << 20 // of a layer
-		if base == "json" && m.size > maxJSON {
-			return fmt.Errorf("%w: %q has %d bytes", ErrInvalid, image.Printable(m.name), m.size)
-		}
-		raw, err := readSmall(m)
-		if err != nil {
+	case heads[m.name], m.name == deltaFile:
+		return i.lists.read(m)
+	case base == "json":
+		return i.takeJSON(m)
+	case want == "":
+		if err := i.notes.add(costOfEntry + costOfBlob + len(m.name)); err != nil {
 			return err
 		}
-		if i.small += int64(len(raw)); i.small > 2*maxHead {
-			return fmt.Errorf("%w: too much of it tells what is there", ErrInvalid)
+	default:
+		if err := i.notes.add(costOfBlob); err != nil {
+			return err
 		}
-		i.heads[m.name] = append([]byte{}, raw...)
-		return nil
-	}
-	want := blobDigest(m.name) // "" for all else, also below blobs/: Bazel has layers there with an ending
-	if want != "" {
 		if has, err := i.lease.Has(ocispec.Descriptor{Digest: want, Size: m.size}); err == nil && has {
-			i.files[m.name] = file{want, m.size} // what is here was verified: the archive's copy isn't needed
+			b := i.blobs[want] // what is here was verified: the archive's copy isn't needed
+			b.size, b.named = m.size, true
+			i.blobs[want] = b
 			return nil
 		}
 	}
 	f, err := i.keep(ctx, m, want)
 	if errors.Is(err, ErrMismatch) {
-		i.rotten[want] = err
-		return nil
+		i.rotten[want] = &rottenError{err: err}
+		return i.notes.add(costOfEntry + costOfBlob)
 	}
 	if err != nil {
 		return err
 	}
+	if want == "" {
+		i.files[m.name] = f
+		return nil
+	}
 	delete(i.rotten, want)
-	i.files[m.name] = f
+	b := i.blobs[want]
+	b.named = true
+	i.blobs[want] = b
+	return nil
+}
+
+// takeJSON reads what an old archive says of a layer.
+func (i *importer) takeJSON(m member) error {
+	const most = 1 << 20
+	if m.size > most {
+		return fmt.Errorf("%w: %q has %d bytes", ErrInvalid, image.Printable(m.name), m.size)
+	}
+	if err := i.notes.add(costOfEntry + len(m.name) + int(m.size)); err != nil {
+		return err
+	}
+	raw := make([]byte, m.size)
+	if _, err := io.ReadFull(m.body, raw); err != nil {
+		return broken(err)
+	}
+	i.json[m.name] = raw
 	return nil
 }
 
@@ -237,33 +348,42 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 	if err != nil {
 		return file{}, err
 	}
-	i.added[got] = i.added[got] || !has
+	i.note(got, draft.Size(), !has)
 	_, err = draft.Commit(got)
 	return file{got, draft.Size()}, err
+}
+
+// note notes what is in the store for the archive.
+func (i *importer) note(d digest.Digest, size int64, added bool) {
+	b := i.blobs[d]
+	b.size, b.added = size, b.added || added
+	i.blobs[d] = b
 }
 
 // tellRotten adds the rotten blobs to the failures that no failed image has told of. No image
 // needs them, and yet the archive is damaged.
 func (i *importer) tellRotten() {
 	const most = 20
-	failed, untold := errors.Join(i.failed...), 0
+	untold := 0
 	for _, d := range slices.Sorted(maps.Keys(i.rotten)) {
-		if err := i.rotten[d]; errors.Is(failed, err) {
+		if err := i.rotten[d]; err.told {
 			continue
 		} else if untold++; untold <= most {
-			i.failed = append(i.failed, err)
+			i.fail(err)
 		}
 	}
 	if untold > most {
-		i.failed = append(i.failed, fmt.Errorf("%w: and %d more blobs", ErrMismatch, untold-most))
+		i.fail(fmt.Errorf("%w: and %d more blobs", ErrMismatch, untold-most))
 	}
 }
 
 // rottenBelow is the error of a rotten blob among those that a manifest or an index needs, or nil.
-func (i *importer) rottenBelow(d digest.Digest, depth int) error {
-	if len(i.rotten) == 0 || depth > maxDepth {
+// seen are the documents that were looked at.
+func (i *importer) rottenBelow(d digest.Digest, depth int, seen map[digest.Digest]bool) error {
+	if len(i.rotten) == 0 || depth > limits.Depth || seen[d] {
 		return nil
 	}
+	seen[d] = true
 	if err := i.rotten[d]; err != nil {
 		return err
 	}
@@ -277,16 +397,13 @@ func (i *importer) rottenBelow(d digest.Digest, depth int) error {
 	}
 	if doc.Index != nil {
 		for _, child := range doc.Index.Manifests {
-			if err := i.rottenBelow(child.Digest, depth+1); err != nil {
+			if err := i.rottenBelow(child.Digest, depth+1, seen); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
 }
-
-// maxDepth is how deep indexes are nested that are looked into.
-const maxDepth = 4
 
 // find resolves a name that another member tells, by links too.
 func (i *importer) find(name string) (file, error) {
@@ -299,102 +416,98 @@ func (i *importer) find(name string) (file, error) {
 		if f, ok := i.files[c]; ok {
 			return f, nil
 		}
-		if err := i.rotten[blobDigest(c)]; err != nil {
+		if to, ok := i.links[c]; ok {
+			c = to
+			continue
+		}
+		d := blobDigest(c)
+		if err := i.rotten[d]; err != nil {
 			return file{}, err
 		}
-		to, ok := i.links[c]
-		if !ok {
-			break
+		if b := i.blobs[d]; b.named {
+			return file{d, b.size}, nil
 		}
-		c = to
+		break
 	}
 	return file{}, fmt.Errorf("%w: it tells of %q, which is not there", ErrInvalid, image.Printable(name))
 }
 
 // roots finds the images, by whichever of the files that tell is the best.
 func (i *importer) roots(ctx context.Context) ([]blobstore.Root, error) {
-	if raw, ok := i.heads[deltaFile]; ok {
-		if err := i.checkBase(raw); err != nil {
-			return nil, err
-		}
+	if err := i.checkBase(); err != nil {
+		return nil, err
 	}
-	index, hasIndex := i.heads[ocispec.ImageIndexFile]
-	manifest, hasManifest := i.heads[manifestFile]
-	repos, hasRepos := i.heads[reposFile]
-	if hasIndex && (hasManifest || hasRepos) && json.Unmarshal(index, new(ocispec.Index)) != nil {
-		if len(bytes.TrimSpace(index)) > 0 {
+	index, manifest, repos := i.lists.index, i.lists.manifest, i.lists.repos
+	if index != nil && index.err != nil && (manifest != nil || repos != nil) {
+		if !index.blank {
 			i.options.Warn("index.json is no index: what else tells of the images is used")
 		}
-		hasIndex = false
+		index = nil
 	}
 	switch {
-	case hasIndex:
-		roots, err := i.fromIndex(ctx, index, manifest)
-		if err == nil && len(roots) == 0 && len(i.failed) == 0 && !hasManifest && hasRepos {
-			return i.fromRepositories(ctx, repos, nil)
+	case index != nil && index.err != nil:
+		return nil, fmt.Errorf("%w: index.json is no index: %w", ErrInvalid, index.err)
+	case index != nil:
+		roots, err := i.fromIndex(ctx, index.entries)
+		if err == nil && len(roots) == 0 && len(i.failed) == 0 && manifest == nil && repos != nil {
+			return i.fromRepositories(ctx, nil)
 		}
 		return roots, err
-	case hasManifest:
-		return i.fromManifest(ctx, manifest, repos)
-	case hasRepos:
-		return i.fromRepositories(ctx, repos, nil)
+	case manifest != nil && manifest.err != nil:
+		return nil, fmt.Errorf("%w: manifest.json is not what docker save writes: %w", ErrInvalid, manifest.err)
+	case manifest != nil:
+		return i.fromManifest(ctx, manifest.entries)
+	case repos != nil:
+		return i.fromRepositories(ctx, nil)
 	}
 	return nil, fmt.Errorf("%w: it has neither index.json nor manifest.json nor repositories", ErrInvalid)
 }
 
 // checkBase looks for what an archive leaves out.
-func (i *importer) checkBase(raw []byte) error {
-	delta, err := decodeDelta(raw)
-	if err != nil {
-		return err
+func (i *importer) checkBase() error {
+	delta := i.lists.delta
+	if delta == nil || delta.err != nil {
+		if delta != nil {
+			return delta.err
+		}
+		return nil
 	}
 	missing := 0
-	for _, a := range delta.Absent {
+	for _, a := range delta.entries {
 		has, err := i.lease.Has(ocispec.Descriptor{Digest: a.Digest, Size: a.Size})
 		if err != nil {
-			return err
+			return wrongSize(err)
 		}
 		if !has {
 			missing++
 		}
 	}
 	if missing > 0 {
-		return fmt.Errorf("%w (%d of %d layers that it leaves out are missing; its base has the list %s)", ErrIncomplete, missing, len(delta.Absent), delta.Since)
+		return fmt.Errorf("%w (%d of %d layers that it leaves out are missing; its base has the list %s)", ErrIncomplete, missing, len(delta.entries), i.lists.since)
 	}
 	return nil
 }
 
-func decodeDelta(raw []byte) (tarwriter.Delta, error) {
-	var d tarwriter.Delta
-	if err := json.Unmarshal(raw, &d); err != nil {
-		return d, fmt.Errorf("%w: %s is no JSON object", ErrInvalid, deltaFile)
-	}
-	if d.Version != tarwriter.DeltaVersion {
-		return d, fmt.Errorf("%w: %s of version %d, from a newer drayage", ErrInvalid, deltaFile, d.Version)
-	}
-	for _, a := range d.Absent {
-		if a.Digest.Validate() != nil || a.Size < 0 {
-			return d, fmt.Errorf("%w: %s has a malformed digest or size", ErrInvalid, deltaFile)
-		}
-	}
-	return d, nil
-}
-
-// images tells what became of each root.
-func (i *importer) images(roots []blobstore.Root) ([]Image, error) {
+// results tells what became of each root.
+func (i *importer) results(roots []blobstore.Root) ([]Image, error) {
 	var out []Image
 	for _, r := range roots {
 		img := Image{Name: r.Name, Digest: r.Target.Digest}
 		for _, d := range r.Blobs {
-			size, err := i.store.Stat(d)
-			if err != nil {
-				return nil, err
+			b, known := i.blobs[d]
+			if !known || b.size == 0 {
+				size, err := i.store.Stat(d)
+				if err != nil {
+					return nil, err
+				}
+				b.size = size
 			}
-			if i.added[d] {
-				img.Added += size
-				i.added[d] = false // for the next it is here
+			if b.added && !b.told {
+				img.Added += b.size
+				b.told = true // for the next it is here
+				i.blobs[d] = b
 			} else {
-				img.Reused += size
+				img.Reused += b.size
 			}
 		}
 		out = append(out, img)
@@ -407,8 +520,8 @@ func (i *importer) put(ctx context.Context, mediaType string, raw []byte) (ocisp
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 	has, err := i.lease.Has(d)
 	if err == nil {
-		i.added[d.Digest] = i.added[d.Digest] || !has
-		err = i.lease.Put(ctx, d, raw)
+		i.note(d.Digest, d.Size, !has)
+		err = errors.Join(i.notes.add(costOfBlob), i.lease.Put(ctx, d, raw))
 	}
 	return d, err
 }
@@ -431,17 +544,37 @@ func names(repoTags []string, root blobstore.Root) []blobstore.Root {
 	return out
 }
 
-// unique keeps the last root of each name, and tells of those that it replaces.
+// unique keeps the last root of each name, and tells of those that it replaces. Where names are
+// not to be replaced it keeps none of them.
 func (i *importer) unique(roots []blobstore.Root) []blobstore.Root {
 	byName := make(map[string]blobstore.Root)
+	refused := make(map[string]bool)
 	for _, r := range roots {
-		if old, twice := byName[r.Name]; twice && old.Target.Digest != r.Target.Digest {
-			i.options.Warn(fmt.Sprintf("the archive has %s twice: %s is taken, and not %s", image.Printable(r.Name), r.Target.Digest, old.Target.Digest))
-		}
+		old, twice := byName[r.Name]
 		byName[r.Name] = r
+		if !twice || old.Target.Digest == r.Target.Digest {
+			continue
+		}
+		if !i.options.NoReplace {
+			i.options.Warn(fmt.Sprintf("the archive has %s twice: %s is taken, and not %s", image.Printable(r.Name), r.Target.Digest, old.Target.Digest))
+		} else if !refused[r.Name] {
+			refused[r.Name] = true
+			i.fail(&ImageError{r.Name, fmt.Errorf("%w: it is %s and %s in the archive", errTwice, old.Target.Digest, r.Target.Digest)})
+		}
+	}
+	for name := range refused {
+		delete(byName, name)
 	}
 	return slices.SortedFunc(maps.Values(byName), func(a, b blobstore.Root) int { return strings.Compare(a.Name, b.Name) })
 }
+
+// errTwice is ErrReplaces for an archive that would replace its own image.
+var errTwice error = twiceError{}
+
+type twiceError struct{}
+
+func (twiceError) Error() string        { return "the archive has another image of that name" }
+func (twiceError) Is(target error) bool { return target == ErrReplaces }
 
 // invalid wraps what image tells of bad documents.
 func invalid(err error) error {

@@ -34,8 +34,9 @@ func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, pl
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	var damaged error
+	known := make(map[digest.Digest]int64)
 	complete := slices.DeleteFunc(slices.Clone(img.Variants), func(v plan.Variant) bool {
-		ok, err := has(store, v)
+		ok, err := has(store, v, known)
 		damaged = cmp.Or(damaged, err)
 		return !ok
 	})
@@ -69,15 +70,19 @@ func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, pl
 }
 
 // has reports whether the store has all that a variant needs. The error says why something
-// is there and of no use.
-func has(store *blobstore.Store, v plan.Variant) (bool, error) {
+// is there and of no use. known are the sizes of what was found, which is looked for once.
+func has(store *blobstore.Store, v plan.Variant, known map[digest.Digest]int64) (bool, error) {
 	for _, d := range append([]ocispec.Descriptor{v.Config}, v.Layers...) {
 		if d.Digest == "" {
+			continue
+		}
+		if size, ok := known[d.Digest]; ok && size == d.Size {
 			continue
 		}
 		if ok, err := store.Has(d); err != nil || !ok {
 			return false, err
 		}
+		known[d.Digest] = d.Size
 	}
 	return true, nil
 }

@@ -1,0 +1,69 @@
+package blobstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Drop removes blobs that were added under the lease, but those that an image or another lease
+// needs: what an archive had beside its images. They must not be used under this lease afterwards.
+func (l *Lease) Drop(digests []digest.Digest) error {
+	const batch = 4096 // removed while nobody else can come to need any
+	for part := range slices.Chunk(digests, batch) {
+		if err := l.drop(part); err != nil {
+			return fmt.Errorf("removing what no image needs: %w", err)
+		}
+	}
+	return nil
+}
+
+func (l *Lease) drop(digests []digest.Digest) error {
+	s := l.store
+	unlock, err := s.excludeKeepers()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	kept, err := s.leasedBeside(l) // before the roots, as in FindGarbage
+	if err != nil {
+		return err
+	}
+	roots, err := s.allRoots()
+	if err != nil {
+		return err
+	}
+	for _, r := range roots {
+		for _, d := range r.all() {
+			kept[d] = true
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range digests {
+		if kept[d] || d.Validate() != nil {
+			continue
+		}
+		if err := os.Remove(s.paths.blob(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// leasedBeside is Leased without what one lease keeps, which is this process's.
+func (s *Store) leasedBeside(l *Lease) (map[digest.Digest]bool, error) {
+	own, err := filepath.Abs(l.file.Name())
+	if err != nil {
+		return nil, err
+	}
+	return s.leased(func(path string) bool {
+		abs, err := filepath.Abs(path)
+		return err == nil && abs == own
+	})
+}
