@@ -147,22 +147,14 @@ func (s *Store) Root(name string) (Root, error) {
 	return r, nil
 }
 
-// Roots lists the pulled images by name. Records that can't be read are left
-// out.
+// Roots lists the pulled images by name. Records that can't be read are left out. What is
+// returned is the caller's own.
 func (s *Store) Roots() ([]Root, error) {
-	files, err := os.ReadDir(s.paths.roots())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listing images: %w", err)
+	images, err := s.Images()
+	if err != nil || len(images.Roots) == 0 {
+		return nil, err
 	}
-	var out []Root
-	for _, f := range files {
-		r, err := readRoot(filepath.Join(s.paths.roots(), f.Name()))
-		if err == nil && s.isRootOf(f.Name(), r.Name) {
-			out = append(out, r)
-		}
-	}
-	slices.SortFunc(out, func(a, b Root) int { return cmp.Compare(a.Name, b.Name) })
-	return out, nil
+	return cloned(images.Roots), nil
 }
 
 // isRootOf reports whether a file is the one that a root is read from.
@@ -300,10 +292,11 @@ func decodeRoot(raw []byte) (Root, error) {
 // writeIndex derives index.json from the roots, as OCI tools read it. The
 // caller holds the store's lock.
 func (s *Store) writeIndex() error {
-	roots, err := s.Roots()
+	images, err := s.Images()
 	if err != nil {
 		return err
 	}
+	roots := images.Roots
 	index := ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageIndex,

@@ -59,6 +59,7 @@ type Store struct {
 	partialAge time.Duration
 	folder     *folderSync // of blobs/sha256, where nearly all blobs are
 	stamps     *stamps
+	images     *imageCache
 	hashing    sync.Mutex // held while a blob is hashed that is to be given on
 }
 
@@ -121,6 +122,7 @@ func newStore(dir string, o Options) *Store {
 		s.partialAge = twoWeeks
 	}
 	s.stamps = &stamps{path: s.paths.stamps()}
+	s.images = &imageCache{paths: s.paths}
 	s.folder = newFolderSync(s.disk, s.paths.blobs(digest.SHA256))
 	return s
 }

@@ -29,10 +29,11 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	roots, err := s.Roots()
+	images, err := s.Images()
 	if err != nil {
 		return Usage{}, err
 	}
+	roots := images.Roots
 	blobs, err := s.all(ctx)
 	if err != nil {
 		return Usage{}, err
