@@ -214,26 +214,31 @@ func cloned(roots []Root) []Root {
 	all := make([]digest.Digest, 0, total)
 	for i := range out {
 		r := &out[i]
-		r.Target = clonedDescriptor(r.Target)
+		own(&r.Target)
 		if r.Blobs != nil {
 			from := len(all)
 			all = append(all, r.Blobs...)
 			r.Blobs = all[from:len(all):len(all)]
 		}
+		if r.Beside == nil {
+			continue
+		}
 		r.Beside = slices.Clone(r.Beside)
 		for j := range r.Beside {
-			r.Beside[j] = clonedDescriptor(r.Beside[j])
+			own(&r.Beside[j])
 		}
 	}
 	return out
 }
 
-func clonedDescriptor(d ocispec.Descriptor) ocispec.Descriptor {
-	d.URLs, d.Annotations, d.Data = slices.Clone(d.URLs), maps.Clone(d.Annotations), slices.Clone(d.Data)
+// own makes a descriptor's parts its own. Most have none.
+func own(d *ocispec.Descriptor) {
+	if d.URLs != nil || d.Annotations != nil || d.Data != nil {
+		d.URLs, d.Annotations, d.Data = slices.Clone(d.URLs), maps.Clone(d.Annotations), slices.Clone(d.Data)
+	}
 	if d.Platform != nil {
 		p := *d.Platform
 		p.OSFeatures = slices.Clone(p.OSFeatures)
 		d.Platform = &p
 	}
-	return d
 }

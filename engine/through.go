@@ -28,6 +28,11 @@ import (
 // and blob once, for however many ask for it. What came stays in the store, with the
 // images that need it. It is a mirror.Upstream. Close it when done.
 type Through struct {
+	// Withheld, if not nil, reports whether what the store has of a digest is for others than those
+	// who may see a repository. It is set before the first call.
+	Withheld func(ref reference.Image, d digest.Digest) bool
+	proofs   proofs
+
 	opts      Options
 	manifests *registry.Client
 	fresh     time.Duration
@@ -351,7 +356,7 @@ func (t *Through) gather(lease *blobstore.Lease, ref reference.Image, doc image.
 		if err != nil {
 			return nil, err
 		}
-		if !has {
+		if !has || !t.takes(ref, d.Digest, doc.Index != nil) {
 			continue
 		}
 		here = append(here, d.Digest)

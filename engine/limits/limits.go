@@ -71,4 +71,12 @@ const (
 	ListDigests = 250_000
 	// ReportBytes is the largest report of a pull or of a bench that is read, in bytes.
 	ReportBytes = 16 << 20
+// What serve is asked for.
+const (
+	// PageEntries is how many tags, repositories or referrers are given in one page.
+	PageEntries = 10_000
+	// Ranges is how many ranges of a blob one request may ask for.
+	Ranges = 16
+	// QueryBytes is how long the parameters of a request may be, in bytes.
+	QueryBytes = 4 << 10
 )

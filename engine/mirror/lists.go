@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
-	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -21,40 +21,22 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// repositories are the names of images in the store, each with its tags, as a request
-// for one would have it: without the registry when that is the default.
-func (h *Handler) repositories() (map[string][]string, error) {
-	roots, err := h.o.Store.Roots()
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string][]string)
-	for _, r := range roots {
-		ref, err := reference.Parse(r.Name)
-		if err != nil || ref.Tagged() != r.Name {
-			continue // it has no tag
-		}
-		name := ref.Repository()
-		if ref.Registry() != h.o.Registry {
-			name = ref.Registry() + "/" + name
-		}
-		out[name] = append(out[name], ref.Tag())
-	}
-	return out, nil
-}
-
-// catalog lists the repositories, page by page.
-func (h *Handler) catalog(w http.ResponseWriter, r *http.Request) error {
-	repos, err := h.repositories()
+// catalog lists the repositories that a user may see, page by page.
+func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, user string) error {
+	v, err := h.views.get()
 	if err != nil {
 		return err
 	}
-	names := make([]string, 0, len(repos))
-	for name := range repos {
-		names = append(names, name)
+	names := v.names
+	if !h.o.Private.Everything(user) {
+		names = nil
+		for _, name := range v.names {
+			if of := v.repos[name]; h.o.Private.May(user, of.registry, of.name) {
+				names = append(names, name)
+			}
+		}
 	}
-	names, err = page(w, r, names)
-	if err != nil {
+	if names, err = page(w, r, names); err != nil {
 		return err
 	}
 	return sendJSON(w, map[string]any{"repositories": names})
@@ -70,14 +52,14 @@ func (h *Handler) tags(w http.ResponseWriter, r *http.Request, a asked, rest str
 	if err != nil {
 		return err
 	}
-	tags, err := h.listTags(w, r, ref)
+	tags, err := h.listTags(w, r, a, ref)
 	if errors.Is(err, errNoName) {
 		other, found, errOther := h.elsewhere(a, "latest")
 		switch {
 		case errOther != nil:
 			err = errOther
 		case found && other != ref:
-			tags, err = h.listTags(w, r, other)
+			tags, err = h.listTags(w, r, a, other)
 		}
 	}
 	if err != nil {
@@ -89,27 +71,31 @@ func (h *Handler) tags(w http.ResponseWriter, r *http.Request, a asked, rest str
 	return sendJSON(w, map[string]any{"name": a.path, "tags": tags})
 }
 
-func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, ref reference.Image) ([]string, error) {
+// listTags are the tags of a repository, sorted.
+func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, a asked, ref reference.Image) ([]string, error) {
+	if !h.may(a.user, ref) {
+		h.refuse(a, ref)
+		return nil, errNoName
+	}
 	var fault error
-	if h.through(ref) {
+	if h.through(a.user, ref) {
 		tags, err := h.o.Upstream.Tags(r.Context(), ref)
+		if err == nil && !slices.IsSorted(tags) {
+			tags = slices.Sorted(slices.Values(tags))
+		}
 		if err == nil {
-			return slices.Clone(tags), nil
+			return tags, nil
 		}
 		fault = fromUpstream(err, errNoName)
 		if errors.Is(err, ErrUnknown) {
 			return nil, fault
 		}
 	}
-	repos, err := h.repositories()
+	v, err := h.views.get()
 	if err != nil {
 		return nil, err
 	}
-	name := ref.Repository()
-	if ref.Registry() != h.o.Registry {
-		name = ref.Registry() + "/" + name
-	}
-	tags, ok := repos[name]
+	of, ok := v.repos[displayed(ref, h.o.Registry)]
 	switch {
 	case ok && fault != nil:
 		w.Header().Set("Warning", `299 - "upstream can't be asked: these are the tags that are in the store"`)
@@ -119,13 +105,11 @@ func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, ref reference
 	default:
 		return nil, errNoName
 	}
-	return tags, nil
+	return of.tags, nil
 }
 
-// page is the part of a list that a request asks for, in order, and says where the next
-// one is.
+// page is the part of a sorted list that a request asks for, and says where the next one is.
 func page(w http.ResponseWriter, r *http.Request, all []string) ([]string, error) {
-	slices.Sort(all)
 	q := r.URL.Query()
 	if last := q.Get("last"); last != "" {
 		i, found := slices.BinarySearch(all, last)
@@ -134,23 +118,40 @@ func page(w http.ResponseWriter, r *http.Request, all []string) ([]string, error
 		}
 		all = all[i:]
 	}
-	if text := q.Get("n"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 0 {
-			return nil, errPage
-		}
-		if n < len(all) {
-			all = all[:n]
-			if n > 0 {
-				next := url.Values{"n": {text}, "last": {all[n-1]}}
-				if ns := q.Get("ns"); ns != "" {
-					next.Set("ns", ns)
-				}
-				w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.EscapedPath(), next.Encode()))
-			}
+	n, err := entries(q)
+	if err != nil {
+		return nil, err
+	}
+	if n < len(all) {
+		if all = all[:n]; n > 0 {
+			follow(w, r, q, n, all[n-1])
 		}
 	}
 	return append([]string{}, all...), nil
+}
+
+// entries is how many a page is to have.
+func entries(q url.Values) (int, error) {
+	text := q.Get("n")
+	if text == "" {
+		return limits.PageEntries, nil
+	}
+	n, err := strconv.Atoi(text)
+	if n < 0 || err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0, errPage
+	}
+	return min(n, limits.PageEntries), nil
+}
+
+// follow says where the next page is.
+func follow(w http.ResponseWriter, r *http.Request, q url.Values, n int, last string) {
+	next := url.Values{"n": {strconv.Itoa(n)}, "last": {last}}
+	for _, k := range []string{"ns", "artifactType"} {
+		if v := q.Get(k); v != "" {
+			next.Set(k, v)
+		}
+	}
+	w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.EscapedPath(), next.Encode()))
 }
 
 // referrers lists what refers to a manifest ("Listing Referrers"): what upstream has or, where
@@ -164,9 +165,11 @@ func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a asked, tex
 	if err != nil {
 		return err
 	}
-	list, fault := h.upstreamReferrers(r.Context(), ref, subject)
+	h.refuse(a, ref)
+	q := r.URL.Query()
+	list, fault := h.upstreamReferrers(r.Context(), a, ref, subject)
 	if fault != nil || list == nil {
-		if list, err = h.storedReferrers(subject); err != nil {
+		if list, err = h.storedReferrers(a.user, subject, q); err != nil {
 			return err
 		}
 		if fault != nil && len(list) == 0 {
@@ -176,26 +179,36 @@ func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a asked, tex
 			w.Header().Set("Warning", `299 - "upstream can't be asked: this is what the store has"`)
 		}
 	}
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
-	want := r.URL.Query().Get("artifactType")
-	for _, d := range list {
-		if want == "" || d.ArtifactType == want {
-			index.Manifests = append(index.Manifests, d)
-		}
-	}
-	if want != "" {
+	if want := q.Get("artifactType"); want != "" {
+		list = slices.DeleteFunc(list, func(d ocispec.Descriptor) bool { return d.ArtifactType != want })
 		w.Header().Set("Oci-Filters-Applied", "artifactType")
 	}
-	slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
-	if err := sendJSONAs(w, ocispec.MediaTypeImageIndex, index); err != nil {
-		return err
+	slices.SortFunc(list, func(a, b ocispec.Descriptor) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	index.Manifests = descriptorPage(w, r, q, list)
+	return sendJSONAs(w, ocispec.MediaTypeImageIndex, index)
+}
+
+// descriptorPage is the part of a sorted list that a page may have, which clients follow by the link.
+func descriptorPage(w http.ResponseWriter, r *http.Request, q url.Values, list []ocispec.Descriptor) []ocispec.Descriptor {
+	out := []ocispec.Descriptor{}
+	last, bytes := digest.Digest(q.Get("last")), 0
+	for _, d := range list {
+		if d.Digest <= last {
+			continue
+		}
+		if bytes += sizeOf(d); len(out) == limits.PageEntries || len(out) > 0 && bytes > limits.PageBytes {
+			follow(w, r, q, limits.PageEntries, out[len(out)-1].Digest.String())
+			break
+		}
+		out = append(out, d)
 	}
-	return nil
+	return out
 }
 
 // upstreamReferrers lists what upstream has; nil when it is not to be asked.
-func (h *Handler) upstreamReferrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
-	if !h.through(ref) {
+func (h *Handler) upstreamReferrers(ctx context.Context, a asked, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	if !h.through(a.user, ref) {
 		return nil, nil
 	}
 	list, err := h.o.Upstream.Referrers(ctx, ref, subject)
@@ -205,58 +218,39 @@ func (h *Handler) upstreamReferrers(ctx context.Context, ref reference.Image, su
 	return append([]ocispec.Descriptor{}, list...), nil
 }
 
-// storedReferrers lists what the store has.
-func (h *Handler) storedReferrers(subject digest.Digest) ([]ocispec.Descriptor, error) {
-	roots, err := h.o.Store.Roots()
+// storedReferrers lists what the store has beside images that a user may see, of what a page is
+// to have, and not much more than one may.
+func (h *Handler) storedReferrers(user string, subject digest.Digest, q url.Values) ([]ocispec.Descriptor, error) {
+	v, err := h.views.get()
+	if err != nil {
+		return nil, err
+	}
+	all, err := v.referrers(&h.known, subject)
 	if err != nil {
 		return nil, err
 	}
 	var out []ocispec.Descriptor
-	seen := make(map[digest.Digest]bool)
-	for _, root := range roots {
-		for _, b := range root.Beside {
-			if seen[b.Digest] {
-				continue
-			}
-			seen[b.Digest] = true
-			d, ok, err := h.referrer(b, subject)
-			if err != nil {
-				return nil, err
-			}
-			if ok {
-				out = append(out, d)
-			}
+	last, want, bytes := digest.Digest(q.Get("last")), q.Get("artifactType"), 0
+	for _, r := range all {
+		if len(out) > limits.PageEntries || bytes > limits.PageBytes {
+			break // the next page has it
+		}
+		if r.digest <= last || !slices.ContainsFunc(r.images, func(i int) bool { return v.mayImage(h.o.Private, user, i) }) {
+			continue
+		}
+		known, err := h.known.get(r.digest)
+		if errors.Is(err, blobstore.ErrNotFound) || errors.Is(err, blobstore.ErrDamaged) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if want == "" || known.desc.ArtifactType == want {
+			out = append(out, known.desc)
+			bytes += sizeOf(known.desc)
 		}
 	}
 	return out, nil
-}
-
-// referrer is a manifest's descriptor as a list of referrers has it, if it refers to a
-// subject.
-func (h *Handler) referrer(b ocispec.Descriptor, subject digest.Digest) (ocispec.Descriptor, bool, error) {
-	raw, err := h.o.Store.Read(b.Digest, image.MaxSize)
-	if errors.Is(err, blobstore.ErrNotFound) {
-		return b, false, nil
-	}
-	if err != nil {
-		return b, false, err
-	}
-	doc, err := image.DecodeVerified(raw, b.Digest)
-	if err != nil {
-		return b, false, nil // what can't be read refers to nothing
-	}
-	d := ocispec.Descriptor{MediaType: doc.Descriptor.MediaType, Digest: b.Digest, Size: int64(len(raw))}
-	var of *ocispec.Descriptor
-	switch {
-	case doc.Manifest != nil:
-		of, d.Annotations, d.ArtifactType = doc.Manifest.Subject, doc.Manifest.Annotations, doc.Manifest.ArtifactType
-		if d.ArtifactType == "" {
-			d.ArtifactType = doc.Manifest.Config.MediaType
-		}
-	case doc.Index != nil:
-		of, d.Annotations, d.ArtifactType = doc.Index.Subject, doc.Index.Annotations, doc.Index.ArtifactType
-	}
-	return d, of != nil && of.Digest == subject, nil
 }
 
 func sendJSONAs(w http.ResponseWriter, kind string, v any) error {
@@ -278,6 +272,7 @@ func (t typed) Write(p []byte) (int, error) {
 type typeCache struct {
 	mu    sync.Mutex
 	kinds map[digest.Digest]string
+	bytes int
 }
 
 func (c *typeCache) get(d digest.Digest) (string, bool) {
@@ -288,20 +283,29 @@ func (c *typeCache) get(d digest.Digest) (string, bool) {
 }
 
 func (c *typeCache) put(d digest.Digest, kind string) {
-	const most = 10000 // then all are forgotten
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.kinds == nil || len(c.kinds) >= most {
-		c.kinds = make(map[digest.Digest]string)
+	size := entryBytes + len(d) + len(kind)
+	if c.kinds == nil || c.bytes+size > cacheBytes {
+		c.kinds, c.bytes = make(map[digest.Digest]string), 0
 	}
 	c.kinds[d] = kind
+	c.bytes += size
 }
+
+// How much a cache of small things may take before all are forgotten, and about how much each takes
+// besides its text, in bytes.
+const (
+	cacheBytes = 4 << 20
+	entryBytes = 64
+)
 
 // useNotes notes the use of images in the store, each once in a while.
 type useNotes struct {
 	store *blobstore.Store
 	mu    sync.Mutex
 	noted map[string]time.Time
+	bytes int
 }
 
 func (u *useNotes) note(name string) {
@@ -311,33 +315,35 @@ func (u *useNotes) note(name string) {
 }
 
 // noteDigest notes the use of the images that a manifest is of.
-func (u *useNotes) noteDigest(d digest.Digest) {
-	if !u.due(d.String()) {
+func (h *Handler) noteDigest(d digest.Digest) {
+	if !h.used.due(d.String()) {
 		return
 	}
-	roots, err := u.store.Roots()
+	v, err := h.views.get()
 	if err != nil {
 		return
 	}
-	for _, r := range roots {
-		if r.Target.Digest == d || slices.Contains(r.Blobs, d) {
-			u.note(r.Name)
-		}
+	for _, i := range v.listed()[d] {
+		h.used.note(v.images.Roots[i].Name)
 	}
 }
 
 // due reports whether the use of something wasn't noted for a while, and notes that it is
 // now.
 func (u *useNotes) due(what string) bool {
-	const often, most = time.Minute, 100_000
+	const often = time.Minute
 	now := time.Now()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now.Sub(u.noted[what]) < often {
+	at, known := u.noted[what]
+	if known && now.Sub(at) < often {
 		return false
 	}
-	if len(u.noted) >= most {
-		clear(u.noted)
+	if size := entryBytes + len(what); !known {
+		if u.noted == nil || u.bytes+size > cacheBytes {
+			u.noted, u.bytes = make(map[string]time.Time), 0
+		}
+		u.bytes += size
 	}
 	u.noted[what] = now
 	return true

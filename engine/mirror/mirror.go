@@ -26,6 +26,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -43,6 +44,9 @@ type Upstream interface {
 	// Tags lists the tags of a repository, and Referrers what refers to a manifest of it.
 	Tags(ctx context.Context, ref reference.Image) ([]string, error)
 	Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error)
+	// Holds finds out whether a repository has a manifest or a blob: by asking its registry, and
+	// not by what the store has or manifests say. It is an error where it hasn't.
+	Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error
 	// Blob begins to read a blob, which may be on its way still: Blob waits until something
 	// can be read, and reading until what is read has come, or ctx is done.
 	Blob(ctx context.Context, ref reference.Image, d digest.Digest) (Blob, error)
@@ -90,6 +94,11 @@ type Options struct {
 	// Upstream, if not nil, is asked for images of the registries that Allowed reports.
 	Upstream Upstream
 	Allowed  func(registry string) bool
+	// Private says who may see what. To others it is as if it weren't there.
+	Private *Private
+	// Refused, if not nil, is told of each request that Private refuses: the user, "" for nobody,
+	// and what was asked for.
+	Refused func(user, what, why string)
 	// Served, if not nil, is told of each manifest and blob that is served.
 	Served func(kind string, from Hit)
 }
@@ -97,6 +106,8 @@ type Options struct {
 // Handler serves. It is a http.Handler for all below /v2/.
 type Handler struct {
 	o     Options
+	views views
+	known knownReferrers
 	types typeCache
 	used  useNotes
 }
@@ -109,7 +120,20 @@ func New(o Options) *Handler {
 	if o.Served == nil {
 		o.Served = func(string, Hit) {}
 	}
-	return &Handler{o: o, used: useNotes{store: o.Store, noted: make(map[string]time.Time)}}
+	if o.Refused == nil {
+		o.Refused = func(string, string, string) {}
+	}
+	return &Handler{o: o, views: views{store: o.Store, registry: o.Registry}, known: knownReferrers{store: o.Store}, used: useNotes{store: o.Store}}
+}
+
+// Withheld reports whether what the store has of a digest is no part of any image that all may see
+// who may see a repository. It becomes part of that repository's images when its own registry has it there.
+func (h *Handler) Withheld(ref reference.Image, d digest.Digest) bool {
+	if h.o.Private == nil {
+		return false
+	}
+	v, err := h.views.get()
+	return err != nil || !v.open(h.o.Private, ref, d)
 }
 
 // The grammar of repositories, tags and digests (OCI distribution spec, "Pulling
@@ -136,6 +160,7 @@ var (
 	errNoManifest = &fault{http.StatusNotFound, "MANIFEST_UNKNOWN", "no such manifest here"}
 	errNoBlob     = &fault{http.StatusNotFound, "BLOB_UNKNOWN", "no such blob here"}
 	errNoName     = &fault{http.StatusNotFound, "NAME_UNKNOWN", "no such repository here"}
+	errQuery      = &fault{http.StatusRequestURITooLong, "UNSUPPORTED", "the request's parameters are longer than any of this API"}
 	errPage       = &fault{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is no number of entries"}
 	errUpstream   = &fault{http.StatusBadGateway, "UNAVAILABLE", "upstream doesn't give it"}
 	errDenied     = &fault{http.StatusForbidden, "DENIED", "upstream refuses it"}
@@ -144,10 +169,13 @@ var (
 	errBroken     = &fault{http.StatusInternalServerError, "UNKNOWN", "the store can't be read"}
 )
 
-// ServeHTTP implements http.Handler.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements http.Handler, for nobody in particular.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.Serve(w, r, "") }
+
+// Serve answers a request of a user, who has been let in; "" is nobody in particular.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, user string) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if err := h.serve(w, r); err != nil {
+	if err := h.serve(w, r, user); err != nil {
 		Fail(w, err)
 	}
 }
@@ -198,7 +226,10 @@ func Fail(w http.ResponseWriter, err error) {
 // Refuse is an error of a status, a code and a message, for Fail.
 func Refuse(status int, code, message string) error { return &fault{status, code, message} }
 
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, user string) error {
+	if len(r.URL.RawQuery) > limits.QueryBytes {
+		return errQuery
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		return errMethod
@@ -213,7 +244,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return errPath
 	}
 	if path == "_catalog" {
-		return h.catalog(w, r)
+		return h.catalog(w, r, user)
 	}
 	// The last two parts say what is asked for: the repository may have parts of any name.
 	parts := strings.Split(path, "/")
@@ -228,7 +259,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if serve == nil {
 		return errPath
 	}
-	a := asked{path: strings.Join(parts[:len(parts)-2], "/"), registry: registry}
+	a := asked{user: user, path: strings.Join(parts[:len(parts)-2], "/"), registry: registry}
 	a.repo = a.path
 	if ns := r.URL.Query().Get("ns"); ns != "" {
 		a.registry = ns
@@ -244,6 +275,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 
 // asked is the repository that a request is for.
 type asked struct {
+	user     string
 	path     string // as it stands in the request, between /v2/ and what is asked for
 	registry string // "" when the request doesn't say
 	repo     string
@@ -257,11 +289,13 @@ func (h *Handler) image(a asked, tagOrDigest string) (reference.Image, error) {
 		return named(a.registry, a.repo, tagOrDigest)
 	}
 	ref, err := named(h.o.Registry, a.repo, tagOrDigest)
-	if err != nil || h.through(ref) {
+	if err != nil || h.through(a.user, ref) {
 		return ref, err
 	}
-	if _, err := h.o.Store.Root(ref.Tagged()); ref.Tag() != "" && err == nil {
-		return ref, nil
+	if ref.Tag() != "" && h.may(a.user, ref) {
+		if _, err := h.o.Store.Root(ref.Tagged()); err == nil {
+			return ref, nil
+		}
 	}
 	other, found, err := h.elsewhere(a, tagOrDigest)
 	if err != nil || !found {
@@ -272,12 +306,12 @@ func (h *Handler) image(a asked, tagOrDigest string) (reference.Image, error) {
 
 // elsewhere is an image of another registry than the default one, if that has no such
 // repository in the store and exactly one other registry has. Several are an error that lists
-// them.
+// them. What the user may not see isn't there.
 func (h *Handler) elsewhere(a asked, tagOrDigest string) (reference.Image, bool, error) {
 	if a.registry != "" {
 		return reference.Image{}, false, nil
 	}
-	roots, err := h.o.Store.Roots()
+	v, err := h.views.get()
 	if err != nil {
 		return reference.Image{}, false, err
 	}
@@ -285,17 +319,13 @@ func (h *Handler) elsewhere(a asked, tagOrDigest string) (reference.Image, bool,
 	if err != nil {
 		return reference.Image{}, false, err
 	}
+	if h.may(a.user, home) && slices.Contains(v.homes[home.Repository()], home.Registry()) {
+		return reference.Image{}, false, nil
+	}
 	var registries []string
-	for _, r := range roots {
-		ref, err := reference.Parse(r.Name)
-		if err != nil || digest.Digest(r.Name).Validate() == nil {
-			continue
-		}
-		if ref.Registry() == home.Registry() && ref.Repository() == home.Repository() {
-			return reference.Image{}, false, nil
-		}
-		if ref.Repository() == a.repo && ref.Registry() != home.Registry() && !slices.Contains(registries, ref.Registry()) {
-			registries = append(registries, ref.Registry())
+	for _, name := range v.homes[a.repo] {
+		if name != home.Registry() && h.o.Private.May(a.user, name, a.repo) {
+			registries = append(registries, name)
 		}
 	}
 	switch len(registries) {
@@ -305,7 +335,6 @@ func (h *Handler) elsewhere(a asked, tagOrDigest string) (reference.Image, bool,
 		ref, err := named(registries[0], a.repo, tagOrDigest)
 		return ref, err == nil, err
 	}
-	slices.Sort(registries)
 	const most = 10
 	var list []string
 	for _, name := range registries[:min(len(registries), most)] {
@@ -327,9 +356,32 @@ func named(registry, repo, tagOrDigest string) (reference.Image, error) {
 	return ref, nil
 }
 
-// through reports whether upstream may be asked for an image.
-func (h *Handler) through(ref reference.Image) bool {
-	return h.o.Upstream != nil && h.o.Allowed != nil && h.o.Allowed(ref.Registry())
+// may reports whether a user may see an image.
+func (h *Handler) may(user string, ref reference.Image) bool {
+	return h.o.Private.May(user, ref.Registry(), ref.Repository())
+}
+
+// through reports whether upstream may be asked for an image, for a user.
+func (h *Handler) through(user string, ref reference.Image) bool {
+	return h.o.Upstream != nil && h.o.Allowed != nil && h.o.Allowed(ref.Registry()) && h.may(user, ref)
+}
+
+// refuse tells of a refusal, if it is one: of an image that is another's.
+func (h *Handler) refuse(a asked, ref reference.Image) {
+	if !h.may(a.user, ref) {
+		h.o.Refused(a.user, ref.Name(), "it is private, and the user isn't among those who may see it")
+	}
+}
+
+// refuseDigest tells of a refusal, if it is one: of something that the store has for others.
+func (h *Handler) refuseDigest(a asked, ref reference.Image, d digest.Digest) {
+	if !h.may(a.user, ref) {
+		h.refuse(a, ref)
+		return
+	}
+	if _, err := h.o.Store.Stat(d); err == nil {
+		h.o.Refused(a.user, ref.Name(), "no image that the user may see has it in it")
+	}
 }
 
 // manifest serves a manifest by its tag or digest ("Pulling manifests").
@@ -341,14 +393,14 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, a asked, tagO
 	if err != nil {
 		return err
 	}
-	m, from, err := h.findManifest(r.Context(), ref)
+	m, from, err := h.findManifest(r.Context(), a, ref)
 	if errors.Is(err, errNoManifest) { // the default registry doesn't have it, nor does its upstream
 		other, found, errOther := h.elsewhere(a, tagOrDigest)
 		switch {
 		case errOther != nil:
 			err = errOther
 		case found && other != ref:
-			m, from, err = h.findManifest(r.Context(), other)
+			m, from, err = h.findManifest(r.Context(), a, other)
 		}
 	}
 	if err != nil {
@@ -377,8 +429,21 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, a asked, tagO
 }
 
 // findManifest finds one in the store or upstream.
-func (h *Handler) findManifest(ctx context.Context, ref reference.Image) (Manifest, Hit, error) {
-	if !h.through(ref) {
+func (h *Handler) findManifest(ctx context.Context, a asked, ref reference.Image) (Manifest, Hit, error) {
+	through, err := h.through(a.user, ref), error(nil)
+	switch {
+	case h.o.Private == nil:
+	case ref.Digest() == "":
+		if !h.may(a.user, ref) {
+			h.refuse(a, ref)
+			return Manifest{}, "", errNoManifest
+		}
+	default:
+		if through, err = h.guardManifest(ctx, a, ref, through); err != nil {
+			return Manifest{}, "", err
+		}
+	}
+	if !through {
 		m, err := h.stored(ref)
 		return m, FromStore, err
 	}
@@ -392,6 +457,31 @@ func (h *Handler) findManifest(ctx context.Context, ref reference.Image) (Manife
 		return m, FromStore, nil
 	}
 	return m, FromUpstream, nil
+}
+
+// guardManifest finds out whether a user may have a manifest by its digest, and whether upstream
+// is to be asked. A digest alone opens nothing: an image that the user may see has to list it, or
+// upstream to have it in the repository that is asked.
+func (h *Handler) guardManifest(ctx context.Context, a asked, ref reference.Image, through bool) (bool, error) {
+	v, err := h.views.get()
+	if err != nil {
+		return false, err
+	}
+	switch d := ref.Digest(); {
+	case through && v.open(h.o.Private, ref, d):
+		return true, nil
+	case v.shows(h.o.Private, a.user, d): // of another repository: it becomes no part of this one
+		return false, nil
+	case !through:
+		h.refuseDigest(a, ref, d)
+		return false, errNoManifest
+	default:
+		if err := h.o.Upstream.Holds(ctx, ref, d, true); err != nil {
+			h.refuseDigest(a, ref, d)
+			return false, fromUpstream(err, errNoManifest)
+		}
+		return true, nil
+	}
 }
 
 // fromUpstream is what a client is told of a fault upstream: nothing about it that it
@@ -419,7 +509,7 @@ func (h *Handler) stored(ref reference.Image) (Manifest, error) {
 		if err != nil {
 			return Manifest{}, errNoManifest
 		}
-		h.used.noteDigest(ref.Digest())
+		h.noteDigest(ref.Digest())
 		return m, nil
 	}
 	root, err := h.o.Store.Root(ref.Tagged())
@@ -458,40 +548,9 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 	if d.Validate() != nil {
 		return errDigest
 	}
-	var body Blob
-	from := FromStore
-	f, err := h.o.Store.OpenSound(d)
-	if err != nil && !errors.Is(err, blobstore.ErrNotFound) {
-		return errBroken
-	}
-	var ref reference.Image
-	if err != nil { // whose it is matters now
-		var errName error
-		if ref, errName = h.image(a, text); errName != nil {
-			return errName
-		}
-	}
-	switch {
-	case err == nil:
-		body = f
-	case !h.through(ref):
-		return errNoBlob
-	case r.Method == http.MethodHead: // nothing is fetched for it
-		size, err := h.o.Upstream.Size(r.Context(), ref, d)
-		if err != nil {
-			return fromUpstream(err, errNoBlob)
-		}
-		head := w.Header()
-		head.Set("Content-Type", "application/octet-stream")
-		head.Set("Docker-Content-Digest", d.String())
-		head.Set("Accept-Ranges", "bytes")
-		head.Set("Content-Length", strconv.FormatInt(size, 10))
-		return nil
-	default:
-		from = FromUpstream
-		if body, err = h.o.Upstream.Blob(r.Context(), ref, d); err != nil {
-			return fromUpstream(err, errNoBlob)
-		}
+	body, from, err := h.findBlob(w, r, a, d)
+	if err != nil || body == nil {
+		return err
 	}
 	defer body.Close()
 	h.o.Served("blob", from)
@@ -521,6 +580,62 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 	return nil
 }
 
+// findBlob finds a blob in the store or upstream; nil when the request was answered.
+func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a asked, d digest.Digest) (Blob, Hit, error) {
+	shown := true
+	if h.o.Private != nil {
+		v, err := h.views.get()
+		if err != nil {
+			return nil, "", err
+		}
+		shown = v.shows(h.o.Private, a.user, d)
+	}
+	if shown {
+		f, err := h.o.Store.OpenSound(d)
+		if err == nil {
+			return f, FromStore, nil
+		}
+		if !errors.Is(err, blobstore.ErrNotFound) {
+			return nil, "", errBroken
+		}
+	}
+	ref, err := h.image(a, d.String()) // whose it is matters now
+	if err != nil {
+		return nil, "", err
+	}
+	if !h.through(a.user, ref) {
+		if h.o.Private != nil && !shown {
+			h.refuseDigest(a, ref, d)
+		}
+		return nil, "", errNoBlob
+	}
+	if h.o.Private != nil { // what another's image has, or is being fetched for it, is no part of this one
+		if err := h.o.Upstream.Holds(r.Context(), ref, d, false); err != nil {
+			if !shown {
+				h.refuseDigest(a, ref, d)
+			}
+			return nil, "", fromUpstream(err, errNoBlob)
+		}
+	}
+	if r.Method == http.MethodHead { // nothing is fetched for it
+		size, err := h.o.Upstream.Size(r.Context(), ref, d)
+		if err != nil {
+			return nil, "", fromUpstream(err, errNoBlob)
+		}
+		head := w.Header()
+		head.Set("Content-Type", "application/octet-stream")
+		head.Set("Docker-Content-Digest", d.String())
+		head.Set("Accept-Ranges", "bytes")
+		head.Set("Content-Length", strconv.FormatInt(size, 10))
+		return nil, "", nil
+	}
+	body, err := h.o.Upstream.Blob(r.Context(), ref, d)
+	if err != nil {
+		return nil, "", fromUpstream(err, errNoBlob)
+	}
+	return body, FromUpstream, nil
+}
+
 // readableRange is a Range header as http.ServeContent reads it, "" for one in another unit, which
 // is as if it weren't there (RFC 9110, section 14.2). ok is false for one that no blob can satisfy.
 func readableRange(header string) (ranges string, ok bool) {
@@ -544,6 +659,9 @@ func readableRange(header string) (ranges string, ok bool) {
 		}
 		if first == "" && last == "" { // of more bytes than there are: all
 			first = "0"
+		}
+		if len(out) == limits.Ranges {
+			return "", false // each is an answer of its own (RFC 9110, section 14.2)
 		}
 		out = append(out, strings.TrimSpace(first)+"-"+strings.TrimSpace(last))
 	}
