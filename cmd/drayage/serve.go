@@ -45,6 +45,7 @@ type serveOptions struct {
 	tlsCert  string
 	tlsKey   string
 	htpasswd string
+	private  []string
 	through  string
 	fresh    time.Duration
 	registry string
@@ -93,6 +94,7 @@ end, for --drain at most. Under systemd it takes its sockets, and tells when it 
 	f.StringVar(&o.tlsCert, "tls-cert", "", "`FILE` with the certificate to serve HTTPS with")
 	f.StringVar(&o.tlsKey, "tls-key", "", "`FILE` with its key")
 	f.StringVar(&o.htpasswd, "htpasswd", "", "want a user name and password of `FILE`, as htpasswd -B writes it")
+	f.StringArrayVar(&o.private, "private", nil, "give images of `REGISTRY[/PREFIX]=USER[,USER...]` to these users alone, * being every user; may be repeated")
 	f.StringVar(&o.through, "pull-through", "", "fetch what the store doesn't have from these `REGISTRIES`: docker.io,ghcr.io")
 	f.DurationVar(&o.fresh, "fresh", 5*time.Minute, "take a tag as it is in the store for `DUR`, then ask upstream")
 	f.StringVar(&o.registry, "default-registry", "docker.io", "the `REGISTRY` of images whose names don't have one")
@@ -118,6 +120,8 @@ func (o *serveOptions) check() error {
 	switch {
 	case (o.tlsCert == "") != (o.tlsKey == ""):
 		return usageError{errors.New("--tls-cert and --tls-key go together")}
+	case len(o.private) > 0 && o.htpasswd == "":
+		return usageError{errors.New("--private needs --htpasswd: without passwords nobody has a name")}
 	case o.jobs < 1 || o.perHost < 1 || o.connections < 0 || o.perClient < 0 || o.requests < 0:
 		return usageError{errors.New("--jobs and --per-host must be at least 1, and other numbers not less than 0")}
 	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
@@ -136,6 +140,10 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	}
 	if o.registry, err = registry.ParseName(o.registry); err != nil {
 		return usageError{fmt.Errorf("--default-registry: %w", err)}
+	}
+	private, err := o.privacy()
+	if err != nil {
+		return err
 	}
 	dir, err := storeDir(o.dir)
 	if err != nil {
@@ -168,19 +176,25 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	defer func() { err = errors.Join(err, closeLog()) }()
 	metrics := web.NewMetrics()
 	transfers := web.NewTransfers(metrics)
-	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served}
+	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private}
+	var through *engine.Through
 	if len(upstreams) > 0 {
-		through, done, err := o.upstream(ctx, store, upstreams, event.Observers{display, transfers}, display)
+		var done func()
+		through, done, err = o.upstream(ctx, store, upstreams, event.Observers{display, transfers}, display)
 		if err != nil {
 			return err
 		}
 		defer done()
 		m.Upstream, m.Allowed = through, func(registry string) bool { return slices.Contains(upstreams, registry) }
 	}
+	answers := mirror.New(m)
+	if through != nil && private != nil {
+		through.Withheld = answers.Withheld
+	}
 	closing, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
 	handler := web.Handler(web.Options{
-		Store: store, Mirror: mirror.New(m), Passwords: passwords, Log: log, Metrics: metrics, Transfers: transfers, Budget: int64(o.budget),
+		Store: store, Mirror: answers, Private: private, Passwords: passwords, Log: log, Metrics: metrics, Transfers: transfers, Budget: int64(o.budget),
 		Limits:  web.Limits{Requests: limits.Limit(o.requests), Bytes: o.clientRate.perSecond()},
 		Groups:  func() []web.Group { return warmGroups(store) },
 		Fresh:   func() map[string]web.Freshness { return warmFreshness(store) },
@@ -188,6 +202,18 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		Fault: func(message string) { display.Observe(event.Warned{Message: message}) },
 	})
 	return o.run(ctx, s, store, handler, conf, display, endStreams)
+}
+
+// privacy is who may see what; nil is everybody all.
+func (o *serveOptions) privacy() (*mirror.Private, error) {
+	if len(o.private) == 0 {
+		return nil, nil
+	}
+	p, err := mirror.ParsePrivate(o.private)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--private: %w", err)}
+	}
+	return p, nil
 }
 
 // registries reads a list of registries' names.

@@ -578,6 +578,7 @@ func warmGroups(store *blobstore.Store) []web.Group {
 		}
 		g := web.Group{Name: s.Group, Images: len(s.Images), Last: s.Last, Next: s.Next, Problem: s.Error, Ready: s.Ready}
 		for _, i := range s.Images {
+			g.Members = append(g.Members, web.Member{Name: i.Image, Why: i.Why})
 			if i.Ready {
 				g.Fresh++
 			} else {

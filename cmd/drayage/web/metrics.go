@@ -62,15 +62,15 @@ func (m *Metrics) end(kind string, status int, bytes int64, took time.Duration) 
 }
 
 // registry has the counters, those of the process, and what the store takes.
-func (m *Metrics) registry(store *blobstore.Store) *prometheus.Registry {
+func (m *Metrics) registry(usage *held[blobstore.Usage]) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(m.requests, m.bytes, m.took, m.flight, m.served, m.received, &storeCollector{store},
+	r.MustRegister(m.requests, m.bytes, m.took, m.flight, m.served, m.received, &storeCollector{usage},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
 // storeCollector looks at the store when it is asked.
-type storeCollector struct{ store *blobstore.Store }
+type storeCollector struct{ usage *held[blobstore.Usage] }
 
 var (
 	storeBytes  = prometheus.NewDesc("drayage_store_bytes", "Bytes of the store's blobs.", nil, nil)
@@ -87,7 +87,7 @@ func (c *storeCollector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *storeCollector) Collect(out chan<- prometheus.Metric) {
-	u, err := c.store.Usage(context.Background())
+	u, err := c.usage.get(context.Background())
 	if err != nil {
 		out <- prometheus.NewInvalidMetric(storeBytes, err)
 		return

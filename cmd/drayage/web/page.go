@@ -1,12 +1,14 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"encoding/json"
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/compose"
 	"drayage/engine/image"
+	"drayage/engine/mirror"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -28,6 +31,35 @@ type Group struct {
 	Next    time.Time
 	Problem string // of the last round
 	Ready   bool   // complete and fresh
+	// Members are its images, for those who may not see all of them.
+	Members []Member
+}
+
+// Member is an image of a group.
+type Member struct {
+	Name string
+	Why  string // it isn't complete and fresh; "" when it is
+}
+
+// seenBy is a group as a user sees it: images that the user may not see aren't in it, and a group of such
+// images alone isn't there. What was wrong with a round may tell of them, too.
+func (g Group) seenBy(p *mirror.Private, user string) (Group, bool) {
+	if p.Everything(user) {
+		return g, true
+	}
+	seen := Group{Name: g.Name, Last: g.Last, Next: g.Next}
+	for _, m := range g.Members {
+		if !p.MayName(user, m.Name) {
+			continue
+		}
+		if seen.Images++; m.Why == "" {
+			seen.Fresh++
+		} else {
+			seen.Problem = cmp.Or(seen.Problem, m.Name+": "+m.Why)
+		}
+	}
+	seen.Ready = seen.Images > 0 && seen.Fresh == seen.Images
+	return seen, seen.Images > 0
 }
 
 // Freshness is when an image was last found to be what its tag stands for, and when
@@ -81,6 +113,8 @@ type pageData struct {
 	Budget    int64
 	Used      float64 // percent of the budget
 	Images    []pageImage
+	More      int  // images beyond those that the page has
+	All       bool // nothing is hidden from who looks
 	Transfers []Transfer
 	Groups    []Group
 	Hits      int64
@@ -94,49 +128,77 @@ type pageImage struct {
 	Incomplete bool // only some of it was asked for so far
 }
 
-// pageImages are the images of a store for the page. What was asked for by digest, and is part
-// of another image, is no image for people.
-func pageImages(ctx context.Context, store *blobstore.Store, images []blobstore.ImageUsage, fresh map[string]Freshness) []pageImage {
-	part := make(map[digest.Digest]int)
-	for _, i := range images {
-		for _, d := range i.Blobs {
-			part[d]++
-		}
+// pageImages are the images of a store for the page.
+func pageImages(ctx context.Context, store *blobstore.Store, freshness func() map[string]Freshness) ([]pageImage, error) {
+	images, err := store.ImageUsages()
+	if err != nil {
+		return nil, err
 	}
-	var out []pageImage
+	var fresh map[string]Freshness
+	if freshness != nil {
+		fresh = freshness()
+	}
+	out := make([]pageImage, 0, len(images))
 	for _, i := range images {
-		if strings.Contains(i.Name, "@") && part[i.Target.Digest] > 1 {
-			continue
+		if ctx.Err() != nil { // nobody waits for it any more
+			return nil, context.Cause(ctx)
 		}
 		_, err := compose.Stored(ctx, store, i.Root, image.DefaultPlatform())
 		out = append(out, pageImage{i, fresh[i.Name], err != nil})
 	}
-	return out
+	return out, nil
+}
+
+// shown are those of the images that a user is shown, and how many there are. What was asked for by
+// digest, and is part of another image, is no image for people.
+func shown(all []pageImage, p *mirror.Private, user string) (out []pageImage, total int) {
+	const most = 1000
+	everything := p.Everything(user)
+	part := make(map[digest.Digest]int)
+	var may []pageImage
+	for _, i := range all {
+		if !everything && !p.MayName(user, i.Name) {
+			continue
+		}
+		may = append(may, i)
+		for _, d := range i.Blobs {
+			part[d]++
+		}
+	}
+	for _, i := range may {
+		if strings.Contains(i.Name, "@") && part[i.Target.Digest] > 1 {
+			continue
+		}
+		if total++; total <= most {
+			out = append(out, i)
+		}
+	}
+	return out, total
 }
 
 // page is the page for people.
 func (s *site) page(w http.ResponseWriter, r *http.Request) {
-	usage, err := s.o.Store.Usage(r.Context())
-	var images []blobstore.ImageUsage
+	user := userOf(w)
+	usage, err := s.looks.usage.get(r.Context())
+	var images []pageImage
 	if err == nil {
-		images, err = s.o.Store.ImageUsages()
+		images, err = s.looks.images.get(r.Context())
 	}
 	if err != nil {
 		answer(w, http.StatusInternalServerError, "the store can't be read\n")
 		return
 	}
-	d := pageData{Now: time.Now(), Version: s.o.Version, Usage: usage, Budget: s.o.Budget, Transfers: s.o.Transfers.Now()}
-	var fresh map[string]Freshness
-	if s.o.Fresh != nil {
-		fresh = s.o.Fresh()
+	d := pageData{Now: time.Now(), Version: s.o.Version, Usage: usage, Budget: s.o.Budget, Transfers: s.transfers(user), All: s.o.Private.Everything(user)}
+	total := 0
+	d.Images, total = shown(images, s.o.Private, user)
+	d.More = total - len(d.Images)
+	if !d.All {
+		d.Usage.Images = total
 	}
-	d.Images = pageImages(r.Context(), s.o.Store, images, fresh)
 	if d.Budget > 0 {
 		d.Used = min(100, 100*float64(usage.Bytes)/float64(d.Budget))
 	}
-	if s.o.Groups != nil {
-		d.Groups = s.o.Groups()
-	}
+	d.Groups = s.groups(r.Context(), user)
 	d.Hits = s.o.Metrics.hits.Load()
 	if d.Asked = d.Hits + s.o.Metrics.misses.Load(); d.Asked > 0 {
 		d.HitRate = 100 * float64(d.Hits) / float64(d.Asked)
@@ -148,6 +210,30 @@ func (s *site) page(w http.ResponseWriter, r *http.Request) {
 	_ = pageTemplate.Execute(w, d) // the client has gone, if not
 }
 
+// groups are the groups that a user may see.
+func (s *site) groups(ctx context.Context, user string) []Group {
+	all, err := s.looks.groups.get(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []Group
+	for _, g := range all {
+		if seen, ok := g.seenBy(s.o.Private, user); ok {
+			out = append(out, seen)
+		}
+	}
+	return out
+}
+
+// transfers are those under way that a user may see.
+func (s *site) transfers(user string) []Transfer {
+	all := s.o.Transfers.Now()
+	if s.o.Private.Everything(user) {
+		return all
+	}
+	return slices.DeleteFunc(all, func(t Transfer) bool { return !s.o.Private.MayName(user, t.Image) })
+}
+
 func script(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
 	http.ServeFileFS(w, r, files, "page.js")
@@ -156,6 +242,7 @@ func script(w http.ResponseWriter, r *http.Request) {
 // events sends the transfers under way, as they change, as server-sent events.
 func (s *site) events(w http.ResponseWriter, r *http.Request) {
 	const often = time.Second
+	user := userOf(w)
 	out := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
@@ -163,7 +250,7 @@ func (s *site) events(w http.ResponseWriter, r *http.Request) {
 	defer tick.Stop()
 	last := ""
 	for n := 0; ; n++ {
-		raw, err := json.Marshal(s.o.Transfers.Now())
+		raw, err := json.Marshal(s.transfers(user))
 		if err != nil {
 			return
 		}

@@ -26,7 +26,9 @@ import (
 // Options say what to serve, and to whom.
 type Options struct {
 	Store  *blobstore.Store
-	Mirror http.Handler // of all below /v2/
+	Mirror Mirror
+	// Private says who may see what, as Mirror has it.
+	Private *mirror.Private
 	// Passwords, if not nil, are wanted for everything but the health checks.
 	Passwords *Passwords
 	Limits    Limits
@@ -45,6 +47,11 @@ type Options struct {
 	Closing <-chan struct{}
 }
 
+// Mirror answers what is asked of all below /v2/, by a user who has been let in; "" where nobody has a name.
+type Mirror interface {
+	Serve(w http.ResponseWriter, r *http.Request, user string)
+}
+
 // Limits bound what clients may take. A client is an address.
 type Limits struct {
 	Requests rate.Limit // a second of one client; 0 is no bound
@@ -53,13 +60,13 @@ type Limits struct {
 
 // Handler makes the handler of all of it.
 func Handler(o Options) http.Handler {
-	s := &site{o: o, clients: newClients(o.Limits)}
+	s := &site{o: o, clients: newClients(o.Limits), looks: newLooks(o)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /page.js", script)
 	mux.HandleFunc("GET /events", s.events)
 	mux.HandleFunc("GET /warm/{group}", s.warm)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics.registry(o.Store), promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics.registry(s.looks.usage), promhttp.HandlerOpts{}))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		mirror.Fail(w, mirror.Refuse(http.StatusNotFound, "UNSUPPORTED", "there is no such thing here"))
 	})
@@ -71,6 +78,7 @@ type site struct {
 	o       Options
 	mux     *http.ServeMux
 	clients *clients
+	looks   looks
 }
 
 // serve is on the way of every request.
@@ -128,9 +136,10 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 	}
 	w.limit = s.clients.bytes(client)
 	if mirror.Concerns(r.URL.EscapedPath()) {
-		s.o.Mirror.ServeHTTP(w, r)
+		s.o.Mirror.Serve(w, r, user)
 		return
 	}
+	w.user = user
 	s.mux.ServeHTTP(w, r)
 }
 
@@ -154,7 +163,7 @@ func answer(w http.ResponseWriter, status int, text string) {
 
 // ready tells whether the store can be read.
 func (s *site) ready(w http.ResponseWriter) {
-	if _, err := s.o.Store.Roots(); err != nil {
+	if _, err := s.o.Store.Images(); err != nil {
 		answer(w, http.StatusServiceUnavailable, "the store "+filepath.Base(s.o.Store.Dir())+" can't be read\n")
 		return
 	}
@@ -167,18 +176,16 @@ func (s *site) ready(w http.ResponseWriter) {
 
 // warm tells whether a group of images is complete and fresh, as a gate for deployments.
 func (s *site) warm(w http.ResponseWriter, r *http.Request) {
-	if s.o.Groups != nil {
-		for _, g := range s.o.Groups() {
-			if g.Name != r.PathValue("group") {
-				continue
-			}
-			if g.Ready {
-				answer(w, http.StatusOK, "complete and fresh\n")
-			} else {
-				answer(w, http.StatusServiceUnavailable, "not complete and fresh: "+g.Problem+"\n")
-			}
-			return
+	for _, g := range s.groups(r.Context(), userOf(w)) {
+		if g.Name != r.PathValue("group") {
+			continue
 		}
+		if g.Ready {
+			answer(w, http.StatusOK, "complete and fresh\n")
+		} else {
+			answer(w, http.StatusServiceUnavailable, "not complete and fresh: "+g.Problem+"\n")
+		}
+		return
 	}
 	answer(w, http.StatusNotFound, "there is no such group\n")
 }
@@ -199,6 +206,15 @@ type watched struct {
 	status int
 	bytes  int64
 	limit  *rate.Limiter // nil is none
+	user   string        // who has been let in; "" where nobody has a name
+}
+
+// userOf is who an answer is for.
+func userOf(w http.ResponseWriter) string {
+	if w, ok := w.(*watched); ok {
+		return w.user
+	}
+	return ""
 }
 
 func (w *watched) code() int {
