@@ -572,6 +572,9 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 		http.Error(w, "the range is none of this blob", http.StatusRequestedRangeNotSatisfiable)
 		return nil
 	}
+	if size, err := body.Seek(0, io.SeekEnd); err == nil && size == 0 {
+		ranges = "" // http.ServeContent would send the last bytes of nothing, from 0 to -1
+	}
 	r = r.Clone(r.Context())
 	if r.Header.Del("Range"); ranges != "" {
 		r.Header.Set("Range", ranges)
