@@ -266,6 +266,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 			return err
 		}
 		if has, err := i.lease.Has(ocispec.Descriptor{Digest: want, Size: m.size}); err == nil && has {
+			delete(i.rotten, want)
 			b := i.blobs[want] // what is here was verified: the archive's copy isn't needed
 			b.size, b.named = m.size, true
 			i.blobs[want] = b

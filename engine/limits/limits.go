@@ -71,6 +71,8 @@ const (
 	ListDigests = 250_000
 	// ReportBytes is the largest report of a pull or of a bench that is read, in bytes.
 	ReportBytes = 16 << 20
+)
+
 // What serve is asked for.
 const (
 	// PageEntries is how many tags, repositories or referrers are given in one page.
