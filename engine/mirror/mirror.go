@@ -655,8 +655,10 @@ func readableRange(header string) (ranges string, ok bool) {
 		from, fromOK := position(first)
 		to, toOK := position(last)
 		switch {
-		case !ok || !fromOK || !toOK || from == math.MaxInt64 || first == "" && to == 0 || first != "" && last != "" && from > to:
+		case !ok || !fromOK || !toOK || r == "-" || first != "" && last != "" && from > to:
 			return "", false
+		case from == math.MaxInt64 || first == "" && last != "" && to == 0:
+			continue // no blob has those bytes; others of the list may be there
 		case last != "" && to == math.MaxInt64: // beyond any end
 			last = ""
 		}
