@@ -41,8 +41,8 @@ func Store(ctx context.Context, registry, user, password string) (where string, 
 	if err != nil {
 		return "", false, &Error{Where: path, Err: err}
 	}
-	server := serverOf(registry)
-	if name, _ := doc.parsed.helper(keysOf(registry, "")); name != "" {
+	server, keys := serverOf(registry), keysOf(registry, "")
+	if name, _ := doc.parsed.helper(keys); name != "" {
 		input, err := json.Marshal(map[string]string{"ServerURL": server, "Username": user, "Secret": password})
 		if err != nil {
 			return "", false, err
@@ -53,6 +53,11 @@ func Store(ctx context.Context, registry, user, password string) (where string, 
 		return helperProgram(name), false, nil
 	}
 	err = doc.change(func(auths map[string]json.RawMessage) error {
+		for key := range auths { // an older login by another spelling would be found before
+			if slices.Contains(keys, normalKey(key)) {
+				delete(auths, key)
+			}
+		}
 		e, err := json.Marshal(map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(user + ":" + password))})
 		auths[server] = e
 		return err
@@ -183,6 +188,9 @@ func openDocument(path string) (*document, error) {
 	}
 	if err := json.Unmarshal(text, &d.top); err != nil {
 		return nil, jsonError(text, err)
+	}
+	if d.top == nil { // the file is "null"
+		d.top = make(map[string]json.RawMessage)
 	}
 	if !hasAny(d.top, formKeys...) {
 		d.modernize()
