@@ -505,11 +505,13 @@ func compareVersions(a, b string) int {
 // suffix is how a tag compares with one that has more after it: a suffix makes it older,
 // another number newer.
 func suffix(rest string) int {
-	if strings.HasPrefix(rest, "-") || strings.HasPrefix(rest, "_") {
+	if isSuffix(rest) {
 		return 1
 	}
 	return -1
 }
+
+func isSuffix(rest string) bool { return strings.HasPrefix(rest, "-") || strings.HasPrefix(rest, "_") }
 
 func isVersion(tag string) bool { return tag != "" && isDigit(tag[0]) }
 
@@ -532,6 +534,9 @@ func compareRuns(a, b string) int {
 		}
 		return strings.Compare(x, y)
 	}
-	// A suffix against more of the version: 1.2-rc1 is before 1.2.1.
+	// A suffix against more of the version: 1.2-rc1 is before 1.2.1, and so is 1.2_rc1.
+	if x, y := isSuffix(a), isSuffix(b); x != y {
+		return suffix(b)
+	}
 	return strings.Compare(a, b)
 }

@@ -28,7 +28,11 @@ func parseCron(text string) (cron.Schedule, error) {
 	fields := strings.Fields(text)
 	if len(fields) > 0 && (strings.HasPrefix(fields[0], "TZ=") || strings.HasPrefix(fields[0], "CRON_TZ=")) {
 		zone, fields = fields[0]+" ", fields[1:]
+		if len(fields) == 0 { // for which the library ends the program
+			return nil, errors.New("it has a time zone and no times")
+		}
 	}
+	text = zone + strings.Join(fields, " ") // the library knows no tabs behind a zone
 	const hour, weekday = 1, 4
 	wild := true
 	if len(fields) == weekday+1 {
