@@ -159,8 +159,10 @@ func asText(path string, stdin io.Reader) (text []byte, rest io.Reader, err erro
 	// A tar's first name ends with a zero byte, and compressed files have some
 	// byte that no text has.
 	if textfile.IsUTF16(head) || utf8.Valid(head) && bytes.IndexFunc(head, func(r rune) bool { return r < '\t' }) < 0 {
-		text, err = textfile.ReadFrom(buffered, most)
-		return text, nil, err
+		if text, err = textfile.ReadFrom(buffered, most); err != nil || len(text) > 0 || again {
+			return text, nil, err
+		}
+		return nil, buffered, nil // nothing came by a pipe: no archive either
 	}
 	if again {
 		return nil, nil, nil
