@@ -14,7 +14,7 @@ CONFORMANCE   := v0.0.0-20260831232431-97274622c111
 AXE           := 4.14.1
 AXE_SUM       := e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 FUZZTIME      ?= 20s
-SOAKTIME      ?= 10m
+SOAKTIME      ?= 1m
 SCHEDULES     ?= 5000
 SEED          ?= 1
 
@@ -58,12 +58,12 @@ cover: ## what the tests cover, as coverage.html
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## run the linters
 	$< run ./...
 
-fuzz: ## run each fuzz test for FUZZTIME
+fuzz: ## run each fuzz test for FUZZTIME (20s)
 	@set -e; for p in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$p; done; done
 
-soak: ## thousands of bad links and power cuts under the race detector, then the fuzzers (needs a C compiler)
+soak: ## thousands of bad links and power cuts under the race detector, then each fuzz test for SOAKTIME (1m; needs a C compiler)
 	$(GO) test -race -timeout 60m ./engine -run 'AnySchedule|PowerCuts' -schedules $(SCHEDULES) -seed $(SEED)
 	$(GO) test -race -timeout 30m -count 5 ./cmd/drayage -run 'Kill|Damage'
 	$(MAKE) fuzz FUZZTIME=$(SOAKTIME)
