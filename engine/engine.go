@@ -37,6 +37,9 @@ type Options struct {
 	Referrers bool
 	Limits    schedule.Limits
 	Retry     retry.Policy // of bodies that break
+	// ForeignLayers fetches layers that their registry doesn't have, since it may not give them
+	// away, from the URLs that their descriptors name.
+	ForeignLayers bool
 	// Checkpoint is how often what has arrived of a blob is made to outlast a
 	// power cut; 0 means every 5 seconds.
 	Checkpoint time.Duration

@@ -811,12 +811,14 @@ func TestForeignAndEmbeddedBlobs(t *testing.T) {
 	if err := json.Unmarshal(img.Manifest, &m); err != nil {
 		t.Fatal(err)
 	}
+	m.Layers[0].MediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 	m.Layers[0].URLs = []string{"ftp://nowhere/x", "http://" + elsewhere.Host() + "/v2/x/blobs/absent", "http://user:secret@" + elsewhere.Host() + "/v2/x/blobs/" + img.Layers[0].Digest.String()}
 	m.Config.Data = img.Blobs[img.Config.Digest]
 	raw, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.opts.ForeignLayers = true
 	f.mustPull(t, f.PushManifest("app", "1", ocispec.MediaTypeImageManifest, raw))
 	for _, r := range elsewhere.Requests() {
 		if r.Authorization != "" {

@@ -1,16 +1,19 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
 	"drayage/blobstore"
 	"drayage/engine/event"
 	"drayage/engine/plan"
+	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
@@ -27,8 +30,12 @@ func (p *pull) fetchAnywhere(ctx context.Context, place *schedule.Place, desc oc
 	for {
 		sources := p.sources(desc.Digest, needing)
 		if len(sources) <= tried { // none that is new
-			if places := p.places(desc); len(places) > 0 {
+			places, refused := p.places(desc, needing)
+			if len(places) > 0 {
 				return p.fetch(ctx, place, desc, needing, places)
+			}
+			if refused != nil && err != nil {
+				err = fmt.Errorf("%w; %w", err, refused)
 			}
 			return fetched, err
 		}
@@ -201,15 +208,42 @@ func (p *pull) transferOptions(desc ocispec.Descriptor) transfer.Options {
 	}
 }
 
-// places are where a descriptor says that its blob is besides the registry.
-func (p *pull) places(desc ocispec.Descriptor) []transfer.Source {
-	var out []transfer.Source
-	for _, place := range desc.URLs {
-		if b, err := p.opts.Registry.URL(place, desc.Digest); err == nil {
-			out = append(out, b)
-		}
+// errForeign is the error of a layer that its registry doesn't have, and may not have.
+var errForeign = errors.New("it is a foreign layer, which its registry may not give away: --foreign-layers fetches it from the URLs in its manifest")
+
+// isForeign reports whether a media type is one of layers that may not be redistributed: those
+// alone have URLs (Docker's image manifest, version 2, schema 2; OCI image spec, "Non-Distributable
+// Layers").
+func isForeign(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.foreign.diff.tar") ||
+		strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.")
+}
+
+// places are where the descriptor of a foreign layer says that its blob is besides the registry,
+// for the images that need it; or why none is asked.
+func (p *pull) places(desc ocispec.Descriptor, needing []*plan.Image) ([]transfer.Source, error) {
+	if len(desc.URLs) == 0 || !isForeign(desc.MediaType) {
+		return nil, nil
 	}
-	return out
+	if !p.opts.ForeignLayers {
+		return nil, errForeign
+	}
+	var refs []reference.Image
+	for _, img := range needing {
+		refs = append(refs, img.Ref)
+	}
+	const most = 16 // of one layer
+	var out []transfer.Source
+	var refused error
+	for _, place := range desc.URLs[:min(len(desc.URLs), most)] {
+		b, err := p.opts.Registry.Foreign(place, desc.Digest, refs...)
+		if err != nil {
+			refused = cmp.Or(refused, err)
+			continue
+		}
+		out = append(out, b)
+	}
+	return out, refused
 }
 
 // sources are the repositories that the images come from, and their mirrors, each

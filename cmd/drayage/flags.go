@@ -46,9 +46,15 @@ func (n *networkFlags) add(f *pflag.FlagSet) {
 func (n *networkFlags) addTransport(f *pflag.FlagSet) {
 	f.BoolVarP(&n.insecure, "insecure", "I", false, "plain HTTP, for registries other than Docker Hub")
 	f.BoolVar(&n.skipVerify, "tls-skip-verify", false, "accept any TLS certificate")
+	f.StringArrayVar(&n.allowed, "allow-address", nil, "registries elsewhere may lead to `CIDR` of a private network or this machine, by redirects, token servers and URLs of layers: 10.1.0.0/16; may be repeated")
 	f.StringVar(&n.caCert, "ca-cert", "", "`FILE` with certificate authorities to trust besides the system's")
 	f.StringVar(&n.cert, "cert", "", "`FILE` with the TLS client certificate")
 	f.StringVar(&n.key, "key", "", "`FILE` with the TLS client key")
+}
+
+// foreignFlag adds the flag for layers that registries may not give away.
+func foreignFlag(f *pflag.FlagSet, yes *bool) {
+	f.BoolVar(yes, "foreign-layers", false, "fetch layers that a registry may not give away from the URLs in their manifest")
 }
 
 // platformFlag adds the flag for which image of several is meant.

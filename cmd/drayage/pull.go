@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,6 +47,7 @@ type pullOptions struct {
 	platforms []string
 	all       bool
 	referrers bool
+	foreign   bool
 	store     string
 	lock      string
 	relock    bool
@@ -91,6 +93,7 @@ reused. Everything else goes to standard error.`,
 	f.StringSliceVar(&o.platforms, "platform", nil, "which image of a multi-platform index: `OS/ARCH[/VARIANT]`; may be repeated (default "+image.DefaultPlatform().String()+")")
 	f.BoolVar(&o.all, "all-platforms", false, "every image of an index; --platform then says which one docker load gets")
 	f.BoolVar(&o.referrers, "referrers", false, "what refers to the images, too: signatures, attestations, SBOMs")
+	foreignFlag(f, &o.foreign)
 	f.StringVar(&o.lock, "lock", "", "pin: write to `FILE` the digest of each image, or pull those that it has")
 	f.BoolVar(&o.relock, "update-lock", false, "resolve the images anew and write them to the lock")
 	f.StringVar(&o.store, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
@@ -153,7 +156,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	}
 	opts := engine.Options{
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
-		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers,
+		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
 		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
 		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
 	}
@@ -533,6 +536,7 @@ type networkFlags struct {
 
 	mirrors  []string
 	hostsDir string
+	allowed  []string
 
 	limit     rate
 	stall     time.Duration
@@ -580,13 +584,30 @@ func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, poli
 	if err != nil {
 		return nil, err
 	}
+	allowed, err := n.addresses()
+	if err != nil {
+		return nil, err
+	}
 	opts := registry.Options{
-		Credentials: c, PlainHTTP: n.insecure, TLS: conf,
+		Allowed: allowed, Credentials: c, PlainHTTP: n.insecure, TLS: conf,
 		UserAgent: "drayage/" + versionString(), Observer: o, TraceHeaders: d.debug > 1,
 		Mirrors: mirrors, Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
 	}
 	change(&opts)
 	return registry.New(opts), nil
+}
+
+// addresses are those of --allow-address.
+func (n *networkFlags) addresses() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range n.allowed {
+		p, err := registry.ParseAllowed(text)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--allow-address: %w", err)}
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 // places are the mirrors that are asked before registries: those of --mirror, then

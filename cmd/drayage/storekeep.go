@@ -255,10 +255,11 @@ no other image needs, at once with --gc.`,
 type verifyOptions struct {
 	networkFlags
 	displayFlags
-	dir    string
-	again  bool
-	repair bool
-	limit  rate
+	dir     string
+	again   bool
+	repair  bool
+	foreign bool
+	limit   rate
 }
 
 func storeVerifyCommand(s streams) *cobra.Command {
@@ -282,6 +283,7 @@ sums it up. The exit status is 6 when blobs are damaged or missing, and not repa
 	f.BoolVar(&o.again, "again", false, "begin anew where an earlier one was interrupted")
 	f.Var(&o.limit, "read-rate", "read at most `RATE` bytes a second: 50M")
 	f.BoolVar(&o.repair, "repair", false, "fetch what is damaged or missing from the images' registries")
+	foreignFlag(f, &o.foreign)
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
 	return cmd
@@ -415,7 +417,7 @@ func (o *verifyOptions) mend(ctx context.Context, s streams, store *blobstore.St
 		return err
 	}
 	defer client.Close()
-	opts := engine.Options{Store: store, Registry: client, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 16, PerHost: 8}, KeepGoing: true}
+	opts := engine.Options{Store: store, Registry: client, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 16, PerHost: 8}, KeepGoing: true, ForeignLayers: o.foreign}
 	n := 0
 	for _, i := range broken {
 		ref, err := reference.Parse(i.Name)

@@ -49,6 +49,7 @@ type warmOptions struct {
 	jobs    int
 	perHost int
 	giveUp  time.Duration
+	foreign bool
 	noSync  bool
 }
 
@@ -81,6 +82,7 @@ made up for.`,
 	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
 	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
 	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "try the others when no byte has arrived for `DUR`")
+	foreignFlag(f, &o.foreign)
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
@@ -304,7 +306,7 @@ func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Obser
 	}
 	return engine.Options{
 		Store: w.store, Registry: c, Observer: observer, Retry: retry.Policy{Patience: w.o.giveUp}, KeepGoing: true,
-		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers,
+		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers, ForeignLayers: w.o.foreign,
 		Limits: schedule.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.stall / 5, Checkpoint: w.s.checkpoint,
 	}
 }

@@ -341,7 +341,7 @@ func (e *exam) get(ctx context.Context, method string, header http.Header) (*htt
 func (e *exam) getBy(ctx context.Context, c *registry.Client, method string, header http.Header) (*http.Response, error) {
 	header.Set("Accept-Encoding", "identity")
 	if e.store != nil {
-		return c.Elsewhere(ctx, method, e.store, header)
+		return c.Elsewhere(ctx, method, e.ref, e.store, header)
 	}
 	return c.Ask(ctx, method, e.ref, "/blobs/"+e.blob.Digest.String(), header)
 }
@@ -495,7 +495,7 @@ func (e *exam) connect(ctx context.Context, network, address string) (time.Durat
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	began := time.Now()
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := e.client.Dial(ctx, e.ref, network, address)
 	if err != nil {
 		return 0, err
 	}
@@ -513,9 +513,10 @@ func (e *exam) over(ctx context.Context, network, host string) (time.Duration, e
 		return 0, err
 	}
 	defer c.Close()
+	c.Follow(e.client, e.ref)
 	ask := func() (*http.Response, error) {
 		if e.store != nil && host == e.store.Host {
-			return c.Elsewhere(ctx, http.MethodGet, e.store, http.Header{"Range": {"bytes=0-0"}})
+			return c.Elsewhere(ctx, http.MethodGet, e.ref, e.store, http.Header{"Range": {"bytes=0-0"}})
 		}
 		return c.Ask(ctx, http.MethodHead, e.ref, "/manifests/"+e.ref.Wanted(), accept())
 	}
@@ -534,14 +535,18 @@ func (e *exam) certificate(ctx context.Context, host, name, port string) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	// What is looked at is not trusted: pulls check it.
-	d := tls.Dialer{Config: &tls.Config{ServerName: name, NextProtos: []string{"h2", "http/1.1"}, InsecureSkipVerify: true}}
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(name, port))
+	raw, err := e.client.Dial(ctx, e.ref, "tcp", net.JoinHostPort(name, port))
 	if err != nil {
 		e.add("TLS", host, Note, "is not spoken", "only with -I, or on this machine")
 		return
 	}
+	conn := tls.Client(raw, &tls.Config{ServerName: name, NextProtos: []string{"h2", "http/1.1"}, InsecureSkipVerify: true})
 	defer conn.Close()
-	state := conn.(*tls.Conn).ConnectionState()
+	if conn.HandshakeContext(ctx) != nil {
+		e.add("TLS", host, Note, "is not spoken", "only with -I, or on this machine")
+		return
+	}
+	state := conn.ConnectionState()
 	leaf := state.PeerCertificates[0]
 	left := time.Until(leaf.NotAfter)
 	const soon = 14 * 24 * time.Hour
@@ -606,6 +611,7 @@ func (e *exam) read(ctx context.Context, part int64, http2 bool) (float64, error
 		return 0, err
 	}
 	defer c.Close()
+	c.Follow(e.client, e.ref)
 	resp, err := e.getBy(ctx, c, http.MethodGet, http.Header{"Range": {fmt.Sprintf("bytes=0-%d", part-1)}})
 	if err != nil {
 		return 0, err

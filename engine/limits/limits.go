@@ -3,6 +3,8 @@
 // published today comes near them. docs/limits.md has them as a table, which a test compares.
 package limits
 
+import "time"
+
 // Manifests and indexes.
 const (
 	// ManifestBytes is the largest manifest, index or config that is read, in bytes: the 4 MiB
@@ -81,4 +83,36 @@ const (
 	Ranges = 16
 	// QueryBytes is how long the parameters of a request may be, in bytes.
 	QueryBytes = 4 << 10
+// Answers of registries and token servers that are no blobs.
+const (
+	// HeaderBytes is the largest header of an answer, in bytes, those of 1xx before it included.
+	HeaderBytes = 256 << 10
+	// ErrorBytes is how much of an error's body is read, in bytes.
+	ErrorBytes = 64 << 10
+	// TokenBytes is the largest answer of a token server, in bytes.
+	TokenBytes = 128 << 10
+	// AnswerGrace is how long a manifest, token, list or error may take from its header on before
+	// AnswerRate is held against it.
+	AnswerGrace = 30 * time.Second
+	// AnswerRate is the least that they must come by then, in bytes a second.
+	AnswerRate = 1 << 10
+	// ListBytes is the largest list of tags of a registry that knows no pages, in bytes, and all
+	// that is kept of the pages of others.
+	ListBytes = 64 << 20
+	// Referrers is how many manifests that refer to one are taken.
+	Referrers = 1_000
+	// ReferrerPages is how many pages of them are asked for.
+	ReferrerPages = 100
+)
+
+// Files that users have.
+const (
+	// LoginBytes is the largest file of logins, in bytes.
+	LoginBytes = 4 << 20
+	// Logins is how many registries it may have.
+	Logins = 10_000
+	// HostsBytes is the largest hosts.toml, in bytes.
+	HostsBytes = 1 << 20
+	// HelperBytes is how much of a credential helper's answer is read, in bytes.
+	HelperBytes = 1 << 20
 )

@@ -7,6 +7,7 @@ package reference
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	_ "crypto/sha256" // the digest algorithms that a reference may name
@@ -51,6 +52,11 @@ func Parse(s string) (Image, error) {
 		img.digest = d.Digest()
 		if err := img.digest.Validate(); err != nil {
 			return Image{}, fmt.Errorf("%q: %w: %s", s, ErrInvalid, reason(err))
+		}
+	}
+	if _, port, ok := strings.Cut(img.domain[strings.LastIndexByte(img.domain, ']')+1:], ":"); ok {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return Image{}, fmt.Errorf("%q: %w: there is no port %s", s, ErrInvalid, port)
 		}
 	}
 	if img.tag == "" && img.digest == "" {

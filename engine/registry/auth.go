@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -19,6 +18,8 @@ import (
 
 	"drayage/engine/credential"
 	"drayage/engine/event"
+	"drayage/engine/limits"
+	"drayage/engine/printable"
 )
 
 // grant is what one repository of a host is asked with: nothing, until the host wants
@@ -185,6 +186,7 @@ func (g *grant) explain(e *Error) {
 // once sends one request with what authorization it takes: when the answer is a challenge,
 // the request is sent again with an answer to that.
 func (c *Client) once(ctx context.Context, g *grant, method, place string, header http.Header) (*http.Response, error) {
+	ctx = withTrail(ctx, newTrail(g.host))
 	sent, err := c.authorization(ctx, g)
 	if err != nil {
 		return nil, err
@@ -237,6 +239,7 @@ func (g *grant) scope() string {
 
 // bare sends one request with a given Authorization, and follows redirects.
 func (c *Client) bare(ctx context.Context, method, place string, header http.Header, authorization string) (*http.Response, error) {
+	ctx = withTrail(ctx, trailOf(ctx).fork())
 	req, err := http.NewRequestWithContext(ctx, method, place, nil)
 	if err != nil {
 		return nil, &Error{Method: method, URL: c.secrets.Line(place), Detail: c.bareError(err), kind: ErrInvalid}
@@ -250,6 +253,9 @@ func (c *Client) bare(ctx context.Context, method, place string, header http.Hea
 	req.Header.Set("User-Agent", c.opts.UserAgent)
 	if authorization != "" {
 		req.Header.Set("Authorization", authorization)
+		if strings.HasPrefix(authorization, "Basic ") {
+			c.inPlain(req.URL)
+		}
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -258,10 +264,18 @@ func (c *Client) bare(ctx context.Context, method, place string, header http.Hea
 	return resp, nil
 }
 
+// inPlain warns, once a host, of a password that anybody on the way can read.
+func (c *Client) inPlain(u *url.URL) {
+	if u.Scheme == "http" && !isLoopback(u.Host) {
+		c.warnOnce("the password for " + printable.Line(u.Host) + " goes over the network without encryption, since it speaks plain HTTP")
+	}
+}
+
 // abroad answers the challenge of a host that a registry has redirected to: with a token that
 // anybody gets, for that host alone. The registry's credentials never go there.
 func (c *Client) abroad(ctx context.Context, resp *http.Response, ch challenge, header http.Header) (*http.Response, error) {
 	u, method := resp.Request.URL, resp.Request.Method
+	ctx = withTrail(ctx, trailOf(resp.Request.Context()))
 	sent := c.passFor(u) // for an earlier request: redirects go without
 	if sent == "" {
 		sent = resp.Request.Header.Get("Authorization")
@@ -313,9 +327,6 @@ func repositoryOf(path string) string {
 	}
 	return path
 }
-
-// tokenLimit bounds the answers of token servers, in bytes.
-const tokenLimit = 128 << 10
 
 // token gets one from the token server that a challenge names, by the distribution project's
 // token specification or, for an identity token, its OAuth2 variant. life is 0 when the server
@@ -385,15 +396,11 @@ func (c *Client) realms(g *grant, ch challenge, secret bool) (realm *url.URL, ou
 	text := ch.get("realm")
 	realm, err = url.Parse(text)
 	bad := &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrInvalid}
-	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" {
+	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || badPort(realm) {
 		bad.Detail = fmt.Sprintf("the registry names a token server that is not a URL: %q", c.secrets.Line(text))
 		return nil, nil, bad
 	}
 	realm.User, realm.Fragment = nil, ""
-	if blocked(realm.Hostname()) && !isLoopback(g.host.name) && !strings.EqualFold(realm.Hostname(), hostname(g.host.name)) {
-		bad.Detail = fmt.Sprintf("the registry names a token server on this machine or link: %s", c.secrets.Line(bareURL(realm)))
-		return nil, nil, bad
-	}
 	if realm.Scheme == "https" || ch.by != "https" {
 		return realm, []*url.URL{realm}, nil
 	}
@@ -419,20 +426,6 @@ func hostname(hostport string) string {
 	return (&url.URL{Host: hostport}).Hostname()
 }
 
-// blocked reports whether a host is an address that a registry elsewhere has no business with:
-// this machine, or its link, where clouds have their metadata.
-func blocked(name string) bool {
-	if strings.EqualFold(name, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(name)
-	if err != nil {
-		return false
-	}
-	addr = addr.Unmap()
-	return addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsUnspecified()
-}
-
 func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, scopes []string, cred credential.Credential) (token string, life time.Duration, err error) {
 	u := *realm
 	q := u.Query()
@@ -455,6 +448,7 @@ func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, 
 		}
 		u.RawQuery = q.Encode()
 	}
+	ctx = withTrail(ctx, trailOf(ctx).fork())
 	req, err := http.NewRequestWithContext(followingUpgrades(ctx), method, u.String(), strings.NewReader(body))
 	if err != nil {
 		return "", 0, &Error{Method: method, URL: bareURL(&u), Detail: "the token server's URL is malformed", kind: ErrInvalid}
@@ -468,6 +462,9 @@ func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, 
 	req.Header.Set("User-Agent", c.opts.UserAgent)
 	if cred.Password != "" {
 		req.SetBasicAuth(cred.User, cred.Password)
+	}
+	if cred != (credential.Credential{}) {
+		c.inPlain(&u)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -491,7 +488,7 @@ func (c *Client) tokenError(resp *http.Response) error {
 }
 
 func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, time.Duration, error) {
-	body, err := plainBody(resp, tokenLimit+1)
+	body, err := plainBody(resp, limits.TokenBytes+1)
 	var raw []byte
 	if err == nil {
 		raw, err = io.ReadAll(body)
@@ -510,7 +507,7 @@ func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, ti
 		AccessToken string          `json:"access_token"` // (G26)
 		ExpiresIn   json.RawMessage `json:"expires_in"`
 	}
-	if len(raw) > tokenLimit || json.Unmarshal(raw, &answer) != nil {
+	if len(raw) > limits.TokenBytes || json.Unmarshal(raw, &answer) != nil {
 		e.Detail = "the token server's answer is not a token"
 		return "", 0, e
 	}

@@ -30,6 +30,7 @@ type Blob struct {
 	at     site
 	digest digest.Digest
 	url    *url.URL // of another place than a registry, which has the blob too
+	by     []*host  // the registries that have named it
 
 	mu        sync.Mutex
 	lease     *lease
@@ -40,6 +41,7 @@ type Blob struct {
 // lease is a signed URL of another host, and when to ask for a new one.
 type lease struct {
 	url   *url.URL
+	by    *trail    // who has led there
 	renew time.Time // zero: when it stops working
 }
 
@@ -66,17 +68,39 @@ func (b *Blob) Where() string {
 	return b.at.host.name + b.at.path("", b.at.ns)
 }
 
-// URL is a place outside of any registry where a blob can be fetched, as the
-// descriptors of layers name some that may not be redistributed (OCI image spec,
-// "Descriptors", urls). It is asked without credentials. What is no URL of HTTP
-// is refused.
-func (c *Client) URL(place string, d digest.Digest) (*Blob, error) {
+// Foreign is a place outside of any registry where a blob can be fetched, as the descriptors of
+// layers name some that may not be redistributed (OCI image spec, "Descriptors", urls). It is
+// asked without credentials. refs are images whose manifests name it: it has to be a URL of
+// HTTPS, or of HTTP where all of their registries speak nothing better, and no closer than any of
+// them.
+func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image) (*Blob, error) {
 	u, err := url.Parse(place)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || badPort(u) {
 		return nil, fmt.Errorf("%w: a layer's URL %q", ErrInvalid, printable.Line(place))
 	}
+	b := &Blob{client: c, digest: d, url: u}
+	for _, ref := range refs {
+		b.by = append(b.by, c.home(ref).host)
+	}
+	for _, h := range b.by {
+		if u.Scheme != "https" && h.spoken() != "http" {
+			return nil, fmt.Errorf("%w: a layer's URL is one of plain HTTP, at %s", ErrInvalid, printable.Line(u.Host))
+		}
+	}
 	u.User = nil
-	return &Blob{client: c, digest: d, url: u}, nil
+	return b, nil
+}
+
+// foreignTrail is the trail to the URL of a foreign layer.
+func (b *Blob) foreignTrail() *trail {
+	out := &trail{most: loopback}
+	for _, h := range b.by {
+		out.over(h.where())
+	}
+	if len(b.by) == 0 {
+		out.over(anywhere)
+	}
+	return out
 }
 
 // Host is the registry that is asked, which is not always the host that sends.
@@ -106,7 +130,10 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		return nil, err
 	}
 	if isPage(resp, a.Size) {
-		title := b.client.secrets.Hide(pageTitle(bufferError(resp)))
+		title := ""
+		if page := bufferError(resp); ownWords(resp) {
+			title = b.client.secrets.Hide(pageTitle(page))
+		}
 		return nil, fmt.Errorf("%w: %s answers with a web page%s", transfer.ErrOdd, resp.Request.URL.Host, title)
 	}
 	if resp.StatusCode != http.StatusPartialContent {
@@ -120,6 +147,9 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 	}
 	if !ok || r.first > a.From || r.last < a.From {
 		resp.Body.Close()
+		if !ownWords(resp) {
+			text = "another range"
+		}
 		return nil, fmt.Errorf("%w: asked for bytes from %d, it answers %q", transfer.ErrRange, a.From, b.client.secrets.Line(text))
 	}
 	return &transfer.Body{ReadCloser: resp.Body, From: r.first, Ranged: ranged}, nil
@@ -161,7 +191,7 @@ func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, rang
 		}
 		var resp *http.Response
 		if l != nil {
-			resp, err = b.fromStorage(ctx, l.url, header)
+			resp, err = b.fromStorage(withTrail(ctx, l.by), l.url, header)
 		} else {
 			resp, l, err = b.fromRegistry(ctx, header, again)
 		}
@@ -232,7 +262,7 @@ func stale(status int) bool {
 // be called with what was found there. While one finds out, the others wait.
 func (b *Blob) leased(ctx context.Context) (*lease, func(*lease, error), error) {
 	if b.url != nil {
-		return &lease{url: b.url}, func(*lease, error) {}, nil
+		return &lease{url: b.url, by: b.foreignTrail()}, func(*lease, error) {}, nil
 	}
 	for {
 		b.mu.Lock()
@@ -309,7 +339,7 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 	if err != nil || !left {
 		return resp, nil, err
 	}
-	l := &lease{url: resp.Request.URL}
+	l := &lease{url: resp.Request.URL, by: trailOf(resp.Request.Context()).fork()}
 	if until := expiry(l.url); until.After(now) {
 		const share = 0.8 // of its life
 		l.renew = got.Add(time.Duration(share * float64(until.Sub(now))))
@@ -368,7 +398,7 @@ func isRedirect(resp *http.Response) bool {
 func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Header) (_ *http.Response, left bool, err error) {
 	home := resp.Request.URL
 	for nth := 1; isRedirect(resp); nth++ {
-		from := resp.Request.URL
+		from, way := resp.Request.URL, trailOf(resp.Request.Context())
 		to, err := resp.Location()
 		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a page for people, perhaps (G9)
 		resp.Body.Close()
@@ -382,7 +412,7 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 		}
 		left = left || !sameOrigin(home, to)
 		if left {
-			resp, err = b.fromStorage(ctx, to, header)
+			resp, err = b.fromStorage(withTrail(ctx, way), to, header)
 		} else {
 			resp, err = b.client.askURL(followingByHand(ctx), b.at, to.String(), header)
 		}
@@ -415,7 +445,7 @@ func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) 
 		if !ok || !sameOrigin(resp.Request.URL, u) {
 			return resp, nil
 		}
-		if authorization, err = c.anonymous(ctx, u, authorization, ch); err != nil || authorization == "" {
+		if authorization, err = c.anonymous(withTrail(ctx, trailOf(resp.Request.Context())), u, authorization, ch); err != nil || authorization == "" {
 			return resp, err
 		}
 		bufferError(resp)

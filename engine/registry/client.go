@@ -14,6 +14,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -23,6 +24,7 @@ import (
 
 	"drayage/engine/credential"
 	"drayage/engine/event"
+	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/retry"
@@ -72,6 +74,12 @@ type Options struct {
 	Network string
 	// Tokens, if not nil, is told of each token that a token server gives out.
 	Tokens func(Token)
+	// Allowed are addresses to which registries may lead that are elsewhere themselves: of
+	// private networks or this machine, as ParseAllowed reads them.
+	Allowed []netip.Prefix
+	// Grace is how long the body of an answer that is no blob may take before it is held against
+	// limits.AnswerRate; 0 means limits.AnswerGrace.
+	Grace time.Duration
 }
 
 // Client speaks to any number of registries. Its methods may be called from
@@ -114,6 +122,7 @@ type host struct {
 	anonymously map[string]bool
 	downUntil   time.Time // for a mirror
 	hint        nsHint    // what it makes of the parameter ns
+	near        reach     // where it was when it last answered
 }
 
 // under is a repository with the path that a mirror has before it: what credentials and
@@ -160,6 +169,9 @@ func New(opts Options) *Client {
 	if opts.FirstByte <= 0 {
 		opts.FirstByte = 2 * time.Minute
 	}
+	if opts.Grace <= 0 {
+		opts.Grace = limits.AnswerGrace
+	}
 	if opts.Observer == nil {
 		opts.Observer = event.Observers{}
 	}
@@ -180,9 +192,8 @@ func New(opts Options) *Client {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(opts.HTTP2)
-	c.base = newTransports(&http.Transport{
+	c.base = newTransports(opts, &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer(opts.Connect, opts.Network),
 		TLSClientConfig:     opts.TLS,
 		TLSHandshakeTimeout: opts.Connect,
 		MaxIdleConnsPerHost: opts.PerHost,
@@ -192,7 +203,8 @@ func New(opts Options) *Client {
 		Protocols:           &protocols,
 
 		OnProxyConnectResponse: proxyAnswer,
-	}, opts.Mirrors)
+		MaxResponseHeaderBytes: limits.HeaderBytes,
+	})
 	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: checkRedirect}
 	return c
 }
@@ -383,59 +395,140 @@ func odd(status int) bool {
 	return false
 }
 
-// over sends a request by HTTPS or, where that is allowed and the host speaks
-// it, by plain HTTP. While it isn't known which, plain HTTP is tried first,
-// since a TLS server says at once and clearly that it got plain HTTP, while the
-// reverse may hang. Requests that come meanwhile find out by themselves: if
-// they waited, one slow answer would hold them all up.
+// over sends a request by HTTPS or, where that is allowed and the host speaks no TLS, by plain
+// HTTP. While it isn't known which, HTTPS is tried first: who asks by plain HTTP for a name and
+// password gets them only when nobody speaks TLS there. Requests that come meanwhile find out by
+// themselves: if they waited, one slow answer would hold them all up.
 func (c *Client) over(ctx context.Context, h *host, g *grant, method, path string, header http.Header) (*http.Response, error) {
-	scheme := h.spoken()
-	known := scheme != ""
-	if !known {
-		scheme = "http"
-	}
 	by := func(ctx context.Context, scheme string) (*http.Response, error) {
 		place := h.at(scheme, path)
 		return c.once(ctx, g, method, place, h.dressed(header, place))
 	}
-	asking := ctx
-	if scheme == "http" {
-		asking = upgradingByHand(ctx)
+	switch h.spoken() {
+	case "https":
+		return by(ctx, "https")
+	case "http":
+		return c.upgrading(h, by, ctx)
 	}
-	first := asking
-	if !known {
-		first = unsurely(asking)
+	asking, p := probing(unsurely(ctx))
+	resp, err := by(asking, "https")
+	if err == nil {
+		h.speaks("https")
+		p.until(resp)
+		return resp, nil
 	}
-	resp, err := by(first, scheme)
-	if !known && err != nil && !wantsTLS(resp, err) && maySucceed(err) {
-		if wordless(err) {
-			if resp, errTLS := by(unsurely(ctx), "https"); errTLS == nil {
-				h.speaks("https")
-				return resp, nil
+	p.end()
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	if p.spoken() || !maySpeakPlain(err) {
+		if p.spoken() {
+			h.speaks("https")
+			if maySucceed(err) && !triesOf(ctx).once {
+				return by(ctx, "https")
 			}
 		}
-		if !triesOf(ctx).once {
-			resp, err = by(asking, scheme)
-		}
+		return nil, err
 	}
-	switch {
-	case scheme == "http" && err == nil && c.upgraded(h, resp):
-		resp.Body.Close()
-		return by(ctx, "https")
-	case known:
-		return resp, err
-	case wantsTLS(resp, err):
+	resp, err = c.upgrading(h, by, ctx)
+	if wantsTLS(resp, err) { // it was too slow to say so
 		tlsResp, tlsErr := by(ctx, "https")
-		if resp != nil && tlsErr != nil && speaksPlain(tlsErr) {
-			break // what it answered was no word about TLS
+		if tlsErr != nil && resp != nil && speaksPlain(tlsErr) {
+			h.speaks("http")
+			return resp, nil // what it answered was no word about TLS
 		}
 		closeBody(resp)
-		resp, err, scheme = tlsResp, tlsErr, "https"
+		if tlsErr == nil {
+			h.speaks("https")
+		}
+		return tlsResp, tlsErr
 	}
-	if err == nil {
-		h.speaks(scheme)
+	if err == nil && h.spoken() == "" {
+		h.speaks("http")
 	}
 	return resp, err
+}
+
+// upgrading sends a request by plain HTTP, and by HTTPS where the answer leads there.
+func (c *Client) upgrading(h *host, by func(ctx context.Context, scheme string) (*http.Response, error), ctx context.Context) (*http.Response, error) {
+	resp, err := by(upgradingByHand(ctx), "http")
+	if err == nil && c.upgraded(h, resp) {
+		resp.Body.Close()
+		return by(ctx, "https")
+	}
+	return resp, err
+}
+
+// probeTime is how long a server may take to connect and to speak TLS where plain HTTP is allowed:
+// firewalls drop what they don't know, and some servers wait for a line that TLS doesn't send.
+const probeTime = 4 * time.Second
+
+var errNoTLS = errors.New("it doesn't speak TLS in time")
+
+// probe is a request that finds out whether a server speaks TLS.
+type probe struct {
+	mu     sync.Mutex
+	timer  *time.Timer // runs while a connection is made
+	spoke  bool        // there was one with TLS
+	cancel context.CancelCauseFunc
+}
+
+// probing makes a request such a one.
+func probing(ctx context.Context) (context.Context, *probe) {
+	p := new(probe)
+	ctx, p.cancel = context.WithCancelCause(ctx)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		ConnectStart: func(string, string) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.timer == nil && !p.spoke {
+				p.timer = time.AfterFunc(probeTime, func() { p.cancel(errNoTLS) })
+			}
+		},
+		GotConn: func(httptrace.GotConnInfo) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.spoke = true
+			if p.timer != nil {
+				p.timer.Stop()
+			}
+		},
+	}), p
+}
+
+func (p *probe) spoken() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spoke
+}
+
+// end ends a request that had no answer.
+func (p *probe) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.cancel(nil)
+}
+
+// until ends a request with the body of its answer.
+func (p *probe) until(resp *http.Response) {
+	if w, ok := resp.Body.(*watched); ok {
+		w.body = &cancelling{w.body, p.cancel}
+		return
+	}
+	p.end() // the body was read
+}
+
+// maySpeakPlain reports whether an error of trying TLS leaves it open that the server speaks
+// plain HTTP: it says so, it hangs up, nobody is there, or it says nothing.
+func maySpeakPlain(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return errors.Is(err, errNoTLS)
+	}
+	return e.plain || e.proxy != "" || wordless(err) || e.cause != nil && (isUnreachable(e.cause) || errors.As(e.cause, new(tls.RecordHeaderError)))
 }
 
 // speaks remembers the scheme that a host answers to.
@@ -451,11 +544,12 @@ func maySucceed(err error) bool {
 	return errors.As(err, &e) && e.Status == 0 && e.passing
 }
 
-// wordless reports whether a server has closed the connection and said nothing, as some TLS
-// servers do with plain HTTP.
+// wordless reports whether a server has closed the connection and said nothing, as some servers
+// of plain HTTP do with TLS.
 func wordless(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && (errors.Is(e.cause, io.EOF) || errors.Is(e.cause, io.ErrUnexpectedEOF) || errors.Is(e.cause, syscall.ECONNRESET))
+	return errors.As(err, &e) && (errors.Is(e.cause, io.EOF) || errors.Is(e.cause, io.ErrUnexpectedEOF) ||
+		errors.Is(e.cause, syscall.ECONNRESET) || errors.Is(e.cause, syscall.EPIPE))
 }
 
 // upgraded reports whether a registry that was asked by plain HTTP leads to the same by
@@ -529,6 +623,7 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 	}
 	e := &Error{Method: req.Method, URL: c.secrets.Hide(bareURL(req.URL)), Detail: c.bareError(err), kind: ErrUnavailable, passing: true, cause: err}
 	var refused *proxyError
+	var led *addressError
 	switch text := err.Error(); {
 	case errors.As(err, &refused):
 		e.proxy = refused.proxy
@@ -544,6 +639,8 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 		e.Hint, e.kind, e.plain = "the registry speaks plain HTTP: -I allows that", ErrInvalid, true
 	case strings.Contains(text, `malformed HTTP response "\x15`):
 		e.kind, e.alert = ErrInvalid, true
+	case errors.As(err, &led):
+		e.Detail, e.Hint, e.kind = led.Error(), led.hint(), ErrInvalid
 	case errors.Is(err, errRedirect):
 		e.kind = ErrInvalid
 	case errors.Is(err, errHeldBack):

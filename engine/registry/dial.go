@@ -3,14 +3,19 @@ package registry
 import (
 	"context"
 	"net"
+	"net/url"
+	"syscall"
 	"time"
+
+	"drayage/engine/reference"
 )
 
 // dialer makes connections that take in no more ahead than their round trip
 // needs: what lies in a socket's buffer when the process or the connection dies
-// is fetched again. A network, if given, is used in place of what is asked for.
-func dialer(timeout time.Duration, only string) func(ctx context.Context, network, address string) (net.Conn, error) {
-	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
+// is fetched again. A network, if given, is used in place of what is asked for. control, if
+// given, may refuse an address.
+func dialer(timeout time.Duration, only string, control func(ctx context.Context, network, address string, c syscall.RawConn) error) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second, ControlContext: control}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if only != "" {
 			network = only
@@ -21,4 +26,19 @@ func dialer(timeout time.Duration, only string) func(ctx context.Context, networ
 		}
 		return c, err
 	}
+}
+
+// Dial makes a connection to a host and port that is a reference's registry, or that this has
+// led to, as far as it may lead there.
+func (c *Client) Dial(ctx context.Context, ref reference.Image, network, address string) (net.Conn, error) {
+	at := c.home(ref).host
+	name, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if at.has(&url.URL{Scheme: "https", Host: address}) {
+		return c.base.dial(nil, "")(ctx, network, address)
+	}
+	may := at.where()
+	return c.base.dial(&may, name)(ctx, network, address)
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/retry"
 	"drayage/engine/transfer"
@@ -85,9 +86,6 @@ func (e *Error) Unwrap() error { return e.kind }
 // Is makes an error that may pass a transfer.ErrPassing.
 func (e *Error) Is(target error) bool { return e.passing && target == transfer.ErrPassing }
 
-// errorBodyLimit bounds what is read of an error's body.
-const errorBodyLimit = 64 << 10
-
 // spent holds an error response's body after it was read.
 type spent struct {
 	io.Reader
@@ -103,7 +101,7 @@ func bufferError(resp *http.Response) []byte {
 		return s.text
 	}
 	var text []byte
-	if body, err := plainBody(resp, errorBodyLimit); err == nil {
+	if body, err := plainBody(resp, limits.ErrorBytes); err == nil {
 		text, _ = io.ReadAll(body) // a part serves too
 	}
 	resp.Body.Close()
@@ -120,6 +118,7 @@ func bufferError(resp *http.Response) []byte {
 func plainBody(resp *http.Response, limit int64) (io.Reader, error) {
 	encodings := strings.Split(strings.Join(resp.Header.Values("Content-Encoding"), ","), ",")
 	const slack = 64 << 10 // of compression
+	asWhole(resp.Body)
 	beginning := bufio.NewReader(resp.Body)
 	body := io.LimitReader(beginning, limit+slack)
 	if isJSON(beginning) {
@@ -194,7 +193,10 @@ func throttled(status int, body []byte) bool {
 // responseError makes the error of a response that is none of those wanted.
 func (c *Client) responseError(resp *http.Response, registryHost string, until time.Time) *Error {
 	body := bufferError(resp)
-	e := &Error{Method: resp.Request.Method, URL: c.secrets.Hide(bareURL(resp.Request.URL)), Status: resp.StatusCode, Detail: c.secrets.Line(describe(body))}
+	e := &Error{Method: resp.Request.Method, URL: c.secrets.Hide(bareURL(resp.Request.URL)), Status: resp.StatusCode}
+	if ownWords(resp) {
+		e.Detail = c.secrets.Line(describe(body))
+	}
 	for _, one := range parseErrors(body).Errors {
 		e.codes = append(e.codes, one.Code)
 	}
@@ -233,6 +235,12 @@ func (c *Client) responseError(resp *http.Response, registryHost string, until t
 	}
 	e.passing = errors.Is(e.kind, ErrQuota) || errors.Is(e.kind, ErrUnavailable) && retry.Status(resp.StatusCode)
 	return e
+}
+
+// ownWords reports whether an answer is of the registry itself. What a host says that others have
+// named is not told: who named it may not be able to ask it.
+func ownWords(resp *http.Response) bool {
+	return trailOf(resp.Request.Context()).isOwn(resp.Request.URL)
 }
 
 // spentQuota reports whether a throttling answer tells that it is about a quota

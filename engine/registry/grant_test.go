@@ -19,10 +19,11 @@ func TestATokenServerThatFailsWhileATokenIsGood(t *testing.T) {
 	defer server.Close()
 	c := New(Options{})
 	defer c.Close()
+	ctx := withTrail(t.Context(), &trail{most: loopback})
 	h := &host{name: "127.0.0.1:1", registry: "127.0.0.1:1", base: "/v2", scheme: "http", grants: make(map[grantKey]*grant)}
 	g := h.grant("team/app", false)
 	ch := challenge{scheme: "bearer", by: "http", params: []param{{"realm", server.URL}}}
-	if got, err := c.obtain(t.Context(), g, "", ch); got != "Bearer one" || err != nil {
+	if got, err := c.obtain(ctx, g, "", ch); got != "Bearer one" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
 	for _, want := range []struct {
@@ -32,7 +33,7 @@ func TestATokenServerThatFailsWhileATokenIsGood(t *testing.T) {
 	}{{200, "two", "Bearer two", time.Minute}, {404, "", "Bearer two", time.Minute}, {200, "three", "Bearer three", time.Minute}, {404, "", "", -time.Minute}} {
 		status, token = want.status, want.token
 		g.renew, g.end = time.Now().Add(-time.Second), time.Now().Add(want.good)
-		got, err := c.authorization(t.Context(), g)
+		got, err := c.authorization(ctx, g)
 		if got != want.sent || (err != nil) != (want.sent == "") {
 			t.Errorf("%d, good for %v: %q, %v", want.status, want.good, got, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/textfile"
@@ -51,7 +52,7 @@ func HostsDir(dir, registry string, base *tls.Config) ([]Mirror, error) {
 			return nil, err
 		}
 		path := filepath.Join(folder, "hosts.toml")
-		raw, err := textfile.Read(path, maxHostsFile)
+		raw, err := textfile.Read(path, limits.HostsBytes)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -66,9 +67,6 @@ func HostsDir(dir, registry string, base *tls.Config) ([]Mirror, error) {
 	}
 	return nil, nil
 }
-
-// maxHostsFile is the largest hosts.toml that is read, in bytes.
-const maxHostsFile = 1 << 20
 
 // folders are the names that the folder of a registry may have. Docker Hub's names are one.
 func folders(registry string) []string {

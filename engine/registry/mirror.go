@@ -69,7 +69,7 @@ func ParseMirrorURL(s string) (*url.URL, error) {
 	if right, bare := bracketed(s); bare {
 		return nil, fmt.Errorf("%q: an IPv6 address stands in brackets: write %s", shown, right)
 	}
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || strings.HasSuffix(u.Host, ":") {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || badPort(u) {
 		return nil, fmt.Errorf("%q is not the URL of a mirror, such as https://mirror.example", shown)
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
@@ -235,40 +235,5 @@ func (c *Client) mirrorFailed(h *host, why error) {
 	c.mu.Unlock()
 	if !known {
 		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("mirror %s: %v; the next mirror or the registry is asked instead", h.name, why)})
-	}
-}
-
-// transports are the connections to all hosts: those with a TLS configuration of
-// their own apart.
-type transports struct {
-	base *http.Transport
-	own  map[string]*http.Transport // by host
-}
-
-func newTransports(base *http.Transport, mirrors []Mirror) *transports {
-	t := &transports{base: base, own: make(map[string]*http.Transport)}
-	for _, m := range mirrors {
-		if m.TLS != nil && t.own[m.URL.Host] == nil {
-			own := base.Clone()
-			own.TLSClientConfig = m.TLS
-			t.own[m.URL.Host] = own
-		}
-	}
-	return t
-}
-
-// RoundTrip implements http.RoundTripper.
-func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {
-	if own := t.own[req.URL.Host]; own != nil {
-		return own.RoundTrip(req)
-	}
-	return t.base.RoundTrip(req)
-}
-
-// CloseIdleConnections closes those of all.
-func (t *transports) CloseIdleConnections() {
-	t.base.CloseIdleConnections()
-	for _, own := range t.own {
-		own.CloseIdleConnections()
 	}
 }

@@ -18,7 +18,11 @@ import (
 // body.
 func (c *Client) Ask(ctx context.Context, method string, ref reference.Image, below string, header http.Header) (*http.Response, error) {
 	at := c.home(ref)
-	return c.ask(followingByHand(withTries(ctx, tries{host: at.host.name, once: true})), method, at, below, header)
+	resp, err := c.ask(followingByHand(withTries(ctx, tries{host: at.host.name, once: true})), method, at, below, header)
+	if err == nil {
+		asWhole(resp.Body)
+	}
+	return resp, err
 }
 
 // Bare is Ask without any credentials, and without asking for some.
@@ -32,7 +36,7 @@ func (c *Client) Bare(ctx context.Context, method string, ref reference.Image, b
 	if err != nil {
 		return nil, &Error{Method: method, URL: at.host.name, Detail: "the URL is malformed", kind: ErrInvalid}
 	}
-	return c.Elsewhere(ctx, method, u, header)
+	return c.Elsewhere(ctx, method, ref, u, header)
 }
 
 // Challenges are the schemes of authentication that an answer asks for, in lower case,
@@ -86,9 +90,10 @@ func granted(token string) []string {
 	return out
 }
 
-// Elsewhere sends one request to a URL that a registry has redirected to, without
+// Elsewhere sends one request to a URL that a reference's registry has redirected to, without
 // credentials.
-func (c *Client) Elsewhere(ctx context.Context, method string, u *url.URL, header http.Header) (*http.Response, error) {
+func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Image, u *url.URL, header http.Header) (*http.Response, error) {
+	ctx = withTrail(ctx, newTrail(c.home(ref).host))
 	req, err := http.NewRequestWithContext(withTries(ctx, tries{host: u.Host, once: true}), method, u.String(), nil)
 	if err != nil {
 		return nil, &Error{Method: method, URL: bareURL(u), Detail: "the URL is malformed", kind: ErrInvalid}
@@ -101,7 +106,14 @@ func (c *Client) Elsewhere(ctx context.Context, method string, u *url.URL, heade
 	if err != nil {
 		return nil, c.requestError(ctx, req, err)
 	}
+	asWhole(resp.Body)
 	return resp, nil
+}
+
+// Follow takes over from another client where a reference's registry is, which says where it may
+// lead.
+func (c *Client) Follow(other *Client, ref reference.Image) {
+	c.home(ref).host.isNear(other.home(ref).host.where())
 }
 
 // Expiry is when a signed URL stops working, the zero time when it doesn't tell.

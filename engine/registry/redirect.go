@@ -65,6 +65,9 @@ func mayFollow(from, to *url.URL, nth int) error {
 	if to.Scheme != "http" && to.Scheme != "https" {
 		return fmt.Errorf("%w: to the scheme %q", errRedirect, to.Scheme)
 	}
+	if badPort(to) {
+		return fmt.Errorf("%w: to the port %q", errRedirect, to.Port())
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,17 +12,12 @@ import (
 	"strings"
 
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// maxReferrers is how many manifests that refer to one are listed at most.
-const maxReferrers = 1000
-
-// maxPages is how many pages that list is read from.
-const maxPages = 100
 
 // Referrers lists the manifests that name another as their subject, by the OCI
 // distribution spec, section "Listing Referrers"; where a registry doesn't have
@@ -33,8 +29,8 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 	header := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
 	seen := make(map[string]bool)
 	for pages := 0; ; pages++ {
-		if pages >= maxPages {
-			return nil, fmt.Errorf("what refers to %s: %w: more than %d pages", subject, image.ErrInvalid, maxPages)
+		if pages >= limits.ReferrerPages {
+			return nil, fmt.Errorf("what refers to %s: %w: more than %d pages", subject, image.ErrInvalid, limits.ReferrerPages)
 		}
 		resp, err := c.send(ctx, http.MethodGet, at, path, header, http.StatusOK)
 		var e *Error
@@ -48,17 +44,23 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		if err != nil {
 			return nil, fmt.Errorf("what refers to %s: %w", subject, err)
 		}
-		var page ocispec.Index
-		if err := json.Unmarshal(raw, &page); err != nil || page.Manifests == nil && resp.Header.Get("Content-Type") != ocispec.MediaTypeImageIndex {
+		page, err := readReferrers(raw)
+		if errors.Is(err, image.ErrInvalid) {
+			return nil, fmt.Errorf("what refers to %s: %w", subject, err)
+		}
+		if err != nil || page == nil && resp.Header.Get("Content-Type") != ocispec.MediaTypeImageIndex {
 			return c.taggedReferrers(ctx, ref, subject) // a page for people, where others answer 404
 		}
-		out = append(out, page.Manifests...)
-		if len(out) > maxReferrers {
-			return nil, fmt.Errorf("what refers to %s: %w: more than %d manifests", subject, image.ErrInvalid, maxReferrers)
+		out = append(out, page...)
+		if len(out) > limits.Referrers {
+			return nil, tooManyReferrers(subject)
 		}
 		next, more, err := nextPage(resp)
 		if err == nil && more && seen[next] {
 			err = errors.New("it leads back to a page that was read")
+		}
+		if err == nil && more && len(page) == 0 {
+			err = errors.New("a page leads on that has nothing")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("what refers to %s: %w: the list can't be read to its end: %s", subject, image.ErrInvalid, c.bareError(err))
@@ -70,6 +72,44 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		path = "/referrers/" + subject.String() + next
 	}
 	return out, checked(out)
+}
+
+func tooManyReferrers(subject digest.Digest) error {
+	return fmt.Errorf("what refers to %s: %w: more than %d manifests", subject, image.ErrInvalid, limits.Referrers)
+}
+
+// readReferrers reads the descriptors of a page, which are nil when there is no list of them. What
+// has too many, or more than an index may have, is an image.ErrInvalid.
+func readReferrers(raw []byte) (page []ocispec.Descriptor, err error) {
+	if err := limits.CheckJSON(raw, map[string]bool{"annotations": true}); err != nil {
+		return nil, fmt.Errorf("%w: %w", image.ErrInvalid, err)
+	}
+	err = eachField(json.NewDecoder(bytes.NewReader(raw)), func(key string, d *json.Decoder) error {
+		if !strings.EqualFold(key, "manifests") {
+			return skipValue(d)
+		}
+		token, err := d.Token()
+		if err != nil || token == nil {
+			return err
+		}
+		if token != json.Delim('[') {
+			return errNotObject
+		}
+		page = []ocispec.Descriptor{}
+		for d.More() {
+			if len(page) == limits.Referrers {
+				return fmt.Errorf("%w: more than %d manifests", image.ErrInvalid, limits.Referrers)
+			}
+			var one ocispec.Descriptor
+			if err := d.Decode(&one); err != nil {
+				return err
+			}
+			page = append(page, one)
+		}
+		_, err = d.Token()
+		return err
+	})
+	return page, err
 }
 
 // taggedReferrers lists what the tag of a subject lists.

@@ -45,7 +45,7 @@ func newRetrying(c *Client) *retrying {
 		next: &tracing{
 			client: c,
 			next:   &timely{next: c.base, habits: c.habits}, observer: c.opts.Observer, headers: c.opts.TraceHeaders,
-			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit},
+			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit, grace: c.opts.Grace},
 		},
 		policy:   c.opts.Retry,
 		pulse:    c.pulse,
@@ -182,8 +182,8 @@ func isMalformed(err error) bool {
 // isUnreachable reports whether an error says that no connection could be made.
 func isUnreachable(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, new(*net.DNSError)) ||
-		strings.Contains(err.Error(), "TLS handshake timeout")
+	return !isRefusedAddress(err) && (errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, new(*net.DNSError)) ||
+		strings.Contains(err.Error(), "TLS handshake timeout"))
 }
 
 // isProtocol reports errors that come from speaking plain HTTP to a TLS server
@@ -282,7 +282,9 @@ func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 		e.Why = t.client.bareError(err)
 	} else {
 		e.Status = resp.StatusCode
-		t.client.passOn(resp)
+		if trailOf(req.Context()).isOwn(req.URL) {
+			t.client.passOn(resp)
+		}
 		resp.Body = t.watch.body(req.Context(), resp)
 	}
 	if t.headers {

@@ -5,21 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"hash/maphash"
 	"net/http"
 	"slices"
 
+	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 )
 
-// Limits of a list of tags.
-const (
-	tagsPerPage  = 1000
-	maxTagPages  = 10_000
-	maxTags      = 1_000_000
-	maxTagsBytes = 16 << 20 // of one page: some registries know no pages
-)
+// tagsPerPage is how many tags a page is asked to have.
+const tagsPerPage = 1000
 
 // Tags lists the tags of a repository, from all pages of the list (OCI distribution spec,
 // "Listing Tags"). A list that can't be read to its end is an error: the newest of half a list
@@ -28,8 +24,7 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 	at := c.home(ref)
 	path := fmt.Sprintf("/tags/list?n=%d", tagsPerPage)
 	seen := map[string]bool{path: true}
-	var out []string
-	known := make(map[string]bool)
+	list := newTagList()
 	for page := 1; ; page++ {
 		resp, err := c.send(ctx, http.MethodGet, at, path, http.Header{"Accept": {"application/json"}}, http.StatusOK)
 		var e *Error
@@ -41,7 +36,9 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 		if err != nil {
 			return nil, err
 		}
-		tags, err := readTags(resp)
+		next, more, linkErr := nextPage(resp)
+		before := len(list.tags)
+		err = list.read(resp, more)
 		resp.Body.Close()
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -49,30 +46,19 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 		fault := func(why string) error {
 			return &Error{Method: http.MethodGet, URL: bareURL(resp.Request.URL), Detail: "the list of tags " + why, kind: ErrInvalid}
 		}
-		if err != nil {
-			return nil, fault("can't be read: " + c.bareError(err))
-		}
-		before := len(out)
-		for _, tag := range tags {
-			if !known[tag] {
-				known[tag] = true
-				out = append(out, tag)
-			}
-		}
-		next, more, err := nextPage(resp)
 		switch {
 		case err != nil:
-			return nil, fault("can't be read to its end: " + c.bareError(err))
+			return nil, fault("can't be read: " + c.bareError(err))
+		case linkErr != nil:
+			return nil, fault("can't be read to its end: " + c.bareError(linkErr))
 		case !more:
-			return out, nil
+			return list.tags, nil
 		case seen["/tags/list"+next]:
 			return nil, fault("leads back to a page that was read")
-		case page > 1 && len(out) == before:
+		case len(list.tags) == before:
 			return nil, fault("can't be read to its end: a page leads on that has no new tags")
-		case page == maxTagPages:
-			return nil, fault(fmt.Sprintf("has more than %d pages", maxTagPages))
-		case len(out) > maxTags:
-			return nil, fault(fmt.Sprintf("has more than %d tags", maxTags))
+		case page == limits.Pages:
+			return nil, fault(fmt.Sprintf("has more than %d pages", limits.Pages))
 		}
 		path = "/tags/list" + next
 		seen[path] = true
@@ -85,36 +71,94 @@ func tooMany(e *Error) bool {
 		(e.Status == http.StatusBadRequest || e.Status == http.StatusUnprocessableEntity || slices.Contains(e.codes, "PAGINATION_NUMBER_INVALID"))
 }
 
-// readTags reads one page. Tags that are null are passed over, as Nexus has them.
-func readTags(resp *http.Response) ([]string, error) {
-	body, err := plainBody(resp, maxTagsBytes+1)
+// tagList are the tags of a list, each once.
+type tagList struct {
+	tags  []string
+	bytes int
+	seed  maphash.Seed
+	known map[uint64]struct{} // by their hashes: a million names would take twice the memory
+}
+
+func newTagList() *tagList {
+	return &tagList{seed: maphash.MakeSeed(), known: make(map[uint64]struct{})}
+}
+
+// read adds a page, value by value: a page of nothing but small values would take many times its
+// bytes as a whole. One that leads on has no reason to be large, while some registries know no
+// pages. Tags that are null are passed over, as Nexus has them.
+func (l *tagList) read(resp *http.Response, leadsOn bool) error {
+	most := int64(limits.ListBytes)
+	if leadsOn {
+		most = limits.PageBytes
+	}
+	body, err := plainBody(resp, most+1)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	raw, err := io.ReadAll(body)
-	if err != nil {
-		return nil, err
-	}
-	if len(raw) > maxTagsBytes {
-		return nil, fmt.Errorf("a page of more than %d MiB", maxTagsBytes>>20)
-	}
-	var page map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &page); err != nil {
-		return nil, errors.New("it is not JSON")
-	}
-	var tags []*string
-	list, ok := page["tags"]
-	if !ok {
-		return nil, fmt.Errorf("it has no tags: %s", printable.Line(string(raw)))
-	}
-	if err := json.Unmarshal(list, &tags); err != nil {
-		return nil, errors.New("its tags are not a list of names")
-	}
-	out := make([]string, 0, len(tags))
-	for _, t := range tags {
-		if t != nil {
-			out = append(out, *t)
+	start := &beginning{Reader: body}
+	counted := &counted{Reader: start}
+	found := false
+	err = eachField(json.NewDecoder(counted), func(key string, d *json.Decoder) error {
+		if key != "tags" {
+			return skipValue(d)
 		}
+		if found {
+			return fmt.Errorf("%w: it has two", errTags)
+		}
+		found = true
+		return l.add(d)
+	})
+	switch {
+	case counted.n > most:
+		return fmt.Errorf("a page of more than %d MiB", most>>20)
+	case errors.Is(err, errTags), errors.Is(err, errTagsMost):
+		return err
+	case isSyntax(err):
+		return errors.New("it is not JSON")
+	case err != nil:
+		return err
+	case !found:
+		return fmt.Errorf("it has no tags: %s", printable.Line(string(start.text)))
 	}
-	return out, nil
+	return nil
+}
+
+var (
+	errTags     = errors.New("its tags are not a list of names")
+	errTagsMost = fmt.Errorf("it has more than %d tags, or more than %d MiB of them", limits.Tags, limits.ListBytes>>20)
+)
+
+// add adds the names of a JSON array, or of null.
+func (l *tagList) add(d *json.Decoder) error {
+	token, err := d.Token()
+	if err != nil || token == nil {
+		return err
+	}
+	if token != json.Delim('[') {
+		return errTags
+	}
+	for n := 1; d.More(); n++ {
+		token, err := d.Token()
+		if err != nil {
+			return err
+		}
+		tag, ok := token.(string)
+		if !ok && token != nil {
+			return errTags
+		}
+		if n > limits.Tags {
+			return errTagsMost
+		}
+		key := maphash.String(l.seed, tag)
+		if _, again := l.known[key]; again || !ok {
+			continue
+		}
+		if l.bytes += len(tag); l.bytes > limits.ListBytes || len(l.tags) == limits.Tags {
+			return errTagsMost
+		}
+		l.known[key] = struct{}{}
+		l.tags = append(l.tags, tag)
+	}
+	_, err = d.Token()
+	return err
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"time"
 
+	"drayage/engine/limits"
+
 	"golang.org/x/time/rate"
 )
 
@@ -19,6 +21,7 @@ var errStalled = errors.New("no byte came for too long")
 // errors and tokens too: none may keep a run waiting for ever.
 type watch struct {
 	stall time.Duration
+	grace time.Duration // how long what is no blob may take before limits.AnswerRate is wanted
 	limit *rate.Limiter // nil means none
 }
 
@@ -37,14 +40,43 @@ type watched struct {
 	ctx   context.Context
 	body  io.ReadCloser
 	timer *time.Timer // runs while a read waits
+
+	whole  bool // it is read as a whole, and may not drip
+	got    int64
+	waited time.Duration // for what came of it
+}
+
+// errSlow ends an answer that would never have come as a whole.
+var errSlow = errors.New("it comes too slowly")
+
+// asWhole has a body watched that is read as a whole: one that drips a byte now and then is never
+// silent, and would never end.
+func asWhole(body io.Reader) {
+	if w, ok := body.(*watched); ok {
+		w.whole = true
+	}
+}
+
+// slow is an error when a body has taken longer than its bytes may take.
+func (w *watched) slow() error {
+	if most := w.grace + time.Duration(w.got)*time.Second/limits.AnswerRate; w.whole && w.waited > most {
+		return fmt.Errorf("%w: %d bytes in %v", errSlow, w.got, w.waited.Round(time.Millisecond))
+	}
+	return nil
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	if w.limit != nil && len(p) > w.limit.Burst() {
 		p = p[:w.limit.Burst()]
 	}
+	if err := w.slow(); err != nil {
+		return 0, err
+	}
+	begun := time.Now()
 	w.timer.Reset(w.stall)
 	n, err := w.body.Read(p)
+	w.waited += time.Since(begun)
+	w.got += int64(n)
 	if !w.timer.Stop() && err != nil {
 		err = fmt.Errorf("%w (%v)", errStalled, w.stall)
 	}
