@@ -18,11 +18,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"drayage/engine/limits"
 	"drayage/engine/textfile"
 )
-
-// maxFile is the largest credential file that is read, in bytes.
-const maxFile = 4 << 20
 
 // file is what a file of Docker's or Podman's kind says (docker/cli's config.json,
 // containers-auth.json(5)).
@@ -48,17 +46,22 @@ func parseFile(raw []byte) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	var top map[string]json.RawMessage
-	if err := json.Unmarshal(text, &top); err != nil {
-		return nil, jsonError(text, err)
+	return parseText(text)
+}
+
+// parseText is parseFile for one that is decoded.
+func parseText(text []byte) (*file, error) {
+	top, err := fields(text)
+	if err != nil {
+		return nil, err
 	}
 	f := &file{entries: make(map[string][]entry), helpers: make(map[string]string)}
 	auths := top
 	if !hasAny(top, formKeys...) {
 		// The oldest form, .dockercfg, has the registries at its top.
 	} else if auths = nil; len(top["auths"]) > 0 {
-		if err := json.Unmarshal(top["auths"], &auths); err != nil {
-			return nil, errors.New("its auths is not an object")
+		if auths, err = fields(top["auths"]); err != nil {
+			return nil, fmt.Errorf("its auths: %w", err)
 		}
 	}
 	keys := make([]string, 0, len(auths))
@@ -74,17 +77,72 @@ func parseFile(raw []byte) (*file, error) {
 		normal := normalKey(key)
 		f.entries[normal] = append(f.entries[normal], e)
 	}
-	var helpers map[string]string
-	if len(top["credHelpers"]) > 0 && json.Unmarshal(top["credHelpers"], &helpers) != nil {
-		return nil, errors.New("its credHelpers is not an object of names")
-	}
-	for key, name := range helpers {
-		f.helpers[normalKey(key)] = name
+	if len(top["credHelpers"]) > 0 {
+		helpers, err := fields(top["credHelpers"])
+		if err != nil {
+			return nil, fmt.Errorf("its credHelpers: %w", err)
+		}
+		for key, raw := range helpers {
+			var name string
+			if json.Unmarshal(raw, &name) != nil {
+				return nil, errors.New("its credHelpers is not an object of names")
+			}
+			f.helpers[normalKey(key)] = name
+		}
 	}
 	if len(top["credsStore"]) > 0 && json.Unmarshal(top["credsStore"], &f.store) != nil {
 		return nil, errors.New("its credsStore is not a name")
 	}
 	return f, nil
+}
+
+// fields are those of a JSON object, nil for null. Their values are parts of the text: a file of
+// many small things would take many times its size as a whole.
+func fields(text []byte) (map[string]json.RawMessage, error) {
+	if bytes.Equal(bytes.TrimSpace(text), []byte("null")) {
+		return nil, nil
+	}
+	if err := json.Unmarshal(text, new(struct{})); err != nil {
+		return nil, jsonError(text, err)
+	}
+	out := make(map[string]json.RawMessage)
+	n, depth, key, begins := 0, 0, "", -1 // of a value, -1 while a key is read
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		if depth == 1 && begins >= 0 && (c == ',' || c == '}') {
+			out[key] = bytes.TrimSpace(text[begins:i])
+			if n++; n > limits.Logins {
+				return nil, fmt.Errorf("it has more than %d entries", limits.Logins)
+			}
+			begins = -1
+		}
+		switch c {
+		case '"':
+			end := i + 1
+			for ; text[end] != '"'; end++ { // it is valid JSON
+				if text[end] == '\\' {
+					end++
+				}
+			}
+			if depth == 1 && begins < 0 {
+				if err := json.Unmarshal(text[i:end+1], &key); err != nil {
+					return nil, jsonError(text, err)
+				}
+			}
+			i = end
+		case ':':
+			if depth == 1 && begins < 0 {
+				begins = i + 1
+			}
+		case '{', '[':
+			if depth++; depth > limits.JSONDepth {
+				return nil, fmt.Errorf("it is nested more than %d deep", limits.JSONDepth)
+			}
+		case '}', ']':
+			depth--
+		}
+	}
+	return out, nil
 }
 
 // formKeys are those of which a file has one that is not of the oldest form.
@@ -331,10 +389,11 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	case info.IsDir():
 		return nil, &fs.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
-	case info.Size() > maxFile:
+	case info.Size() > limits.LoginBytes:
 		return nil, &fs.PathError{Op: "read", Path: path, Err: textfile.ErrTooLarge}
 	}
 	var b bytes.Buffer
-	_, err = b.ReadFrom(&limited{f, maxFile})
+	b.Grow(int(info.Size()) + bytes.MinRead)
+	_, err = b.ReadFrom(&limited{f, limits.LoginBytes})
 	return b.Bytes(), err
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/engine/limits"
 	"drayage/engine/printable"
 )
 
@@ -136,7 +137,7 @@ func callHelper(ctx context.Context, deadline time.Duration, name, verb, input s
 	}
 	inner, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	const most = 1 << 20 // bytes of an answer
+	const most = limits.HelperBytes
 	var out, words capped
 	out.most, words.most = most, most
 	cmd := exec.CommandContext(inner, program, verb)
@@ -152,13 +153,13 @@ func callHelper(ctx context.Context, deadline time.Duration, name, verb, input s
 	case errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success():
 		// It has ended well; what it has started, an agent perhaps, goes on.
 	case err != nil:
-		said := strings.TrimSpace(out.String())
+		said := strings.TrimSpace(out.kept.String())
 		if said == "" {
-			said = strings.TrimSpace(words.String())
+			said = strings.TrimSpace(words.kept.String())
 		}
 		return nil, &helperError{withoutSecrets(said, input, secrets)}
 	}
-	return out.Bytes(), nil
+	return out.kept.Bytes(), nil
 }
 
 // errNoProgram says that a helper isn't installed.
@@ -180,13 +181,14 @@ func withoutSecrets(said, input string, secrets []string) string {
 	return known.Hide(said)
 }
 
-// capped keeps the beginning of what is written to it.
+// capped keeps the beginning of what is written to it. Its buffer is no part of its face: that
+// could be read into past the cap.
 type capped struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	most int
 }
 
 func (c *capped) Write(p []byte) (int, error) {
-	c.Buffer.Write(p[:min(len(p), max(0, c.most-c.Len()))])
+	c.kept.Write(p[:min(len(p), max(0, c.most-c.kept.Len()))])
 	return len(p), nil
 }

@@ -179,15 +179,18 @@ func openDocument(path string) (*document, error) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return d, nil
 	}
-	if d.parsed, err = parseFile(raw); err != nil {
-		return nil, err
-	}
 	text, err := textfile.Decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(text, &d.top); err != nil {
-		return nil, jsonError(text, err)
+	if d.parsed, err = parseText(text); err != nil {
+		return nil, err
+	}
+	if d.top, err = fields(text); err != nil {
+		return nil, err
+	}
+	if d.top == nil { // null
+		d.top = make(map[string]json.RawMessage)
 	}
 	if d.top == nil { // the file is "null"
 		d.top = make(map[string]json.RawMessage)
@@ -196,8 +199,8 @@ func openDocument(path string) (*document, error) {
 		d.modernize()
 	}
 	if auths := d.top["auths"]; len(auths) > 0 {
-		if err := json.Unmarshal(auths, &d.auths); err != nil {
-			return nil, errors.New("its auths is not an object")
+		if d.auths, err = fields(auths); err != nil {
+			return nil, fmt.Errorf("its auths: %w", err)
 		}
 	}
 	if d.auths == nil { // "auths": null
