@@ -83,6 +83,8 @@ const (
 	Ranges = 16
 	// QueryBytes is how long the parameters of a request may be, in bytes.
 	QueryBytes = 4 << 10
+)
+
 // Answers of registries and token servers that are no blobs.
 const (
 	// HeaderBytes is the largest header of an answer, in bytes, those of 1xx before it included.
