@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -34,10 +35,13 @@ func (s *Store) syncFolder(path string) error {
 
 // replaceFile replaces a small file: written beside, synced if so wanted,
 // renamed. The folder is left to the caller to sync. The caller holds the store's lock, so
-// the name beside is its own, and one that a dead process left is written over.
+// the name beside is its own, and what a dead process left there goes.
 func replaceFile(path string, data []byte, sync bool) (err error) {
 	beside := path + besideSuffix
-	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}

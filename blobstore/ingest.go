@@ -275,7 +275,7 @@ func (s *Store) dropDeadIngests() {
 			continue // not ours, or of use
 		}
 		path := s.paths.ingestLock(d)
-		lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		lock, err := durable.OpenPlain(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			continue
 		}

@@ -48,7 +48,7 @@ func (s *Store) Lease() (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking a lease on the store: %w", err)
 	}
-	gate, err := os.OpenFile(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
+	gate, err := durable.OpenPlain(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("taking a lease on the store: %w", err), os.Remove(f.Name()), f.Close())
 	}
@@ -63,7 +63,7 @@ func (l *Lease) Close() error {
 // excludeKeepers waits until nobody writes to a lease, and lets nobody do so until
 // unlock is called: what isn't kept then, nobody counts on.
 func (s *Store) excludeKeepers() (unlock func(), err error) {
-	gate, err := os.OpenFile(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
+	gate, err := durable.OpenPlain(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +215,7 @@ func (s *Store) leased(without func(path string) bool) (map[digest.Digest]bool, 
 
 // isHeld reports whether a process holds the lock on a file.
 func isHeld(path string) bool {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := durable.OpenPlain(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return false
 	}
@@ -245,7 +245,7 @@ func (s *Store) dropDeadLeases() { dropUnlocked(s.paths.lease("*")) }
 func dropUnlocked(pattern string) {
 	files, _ := filepath.Glob(pattern)
 	for _, path := range files {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		f, err := durable.OpenPlain(path, os.O_RDWR, 0)
 		if err != nil {
 			continue
 		}

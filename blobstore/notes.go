@@ -66,7 +66,7 @@ func (s *Store) Claim(purpose string) (*os.File, bool, error) {
 	if err := os.MkdirAll(s.paths.notes(), 0o755); err != nil {
 		return nil, false, fmt.Errorf("claiming the store: %w", err)
 	}
-	f, err := os.OpenFile(s.paths.note(purpose+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := durable.OpenPlain(s.paths.note(purpose+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, false, fmt.Errorf("claiming the store: %w", err)
 	}

@@ -126,7 +126,7 @@ func (s *stamps) put(d digest.Digest, info fs.FileInfo) {
 	if s.known[d] == now {
 		return
 	}
-	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	f, err := durable.OpenPlain(s.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
 		return
 	}

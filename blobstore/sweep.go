@@ -502,7 +502,7 @@ func (s *Store) partials() []found {
 
 // dropPartial removes a half-fetched blob, unless somebody is at work on it.
 func (s *Store) dropPartial(d digest.Digest) {
-	f, err := os.OpenFile(s.paths.ingestLock(d), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := durable.OpenPlain(s.paths.ingestLock(d), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return
 	}

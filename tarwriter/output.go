@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -49,15 +50,18 @@ type File struct {
 	path    string
 	opts    FileOptions
 	part    *os.File
+	mode    fs.FileMode // of the archive; the part is this user's alone
 	vols    *volumes
 	special bool // a device or pipe, which is written to directly
 	done    bool
 }
 
 // CreateFile begins an archive that will be called path. One that exists is
-// refused with ErrExists unless it is to be replaced. Bytes go to a file
-// beside it, named with .drayage-part at the end, which a later try takes over if this
-// process dies. The caller must call Close.
+// refused with ErrExists unless it is to be replaced; a symbolic link is replaced, and not
+// followed. Bytes go to a file beside it, named with .drayage-part at the end, which a later try
+// takes away if this process dies, and which only this user may read. What else has that name
+// may have been put there by another user of the folder, and is an error. The caller must call
+// Close.
 //
 // Volumes are called path.001, path.002 and so on; beside them is path.sha256, in the
 // form that sha256sum -c reads, and it appears last.
@@ -69,12 +73,17 @@ func CreateFile(path string, o FileOptions) (*File, error) {
 	case err == nil && !info.Mode().IsRegular() && o.Split > 0:
 		return nil, fmt.Errorf("output %s: %w, and is no file: it can't be volumes", path, ErrExists)
 	case err == nil && !info.Mode().IsRegular():
+		if durable.Planted(path) { // who reads from it isn't who was meant to
+			return nil, fmt.Errorf("output: %w", &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrForeign})
+		}
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
 		return &File{path: path, part: f, special: true, opts: o}, nil
 	case err == nil && !o.Force && o.Split == 0:
+		return nil, fmt.Errorf("output %s: %w", path, ErrExists)
+	case errors.Is(err, fs.ErrNotExist) && !o.Force && isThere(path): // a link that leads nowhere
 		return nil, fmt.Errorf("output %s: %w", path, ErrExists)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("output: %w", err)
@@ -98,7 +107,7 @@ func CreateFile(path string, o FileOptions) (*File, error) {
 		return nil, fmt.Errorf("output %s: %w", path, err)
 	}
 	f := &File{path: path, part: part, opts: o}
-	err = part.Truncate(0)
+	f.mode, err = keepPrivate(part)
 	if err == nil && o.Split > 0 {
 		err = removeParts(path) // of a process that died: this one has the lock
 	}
@@ -108,10 +117,30 @@ func CreateFile(path string, o FileOptions) (*File, error) {
 	return f, nil
 }
 
-// lockPart opens the file that the archive at path is written to, for this process
-// alone. One that was removed between opening and locking is another's. One that
-// has the archive's name too was left by a process that died while it gave it
-// that name: then only this name is taken away.
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// keepPrivate makes a new file one that only this user may read, and returns the mode that it had
+// by the umask and its folder, for when it has its name.
+func keepPrivate(f *os.File) (fs.FileMode, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	const private = 0o600
+	_ = f.Chmod(private) // some file systems have no modes
+	return info.Mode().Perm(), nil
+}
+
+// newMode is that of files that are written, by the umask.
+const newMode = 0o644
+
+// lockPart makes the file that the archive at path is written to, for this process alone. What a
+// process that died has left of one goes: nothing of it is used. One that was removed between
+// opening and locking is another's. One that has the archive's name too was left by a process
+// that died while it gave it that name: then only this name is taken away.
 func lockPart(path string) (*os.File, error) {
 	archive := path
 	path += partSuffix
@@ -121,7 +150,12 @@ func lockPart(path string) (*os.File, error) {
 				return nil, err
 			}
 		}
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, newMode)
+		if errors.Is(err, fs.ErrExist) {
+			if err = clearPart(path); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -139,10 +173,53 @@ func lockPart(path string) (*os.File, error) {
 	}
 }
 
+// clearPart removes a part that this user's process has left that died.
+func clearPart(path string) error {
+	f, err := durable.OpenPlain(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := durable.CheckOwn(f); err != nil {
+		if !durable.StillNamed(f, path) { // its writer is done just now
+			return nil
+		}
+		return err
+	}
+	won, err := durable.TryLock(f)
+	switch {
+	case err != nil:
+		return err
+	case !won:
+		return ErrBusy
+	case !durable.StillNamed(f, path):
+		return nil
+	}
+	if removesOpen {
+		return os.Remove(path)
+	}
+	return errors.Join(f.Close(), os.Remove(path))
+}
+
+// removesOpen is whether a file can be removed while it is open.
+const removesOpen = runtime.GOOS != "windows"
+
+// removeFile removes what a process that died has left under a name, if that is no folder.
+func removeFile(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || info.IsDir() {
+		return nil // it will be told when the name is used
+	}
+	return os.Remove(path)
+}
+
 // sameFile reports whether two names are of one file.
 func sameFile(a, b string) bool {
-	x, errA := os.Stat(a)
-	y, errB := os.Stat(b)
+	x, errA := os.Lstat(a)
+	y, errB := os.Lstat(b)
 	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
@@ -209,7 +286,8 @@ func (f *File) publish(ctx context.Context) error {
 			return fmt.Errorf("syncing %s: %w", f.path, err)
 		}
 	}
-	if err := nameFile(f.part.Name(), f.path, f.opts.Force); err != nil {
+	_ = f.part.Chmod(f.mode) // some file systems have no modes
+	if err := giveName(f.part, f.path, f.opts.Force); err != nil {
 		return fmt.Errorf("naming the archive: %w", err)
 	}
 	f.done = true
@@ -218,6 +296,18 @@ func (f *File) publish(ctx context.Context) error {
 	}
 	if err := durable.SyncFolder(filepath.Dir(f.path)); err != nil {
 		return fmt.Errorf("syncing the folder of %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// giveName gives an open file its name, which nobody who may change the folder has given to
+// another meanwhile.
+func giveName(f *os.File, path string, force bool) error {
+	if err := nameFile(f.Name(), path, force); err != nil {
+		return err
+	}
+	if !durable.StillNamed(f, path) {
+		return &fs.PathError{Op: "naming", Path: path, Err: errors.New("another process put something else in its place")}
 	}
 	return nil
 }
@@ -246,7 +336,7 @@ func (f *File) Close() error {
 	if f.vols != nil {
 		errs = append(errs, f.vols.close())
 	}
-	if !f.special && !f.done {
+	if !f.special && !f.done && durable.StillNamed(f.part, f.part.Name()) {
 		errs = append(errs, os.Remove(f.part.Name()))
 	}
 	return errors.Join(append(errs, f.part.Close())...)
@@ -289,9 +379,11 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Dir is an archive's members as files of a folder.
+// Dir is an archive's members as files of a folder. Links in it that lead out of it are not
+// followed.
 type Dir struct {
 	path    string
+	root    *os.Root
 	lock    *os.File // marks the folder as one that is being written, and is locked while it is
 	lazy    bool     // the disk isn't waited for
 	made    bool
@@ -304,25 +396,34 @@ type Dir struct {
 // unless it is to be written into. Of the options Force and NoSync count. The caller
 // must call Close.
 func CreateDir(path string, o FileOptions) (*Dir, error) {
+	if durable.Planted(path) { // whose it is could change what is in it
+		return nil, fmt.Errorf("output folder: %w", &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrForeign})
+	}
 	entries, err := os.ReadDir(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return nil, fmt.Errorf("output: %w", err)
-		}
-		return lockDir(&Dir{path: path, made: true, lazy: o.NoSync}, true)
-	case err != nil:
+	made := errors.Is(err, fs.ErrNotExist)
+	if made {
+		err = os.MkdirAll(path, 0o755)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("output: %w", err)
 	}
 	left := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == dirMark })
 	if len(entries) > 0 && !o.Force && !left {
 		return nil, fmt.Errorf("output folder %s: %w, and is not empty", path, ErrExists)
 	}
-	d, err := lockDir(&Dir{path: path, left: left, lazy: o.NoSync}, len(entries) == 0)
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	d := &Dir{path: path, root: root, made: made, left: left, lazy: o.NoSync}
+	err = d.mark(len(entries) == 0)
 	if err == nil && left {
 		err = d.clear()
 	}
-	return d, err
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("output folder %s: %w", path, err), d.closeFiles())
+	}
+	return d, nil
 }
 
 // dirMark is a file in a folder that is being written. What a run left that was killed has it,
@@ -332,12 +433,18 @@ const (
 	ownFolder = "all here is of an archive that is being written\n"
 )
 
-// lockDir marks a folder as one that is being written, by this process alone, and that had
-// nothing in it before when it is empty.
-func lockDir(d *Dir, empty bool) (*Dir, error) {
-	var err error
-	if d.lock, err = os.OpenFile(filepath.Join(d.path, dirMark), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
-		return nil, fmt.Errorf("output: %w", err)
+// mark marks the folder as one that is being written, by this process alone, and that had
+// nothing in it before when it is empty. A mark that another user has made says nothing of what
+// may be removed.
+func (d *Dir) mark(empty bool) (err error) {
+	d.lock, err = d.root.OpenFile(dirMark, os.O_RDWR|os.O_CREATE|os.O_EXCL, newMode)
+	if errors.Is(err, fs.ErrExist) {
+		if d.lock, err = durable.OpenPlainIn(d.root, dirMark, os.O_RDWR, 0); err == nil {
+			err = durable.CheckOwn(d.lock)
+		}
+	}
+	if err != nil {
+		return err
 	}
 	won, err := durable.TryLock(d.lock)
 	if err == nil && !won {
@@ -349,10 +456,16 @@ func lockDir(d *Dir, empty bool) (*Dir, error) {
 	if err == nil && empty {
 		_, err = d.lock.WriteString(ownFolder)
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("output folder %s: %w", d.path, err), d.lock.Close())
+	return err
+}
+
+// closeFiles closes what is open of the folder.
+func (d *Dir) closeFiles() error {
+	err := d.root.Close()
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
 	}
-	return d, nil
+	return err
 }
 
 // clear removes what a run left that was killed: all of it in a folder of its own, else the parts
@@ -366,7 +479,7 @@ func (d *Dir) clear() error {
 		entries, err := os.ReadDir(d.path)
 		for _, e := range entries {
 			if e.Name() != dirMark {
-				err = errors.Join(err, os.RemoveAll(filepath.Join(d.path, e.Name())))
+				err = errors.Join(err, d.root.RemoveAll(e.Name()))
 			}
 		}
 		return err
@@ -376,18 +489,18 @@ func (d *Dir) clear() error {
 
 // clearParts removes parts of files.
 func (d *Dir) clearParts() error {
-	return filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
+	return fs.WalkDir(d.root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && strings.HasSuffix(path, partSuffix) && e.Name() != dirMark {
-			err = removePart(path, e)
+			err = d.removePart(path, e)
 		}
 		return err
 	})
 }
 
 // removePart removes part of a file, unless another process is writing it.
-func removePart(path string, e fs.DirEntry) error {
+func (d *Dir) removePart(path string, e fs.DirEntry) error {
 	if e.Type().IsRegular() {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		f, err := durable.OpenPlainIn(d.root, path, os.O_RDWR, 0)
 		if err != nil {
 			return err
 		}
@@ -396,7 +509,7 @@ func removePart(path string, e fs.DirEntry) error {
 			return err
 		}
 	}
-	return os.Remove(path)
+	return d.root.Remove(path)
 }
 
 // unmark ends the writing of a folder.
@@ -404,7 +517,7 @@ func (d *Dir) unmark() error {
 	if d.lock == nil {
 		return nil
 	}
-	err := errors.Join(os.Remove(d.lock.Name()), d.lock.Close())
+	err := errors.Join(d.root.Remove(dirMark), d.lock.Close())
 	d.lock = nil
 	return err
 }
@@ -454,26 +567,30 @@ func (d *Dir) syncFolders() error {
 }
 
 func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress func(int64)) (moved Moved, err error) {
-	path := filepath.Join(d.path, filepath.FromSlash(m.Name))
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	path := filepath.FromSlash(m.Name)
+	if err := d.root.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return moved, err
 	}
 	part := path + partSuffix
+	if info, err := d.root.Lstat(part); err == nil && !info.IsDir() { // of a run that died
+		if err := d.root.Remove(part); err != nil {
+			return moved, err
+		}
+	}
 	defer func() {
 		if err != nil {
-			os.Remove(part)
+			d.root.Remove(part)
 		}
 	}()
 	if m.Link != "" {
-		os.Remove(part) // of a run that died
-		if err := os.Symlink(filepath.FromSlash(m.Link), part); err != nil {
+		if err := d.root.Symlink(filepath.FromSlash(m.Link), part); err != nil {
 			return moved, err
 		}
 	} else if moved, err = d.writeFile(ctx, part, m, blobs, progress); err != nil {
 		return moved, err
 	}
-	_, before := os.Lstat(path)
-	if err := os.Rename(part, path); err != nil {
+	_, before := d.root.Lstat(path)
+	if err := d.root.Rename(part, path); err != nil {
 		return moved, err
 	}
 	if before != nil { // what was there stays, also when the rest fails
@@ -484,7 +601,7 @@ func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress f
 
 // writeFile writes a member's content to a file, and syncs it.
 func (d *Dir) writeFile(ctx context.Context, path string, m Member, blobs Blobs, progress func(int64)) (Moved, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := d.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, newMode)
 	if err != nil {
 		return Moved{}, err
 	}
@@ -499,24 +616,21 @@ func (d *Dir) writeFile(ctx context.Context, path string, m Member, blobs Blobs,
 // Close ends the writing. When it was not completed, what it made is removed; in a folder that
 // a run left that was killed all stays as it is, for the next one to take over.
 func (d *Dir) Close() error {
-	if d.done {
-		return nil
-	}
-	if d.left {
-		return d.lock.Close()
+	if d.done || d.left {
+		return d.closeFiles()
 	}
 	err := d.unmark()
 	for _, path := range d.written {
-		os.Remove(path)
-		for dir := filepath.Dir(path); dir != d.path && len(dir) > len(d.path); dir = filepath.Dir(dir) {
-			os.Remove(dir) // refused, as it should be, while something is in it
+		d.root.Remove(path)
+		for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
+			d.root.Remove(dir) // refused, as it should be, while something is in it
 		}
 	}
 	if d.made {
 		for _, sub := range []string{"blobs/sha256", "blobs"} { // of OCI layouts; others have the folders of what they wrote
-			os.Remove(filepath.Join(d.path, sub))
+			d.root.Remove(sub)
 		}
 		os.Remove(d.path)
 	}
-	return err
+	return errors.Join(err, d.closeFiles())
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -31,9 +32,10 @@ type volumes struct {
 	size  int64
 	width int // of the numbers
 	files []*os.File
-	at    int64 // written to the last of files
-	fresh bool  // a file is to be begun
-	lazy  bool  // the disk isn't waited for
+	at    int64       // written to the last of files
+	mode  fs.FileMode // that they get with their names
+	fresh bool        // a file is to be begun
+	lazy  bool        // the disk isn't waited for
 }
 
 // newVolumes begins volumes for an archive of at most total bytes.
@@ -48,9 +50,12 @@ func (v *volumes) name(i int) string { return fmt.Sprintf("%s.%0*d", v.path, v.w
 // current is the file for the next bytes, and how many it still takes.
 func (v *volumes) current() (*os.File, int64, error) {
 	if v.fresh || v.at == v.size {
-		f, err := os.OpenFile(v.name(len(v.files))+partSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+		f, err := os.OpenFile(v.name(len(v.files))+partSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, newMode)
 		if err != nil {
 			return nil, 0, err
+		}
+		if v.mode, err = keepPrivate(f); err != nil {
+			return nil, 0, errors.Join(err, f.Close())
 		}
 		v.files = append(v.files, f)
 		v.at, v.fresh = 0, false
@@ -116,7 +121,8 @@ func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 		}
 	}
 	for i, f := range v.files {
-		if err := nameFile(f.Name(), v.name(i), force); err != nil {
+		_ = f.Chmod(v.mode) // some file systems have no modes
+		if err := giveName(f, v.name(i), force); err != nil {
 			return err
 		}
 		named = append(named, v.name(i))
@@ -146,7 +152,10 @@ func (v *volumes) syncFolder() error {
 
 // writeSums writes the checksums, of which a failure leaves nothing.
 func (v *volumes) writeSums(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err := removeFile(path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, newMode)
 	if err != nil {
 		return err
 	}

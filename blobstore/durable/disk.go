@@ -41,7 +41,7 @@ type OS struct{}
 
 // Open implements Disk.
 func (OS) Open(path string) (File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := OpenPlain(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}

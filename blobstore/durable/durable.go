@@ -61,7 +61,7 @@ func Folder(path string) error {
 func Lock(ctx context.Context, path string, waiting func()) (*os.File, error) {
 	const between = 50 * time.Millisecond
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := OpenPlain(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if errors.Is(err, fs.ErrNotExist) { // its folder was removed by a holder that is done
 			if err := Folder(filepath.Dir(path)); err != nil {
 				return nil, err
@@ -99,13 +99,13 @@ func Lock(ctx context.Context, path string, waiting func()) (*os.File, error) {
 }
 
 // StillNamed reports whether path still names an open file, which it doesn't
-// once the file was removed or replaced.
+// once the file was removed or replaced. A link to it is another file.
 func StillNamed(f *os.File, path string) bool {
 	a, err := f.Stat()
 	if err != nil {
 		return false
 	}
-	b, err := os.Stat(path)
+	b, err := os.Lstat(path)
 	return err == nil && os.SameFile(a, b)
 }
 
