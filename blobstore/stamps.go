@@ -60,7 +60,7 @@ func (s *stamps) same(d digest.Digest, info fs.FileInfo) bool {
 
 // load reads what is new in the file. What can't be read is as if it weren't there.
 func (s *stamps) load() {
-	f, err := os.Open(s.path)
+	f, err := durable.OpenPlain(s.path, os.O_RDONLY, 0)
 	if err != nil {
 		return
 	}

@@ -282,11 +282,11 @@ func (s *Store) check() error {
 	case err == nil:
 		return fmt.Errorf("%w of this version: %s says %.60q; a newer drayage may have made it", ErrNotStore, s.paths.mark(), got)
 	case !errors.Is(err, fs.ErrNotExist):
-		return err
+		return s.whose(err)
 	}
 	entries, err := os.ReadDir(s.Dir())
 	if err != nil {
-		return err // fs.ErrNotExist: to be made
+		return s.whose(err) // fs.ErrNotExist: to be made
 	}
 	// A store in the making has nothing but what create makes, the lock first.
 	// Its maker may be at work now, or have died.
@@ -312,7 +312,7 @@ func (s *Store) check() error {
 // create makes the folders and files of an empty store. Any number of
 // processes may do so at once, and a later one finishes what a dead one began.
 func (s *Store) create() error {
-	if err := os.MkdirAll(s.Dir(), 0o755); err != nil {
+	if err := makeFolder(s.Dir()); err != nil {
 		return err
 	}
 	unlock, err := s.lock()

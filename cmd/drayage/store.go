@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
@@ -56,7 +56,7 @@ func peekStore(given string) (*blobstore.Store, error) {
 
 // noStore is an empty store, for commands that keep nothing: one that isn't there.
 func noStore() (*blobstore.Store, error) {
-	return blobstore.Peek(filepath.Join(os.TempDir(), fmt.Sprintf("drayage-no-store-%d-%d", os.Getpid(), time.Now().UnixNano())))
+	return blobstore.Peek(filepath.Join(os.TempDir(), "drayage-no-store-"+rand.Text()))
 }
 
 // familiar is a name as people type it.

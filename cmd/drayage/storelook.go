@@ -209,6 +209,9 @@ func storeInfoCommand(s streams) *cobra.Command {
 func printUsage(_ context.Context, s streams, store *blobstore.Store, u blobstore.Usage) error {
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "store\t%s\n", store.Dir())
+	if may := store.OthersMay(); may != "" {
+		fmt.Fprintf(w, "other users may\t%s: chmod 700 keeps it to its owner\n", may)
+	}
 	fmt.Fprintf(w, "images\t%d\n", u.Images)
 	fmt.Fprintf(w, "blobs\t%d, %s\n", u.Blobs, progress.Size(u.Bytes))
 	fmt.Fprintf(w, "needed by no image\t%s\n", progress.Size(u.Unneeded))
