@@ -98,9 +98,9 @@ const (
 	AnswerGrace = 30 * time.Second
 	// AnswerRate is the least that they must come by then, in bytes a second.
 	AnswerRate = 1 << 10
-	// ListBytes is the largest list of tags of a registry that knows no pages, in bytes, and all
+	// TagListBytes is the largest list of tags of a registry that knows no pages, in bytes, and all
 	// that is kept of the pages of others.
-	ListBytes = 64 << 20
+	TagListBytes = 64 << 20
 	// Referrers is how many manifests that refer to one are taken.
 	Referrers = 1_000
 	// ReferrerPages is how many pages of them are asked for.

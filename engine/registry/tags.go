@@ -87,7 +87,7 @@ func newTagList() *tagList {
 // bytes as a whole. One that leads on has no reason to be large, while some registries know no
 // pages. Tags that are null are passed over, as Nexus has them.
 func (l *tagList) read(resp *http.Response, leadsOn bool) error {
-	most := int64(limits.ListBytes)
+	most := int64(limits.TagListBytes)
 	if leadsOn {
 		most = limits.PageBytes
 	}
@@ -125,7 +125,7 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 
 var (
 	errTags     = errors.New("its tags are not a list of names")
-	errTagsMost = fmt.Errorf("it has more than %d tags, or more than %d MiB of them", limits.Tags, limits.ListBytes>>20)
+	errTagsMost = fmt.Errorf("it has more than %d tags, or more than %d MiB of them", limits.Tags, limits.TagListBytes>>20)
 )
 
 // add adds the names of a JSON array, or of null.
@@ -153,7 +153,7 @@ func (l *tagList) add(d *json.Decoder) error {
 		if _, again := l.known[key]; again || !ok {
 			continue
 		}
-		if l.bytes += len(tag); l.bytes > limits.ListBytes || len(l.tags) == limits.Tags {
+		if l.bytes += len(tag); l.bytes > limits.TagListBytes || len(l.tags) == limits.Tags {
 			return errTagsMost
 		}
 		l.known[key] = struct{}{}
