@@ -32,7 +32,8 @@ func (e *MismatchError) Error() string {
 }
 
 // Ingest is a blob on its way into the store: a file of its own, of the blob's
-// size from the start, that one process at a time may write. Beside it is a
+// size from the start, that one process at a time may write. Of the disk it takes what has
+// arrived, and somewhat more ahead of it. Beside it is a
 // journal, in which the writer notes what has arrived: what an ingest that was
 // closed or died holds, the next one of the same blob finds again.
 //
@@ -47,13 +48,17 @@ type Ingest struct {
 	notes   [][]byte
 	named   bool // the names of the files are on the disk
 	done    bool // committed
+	ended   func()
 
 	unopened bool // what is there could not be looked at
+
+	space reservation
 }
 
 // Ingest begins to add a blob, or returns ErrExists. Where another process is
 // adding the same blob, waiting (if not nil) is called once, and Ingest waits
-// until that process has added it, gave up, or died, or until ctx is done.
+// until that process has added it, gave up, or died, or until ctx is done. A blob for which the
+// disk has no room beside all else that is on its way is a *SpaceError, before anything is written.
 func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting func()) (*Ingest, error) {
 	if has, err := l.Has(desc); err != nil {
 		return nil, err
@@ -61,14 +66,20 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 		return nil, ErrExists
 	}
 	s := l.store
+	ended, err := s.coming.begin(s, desc)
+	if err != nil {
+		return nil, err
+	}
 	if err := durable.Folder(s.paths.ingest(desc.Digest)); err != nil {
+		ended()
 		return nil, fmt.Errorf("making room for a blob: %w", err)
 	}
 	lock, err := durable.Lock(ctx, s.paths.ingestLock(desc.Digest), waiting)
 	if err != nil {
+		ended()
 		return nil, fmt.Errorf("waiting for %s: %w", desc.Digest, err)
 	}
-	in := &Ingest{store: s, desc: desc, lock: lock}
+	in := &Ingest{store: s, desc: desc, lock: lock, ended: ended}
 	has, err := l.Has(desc) // who held the lock may have added it
 	if err == nil && has {
 		err = ErrExists
@@ -109,14 +120,18 @@ func (in *Ingest) open() (err error) {
 			return err
 		}
 	}
-	if err := in.data.Allocate(in.desc.Size); err != nil {
-		return fmt.Errorf("reserving %d bytes: %w", in.desc.Size, err)
-	}
-	return nil
+	return in.data.Truncate(in.desc.Size)
 }
 
 // WriteAt implements io.WriterAt.
-func (in *Ingest) WriteAt(p []byte, off int64) (int, error) { return in.data.WriteAt(p, off) }
+func (in *Ingest) WriteAt(p []byte, off int64) (int, error) {
+	if in.journal != nil {
+		if err := in.space.reserve(in.data, in.desc.Size, off, int64(len(p))); err != nil {
+			return 0, fmt.Errorf("reserving space for %s: %w", in.desc.Digest, err)
+		}
+	}
+	return in.data.WriteAt(p, off)
+}
 
 // ReadAt implements io.ReaderAt.
 func (in *Ingest) ReadAt(p []byte, off int64) (int, error) { return in.data.ReadAt(p, off) }
@@ -229,6 +244,7 @@ func (s *Store) publish(from string, d digest.Digest) error {
 // Close ends the ingest and lets others have it. What was noted of a blob that
 // was not committed stays for the next one.
 func (in *Ingest) Close() error {
+	defer in.ended()
 	keep := in.unopened
 	var errs []error
 	if in.journal != nil {

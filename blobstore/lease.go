@@ -83,12 +83,10 @@ func (l *Lease) Has(desc ocispec.Descriptor) (bool, error) {
 	has, err := l.store.Has(desc)
 	var size *SizeError
 	if errors.As(err, &size) {
-		// Either the descriptor lies or the disk has lost bytes.
-		if gone, errGone := l.store.quarantine(desc.Digest); errGone != nil || gone {
-			if gone {
-				l.tellDamage(desc.Digest)
-			}
-			return false, errGone
+		// Either the descriptor lies or the disk has lost bytes: which of them, the file tells,
+		// and nothing is hashed for it when that is as it was verified.
+		if sound, errSound := l.sound(desc.Digest); errSound != nil || !sound {
+			return false, errSound
 		}
 	}
 	if !has || err != nil {

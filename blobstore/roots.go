@@ -107,10 +107,12 @@ func (l *Lease) joined(r Root) (Root, error) {
 		r.From = old.From
 	}
 	r.Blobs, r.Beside = slices.Clone(r.Blobs), slices.Clone(r.Beside)
+	listed := setOf(r.Blobs)
 	for _, d := range old.Blobs {
-		if slices.Contains(r.Blobs, d) {
+		if listed[d] {
 			continue
 		}
+		listed[d] = true
 		if err := l.keep(d); err != nil { // before it is looked for, as in Has
 			return r, err
 		}
@@ -242,9 +244,10 @@ func (l *Lease) Extend(name string, target digest.Digest, blobs ...digest.Digest
 	if err != nil {
 		return fmt.Errorf("pinning: %w", err)
 	}
-	more := r.Blobs
+	more, listed := r.Blobs, setOf(r.Blobs)
 	for _, d := range blobs {
-		if !slices.Contains(more, d) {
+		if !listed[d] {
+			listed[d] = true
 			more = append(more, d)
 		}
 	}
@@ -260,6 +263,14 @@ func (l *Lease) Extend(name string, target digest.Digest, blobs ...digest.Digest
 		return fmt.Errorf("pinning %s: %w", name, err)
 	}
 	return nil
+}
+
+func setOf(list []digest.Digest) map[digest.Digest]bool {
+	out := make(map[digest.Digest]bool, len(list))
+	for _, d := range list {
+		out[d] = true
+	}
+	return out
 }
 
 // readRoot reads a root's file. One that is damaged is as if absent.

@@ -60,6 +60,7 @@ type Store struct {
 	folder     *folderSync // of blobs/sha256, where nearly all blobs are
 	stamps     *stamps
 	images     *imageCache
+	coming     coming
 	hashing    sync.Mutex // held while a blob is hashed that is to be given on
 }
 

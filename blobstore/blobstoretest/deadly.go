@@ -30,7 +30,7 @@ type Point struct {
 
 // Calls are the kinds of calls that a Point may name.
 func Calls() []string {
-	return []string{"open data", "open journal", "allocate data", "write data", "write journal", "truncate journal",
+	return []string{"open data", "open journal", "truncate data", "reserve data", "write data", "write journal", "truncate journal",
 		"sync data", "sync journal", "rename data", "sync folder"}
 }
 
@@ -108,8 +108,8 @@ func (f *deadlyFile) Truncate(size int64) error {
 	return f.disk.call("truncate "+f.name, func() error { return f.File.Truncate(size) })
 }
 
-func (f *deadlyFile) Allocate(size int64) error {
-	return f.disk.call("allocate "+f.name, func() error { return f.File.Allocate(size) })
+func (f *deadlyFile) Reserve(off, n int64) error {
+	return f.disk.call("reserve "+f.name, func() error { return f.File.Reserve(off, n) })
 }
 
 func (f *deadlyFile) SyncData() error {

@@ -116,13 +116,6 @@ func (f *forgetfulFile) Truncate(size int64) error {
 	return f.File.Truncate(size)
 }
 
-func (f *forgetfulFile) Allocate(size int64) error {
-	f.disk.mu.Lock()
-	defer f.disk.mu.Unlock()
-	f.node.unsaved = append(f.node.unsaved, write{off: -1, size: size})
-	return f.File.Allocate(size)
-}
-
 // SyncData saves what was written before it was called.
 func (f *forgetfulFile) SyncData() error {
 	f.disk.mu.Lock()

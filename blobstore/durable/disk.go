@@ -28,9 +28,9 @@ type File interface {
 	Truncate(size int64) error
 	// SyncData waits until the file's bytes and size are on the disk.
 	SyncData() error
-	// Allocate makes the file size bytes long and reserves the space for them,
-	// where the file system can. What was there within size stays.
-	Allocate(size int64) error
+	// Reserve reserves the space of n bytes from an offset, where the file system can. What is
+	// there stays.
+	Reserve(off, n int64) error
 	// StartWriting tells the system to begin to write a range to the disk, so
 	// that a later sync finds little to do. It promises nothing.
 	StartWriting(off, n int64)
@@ -60,18 +60,11 @@ type osFile struct{ *os.File }
 // SyncData implements File.
 func (f osFile) SyncData() error { return SyncData(f.File) }
 
-// Allocate implements File.
-func (f osFile) Allocate(size int64) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size() > size {
-		return f.Truncate(size)
-	}
-	err = allocate(f.File, size)
+// Reserve implements File.
+func (f osFile) Reserve(off, n int64) error {
+	err := reserve(f.File, off, n)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return f.Truncate(size)
+		return nil
 	}
 	return err
 }

@@ -20,15 +20,15 @@ func SyncData(f *os.File) error {
 	}
 }
 
-// allocate reserves the space of a file. A file system in memory would fill
+// reserve reserves the space of a part of a file. A file system in memory would fill
 // it with zeros there and then, for nothing.
-func allocate(f *os.File, size int64) error {
+func reserve(f *os.File, off, n int64) error {
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && fs.Type == unix.TMPFS_MAGIC || size == 0 {
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && fs.Type == unix.TMPFS_MAGIC || n == 0 {
 		return errors.ErrUnsupported
 	}
 	for {
-		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		err := unix.Fallocate(int(f.Fd()), 0, off, n)
 		switch err {
 		case unix.EINTR:
 			continue

@@ -10,7 +10,7 @@ import (
 // SyncData waits until a file's bytes and size are on the disk.
 func SyncData(f *os.File) error { return f.Sync() }
 
-func allocate(*os.File, int64) error { return errors.ErrUnsupported }
+func reserve(*os.File, int64, int64) error { return errors.ErrUnsupported }
 
 func startWriting(*os.File, int64, int64) {}
 

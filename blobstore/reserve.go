@@ -1,0 +1,138 @@
+package blobstore
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"drayage/blobstore/durable"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// reservation is what of a file has its space on the disk reserved: what was written, and ahead of
+// it a share of that, so that large files don't come in pieces, and whoever announces much and
+// sends little takes little.
+type reservation struct {
+	mu      sync.Mutex
+	written int64  // bytes so far
+	ranges  []span // by offset; none touches another
+}
+
+// span is a range of offsets.
+type span struct{ from, to int64 }
+
+const (
+	leastAhead = 1 << 20
+	mostAhead  = 32 << 20
+	aheadShare = 8 // a part of what was written
+)
+
+// reserve has the space of n bytes reserved that are to be written at an offset of a file that is
+// going to have a size.
+func (r *reservation) reserve(f durable.File, size, off, n int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written += n
+	at, inside := slices.BinarySearchFunc(r.ranges, off, func(s span, off int64) int {
+		switch {
+		case s.to < off:
+			return -1
+		case s.from > off:
+			return 1
+		}
+		return 0 // it has the offset in it, or just behind it
+	})
+	end := off + n
+	if inside && end <= r.ranges[at].to {
+		return nil
+	}
+	ahead := min(max(r.written/aheadShare, leastAhead), mostAhead)
+	added := span{off, max(end, min(end+ahead, size))}
+	if inside {
+		added.from = r.ranges[at].to
+	}
+	if err := f.Reserve(added.from, added.to-added.from); err != nil {
+		return err
+	}
+	last := at
+	for ; last < len(r.ranges) && r.ranges[last].from <= added.to; last++ {
+		added.from, added.to = min(added.from, r.ranges[last].from), max(added.to, r.ranges[last].to)
+	}
+	r.ranges = slices.Replace(r.ranges, at, last, added)
+	return nil
+}
+
+// coming are the blobs that this process is adding to a store.
+type coming struct {
+	mu    sync.Mutex
+	begun map[digest.Digest]*begun
+}
+
+// begun is a blob that is being added, or waited for.
+type begun struct {
+	size int64 // bytes of the whole
+	by   int   // how many
+}
+
+// begin notes that a blob is going to be added, until ended is called; a *SpaceError says that
+// there is no room for it beside what else is on its way, in this process or another.
+func (c *coming) begin(s *Store, desc ocispec.Descriptor) (ended func(), err error) {
+	if desc.Size < journalFrom { // it is written as soon as it could be counted
+		return func() {}, nil
+	}
+	d := desc.Digest
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if free, err := s.Free(); err == nil {
+		need := desc.Size - s.Partial(d)
+		if others := c.others(s, d); need > free-others {
+			const most = 1 << 62
+			return nil, &SpaceError{Where: s.Dir(), Need: min(need, most) + others, Free: free}
+		}
+	}
+	if c.begun == nil {
+		c.begun = make(map[digest.Digest]*begun)
+	}
+	b := c.begun[d]
+	if b == nil {
+		b = new(begun)
+		c.begun[d] = b
+	}
+	b.size, b.by = max(b.size, desc.Size), b.by+1
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if b.by--; b.by == 0 {
+			delete(c.begun, d)
+		}
+	}), nil
+}
+
+// others is how many bytes of the disk all blobs but one still need that are being added. The
+// caller holds c.mu.
+func (c *coming) others(s *Store, but digest.Digest) (n int64) {
+	for d, b := range c.begun {
+		if d != but {
+			n += max(0, b.size-s.Partial(d))
+		}
+	}
+	entries, _ := os.ReadDir(s.paths.ingests())
+	for _, e := range entries { // of other processes
+		algorithm, hex, _ := strings.Cut(e.Name(), "-")
+		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
+		if d.Validate() != nil || d == but || c.begun[d] != nil {
+			continue
+		}
+		info, err := os.Stat(s.paths.ingestData(d))
+		if err != nil {
+			continue
+		}
+		if left := info.Size() - durable.Allocated(info); left > leastAhead && isHeld(s.paths.ingestLock(d)) {
+			n += left
+		}
+	}
+	return n
+}
