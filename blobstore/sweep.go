@@ -22,8 +22,9 @@ import (
 type Keep struct {
 	// Unused is how long an image is kept that nobody uses; 0 is for ever.
 	Unused time.Duration
-	// Budget is how many bytes the blobs may take: those images that were used longest
-	// ago go, until that is so. 0 is no bound. What living processes hold counts and stays.
+	// Budget is how many bytes the blobs may take, half-fetched ones included: of these go those
+	// that nobody is at and that were continued longest ago, and then those images that were used
+	// longest ago, until that is so. 0 is no bound. What living processes hold counts and stays.
 	Budget int64
 	// Pinned reports images that stay, whatever the above says; nil is none.
 	Pinned func(name string) bool
@@ -45,6 +46,7 @@ type Garbage struct {
 	Quarantined []Stored
 	Derived     int   // records of conversions whose blobs are gone or going
 	Left        int64 // bytes of the whole blobs that stay
+	LeftPartial int64 // of the half-fetched ones that stay
 	Young       int   // blobs among them that nothing needs, and that stay for their age
 	YoungBytes  int64
 
@@ -95,11 +97,21 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 		return gone
 	})
 	conversions := s.conversions()
+	grace := cmp.Or(k.Grace, 24*time.Hour)
 	need := make(map[digest.Digest]bool) // by images that stay
+	var partials []found                 // that stay
+	partials, g.Partials = s.splitPartials(cmp.Or(k.Partials, s.partialAge), kept, now)
+	for _, p := range partials {
+		g.LeftPartial += p.Size
+	}
 	if k.Budget > 0 {
 		c := count(blobs, roots)
+		made := madeBytes(blobs, conversions, c)
+		over := c.bytes + made + unneededBytes(blobs, c, kept, now.Add(-grace)) + g.LeftPartial - k.Budget
+		g.dropPartials(partials, kept, over)
+		k.Budget = max(1, k.Budget-g.LeftPartial) // for whole ones
 		// What was made of blobs can be made again, so it goes first.
-		if c.bytes+madeBytes(blobs, conversions, c) > k.Budget {
+		if c.bytes+made > k.Budget {
 			conversions = nil
 		}
 		slices.SortFunc(roots, func(a, b use) int { return b.used.Compare(a.used) }) // least recently used last
@@ -124,7 +136,6 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 			released[d] = true
 		}
 	}
-	grace := cmp.Or(k.Grace, 24*time.Hour)
 	stays := make(map[digest.Digest]bool)
 	var graced []found
 	for _, b := range blobs {
@@ -148,7 +159,6 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 		g.Left += b.Size
 		stays[b.Digest] = true
 	}
-	g.Partials = s.oldPartials(cmp.Or(k.Partials, s.partialAge), kept, now)
 	if k.Quarantined {
 		g.Quarantined = s.quarantined()
 	}
@@ -158,6 +168,33 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 		}
 	}
 	return g, nil
+}
+
+// dropPartials has so many bytes of half-fetched blobs go, those first that were continued longest
+// ago, and of those that nobody is at.
+func (g *Garbage) dropPartials(partials []found, kept map[digest.Digest]bool, over int64) {
+	slices.SortFunc(partials, func(a, b found) int { return a.modified.Compare(b.modified) })
+	for _, p := range partials {
+		if over <= 0 {
+			return
+		}
+		if !kept[p.Digest] {
+			g.Partials = append(g.Partials, p.Stored)
+			g.LeftPartial -= p.Size
+			over -= p.Size
+		}
+	}
+}
+
+// unneededBytes is how many bytes the blobs take that no image needs, and that stay for being
+// younger than a moment, or since somebody keeps them.
+func unneededBytes(blobs []found, c *counts, kept map[digest.Digest]bool, young time.Time) (n int64) {
+	for _, b := range blobs {
+		if c.by[b.Digest] == 0 && (kept[b.Digest] || b.modified.After(young)) {
+			n += b.Size
+		}
+	}
+	return n
 }
 
 // counts are the bytes that images need, each blob once.
@@ -465,16 +502,17 @@ func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
 	return out, err
 }
 
-// oldPartials lists half-fetched blobs that nobody is at work on, and that nobody has
-// continued for some time.
-func (s *Store) oldPartials(age time.Duration, kept map[digest.Digest]bool, now time.Time) []Stored {
-	var out []Stored
+// splitPartials tells half-fetched blobs that stay from those that nobody is at work on, and that
+// nobody has continued for some time.
+func (s *Store) splitPartials(age time.Duration, kept map[digest.Digest]bool, now time.Time) (stay []found, old []Stored) {
 	for _, p := range s.partials() {
 		if !kept[p.Digest] && now.Sub(p.modified) > age {
-			out = append(out, p.Stored)
+			old = append(old, p.Stored)
+		} else {
+			stay = append(stay, p)
 		}
 	}
-	return out
+	return stay, old
 }
 
 // partials lists half-fetched blobs, with when one was last written to.

@@ -56,6 +56,9 @@ type Options struct {
 	// refuse the image: before its first byte, rather than when the disk is full.
 	// One call at a time.
 	Room func(img *plan.Image, toFetch int64) error
+	// Budget, if not nil, is what a Through keeps its store below: each blob is announced to it
+	// before it is fetched.
+	Budget *blobstore.Budget
 	// HashAll hashes every blob that is in the store before it is used. Without it those are
 	// hashed whose files were changed since they were verified.
 	HashAll bool

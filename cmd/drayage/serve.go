@@ -176,11 +176,15 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	defer func() { err = errors.Join(err, closeLog()) }()
 	metrics := web.NewMetrics()
 	transfers := web.NewTransfers(metrics)
+	var budget *blobstore.Budget
+	if o.budget > 0 {
+		budget = blobstore.NewBudget(store, int64(o.budget), func() (func(string) bool, error) { return warmPins(store) })
+	}
 	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private}
 	var through *engine.Through
 	if len(upstreams) > 0 {
 		var done func()
-		through, done, err = o.upstream(ctx, store, upstreams, event.Observers{display, transfers}, display)
+		through, done, err = o.upstream(ctx, store, budget, upstreams, event.Observers{display, transfers}, display)
 		if err != nil {
 			return err
 		}
@@ -201,7 +205,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		Version: versionString(), Closing: closing.Done(),
 		Fault: func(message string) { display.Observe(event.Warned{Message: message}) },
 	})
-	return o.run(ctx, s, store, handler, conf, display, endStreams)
+	return o.run(ctx, s, store, budget, handler, conf, display, endStreams)
 }
 
 // privacy is who may see what; nil is everybody all.
@@ -266,7 +270,7 @@ func (o *serveOptions) accessLog(s streams) (*slog.Logger, func() error, error) 
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, upstreams []string, observer event.Observer, d *display) (*engine.Through, func(), error) {
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, upstreams []string, observer event.Observer, d *display) (*engine.Through, func(), error) {
 	var refs []reference.Image // one of each registry
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")
@@ -293,7 +297,7 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, ups
 		}
 	}
 	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
-		Store: store, Registry: client, Observer: observer, Retry: policy, Limits: schedule.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.stall / 5,
+		Store: store, Budget: budget, Registry: client, Observer: observer, Retry: policy, Limits: schedule.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }
@@ -339,7 +343,7 @@ func validPort(text string) bool {
 }
 
 // run serves until ctx is done, and then until what is under way has ended.
-func (o *serveOptions) run(ctx context.Context, s streams, store *blobstore.Store, handler http.Handler, conf *tls.Config, d *display, endStreams func()) error {
+func (o *serveOptions) run(ctx context.Context, s streams, store *blobstore.Store, budget *blobstore.Budget, handler http.Handler, conf *tls.Config, d *display, endStreams func()) error {
 	const (
 		header = 10 * time.Second // for a request's header to come
 		idle   = 2 * time.Minute  // between requests
@@ -387,7 +391,7 @@ func (o *serveOptions) run(ctx context.Context, s streams, store *blobstore.Stor
 	}
 	swept := make(chan struct{})
 	sweeping, stopSweeping := context.WithCancel(ctx)
-	go func() { defer close(swept); o.keepBudget(sweeping, store, d) }()
+	go func() { defer close(swept); keepBudget(sweeping, budget, d) }()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // false where there is no systemd
 	select {
 	case <-ctx.Done():
@@ -420,23 +424,15 @@ func (o *serveOptions) run(ctx context.Context, s streams, store *blobstore.Stor
 }
 
 // keepBudget sweeps the store now and then when it is over its budget.
-func (o *serveOptions) keepBudget(ctx context.Context, store *blobstore.Store, d *display) {
-	if o.budget <= 0 {
+func keepBudget(ctx context.Context, budget *blobstore.Budget, d *display) {
+	if budget == nil {
 		return
 	}
 	const often = time.Minute
 	tick := time.NewTicker(often)
 	defer tick.Stop()
 	for {
-		pins, err := warmPins(store)
-		var g blobstore.Garbage
-		if err == nil {
-			g, err = store.FindGarbage(ctx, blobstore.Keep{Budget: int64(o.budget), Pinned: pins})
-		}
-		if err == nil {
-			err = store.Sweep(ctx, g)
-		}
-		if err != nil && ctx.Err() == nil {
+		if err := budget.Keep(ctx); err != nil && ctx.Err() == nil {
 			d.Observe(event.Warned{Message: "keeping the budget: " + err.Error()})
 		}
 		select {

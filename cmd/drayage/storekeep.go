@@ -56,7 +56,8 @@ func storeGCCommand(s streams) *cobra.Command {
 		Long: `Gc works out what can go, tells it, and removes it: blobs that no image needs, but for those
 that are younger than a day, since they may be of a pull that was broken off, and half-fetched
 blobs that nobody has continued for two weeks. With --unused and --budget images go, too, those
-that were used longest ago first. It may run beside pulls, and beside what serves the store:
+that were used longest ago first; before them, for the budget, half-fetched blobs that nobody is
+at. It may run beside pulls, and beside what serves the store:
 what they hold stays, and so do the images that drayage warm pins.
 
 Standard output has one line for each image that goes, and one that sums it up.`,
@@ -71,7 +72,7 @@ Standard output has one line for each image that goes, and one that sums it up.`
 	storeFlag(cmd, &o.dir)
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "tell what would go, and remove nothing")
 	f.Var((*days)(&o.unused), "unused", "remove images that were not used for `DUR`: 30d, 12h")
-	f.Var(&o.budget, "budget", "remove images, those used longest ago first, until the blobs take at most `SIZE`")
+	f.Var(&o.budget, "budget", "remove half-fetched blobs, then images, those used longest ago first, until all takes at most `SIZE`")
 	f.StringArrayVar(&o.pins, "pin", nil, "keep the images whose names match `PATTERN`, whatever else is said; may be repeated")
 	f.Var((*days)(&o.grace), "grace", "keep blobs that no image needs for `DUR` (default 1d)")
 	f.Var((*days)(&o.partials), "partials", "keep half-fetched blobs that nobody continues for `DUR` (default 14d)")
@@ -199,8 +200,8 @@ func runGC(ctx context.Context, s streams, o gcOptions) error {
 		fmt.Fprintf(s.err, "drayage: %s that no image needs, %s, came less than %s ago and may be of a pull that was broken off: they stay; --grace 0s takes them, too\n",
 			count(g.Young, "blob"), progress.Size(g.YoungBytes), cmp.Or((*days)(&o.grace).String(), "a day"))
 	}
-	if o.budget > 0 && g.Left > int64(o.budget) {
-		fmt.Fprintf(s.err, "drayage: %s are over the budget of %s: what is pinned or in use stays\n", progress.Size(g.Left-int64(o.budget)), progress.Size(int64(o.budget)))
+	if all := g.Left + g.LeftPartial; o.budget > 0 && all > int64(o.budget) {
+		fmt.Fprintf(s.err, "drayage: %s are over the budget of %s: what is pinned or in use stays\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
 	}
 	return nil
 }

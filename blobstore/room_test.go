@@ -1,0 +1,359 @@
+package blobstore_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"drayage/blobstore"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// announced is a descriptor of a blob that nobody has.
+func announced(name string, size int64) ocispec.Descriptor {
+	return ocispec.Descriptor{Digest: digest.FromString(name), Size: size}
+}
+
+// begin begins to add a blob, and writes the start of it.
+func begin(t *testing.T, l *blobstore.Lease, d ocispec.Descriptor, start []byte) *blobstore.Ingest {
+	t.Helper()
+	in, err := l.Ingest(t.Context(), d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.WriteAt(start, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Note([]byte("something is there")); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// A blob takes of the disk what has arrived of it, and little more, wherever that is in it.
+func TestSpaceFollowsWhatArrives(t *testing.T) {
+	s, l := open(t, filepath.Join(t.TempDir(), "store"))
+	const size, most = 1 << 30, 3 << 20 // bytes, for each place that is written at
+	if room(t, s) < size {
+		t.Skip("the disk has no room for what is announced")
+	}
+	d := announced("much", size)
+	in := begin(t, l, d, []byte("x"))
+	if got := s.Partial(d.Digest); got > most {
+		t.Errorf("one byte takes %d bytes of the disk", got)
+	}
+	const places = 16
+	for i := range int64(places) {
+		if _, err := in.WriteAt([]byte("y"), i*(size/places)+12345); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.Partial(d.Digest); got > places*most {
+		t.Errorf("%d bytes in as many places take %d bytes of the disk", places, got)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is written is what is there, in whatever order and pieces it came.
+func TestSpaceIsReservedAroundWhatIsWritten(t *testing.T) {
+	s, l := open(t, filepath.Join(t.TempDir(), "store"))
+	content := bytes.Repeat([]byte("0123456789abcdef"), 600_000)
+	d := describe(content)
+	in, err := l.Ingest(t.Context(), d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	const piece = 128 << 10
+	var offsets []int
+	for off := 0; off < len(content); off += piece {
+		offsets = append(offsets, off)
+	}
+	for n := range 5 { // every fifth, and the last ones first
+		for i := len(offsets) - 1 - n; i >= 0; i -= 5 {
+			off := offsets[i]
+			if _, err := in.WriteAt(content[off:min(off+piece, len(content))], int64(off)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := in.Commit(digest.FromBytes(content)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Read(d.Digest, 1<<30); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// What has no room beside all that is on its way is refused before anything is written for it.
+func TestRoomIsCheckedBeforeABlobIsBegun(t *testing.T) {
+	s, l := open(t, filepath.Join(t.TempDir(), "store"))
+	free := room(t, s)
+	refused := func(d ocispec.Descriptor) {
+		t.Helper()
+		in, err := l.Ingest(t.Context(), d, nil)
+		var space *blobstore.SpaceError
+		if !errors.As(err, &space) || !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%d bytes: %v", d.Size, err)
+		}
+		if err == nil {
+			in.Close()
+		}
+		if _, err := os.Stat(filepath.Join(s.Dir(), "ingest", "sha256-"+d.Digest.Encoded())); err == nil {
+			t.Errorf("%d bytes: there is something of it", d.Size)
+		}
+	}
+	refused(announced("all", free*2))
+	refused(announced("more than a number", 1<<63-1))
+	first := begin(t, l, announced("first", free/5*3), []byte("x"))
+	refused(announced("second", free/5*3))
+	// Another process of the same store sees it, too.
+	other, err := blobstore.Open(s.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := other.Lease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Close()
+	l, s = lease, other
+	refused(announced("third", free/5*3))
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// What was announced, and is not coming any more, takes what is there of it.
+	if err := begin(t, l, announced("second", free/5*3), []byte("x")).Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Many who announce the same announce it once.
+	one := begin(t, l, announced("first", free/5*3), []byte("x"))
+	defer one.Close()
+	ctx := t.Context()
+	in, err := l.Ingest(ctx, announced("small", 1000), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+}
+
+// A budget takes what nobody fetches first, oldest first, then images.
+func TestBudgetTakesPartialsBeforeImages(t *testing.T) {
+	s := newShelf(t)
+	s.image("a.example/old:1", strings.Repeat("a", 3000))
+	l, err := s.store.Lease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const part = 2 << 20
+	written := bytes.Repeat([]byte("z"), part)
+	for i, name := range []string{"oldest", "older", "young"} {
+		if err := begin(t, l, announced(name, 4*part), written).Close(); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now().Add(time.Duration(i-5) * time.Hour)
+		if err := os.Chtimes(filepath.Join(s.dir, "ingest", "sha256-"+digest.FromString(name).Encoded(), "journal"), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = s.store.Lease(); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	running := begin(t, l, announced("running", 4*part), written)
+	defer running.Close()
+	usage, err := s.store.Usage(t.Context())
+	if err != nil || usage.Partial != 4 || usage.PartialSize < 4*part {
+		t.Errorf("%+v, %v", usage, err)
+	}
+	each := usage.PartialSize / 4
+	names := func(g blobstore.Garbage) (out []string) {
+		for _, p := range g.Partials {
+			for _, name := range []string{"oldest", "older", "young", "running"} {
+				if p.Digest == digest.FromString(name) {
+					out = append(out, name)
+				}
+			}
+		}
+		for _, r := range g.Images {
+			out = append(out, r.Name)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		budget int64
+		want   []string
+	}{
+		{0, nil},
+		{5 * each, nil},
+		{3*each + 4000, []string{"oldest"}},
+		{2*each + 4000, []string{"oldest", "older"}},
+		{each + 4000, []string{"oldest", "older", "young"}},
+		{each + 2000, []string{"oldest", "older", "young", "a.example/old:1"}},
+		{1, []string{"oldest", "older", "young", "a.example/old:1"}},
+	} {
+		g, err := s.store.FindGarbage(t.Context(), blobstore.Keep{Budget: c.budget})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := names(g); !slices.Equal(got, c.want) {
+			t.Errorf("within %d bytes %q go, want %q", c.budget, got, c.want)
+		}
+	}
+	g, err := s.store.FindGarbage(t.Context(), blobstore.Keep{Budget: 1})
+	if err == nil {
+		err = s.store.Sweep(t.Context(), g)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.store.Partial(digest.FromString("young")) != 0 || s.store.Partial(digest.FromString("running")) == 0 {
+		t.Error("what went is not what should")
+	}
+}
+
+// A budget makes room for what is announced, and refuses what it can't make room for.
+func TestBudgetMakesRoomFirst(t *testing.T) {
+	s := newShelf(t)
+	for i := range 10 {
+		s.image(fmt.Sprintf("a.example/%d:1", i), strings.Repeat(string(rune('a'+i)), 100_000))
+	}
+	s.image("a.example/pinned:1", strings.Repeat("p", 100_000))
+	const most = 1_200_000
+	b := blobstore.NewBudget(s.store, most, func() (func(string) bool, error) {
+		return func(name string) bool { return name == "a.example/pinned:1" }, nil
+	})
+	images := func() int {
+		roots, err := s.store.Roots()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(roots)
+	}
+	refused := func(size int64) {
+		t.Helper()
+		_, err := b.Begin(t.Context(), announced(fmt.Sprint("of ", size), size))
+		var over *blobstore.BudgetError
+		if !errors.As(err, &over) || !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+	if err := b.Keep(t.Context()); err != nil || images() != 11 {
+		t.Errorf("%d images within the budget, %v", images(), err)
+	}
+	refused(most + 1)
+	refused(1<<63 - 1)
+	if images() != 11 {
+		t.Errorf("%d images after what can't fit anyhow", images())
+	}
+	ended, err := b.Begin(t.Context(), announced("half", most/2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := images(); n < 4 || n > 6 {
+		t.Errorf("%d images beside a blob of half the budget", n)
+	}
+	refused(most / 2) // the pinned one stays
+	if _, err := s.store.Root("a.example/pinned:1"); err != nil {
+		t.Error(err)
+	}
+	ended()
+	ended()
+	ended, err = b.Begin(t.Context(), announced("three quarters", most/4*3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended()
+}
+
+// A descriptor with a size that is not its blob's costs a comparison, however often it comes.
+func TestAWrongSizeCostsOneComparison(t *testing.T) {
+	s, l := open(t, filepath.Join(t.TempDir(), "store"))
+	content := bytes.Repeat([]byte("x"), 8<<20)
+	d := describe(content)
+	if err := l.Put(t.Context(), d, content); err != nil {
+		t.Fatal(err)
+	}
+	before := readSoFar(t)
+	const times = 100
+	for i := range int64(times) {
+		wrong := ocispec.Descriptor{Digest: d.Digest, Size: i}
+		var size *blobstore.SizeError
+		if _, err := l.Has(wrong); !errors.As(err, &size) {
+			t.Fatal(err)
+		}
+		if _, err := l.Keep(wrong); !errors.As(err, &size) {
+			t.Fatal(err)
+		}
+		if _, err := l.Ingest(t.Context(), wrong, nil); !errors.As(err, &size) {
+			t.Fatal(err)
+		}
+	}
+	if read := readSoFar(t) - before; read > 2*d.Size {
+		t.Errorf("%d bytes were read for %d wrong sizes of %d bytes", read, times, d.Size)
+	}
+	if has, err := s.Has(d); err != nil || !has {
+		t.Errorf("%v, %v", has, err)
+	}
+}
+
+// readSoFar is how many bytes this process has read.
+func readSoFar(t *testing.T) (n int64) {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Skip("here nobody tells what a process reads")
+	}
+	if _, err := fmt.Sscanf(string(raw), "rchar: %d", &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// An image may list many blobs.
+func TestExtendWithManyBlobs(t *testing.T) {
+	s := newShelf(t)
+	s.image("a.example/a:1", "target")
+	l, err := s.store.Lease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const many = 50_000
+	var blobs []digest.Digest
+	for i := range many {
+		blobs = append(blobs, digest.FromString(fmt.Sprint(i)))
+	}
+	for range 3 {
+		if err := l.Extend("a.example/a:1", digest.FromString("target"), append(blobs, blobs...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := s.store.Root("a.example/a:1"); err != nil || len(r.Blobs) != many+1 {
+		t.Errorf("%d blobs, %v", len(r.Blobs), err)
+	}
+}
+
+// room is how many bytes a store's disk has free.
+func room(t *testing.T, s *blobstore.Store) int64 {
+	t.Helper()
+	free, err := s.Free()
+	if err != nil {
+		t.Skip("here nobody tells what is free")
+	}
+	return free
+}
