@@ -14,7 +14,7 @@ import (
 func (w *worker) fetch(ctx context.Context, src *source) error {
 	t := w.t
 	t.mu.Lock()
-	w.host = src.Host()
+	w.host, w.source = src.Host(), src
 	if w.gap == nil {
 		t.mu.Unlock()
 		return nil

@@ -274,6 +274,7 @@ func (t *Transfer) load() {
 	extents, _ := parseNotes(t.sink.Notes(), t.want.Size)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.loaded = true
 	if t.verified = len(extents) == 0; t.verified {
 		return
 	}

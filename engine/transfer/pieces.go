@@ -206,8 +206,7 @@ func (t *Transfer) cutOff(from, helper *worker, now time.Time) *gap {
 	}
 	if keep == 0 && g.taken <= g.off {
 		// All of it, and the owner is not writing: it has nothing any more.
-		from.gap, g.owner = nil, nil
-		from.interrupt()
+		t.oust(from, helper)
 		return g
 	}
 	piece := t.split(g, start+keep)

@@ -208,6 +208,8 @@ type Transfer struct {
 	alone      bool      // nobody may help now
 	refused    time.Time // until then nobody may: help failed
 	refusals   int       // in a row
+	loaded     bool      // gaps says what is missing
+	closed     bool      // no source may join any more
 	over       bool      // Run is returning
 	fault      error     // of the sink: ends everything
 	front      front
@@ -216,6 +218,7 @@ type Transfer struct {
 // source is a Source with what was learned of it.
 type source struct {
 	Source
+	joined   bool // while Run was running
 	noRanges bool // it is to be asked for the whole
 	honoured bool // it has given a range as it was asked to
 	odd      int  // answers since then that were no such thing
@@ -273,8 +276,12 @@ func (t *Transfer) Run(ctx context.Context) (got digest.Digest, err error) {
 		if !errors.As(err, &mismatch) {
 			return got, err
 		}
+		guests := t.dropJoined()
 		if err := t.restart(); err != nil {
 			return "", err
+		}
+		if guests { // it may have been them
+			continue
 		}
 		if mismatched {
 			return "", mismatch
@@ -354,6 +361,25 @@ func (t *Transfer) next() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
+}
+
+// dropJoined leaves out the sources that have joined, if there are others, and reports whether
+// there were any.
+func (t *Transfer) dropJoined() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	var left []*source
+	for _, s := range t.sources {
+		if !s.joined {
+			left = append(left, s)
+		}
+	}
+	if len(left) == 0 || len(left) == len(t.sources) {
+		return false
+	}
+	t.sources = left
+	return true
 }
 
 // drop leaves a source out, and reports whether others are left.

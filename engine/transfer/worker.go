@@ -12,11 +12,14 @@ import (
 type worker struct {
 	t     *Transfer
 	leads bool   // it is Run's own
+	guest bool   // it is at a source that has joined, and at no other
 	host  string // of the source that it is at
 	buf   *buffer
 
 	// Under t.mu:
 	gap       *gap
+	source    *source // that it was at last
+	lost      bool    // a guest's piece was taken away
 	body      *Body
 	cancel    context.CancelFunc // of an Open under way
 	pos       int64              // where the body is
