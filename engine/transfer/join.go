@@ -16,7 +16,7 @@ const slowly = 2 * time.Second
 // one that has joined holds up nobody either. It returns when the transfer is over, ctx is done, or
 // the source is of no use; what fails is left to the others. joined is false when it came too late.
 func (t *Transfer) Join(ctx context.Context, s Source) (joined bool) {
-	src := &source{Source: s, joined: true, noRanges: t.opts.IgnoresRange(s.Host())}
+	src := &source{Source: s, joined: true, beaten: little, noRanges: t.opts.IgnoresRange(s.Host())}
 	t.mu.Lock()
 	if t.over || t.closed || t.fault != nil {
 		t.mu.Unlock()
@@ -68,7 +68,6 @@ func (t *Transfer) awaitGuestPiece(ctx context.Context, w *worker, src *source) 
 	defer context.AfterFunc(ctx, t.wake)()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	beaten := float64(little) // what the lead should have here
 	for {
 		if ctx.Err() != nil || t.over || t.fault != nil || !slices.Contains(t.sources, src) {
 			return false
@@ -77,19 +76,13 @@ func (t *Transfer) awaitGuestPiece(ctx context.Context, w *worker, src *source) 
 		lead := t.crawling(now)
 		switch {
 		case !t.loaded:
-		case lead != nil && lead.source == src:
-			if others := slices.DeleteFunc(slices.Clone(t.sources), func(s *source) bool { return s == src }); len(others) > 0 && lead.rate(now) <= beaten {
-				t.sources = others
-				lead.interrupt()
-				return false
-			}
-		case lead != nil && (t.alone || src.noRanges):
+		case lead != nil && lead.source != src && (t.alone || src.noRanges):
 			// The lead reads the blob as a whole there, or it can't be had in parts here: it is to
 			// turn to the source that has joined.
-			beaten = lead.rate(now)
-			t.sources = append([]*source{src}, slices.DeleteFunc(slices.Clone(t.sources), func(s *source) bool { return s == src })...)
+			src.beaten = lead.rate(now)
+			t.sources = append([]*source{src}, t.without(src)...)
 			lead.interrupt()
-		case !t.alone && !src.noRanges && t.takeAsGuest(w, now):
+		case !t.alone && !src.noRanges && t.takeAsGuest(w, src, now):
 			return true
 		}
 		t.changed.Wait()
@@ -98,9 +91,9 @@ func (t *Transfer) awaitGuestPiece(ctx context.Context, w *worker, src *source) 
 }
 
 // takeAsGuest takes a piece from who needs long for it. The caller holds t.mu.
-func (t *Transfer) takeAsGuest(w *worker, now time.Time) bool {
+func (t *Transfer) takeAsGuest(w *worker, src *source, now time.Time) bool {
 	slowest := t.slowest(w, now)
-	if slowest == nil || w.lost || now.Sub(slowest.began) < slowly || slowest.left(now) < slowly {
+	if slowest == nil || w.lost || slowest.source != nil && slowest.source.Host() == src.Host() || now.Sub(slowest.began) < slowly || slowest.left(now) < slowly {
 		return false
 	}
 	t.workers[w] = true
@@ -132,6 +125,24 @@ func (t *Transfer) crawling(now time.Time) *worker {
 		}
 	}
 	return nil
+}
+
+// hurry leaves out a source that has joined, when the lead has come to it and crawls there, and
+// there are others. The caller holds t.mu.
+func (t *Transfer) hurry(now time.Time) {
+	lead := t.crawling(now)
+	if lead == nil || lead.source == nil || !lead.source.joined || lead.rate(now) > lead.source.beaten {
+		return
+	}
+	if others := t.without(lead.source); len(others) > 0 {
+		t.sources = others
+		lead.interrupt()
+	}
+}
+
+// without are the sources but for one. The caller holds t.mu.
+func (t *Transfer) without(src *source) []*source {
+	return slices.DeleteFunc(slices.Clone(t.sources), func(s *source) bool { return s == src })
 }
 
 // oust takes all of a worker's piece away, for another one. Between one that was there and one that

@@ -218,10 +218,11 @@ type Transfer struct {
 // source is a Source with what was learned of it.
 type source struct {
 	Source
-	joined   bool // while Run was running
-	noRanges bool // it is to be asked for the whole
-	honoured bool // it has given a range as it was asked to
-	odd      int  // answers since then that were no such thing
+	joined   bool    // while Run was running
+	beaten   float64 // then: how slow the one was, in bytes a second, that it is to be faster than
+	noRanges bool    // it is to be asked for the whole
+	honoured bool    // it has given a range as it was asked to
+	odd      int     // answers since then that were no such thing
 }
 
 // mostOdd is how many odd answers in a row a source that has served ranges may

@@ -73,6 +73,7 @@ func (t *Transfer) listen(stop <-chan struct{}) {
 		}
 		t.mu.Lock()
 		now := time.Now()
+		t.hurry(now)
 		for w := range t.workers {
 			if w.body == nil || w.paced || w.pass || !w.resumable {
 				continue
