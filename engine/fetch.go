@@ -70,6 +70,9 @@ func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.De
 	}
 	t := transfer.New(desc, sources, in, p.transferOptions(desc))
 	p.flying.Add(1)
+	if p.watch != nil {
+		p.watch.flying(t)
+	}
 	place.Share(t)
 	got, err := t.Run(ctx)
 	place.Share(nil)

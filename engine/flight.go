@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"drayage/blobstore"
+	"drayage/engine/reference"
+	"drayage/engine/transfer"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -17,10 +19,19 @@ import (
 // get what is there and hashed, and the last byte when the whole is verified: nobody
 // gets all of a blob that is not what it should be.
 type flight struct {
-	store *blobstore.Store
-	desc  ocispec.Descriptor
+	store  *blobstore.Store
+	desc   ocispec.Descriptor
+	ctx    context.Context // of the fetch
+	cancel context.CancelCauseFunc
+	idle   func() // is told when nobody follows any more
 
-	mu      sync.Mutex
+	mu        sync.Mutex
+	origins   map[string]*origin // by repository, with its registry
+	followers int
+	left      int                // how often the last one of them has left
+	transfer  *transfer.Transfer // nil before it begins
+	joining   []func(*transfer.Transfer)
+
 	changed *sync.Cond
 	file    *os.File // what is written, while anybody reads it; nil before
 	users   int      // of the file: who follows, and the fetch
@@ -30,10 +41,98 @@ type flight struct {
 	err     error    // by which it did
 }
 
-func newFlight(store *blobstore.Store, desc ocispec.Descriptor) *flight {
-	f := &flight{store: store, desc: desc, users: 1}
+// origin is a repository that a flight's blob was asked for of.
+type origin struct {
+	ref   reference.Image
+	known bool // it is known to have the blob: who follows for its sake gets nothing before
+}
+
+func newFlight(ctx context.Context, store *blobstore.Store, desc ocispec.Descriptor) *flight {
+	f := &flight{store: store, desc: desc, users: 1, origins: make(map[string]*origin)}
+	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	f.changed = sync.NewCond(&f.mu)
 	return f
+}
+
+// of is the origin that a repository is, nil when the blob wasn't asked for of it.
+func (f *flight) of(repository string) *origin {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.origins[repository]
+}
+
+// places are where the blob was asked for.
+func (f *flight) places() (out []place) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for repository := range f.origins {
+		out = append(out, place{repository, f.desc.Digest})
+	}
+	return out
+}
+
+// add adds a repository.
+func (f *flight) add(repository string, ref reference.Image, known bool) *origin {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := &origin{ref: ref, known: known}
+	f.origins[repository] = o
+	return o
+}
+
+// isKnown reports whether an origin is known to have the blob.
+func (f *flight) isKnown(o *origin) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return o.known
+}
+
+// prove notes that an origin has the blob.
+func (f *flight) prove(o *origin) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o.known = true
+	f.changed.Broadcast()
+}
+
+// flying is told of the transfer.
+func (f *flight) flying(t *transfer.Transfer) {
+	f.mu.Lock()
+	f.transfer = t
+	joining := f.joining
+	f.joining = nil
+	f.mu.Unlock()
+	for _, join := range joining {
+		join(t)
+	}
+}
+
+// with calls join with the transfer when there is one.
+func (f *flight) with(join func(*transfer.Transfer)) {
+	f.mu.Lock()
+	t := f.transfer
+	if t == nil {
+		f.joining = append(f.joining, join)
+	}
+	f.mu.Unlock()
+	if t != nil {
+		join(t)
+	}
+}
+
+// proving is a source that tells when it has given its first answer.
+type proving struct {
+	transfer.Source
+	answered func()
+}
+
+// Open implements transfer.Source.
+func (s proving) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error) {
+	b, err := s.Source.Open(ctx, a)
+	if err == nil {
+		s.answered()
+	}
+	return b, err
 }
 
 // begun is told of the ingest. Its file stays readable, whatever name it has later.
@@ -85,6 +184,10 @@ func (f *flight) end(err error) {
 	f.leave()
 }
 
+// errUnknown is what a follower is told when all has come, and it isn't known yet whether its
+// repository has the blob.
+var errUnknown = errors.New("the repository has not answered whether it has the blob")
+
 // errThrown ends reading of what has turned out to be wrong.
 var errThrown = errors.New("what came of the blob was not what it should be, and is fetched anew")
 
@@ -92,17 +195,19 @@ var errThrown = errors.New("what came of the blob was not what it should be, and
 type follower struct {
 	ctx    context.Context
 	flight *flight
+	origin *origin
 	own    *os.File // of the store, where nobody had to fetch it
 	at     int64
 	thrown int // what the flight's count was when the first byte was read; -1 before
 	left   bool
 }
 
-func (f *flight) follow(ctx context.Context) *follower {
+func (f *flight) follow(ctx context.Context, o *origin) *follower {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.users++
-	return &follower{ctx: ctx, flight: f, thrown: -1}
+	f.followers++
+	return &follower{ctx: ctx, flight: f, origin: o, thrown: -1}
 }
 
 // Seek implements io.Seeker.
@@ -170,13 +275,15 @@ func (r *follower) wait() (int64, *os.File, error) {
 			return 0, nil, errThrown
 		case f.over && f.err != nil:
 			return 0, nil, f.err
+		case f.over && !r.origin.known:
+			return 0, nil, errUnknown
 		case f.over && f.file == nil: // it was there, or another process has fetched it
 			file, err := f.store.Open(f.desc.Digest)
 			if err != nil {
 				return 0, nil, err
 			}
 			r.own = file
-		case f.there > r.at && f.file != nil:
+		case f.there > r.at && f.file != nil && r.origin.known:
 			r.thrown = f.thrown
 			return f.there, f.file, nil
 		default:
@@ -187,12 +294,21 @@ func (r *follower) wait() (int64, *os.File, error) {
 
 // Close implements io.Closer.
 func (r *follower) Close() error {
-	r.flight.mu.Lock()
+	f := r.flight
+	f.mu.Lock()
+	idle := false
 	if !r.left {
 		r.left = true
-		r.flight.leave()
+		f.leave()
+		f.followers--
+		if idle = f.followers == 0 && !f.over; idle {
+			f.left++
+		}
 	}
-	r.flight.mu.Unlock()
+	f.mu.Unlock()
+	if idle {
+		f.idle()
+	}
 	if r.own == nil {
 		return nil
 	}

@@ -14,14 +14,17 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/mirror"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/schedule"
+	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
 )
 
 // Through brings what a mirror is asked for and its store doesn't have: every manifest
@@ -40,15 +43,41 @@ type Through struct {
 	stop      context.CancelFunc
 	work      sync.WaitGroup
 
+	within    time.Duration // for a whole answer of a registry
+	grace     time.Duration // for a flight that nobody follows
+	questions *turns
+	documents *turns // that are fetched
+	listing   *turns
+	fetches   *turns
+	handling  *semaphore.Weighted // bytes of documents out of the store
+
+	found     calls[mirror.Manifest] // by reference
+	sizes     calls[int64]           // by place
+	tagLists  calls[[]string]        // by repository
+	referring calls[[]ocispec.Descriptor]
+
 	mu      sync.Mutex
-	flights map[place]*flight
-	asked   map[string]*question // references that are being asked for
-	checked map[string]time.Time // when a tag was last found to be fresh
+	flights map[flightKey]*flight
+	checked *memory[string, check]
 	down    map[string]time.Time // registries that can't be asked, and when that was last tried
-	lists   map[string]list      // of tags, by repository
-	needs   map[place]*needed
+	lists   *memory[string, list]
+	needs   *memory[place, *needed]
+	wrong   *memory[place, time.Time] // what had other content than its digest says, and spoiled it for others
 
 	complained time.Time // of a store that can't be written
+}
+
+// check is what a tag was last found to stand for, and when.
+type check struct {
+	target digest.Digest
+	at     time.Time
+}
+
+// flightKey is what flights are told apart by: those who say that a blob has another size have
+// another one in mind, or lie.
+type flightKey struct {
+	digest digest.Digest
+	size   int64
 }
 
 // list are the tags of a repository, and when they were.
@@ -70,7 +99,7 @@ func placeOf(ref reference.Image, d digest.Digest) place {
 
 // needed is what a manifest or blob is, and which images need it.
 type needed struct {
-	desc  ocispec.Descriptor
+	size  int64                    // by the manifests that list it; 0 when they don't agree
 	roots map[string]digest.Digest // what they stand for, by their names
 }
 
@@ -78,8 +107,20 @@ type needed struct {
 // last found to be what its tag stands for. Manifests have a client of their own, so that
 // they never wait for blobs.
 func NewThrough(ctx context.Context, o Options, manifests *registry.Client, fresh time.Duration) *Through {
-	t := &Through{opts: o, manifests: manifests, fresh: fresh, flights: make(map[place]*flight), asked: make(map[string]*question),
-		checked: make(map[string]time.Time), lists: make(map[string]list), down: make(map[string]time.Time), needs: make(map[place]*needed)}
+	t := &Through{
+		opts: o, manifests: manifests, fresh: fresh, within: limits.QuestionTime, grace: limits.FlightGrace,
+		questions: newTurns(limits.QuestionsAtOnce, limits.QuestionsPerRegistry),
+		documents: newTurns(limits.DocumentsAtOnce, limits.DocumentsPerRegistry),
+		listing:   newTurns(limits.ListsAtOnce, 1),
+		fetches:   newTurns(limits.FlightsAtOnce, limits.FlightsPerRegistry),
+		handling:  semaphore.NewWeighted(limits.HandlingBytes),
+		flights:   make(map[flightKey]*flight),
+		down:      make(map[string]time.Time),
+		checked:   newMemory[string, check](limits.MemoryBytes),
+		lists:     newMemory[string, list](limits.MemoryBytes),
+		needs:     newMemory[place, *needed](limits.MemoryBytes),
+		wrong:     newMemory[place, time.Time](limits.MemoryBytes),
+	}
 	t.ctx, t.stop = context.WithCancel(ctx)
 	return t
 }
@@ -90,36 +131,9 @@ func (t *Through) Close() {
 	t.work.Wait()
 }
 
-// question is one that several may wait for the answer of.
-type question struct {
-	done   chan struct{}
-	answer mirror.Manifest
-	err    error
-}
-
 // Manifest implements mirror.Upstream.
 func (t *Through) Manifest(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
-	name := ref.Name()
-	t.mu.Lock()
-	q := t.asked[name]
-	if q == nil {
-		q = &question{done: make(chan struct{})}
-		t.asked[name] = q
-		t.work.Go(func() {
-			q.answer, q.err = t.find(t.ctx, ref)
-			t.mu.Lock()
-			delete(t.asked, name)
-			t.mu.Unlock()
-			close(q.done)
-		})
-	}
-	t.mu.Unlock()
-	select {
-	case <-q.done:
-		return q.answer, q.err
-	case <-ctx.Done():
-		return mirror.Manifest{}, context.Cause(ctx)
-	}
+	return t.found.do(ctx, t.ctx, &t.work, ref.Name(), func(ctx context.Context) (mirror.Manifest, error) { return t.find(ctx, ref) })
 }
 
 // find finds what a reference stands for: in the store when that is known to be fresh, by
@@ -130,7 +144,7 @@ func (t *Through) find(ctx context.Context, ref reference.Image) (mirror.Manifes
 	}
 	root, err := t.opts.Store.Root(ref.Tagged())
 	have := err == nil
-	if have && t.isFresh(root.Name) {
+	if have && t.isFresh(root) {
 		if m, err := t.stored(ctx, ref, root); err == nil {
 			return m, nil
 		}
@@ -140,14 +154,14 @@ func (t *Through) find(ctx context.Context, ref reference.Image) (mirror.Manifes
 	}
 	want := ref.Tag()
 	if have {
-		d, err := t.manifests.Head(ctx, ref, ref.Tag())
+		d, err := t.head(ctx, ref)
 		if err != nil || d != "" { // else it may have got no answer: GET tells
 			t.answered(ref, err)
 		}
 		switch {
 		case err == nil && d == root.Target.Digest:
 			if m, err := t.stored(ctx, ref, root); err == nil {
-				t.found(root.Name)
+				t.check(root.Name, d)
 				return m, nil
 			}
 		case err == nil && d != "":
@@ -166,58 +180,99 @@ func (t *Through) find(ctx context.Context, ref reference.Image) (mirror.Manifes
 // errDown is why a registry isn't asked that couldn't be asked a moment ago.
 var errDown = errors.New("it could not be asked a moment ago")
 
+// head asks what a tag stands for.
+func (t *Through) head(ctx context.Context, ref reference.Image) (digest.Digest, error) {
+	return ask(ctx, t.questions, ref.Registry(), t.within, func(ctx context.Context) (digest.Digest, error) {
+		return t.manifests.Head(ctx, ref, ref.Tag())
+	})
+}
+
 // byDigest finds a manifest that is of an image, most often, whose tag was asked for.
 func (t *Through) byDigest(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
 	d := ref.Digest()
-	raw, err := t.opts.Store.Read(d, image.MaxSize)
-	here := err == nil
-	var doc image.Document
-	if here {
-		doc, err = image.DecodeVerified(raw, d)
-	} else if errors.Is(err, blobstore.ErrNotFound) {
-		doc, err = t.manifests.Manifest(ctx, ref, d.String())
+	hold := func(doc image.Document) error {
+		roots := t.rootsOf(placeOf(ref, d))
+		if len(roots) == 0 { // asked for by its digest alone: it is an image of that name
+			return t.kept(ref, t.settle(ctx, ref, doc))
+		}
+		return t.kept(ref, t.keep(ctx, ref, doc, roots))
+	}
+	m, err := t.handle(ctx, d, hold)
+	if errors.Is(err, blobstore.ErrNotFound) {
+		m, err = t.document(ctx, ref, d.String(), func(error) {}, hold)
 	}
 	if err != nil {
 		return mirror.Manifest{}, upstreamError(err)
 	}
-	roots := t.rootsOf(placeOf(ref, d))
-	if len(roots) == 0 { // asked for by its digest alone: it is an image of that name
-		return sent(doc, here), t.kept(ref, t.settle(ctx, ref, doc))
-	}
-	return sent(doc, here), t.kept(ref, t.keep(ctx, ref, doc, roots))
+	return m, nil
 }
+
+// document fetches a manifest, and has it held. Few are fetched, decoded and held at a time, which
+// is what bounds the memory that they take.
+func (t *Through) document(ctx context.Context, ref reference.Image, tagOrDigest string, answered func(error), hold func(image.Document) error) (mirror.Manifest, error) {
+	return ask(ctx, t.documents, ref.Registry(), t.within, func(asking context.Context) (mirror.Manifest, error) {
+		doc, err := t.manifests.Manifest(asking, ref, tagOrDigest)
+		if err != nil && asking.Err() != nil {
+			err = context.Cause(asking)
+		}
+		answered(err)
+		if err != nil {
+			return mirror.Manifest{}, err
+		}
+		return sent(doc, false), hold(doc)
+	})
+}
+
+// handle reads a manifest out of the store, and has it held.
+func (t *Through) handle(ctx context.Context, d digest.Digest, hold func(image.Document) error) (mirror.Manifest, error) {
+	size, err := t.opts.Store.Stat(d)
+	if err != nil {
+		return mirror.Manifest{}, err
+	}
+	weight := min(size+mostBeside, limits.HandlingBytes)
+	if err := t.handling.Acquire(ctx, weight); err != nil {
+		return mirror.Manifest{}, context.Cause(ctx)
+	}
+	defer t.handling.Release(weight)
+	raw, err := t.opts.Store.Read(d, image.MaxSize)
+	if err != nil {
+		return mirror.Manifest{}, err
+	}
+	doc, err := image.DecodeVerified(raw, d)
+	if err != nil {
+		return mirror.Manifest{}, err
+	}
+	return sent(doc, true), hold(doc)
+}
+
+// mostBeside is how many bytes a manifest may have that is decoded beside the index that lists it.
+const mostBeside = 1 << 20
 
 // byTag fetches what a tag stands for, and makes an image of it.
 func (t *Through) byTag(ctx context.Context, ref reference.Image, tagOrDigest string) (mirror.Manifest, error) {
-	doc, err := t.manifests.Manifest(ctx, ref, tagOrDigest)
-	t.answered(ref, err)
+	m, err := t.document(ctx, ref, tagOrDigest, func(err error) { t.answered(ref, err) }, func(doc image.Document) error {
+		return t.kept(ref, t.settle(ctx, ref, doc))
+	})
 	if err != nil {
 		return mirror.Manifest{}, upstreamError(err)
 	}
-	if err := t.kept(ref, t.settle(ctx, ref, doc)); err != nil {
-		return mirror.Manifest{}, err
-	}
-	t.found(ref.Tagged())
-	return sent(doc, false), nil
+	t.check(ref.Tagged(), m.Digest)
+	return m, nil
 }
 
 // stored is what a root stands for, out of the store.
 func (t *Through) stored(ctx context.Context, ref reference.Image, root blobstore.Root) (mirror.Manifest, error) {
-	raw, err := t.opts.Store.Read(root.Target.Digest, image.MaxSize)
-	if err != nil {
-		return mirror.Manifest{}, err
-	}
-	doc, err := image.DecodeVerified(raw, root.Target.Digest)
-	if err != nil {
-		return mirror.Manifest{}, err
-	}
-	if !t.isFresh(root.Name) || !t.knows(ref, doc) { // else nothing can be new
-		if err := t.settle(ctx, ref, doc); err != nil {
-			return mirror.Manifest{}, err
+	m, err := t.handle(ctx, root.Target.Digest, func(doc image.Document) error {
+		if t.isFresh(root) && t.knows(ref, doc) { // nothing can be new
+			return nil
 		}
+		return t.settle(ctx, ref, doc)
+	})
+	if err != nil {
+		return mirror.Manifest{}, err
 	}
 	_ = t.opts.Store.Use(root.Name) // what can't be noted is used all the same
-	return sent(doc, true), nil
+	return m, nil
 }
 
 // stale is what a root stood for, when upstream can't be asked.
@@ -238,6 +293,7 @@ func (t *Through) answered(ref reference.Image, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
+	case errors.Is(err, context.Canceled): // nobody waited for it any more
 	case err == nil || !errors.Is(err, registry.ErrUnavailable) && !errors.Is(err, registry.ErrQuota):
 		delete(t.down, ref.Registry()) // what it answers may be wrong for this image alone
 	case t.ctx.Err() == nil:
@@ -255,9 +311,9 @@ func (t *Through) isDown(ref reference.Image) bool {
 	if down && time.Since(at) >= often && t.ctx.Err() == nil {
 		t.down[ref.Registry()] = time.Now()
 		t.work.Go(func() {
-			d, err := t.manifests.Head(t.ctx, ref, ref.Tag())
+			d, err := t.head(t.ctx, ref)
 			if err == nil && d == "" { // HEAD tells nothing, perhaps for want of an answer
-				_, err = t.manifests.Manifest(t.ctx, ref, ref.Tag())
+				_, err = t.document(t.ctx, ref, ref.Tag(), func(error) {}, func(image.Document) error { return nil })
 			}
 			t.answered(ref, err)
 		})
@@ -267,30 +323,38 @@ func (t *Through) isDown(ref reference.Image) bool {
 
 // Tags implements mirror.Upstream.
 func (t *Through) Tags(ctx context.Context, ref reference.Image) ([]string, error) {
-	const most = 1000 // lists
 	key := ref.Registry() + "/" + ref.Repository()
 	t.mu.Lock()
-	known, ok := t.lists[key]
+	known, ok := t.lists.get(key)
 	t.mu.Unlock()
 	if ok && time.Since(known.at) < t.fresh {
 		return known.tags, nil
 	}
-	tags, err := t.manifests.Tags(ctx, ref)
+	tags, err := t.tagLists.do(ctx, t.ctx, &t.work, key, func(ctx context.Context) ([]string, error) {
+		return ask(ctx, t.listing, ref.Registry(), t.within, func(ctx context.Context) ([]string, error) { return t.manifests.Tags(ctx, ref) })
+	})
 	if err != nil {
 		return nil, upstreamError(err)
 	}
+	const each = 32 // bytes that a string takes beside its text, or somewhat more
+	bytes := int64(len(key) + each)
+	for _, tag := range tags {
+		bytes += int64(len(tag) + each)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.lists) >= most {
-		clear(t.lists)
-	}
-	t.lists[key] = list{tags, time.Now()}
+	t.lists.put(key, list{tags, time.Now()}, bytes)
 	return tags, nil
 }
 
 // Referrers implements mirror.Upstream.
 func (t *Through) Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
-	out, err := t.manifests.Referrers(ctx, ref, subject)
+	key := ref.Registry() + "/" + ref.Repository() + "@" + subject.String()
+	out, err := t.referring.do(ctx, t.ctx, &t.work, key, func(ctx context.Context) ([]ocispec.Descriptor, error) {
+		return ask(ctx, t.listing, ref.Registry(), t.within, func(ctx context.Context) ([]ocispec.Descriptor, error) {
+			return t.manifests.Referrers(ctx, ref, subject)
+		})
+	})
 	return out, upstreamError(err)
 }
 
@@ -327,11 +391,11 @@ func (t *Through) put(ctx context.Context, ref reference.Image, doc image.Docume
 	if err := lease.Put(ctx, doc.Descriptor, doc.Raw); err != nil {
 		return err
 	}
-	here, err := t.gather(lease, ref, doc, roots)
-	if err != nil {
+	g := gathering{lease: lease, ref: ref, roots: roots, seen: map[digest.Digest]int64{doc.Descriptor.Digest: doc.Descriptor.Size}}
+	if err := t.gather(ctx, &g, doc); err != nil {
 		return err
 	}
-	return hold(lease, append([]digest.Digest{doc.Descriptor.Digest}, here...))
+	return hold(lease, append([]digest.Digest{doc.Descriptor.Digest}, g.here...))
 }
 
 func (t *Through) extend(lease *blobstore.Lease, roots map[string]digest.Digest, blobs ...digest.Digest) error {
@@ -343,27 +407,52 @@ func (t *Through) extend(lease *blobstore.Lease, roots map[string]digest.Digest,
 	return nil
 }
 
+// gathering is what is found out below one manifest.
+type gathering struct {
+	lease *blobstore.Lease
+	ref   reference.Image
+	roots map[string]digest.Digest
+	seen  map[digest.Digest]int64 // with the sizes that they were first listed with
+	here  []digest.Digest         // of them
+	read  int64                   // bytes of manifests
+}
+
 // gather notes what a manifest, and those below it that are here, need, and for which
-// images, and returns which of it is here.
-func (t *Through) gather(lease *blobstore.Lease, ref reference.Image, doc image.Document, roots map[string]digest.Digest) (here []digest.Digest, err error) {
+// images, and which of it is here: each once, however often it is listed.
+func (t *Through) gather(ctx context.Context, g *gathering, doc image.Document) error {
+	const mostRead = 16 << 20 // bytes of manifests in an index
 	for _, d := range below(doc) {
-		t.learn(ref, d, roots)
-		has, err := lease.Keep(d)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if size, ok := g.seen[d.Digest]; ok {
+			if size != d.Size {
+				t.doubt(placeOf(g.ref, d.Digest))
+			}
+			continue
+		}
+		if len(g.seen) >= limits.NeededBelow {
+			return nil
+		}
+		g.seen[d.Digest] = d.Size
+		t.learn(g.ref, d, g.roots)
+		has, err := g.lease.Keep(d)
 		var size *blobstore.SizeError
 		if errors.As(err, &size) { // the manifest lies: clients find out
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !has || !t.takes(ref, d.Digest, doc.Index != nil) {
 			continue
 		}
-		here = append(here, d.Digest)
-		if doc.Index == nil {
+		g.here = append(g.here, d.Digest)
+		if doc.Index == nil || d.Size > mostBeside || g.read+d.Size > mostRead {
 			continue
 		}
-		raw, err := t.opts.Store.Read(d.Digest, image.MaxSize)
+		g.read += d.Size
+		raw, err := t.opts.Store.Read(d.Digest, mostBeside)
 		if err != nil {
 			continue
 		}
@@ -371,13 +460,11 @@ func (t *Through) gather(lease *blobstore.Lease, ref reference.Image, doc image.
 		if err != nil || child.Index != nil { // an index in an index is looked at when it is asked for
 			continue
 		}
-		more, err := t.gather(lease, ref, child, roots)
-		if err != nil {
-			return nil, err
+		if err := t.gather(ctx, g, child); err != nil {
+			return err
 		}
-		here = append(here, more...)
 	}
-	return here, nil
+	return nil
 }
 
 // below are the descriptors that a manifest or an index has.
@@ -396,31 +483,59 @@ func (t *Through) knows(ref reference.Image, doc image.Document) bool {
 	all := below(doc)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(all) > 0 && t.needs[placeOf(ref, all[0].Digest)] != nil
+	if len(all) == 0 {
+		return false
+	}
+	_, ok := t.needs.get(placeOf(ref, all[0].Digest))
+	return ok
 }
 
 // learn notes that images need a manifest or blob.
 func (t *Through) learn(ref reference.Image, d ocispec.Descriptor, roots map[string]digest.Digest) {
-	const most = 100_000 // then all are forgotten, and found out again by their manifests
+	const (
+		entry = 200  // bytes, or about that
+		most  = 1000 // images that need the same; others find out by their manifests
+	)
 	at := placeOf(ref, d.Digest)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := t.needs[at]
-	if n == nil {
-		if len(t.needs) >= most {
-			clear(t.needs)
-		}
-		n = &needed{desc: d, roots: make(map[string]digest.Digest)}
-		t.needs[at] = n
+	n, ok := t.needs.get(at)
+	if !ok {
+		n = &needed{size: d.Size, roots: make(map[string]digest.Digest)}
 	}
-	maps.Copy(n.roots, roots)
+	if n.size != d.Size {
+		n.size = 0
+	}
+	bytes := t.needs.of[at].bytes
+	if !ok {
+		bytes = int64(len(at.repository) + len(at.digest) + entry)
+	}
+	for name, target := range roots {
+		if _, known := n.roots[name]; !known {
+			if len(n.roots) >= most {
+				continue
+			}
+			bytes += int64(len(name) + len(target) + entry/2)
+		}
+		n.roots[name] = target
+	}
+	t.needs.put(at, n, bytes)
+}
+
+// doubt forgets what size manifests say that a blob has: they don't agree, or it has another one.
+func (t *Through) doubt(at place) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n, ok := t.needs.get(at); ok {
+		n.size = 0
+	}
 }
 
 // rootsOf are the images that need something, by what is known now.
 func (t *Through) rootsOf(at place) map[string]digest.Digest {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := t.needs[at]; n != nil {
+	if n, ok := t.needs.get(at); ok {
 		return maps.Clone(n.roots)
 	}
 	return nil
@@ -470,35 +585,47 @@ func (t *Through) kept(ref reference.Image, err error) error {
 	return upstreamError(err)
 }
 
-func (t *Through) isFresh(name string) bool {
+// isFresh reports whether an image's tag was found a short while ago to stand for what it stands
+// for here. What else has given it its meaning meanwhile, such as an archive, doesn't count.
+func (t *Through) isFresh(root blobstore.Root) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at, ok := t.checked[name]
-	return ok && time.Since(at) < t.fresh
+	c, ok := t.checked.get(root.Name)
+	return ok && c.target == root.Target.Digest && time.Since(c.at) < t.fresh
 }
 
-func (t *Through) found(name string) {
-	const most = 100_000 // names; then all are asked for anew
+// check notes what a tag was found to stand for.
+func (t *Through) check(name string, target digest.Digest) {
+	const entry = 200 // bytes, or about that
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.checked) >= most {
-		clear(t.checked)
-	}
-	t.checked[name] = time.Now()
+	t.checked.put(name, check{target, time.Now()}, int64(len(name)+len(target)+entry))
 }
 
 // Size implements mirror.Upstream.
 func (t *Through) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
-	t.mu.Lock()
-	n, f := t.needs[placeOf(ref, d)], t.flights[placeOf(ref, d)]
-	t.mu.Unlock()
-	switch {
-	case n != nil && n.desc.Size > 0:
-		return n.desc.Size, nil
-	case f != nil: // it holds the connection that would be asked over
-		return f.desc.Size, nil
+	if size := t.listedSize(placeOf(ref, d)); size > 0 {
+		return size, nil
 	}
-	size, err := t.opts.Registry.BlobSize(ctx, ref, d)
+	return t.askSize(ctx, ref, d)
+}
+
+// listedSize is the size of a blob by the manifests that list it, 0 when that isn't known.
+func (t *Through) listedSize(at place) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n, ok := t.needs.get(at); ok {
+		return n.size
+	}
+	return 0
+}
+
+// askSize asks a repository for the size of a blob, and so whether it has it.
+func (t *Through) askSize(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
+	at := placeOf(ref, d)
+	size, err := t.sizes.do(ctx, t.ctx, &t.work, at.repository+"@"+d.String(), func(ctx context.Context) (int64, error) {
+		return ask(ctx, t.questions, ref.Registry(), t.within, func(ctx context.Context) (int64, error) { return t.manifests.BlobSize(ctx, ref, d) })
+	})
 	if err != nil {
 		return 0, upstreamError(err)
 	}
@@ -510,40 +637,193 @@ func (t *Through) Size(ctx context.Context, ref reference.Image, d digest.Digest
 
 // Blob implements mirror.Upstream.
 func (t *Through) Blob(ctx context.Context, ref reference.Image, d digest.Digest) (mirror.Blob, error) {
-	size, err := t.Size(ctx, ref, d)
+	const tries = 3
+	for try := 1; ; try++ {
+		r, err := t.follow(ctx, ref, d)
+		if err != nil {
+			return nil, err
+		}
+		if err = t.ready(ctx, r); err == nil { // so that the client is told, and not cut off
+			return r, nil
+		}
+		// What failed may have been another repository's fault: it counts for that alone.
+		again := try < tries && len(r.flight.places()) > 1 && ctx.Err() == nil && !errors.Is(err, mirror.ErrLocal)
+		if err = errors.Join(err, r.Close()); !again {
+			return nil, err
+		}
+	}
+}
+
+// ready waits until the first byte of a blob may be read. Where all has come from elsewhere, its
+// own repository is asked whether it has it.
+func (t *Through) ready(ctx context.Context, r *follower) error {
+	err := r.ready()
+	if !errors.Is(err, errUnknown) {
+		return err
+	}
+	d := r.flight.desc
+	size, err := t.askSize(ctx, r.origin.ref, d.Digest)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if size != d.Size {
+		return &sizesError{d.Digest, d.Size, size}
+	}
+	r.flight.prove(r.origin)
+	return r.ready()
+}
+
+// sizesError says that a repository has another size for a blob than a manifest of it says.
+type sizesError struct {
+	digest       digest.Digest
+	listed, told int64
+}
+
+func (e *sizesError) Error() string {
+	return fmt.Sprintf("upstream says that %s has %d bytes, and a manifest says %d", e.digest, e.told, e.listed)
+}
+
+// follow follows the flight of a blob, which begins if there is none. One that is under way for
+// another repository is joined: when this one is known to have the blob, it is a source of it, too.
+func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Digest) (*follower, error) {
+	const long = time.Minute
 	at := placeOf(ref, d)
+	size := t.listedSize(at)
+	known := size <= 0
+	if known {
+		var err error
+		if size, err = t.askSize(ctx, ref, d); err != nil {
+			return nil, err
+		}
+	}
+	key := flightKey{d, size}
 	t.mu.Lock()
-	f := t.flights[at]
+	defer t.mu.Unlock()
+	if when, ok := t.wrong.get(at); ok && time.Since(when) < long {
+		return nil, fmt.Errorf("%s had other content for %s a moment ago", at.repository, d)
+	}
+	if f := t.flights[key]; f != nil && f.of(at.repository) == nil && !known {
+		t.mu.Unlock()
+		told, err := t.askSize(ctx, ref, d)
+		if err == nil && told != size {
+			t.doubt(at)
+			err = &sizesError{d, size, told}
+		}
+		t.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+		known = true
+	}
+	f := t.flights[key] // it may be another one now
 	if f == nil {
-		f = newFlight(t.opts.Store, ocispec.Descriptor{Digest: d, Size: size})
-		t.flights[at] = f
-		t.work.Go(func() {
-			err := t.fetch(t.ctx, ref, f)
-			t.mu.Lock()
-			delete(t.flights, at)
-			t.mu.Unlock()
-			if err != nil {
-				err = t.kept(ref, err)
-				t.opts.observe(event.Failed{Digest: d, Why: err.Error()})
-			}
-			f.end(err)
-		})
+		f = newFlight(t.ctx, t.opts.Store, ocispec.Descriptor{Digest: d, Size: size})
+		f.idle = func() { t.idle(key, f) }
+		t.flights[key] = f
+		o := f.add(at.repository, ref, known)
+		t.work.Go(func() { t.fly(key, f, o) })
+		return f.follow(ctx, o), nil
 	}
-	r := f.follow(ctx)
+	o := f.of(at.repository)
+	switch {
+	case o == nil:
+		o = f.add(at.repository, ref, known)
+		for _, s := range t.sources(f, o) {
+			f.with(func(tr *transfer.Transfer) { t.work.Go(func() { tr.Join(f.ctx, s) }) })
+		}
+	case known:
+		f.prove(o)
+	}
+	return f.follow(ctx, o), nil
+}
+
+// errAbandoned ends a flight that nobody follows any more.
+var errAbandoned = errors.New("nobody waits for it any more")
+
+// idle ends a flight after a while if nobody follows it until then. What has come is kept, and
+// whoever asks later goes on with it.
+func (t *Through) idle(key flightKey, f *flight) {
+	f.mu.Lock()
+	nth := f.left
+	f.mu.Unlock()
+	time.AfterFunc(t.grace, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.followers > 0 || f.over || f.left != nth {
+			return
+		}
+		if t.flights[key] == f {
+			delete(t.flights, key)
+		}
+		f.cancel(errAbandoned)
+	})
+}
+
+// sources are where an origin's blob can be had.
+func (t *Through) sources(f *flight, o *origin) (out []transfer.Source) {
+	for _, b := range t.opts.Registry.Blobs(o.ref, f.desc.Digest) {
+		out = append(out, proving{b, func() { f.prove(o) }})
+	}
+	return out
+}
+
+// fly fetches a flight's blob, and tells those who follow how that ended.
+func (t *Through) fly(key flightKey, f *flight, o *origin) {
+	err := t.fetch(f.ctx, f, o)
+	if err != nil && f.ctx.Err() != nil {
+		err = context.Cause(f.ctx)
+	}
+	f.cancel(nil)
+	if err != nil && isLocal(err) && !f.isKnown(o) {
+		// It may be that it has no room because a manifest says that it is large.
+		if told, errAsk := t.askSize(t.ctx, o.ref, key.digest); errAsk == nil && told != key.size {
+			t.doubt(placeOf(o.ref, key.digest))
+			err = &sizesError{key.digest, key.size, told}
+		}
+	}
+	var mismatch *transfer.MismatchError
+	places := f.places()
+	t.mu.Lock()
+	if t.flights[key] == f {
+		delete(t.flights, key)
+	}
+	if errors.As(err, &mismatch) && len(places) > 1 { // those who were there first have spoiled it
+		at := placeOf(o.ref, key.digest)
+		t.wrong.put(at, time.Now(), int64(len(at.repository)+len(at.digest)))
+	}
 	t.mu.Unlock()
-	if err := r.ready(); err != nil { // so that the client is told, and not cut off
-		return nil, errors.Join(err, r.Close())
+	if mismatch != nil && mismatch.GotSize != mismatch.WantSize {
+		t.doubt(placeOf(o.ref, key.digest))
 	}
-	return r, nil
+	if err != nil {
+		err = t.kept(o.ref, err)
+		t.opts.observe(event.Failed{Digest: key.digest, Why: err.Error()})
+		if len(places) > 1 && (errors.Is(err, mirror.ErrUnknown) || errors.Is(err, mirror.ErrDenied)) {
+			err = errors.New(err.Error()) // which of them said so isn't known
+		}
+	}
+	f.end(err)
 }
 
 // fetch fetches a blob for whoever follows its flight, and keeps it with the images that
 // need it. Places that a manifest names besides its registry aren't asked: whoever can push a manifest could
 // have this machine ask anything, and read the answer.
-func (t *Through) fetch(ctx context.Context, ref reference.Image, f *flight) (err error) {
+func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
+	over, err := t.fetches.take(ctx, o.ref.Registry())
+	if err != nil {
+		return err
+	}
+	defer over()
+	d := f.desc
+	if t.opts.Budget != nil {
+		ended, err := t.opts.Budget.Begin(ctx, d)
+		if err != nil {
+			return err
+		}
+		defer ended()
+	}
 	lease, err := t.opts.Store.Lease()
 	if err != nil {
 		return err
@@ -551,14 +831,13 @@ func (t *Through) fetch(ctx context.Context, ref reference.Image, f *flight) (er
 	defer func() { err = errors.Join(err, lease.Close()) }()
 	p := newPull(t.opts, lease, nil)
 	p.watch = f
-	d := f.desc
-	from := []*plan.Image{{Ref: ref}}
+	from := []*plan.Image{{Ref: o.ref}}
 	t.opts.observe(event.Queued{Digest: d.Digest, Size: d.Size})
 	err = schedule.Run(ctx, t.opts.Limits, func(q *schedule.Queue) error {
 		p.queue = q
 		p.learning.teach(q, t.opts.Registry)
-		q.Add(schedule.Job{ID: d.Digest.String(), Host: t.opts.Registry.Host(ref), Kind: schedule.Bulk, Cost: d.Size, Run: func(ctx context.Context, place *schedule.Place) error {
-			_, err := p.fetch(ctx, place, d, from, p.sources(d.Digest, from))
+		q.Add(schedule.Job{ID: d.Digest.String(), Host: t.opts.Registry.Host(o.ref), Kind: schedule.Bulk, Cost: d.Size, Run: func(ctx context.Context, place *schedule.Place) error {
+			_, err := p.fetch(ctx, place, d, from, t.sources(f, o))
 			return err
 		}})
 		return nil
@@ -572,5 +851,10 @@ func (t *Through) fetch(ctx context.Context, ref reference.Image, f *flight) (er
 			return p.learning.merge(old, p.queue.Learned(), t.opts.Registry.Learned())
 		})
 	}
-	return t.extend(lease, t.rootsOf(placeOf(ref, d.Digest)), d.Digest)
+	for _, at := range f.places() {
+		if err := t.extend(lease, t.rootsOf(at), d.Digest); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -45,8 +45,8 @@ var goroutines = []string{
 	"cmd/drayage.tellReading",
 	"cmd/drayage/progress.NewBars",
 	"cmd/drayage/progress.Write", // a Patient's, which Flush waits for
-	"engine.Blob",
-	"engine.Manifest",
+	"engine.do",
+	"engine.follow",
 	"engine.isDown",
 	"engine/registry.New",
 	"engine/archive.checkLayers",

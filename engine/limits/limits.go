@@ -117,4 +117,33 @@ const (
 	HostsBytes = 1 << 20
 	// HelperBytes is how much of a credential helper's answer is read, in bytes.
 	HelperBytes = 1 << 20
+// What is fetched for clients of a mirror.
+const (
+	// QuestionTime is how long a registry may take for the whole answer to one question: what a tag
+	// stands for, a manifest, a blob's size, a list.
+	QuestionTime = 2 * time.Minute
+	// QuestionsAtOnce is how many questions wait for answers of registries, and QuestionsPerRegistry
+	// how many of them for one registry's. Others wait for their turn.
+	QuestionsAtOnce      = 64
+	QuestionsPerRegistry = 16
+	// DocumentsAtOnce is how many manifests are fetched, decoded and kept at a time, and
+	// DocumentsPerRegistry how many of them of one registry.
+	DocumentsAtOnce      = 16
+	DocumentsPerRegistry = 4
+	// ListsAtOnce is how many lists of tags or referrers are fetched at a time; one of a registry.
+	ListsAtOnce = 4
+	// FlightsAtOnce is how many blobs are fetched at a time, and FlightsPerRegistry how many of them
+	// of one registry.
+	FlightsAtOnce      = 128
+	FlightsPerRegistry = 32
+	// FlightGrace is how long a blob is fetched on when nobody waits for it any more.
+	FlightGrace = 15 * time.Second
+	// HandlingBytes is how many bytes of manifests out of the store are decoded at a time.
+	HandlingBytes = 16 << 20
+	// NeededBelow is how many manifests and blobs are looked at below one manifest, to note what it
+	// needs; what is beyond that is found out when it is asked for.
+	NeededBelow = 50_000
+	// MemoryBytes is about how much of each kind is remembered of what was asked for: what blobs
+	// images need, when tags were last looked at, lists of tags.
+	MemoryBytes = 16 << 20
 )
