@@ -283,7 +283,7 @@ func (r *follower) wait() (int64, *os.File, error) {
 				return 0, nil, err
 			}
 			r.own = file
-		case f.there > r.at && f.file != nil && r.origin.known:
+		case f.there > r.at && f.file != nil && r.origin.known && (f.thrown == 0 || f.there == f.desc.Size): // whose second try is verified first
 			r.thrown = f.thrown
 			return f.there, f.file, nil
 		default:

@@ -436,6 +436,9 @@ func (t *Through) gather(ctx context.Context, g *gathering, doc image.Document) 
 		}
 		g.seen[d.Digest] = d.Size
 		t.learn(g.ref, d, g.roots)
+		if _, err := t.opts.Store.Stat(d.Digest); errors.Is(err, blobstore.ErrNotFound) {
+			continue // most of what a large index lists; to keep costs more
+		}
 		has, err := g.lease.Keep(d)
 		var size *blobstore.SizeError
 		if errors.As(err, &size) { // the manifest lies: clients find out
