@@ -42,6 +42,7 @@ func (e *MismatchError) Error() string {
 type Ingest struct {
 	store   *Store
 	desc    ocispec.Descriptor
+	at      digest.Digest // by which its files are named: desc.Digest, most often
 	lock    *os.File
 	data    durable.File
 	journal *journal
@@ -60,26 +61,41 @@ type Ingest struct {
 // until that process has added it, gave up, or died, or until ctx is done. A blob for which the
 // disk has no room beside all else that is on its way is a *SpaceError, before anything is written.
 func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting func()) (*Ingest, error) {
+	return l.ingest(ctx, desc, desc.Digest, waiting)
+}
+
+// IngestApart is as Ingest, but doesn't wait for who is adding a blob of the same digest with
+// another size: one of them is wrong, and the other one should not have to wait for it.
+func (l *Lease) IngestApart(ctx context.Context, desc ocispec.Descriptor, waiting func()) (*Ingest, error) {
+	at := digest.FromString(fmt.Sprintf("%s of %d bytes", desc.Digest, desc.Size))
+	if err := l.keep(at); err != nil { // so that nobody takes it for abandoned
+		return nil, err
+	}
+	return l.ingest(ctx, desc, at, waiting)
+}
+
+// ingest is Ingest with what is named like a digest's files.
+func (l *Lease) ingest(ctx context.Context, desc ocispec.Descriptor, at digest.Digest, waiting func()) (*Ingest, error) {
 	if has, err := l.Has(desc); err != nil {
 		return nil, err
 	} else if has {
 		return nil, ErrExists
 	}
 	s := l.store
-	ended, err := s.coming.begin(s, desc)
+	ended, err := s.coming.begin(s, at, desc.Size)
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.Folder(s.paths.ingest(desc.Digest)); err != nil {
+	if err := durable.Folder(s.paths.ingest(at)); err != nil {
 		ended()
 		return nil, fmt.Errorf("making room for a blob: %w", err)
 	}
-	lock, err := durable.Lock(ctx, s.paths.ingestLock(desc.Digest), waiting)
+	lock, err := durable.Lock(ctx, s.paths.ingestLock(at), waiting)
 	if err != nil {
 		ended()
 		return nil, fmt.Errorf("waiting for %s: %w", desc.Digest, err)
 	}
-	in := &Ingest{store: s, desc: desc, lock: lock, ended: ended}
+	in := &Ingest{store: s, desc: desc, at: at, lock: lock, ended: ended}
 	has, err := l.Has(desc) // who held the lock may have added it
 	if err == nil && has {
 		err = ErrExists
@@ -89,7 +105,7 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 		in.unopened = err != nil
 	}
 	if errors.Is(err, ErrExists) {
-		s.removeIngest(desc.Digest)
+		s.removeIngest(at)
 	}
 	if err != nil {
 		return nil, errors.Join(err, in.Close())
@@ -104,7 +120,7 @@ const journalFrom = 256 << 10
 // open opens the files of an ingest, and finds what an earlier one has noted.
 // Data without a journal, and a journal without data, are of no use.
 func (in *Ingest) open() (err error) {
-	s, d := in.store, in.desc.Digest
+	s, d := in.store, in.at
 	_, noData := os.Stat(s.paths.ingestData(d))
 	if in.data, err = s.disk.Open(s.paths.ingestData(d)); err != nil {
 		return err
@@ -139,7 +155,7 @@ func (in *Ingest) ReadAt(p []byte, off int64) (int, error) { return in.data.Read
 // Reader opens what is written for reading, for as long as the caller likes: also when
 // it has become a blob, and when the ingest is closed.
 func (in *Ingest) Reader() (*os.File, error) {
-	return os.Open(in.store.paths.ingestData(in.desc.Digest))
+	return os.Open(in.store.paths.ingestData(in.at))
 }
 
 // StartWriting has the system begin to write a range to the disk.
@@ -180,7 +196,7 @@ func (in *Ingest) Checkpoint() error {
 	if in.named {
 		return nil
 	}
-	err := errors.Join(in.store.disk.SyncFolder(in.store.paths.ingest(in.desc.Digest)), in.store.disk.SyncFolder(in.store.paths.ingests()))
+	err := errors.Join(in.store.disk.SyncFolder(in.store.paths.ingest(in.at)), in.store.disk.SyncFolder(in.store.paths.ingests()))
 	if err != nil {
 		return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
 	}
@@ -214,7 +230,7 @@ func (in *Ingest) Commit(got digest.Digest) error {
 			return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
 		}
 	}
-	if err := in.store.publish(in.store.paths.ingestData(in.desc.Digest), in.desc.Digest); err != nil {
+	if err := in.store.publish(in.store.paths.ingestData(in.at), in.desc.Digest); err != nil {
 		return fmt.Errorf("committing %s: %w", in.desc.Digest, err)
 	}
 	in.store.stampBlob(in.desc.Digest)
@@ -255,7 +271,7 @@ func (in *Ingest) Close() error {
 		errs = append(errs, in.data.Close())
 	}
 	if !keep {
-		in.store.removeIngest(in.desc.Digest)
+		in.store.removeIngest(in.at)
 	}
 	return errors.Join(append(errs, in.lock.Close())...)
 }

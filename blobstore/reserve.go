@@ -9,7 +9,6 @@ import (
 	"drayage/blobstore/durable"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // reservation is what of a file has its space on the disk reserved: what was written, and ahead of
@@ -79,15 +78,14 @@ type begun struct {
 
 // begin notes that a blob is going to be added, until ended is called; a *SpaceError says that
 // there is no room for it beside what else is on its way, in this process or another.
-func (c *coming) begin(s *Store, desc ocispec.Descriptor) (ended func(), err error) {
-	if desc.Size < journalFrom { // it is written as soon as it could be counted
+func (c *coming) begin(s *Store, d digest.Digest, size int64) (ended func(), err error) {
+	if size < journalFrom { // it is written as soon as it could be counted
 		return func() {}, nil
 	}
-	d := desc.Digest
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if free, err := s.Free(); err == nil {
-		need := desc.Size - s.Partial(d)
+		need := size - s.Partial(d)
 		if others := c.others(s, d); need > free-others {
 			const most = 1 << 62
 			return nil, &SpaceError{Where: s.Dir(), Need: min(need, most) + others, Free: free}
@@ -101,7 +99,7 @@ func (c *coming) begin(s *Store, desc ocispec.Descriptor) (ended func(), err err
 		b = new(begun)
 		c.begun[d] = b
 	}
-	b.size, b.by = max(b.size, desc.Size), b.by+1
+	b.size, b.by = max(b.size, size), b.by+1
 	return sync.OnceFunc(func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -126,7 +126,11 @@ func (p *pull) tellSpace(err error) error {
 // connection serves other blobs.
 func (p *pull) ingest(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor) (*blobstore.Ingest, error) {
 	waited := false
-	in, err := p.lease.Ingest(ctx, desc, func() {
+	begin := p.lease.Ingest
+	if p.apart {
+		begin = p.lease.IngestApart
+	}
+	in, err := begin(ctx, desc, func() {
 		p.opts.observe(event.Waiting{Digest: desc.Digest})
 		select {
 		case p.waits <- struct{}{}:

@@ -23,6 +23,7 @@ type flight struct {
 	desc   ocispec.Descriptor
 	ctx    context.Context // of the fetch
 	cancel context.CancelCauseFunc
+	apart  bool   // another one is under way, of the same digest and another size
 	idle   func() // is told when nobody follows any more
 
 	mu        sync.Mutex

@@ -79,6 +79,7 @@ type pull struct {
 	images []*pulling
 
 	watch    *flight // who follows the one blob that is fetched, or nil
+	apart    bool    // what is fetched doesn't wait for others that fetch the same digest with another size
 	learning *learning
 	flying   atomic.Int32  // transfers under way
 	commits  chan struct{} // one for each commit that may be under way

@@ -722,6 +722,9 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 	if f == nil {
 		f = newFlight(t.ctx, t.opts.Store, ocispec.Descriptor{Digest: d, Size: size})
 		f.idle = func() { t.idle(key, f) }
+		for other := range t.flights {
+			f.apart = f.apart || other.digest == d
+		}
 		t.flights[key] = f
 		o := f.add(at.repository, ref, known)
 		t.work.Go(func() { t.fly(key, f, o) })
@@ -833,7 +836,7 @@ func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
 	p := newPull(t.opts, lease, nil)
-	p.watch = f
+	p.watch, p.apart = f, f.apart
 	from := []*plan.Image{{Ref: o.ref}}
 	t.opts.observe(event.Queued{Digest: d.Digest, Size: d.Size})
 	err = schedule.Run(ctx, t.opts.Limits, func(q *schedule.Queue) error {

@@ -671,3 +671,37 @@ func TestThroughTakesNoArchivesWordForFresh(t *testing.T) {
 		t.Errorf("when the registry is down: %d, %v", resp.StatusCode, resp.Header)
 	}
 }
+
+// A registry that gives a digest another size holds up nobody either.
+func TestThroughAWrongSizeElsewhereHoldsUpNobody(t *testing.T) {
+	const size = 1 << 20
+	for _, lie := range []int{size - 1, size + 1, 100 << 20} {
+		r := newFront(t, 2, time.Hour, 0)
+		img := registrytest.Build("linux/amd64", registrytest.Random(1, size))
+		r.others[1].Push("team/app", "1", img)
+		d := img.Layers[0].Digest
+		rest := "team/app/blobs/" + d.String()
+		begun := make(chan struct{}, 10)
+		r.others[0].Break("/blobs/", registrytest.Always, func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				w.Header().Set("Content-Length", fmt.Sprint(lie))
+				if req.Method == http.MethodHead {
+					return
+				}
+				_, _ = w.Write(make([]byte, 1000))
+				_ = http.NewResponseController(w).Flush()
+				begun <- struct{}{}
+				<-req.Context().Done()
+			})
+		})
+		ctx, leave := context.WithCancel(t.Context())
+		var first sync.WaitGroup
+		first.Go(func() { _, _, _ = r.try(ctx, r.of(0, rest)) })
+		<-begun
+		if resp, body := r.get(r.of(1, rest)); resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[d]) {
+			t.Errorf("beside one of %d bytes: %d, %d bytes", lie, resp.StatusCode, len(body))
+		}
+		leave()
+		first.Wait()
+	}
+}
