@@ -106,7 +106,7 @@ end, for --drain at most. Under systemd it takes its sockets, and tells when it 
 	f.IntVar(&o.perClient, "max-per-client", 256, "connections of one address, at most `N`; more are closed")
 	f.Float64Var(&o.requests, "client-requests", 0, "requests of one address a second, at most `N` (default: no bound)")
 	f.Var(&o.clientRate, "client-rate", "bytes a second to one address, at most `RATE` (default: no bound)")
-	f.Var(&o.budget, "budget", "keep the store under `SIZE`: those images go that were used longest ago (default: no bound)")
+	f.Var(&o.budget, "budget", "keep the store under `SIZE`: half-fetched blobs go, then images that were used longest ago (default: no bound)")
 	f.StringVar(&o.log, "access-log", "", "write a line for each request to `FILE`, - for standard output")
 	f.StringVar(&o.pprof, "pprof", "", "serve profiles of the program at `HOST:PORT`")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "when told to end, let requests under way end within `DUR`")

@@ -427,7 +427,7 @@ func (w *warmWork) Drop(names []string) error {
 // KeepBudget implements warm.Work.
 func (w *warmWork) KeepBudget(ctx context.Context, b warm.Budget, pinned func(string) bool) error {
 	u, err := w.store.Usage(ctx)
-	if err != nil || u.Bytes <= b.High {
+	if err != nil || u.Bytes+u.PartialSize <= b.High {
 		return err
 	}
 	g, err := w.store.FindGarbage(ctx, blobstore.Keep{Budget: b.Low, Pinned: pinned})
