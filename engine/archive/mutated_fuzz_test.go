@@ -78,7 +78,7 @@ func FuzzMutated(f *testing.F) {
 			t.Errorf("files outside of the store: %v, and were %v", now, outside)
 		}
 		whole(t, store, images)
-		if digests, err := archive.Digests(ctx, name, reader(stdin)); err != nil {
+		if digests, err := archive.Digests(ctx, name, reader(stdin), 0); err != nil {
 			oneLine(t, err)
 		} else if i := slices.IndexFunc(digests, func(d digest.Digest) bool { return d.Validate() != nil }); i >= 0 {
 			t.Errorf("Digests gives %q", digests[i])

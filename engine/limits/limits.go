@@ -117,6 +117,8 @@ const (
 	HostsBytes = 1 << 20
 	// HelperBytes is how much of a credential helper's answer is read, in bytes.
 	HelperBytes = 1 << 20
+)
+
 // What is fetched for clients of a mirror.
 const (
 	// QuestionTime is how long a registry may take for the whole answer to one question: what a tag

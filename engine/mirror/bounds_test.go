@@ -229,8 +229,8 @@ func TestListsAreThoseOfNow(t *testing.T) {
 	}
 }
 
-// FuzzServe: whatever is asked, the answer is one of the API's, and nothing of the store's but what was asked for.
-func FuzzServe(f *testing.F) {
+// FuzzPrivate: whatever somebody asks who may not see a private image, nothing of it is shown.
+func FuzzPrivate(f *testing.F) {
 	store, err := blobstore.OpenWith(filepath.Join(f.TempDir(), "store"), blobstore.Options{NoSync: true})
 	if err != nil {
 		f.Fatal(err)
