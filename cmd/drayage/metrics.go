@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"drayage/bench"
+	"drayage/cmd/drayage/web"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -16,7 +17,7 @@ import (
 
 // benchMetrics shows a bench to Prometheus while it runs. Nil shows nothing.
 type benchMetrics struct {
-	server   *http.Server
+	server   *web.Server
 	listener net.Listener
 	served   chan error
 
@@ -62,7 +63,7 @@ func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(all, promhttp.HandlerOpts{}))
 	const patience = 5 * time.Second
-	m.server = &http.Server{Handler: mux, ReadHeaderTimeout: patience}
+	m.server = web.NewServer(web.ServerOptions{Handler: web.NoBodies(mux), Timeouts: web.Timeouts{Header: patience}})
 	go func() { m.served <- m.server.Serve(listener) }()
 	return m, nil
 }

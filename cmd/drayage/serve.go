@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -58,8 +59,12 @@ type serveOptions struct {
 	perClient   int
 	requests    float64
 	clientRate  rate
+	clientUp    int
+	upstreams   int
+	allowed     []string
 	budget      size
 	log         string
+	audit       string
 	pprof       string
 	drain       time.Duration
 }
@@ -79,7 +84,8 @@ served, and marked as stale.
 A page for people is at /, metrics for Prometheus at /metrics, health checks at /healthz and
 /readyz. Credentials for upstream are those of pull, and never reach clients.
 
-It listens to this machine alone unless --listen says otherwise. SIGTERM lets what is under way
+It listens to this machine alone unless --listen says otherwise, and then is asked for as localhost
+or by an address of this machine, unless --allow-host adds names. SIGTERM lets what is under way
 end, for --drain at most. Under systemd it takes its sockets, and tells when it is ready.`,
 		Example: `  drayage serve
   drayage serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users
@@ -102,18 +108,29 @@ end, for --drain at most. Under systemd it takes its sockets, and tells when it 
 	f.IntVar(&o.perHost, "per-host", 8, "connections to one host upstream, at most `N`")
 	f.DurationVar(&o.patience, "give-up-after", 30*time.Second, "tell clients of a failure when no byte has come from upstream for `DUR`")
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
-	f.IntVar(&o.connections, "max-connections", 4096, "connections of all clients, at most `N`; more wait")
-	f.IntVar(&o.perClient, "max-per-client", 256, "connections of one address, at most `N`; more are closed")
-	f.Float64Var(&o.requests, "client-requests", 0, "requests of one address a second, at most `N` (default: no bound)")
+	f.StringArrayVar(&o.allowed, "allow-host", nil, "answer requests for the host `NAME`, * for any (repeatable; default: any, but on loopback localhost alone)")
+	f.IntVar(&o.connections, "max-connections", 4096, "maximum connections of all clients; more get status 503, 0 for no bound (`N`)")
+	f.IntVar(&o.perClient, "max-per-client", 256, "maximum connections of one address; more get status 429, 0 for no bound (`N`)")
+	f.Float64Var(&o.requests, "client-requests", defaultRequests, "maximum requests of one address a second, 0 for no bound (`N`)")
+	f.IntVar(&o.clientUp, "client-upstream", 32, "maximum blobs fetched from upstream at once for one address, 0 for no bound (`N`)")
+	f.IntVar(&o.upstreams, "max-upstream", 256, "maximum blobs fetched from upstream at once, 0 for no bound (`N`)")
 	f.Var(&o.clientRate, "client-rate", "bytes a second to one address, at most `RATE` (default: no bound)")
 	f.Var(&o.budget, "budget", "keep the store under `SIZE`: half-fetched blobs go, then images that were used longest ago (default: no bound)")
 	f.StringVar(&o.log, "access-log", "", "write a line for each request to `FILE`, - for standard output")
+	f.StringVar(&o.audit, "audit-log", "", "write a line for each refusal to `FILE`, - for standard output (default: to the access log)")
 	f.StringVar(&o.pprof, "pprof", "", "serve profiles of the program at `HOST:PORT`")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "when told to end, let requests under way end within `DUR`")
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
 	return cmd
 }
+
+// Requests of one address a second, and at once, unless a flag says otherwise: a node that pulls
+// hundreds of images side by side stays below both.
+const (
+	defaultRequests = 200
+	defaultBurst    = 2000
+)
 
 // check finds what is wrong with the command line as a whole.
 func (o *serveOptions) check() error {
@@ -122,7 +139,7 @@ func (o *serveOptions) check() error {
 		return usageError{errors.New("--tls-cert and --tls-key go together")}
 	case len(o.private) > 0 && o.htpasswd == "":
 		return usageError{errors.New("--private needs --htpasswd: without passwords nobody has a name")}
-	case o.jobs < 1 || o.perHost < 1 || o.connections < 0 || o.perClient < 0 || o.requests < 0:
+	case o.jobs < 1 || o.perHost < 1 || o.connections < 0 || o.perClient < 0 || o.requests < 0 || o.clientUp < 0 || o.upstreams < 0:
 		return usageError{errors.New("--jobs and --per-host must be at least 1, and other numbers not less than 0")}
 	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
 		return usageError{errors.New("--fresh and --drain must not be less than nothing, and --give-up-after more")}
@@ -155,7 +172,8 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		return err
 	}
 	defer display.Close()
-	conf, err := o.serverTLS()
+	warn := func(message string) { display.Observe(event.Warned{Message: message}) }
+	conf, err := o.serverTLS(warn)
 	if err != nil {
 		return err
 	}
@@ -169,11 +187,15 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	log, closeLog, err := o.accessLog(s)
+	log, audit, closeLogs, err := o.logs(s)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeLog()) }()
+	refusals := web.NewRefusals(audit)
+	defer func() {
+		refusals.Close()
+		err = errors.Join(err, closeLogs())
+	}()
 	metrics := web.NewMetrics()
 	transfers := web.NewTransfers(metrics)
 	var budget *blobstore.Budget
@@ -183,13 +205,22 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private}
 	var through *engine.Through
 	if len(upstreams) > 0 {
+		bounds := web.NewUpstream(o.clientUp, o.upstreams)
 		var done func()
-		through, done, err = o.upstream(ctx, store, budget, upstreams, event.Observers{display, transfers}, display)
+		through, done, err = o.upstream(ctx, store, budget, upstreams, event.Observers{display, transfers, bounds}, display)
 		if err != nil {
 			return err
 		}
 		defer done()
-		m.Upstream, m.Allowed = through, func(registry string) bool { return slices.Contains(upstreams, registry) }
+		m.Upstream, m.Allowed = bounds.Of(through), func(registry string) bool { return slices.Contains(upstreams, registry) }
+	}
+	ls, err := o.listeners(ctx)
+	if err != nil {
+		return err
+	}
+	hosts, err := o.hosts(ls)
+	if err != nil {
+		return errors.Join(err, closeAll(ls))
 	}
 	answers := mirror.New(m)
 	if through != nil && private != nil {
@@ -199,13 +230,29 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	defer endStreams()
 	handler := web.Handler(web.Options{
 		Store: store, Mirror: answers, Private: private, Passwords: passwords, Log: log, Metrics: metrics, Transfers: transfers, Budget: int64(o.budget),
-		Limits:  web.Limits{Requests: limits.Limit(o.requests), Bytes: o.clientRate.perSecond()},
+		Limits: web.Limits{Requests: limits.Limit(o.requests), Burst: o.burst(), Bytes: o.clientRate.perSecond()},
+		Hosts:  hosts, Refusals: refusals,
 		Groups:  func() []web.Group { return warmGroups(store) },
 		Fresh:   func() map[string]web.Freshness { return warmFreshness(store) },
 		Version: versionString(), Closing: closing.Done(),
-		Fault: func(message string) { display.Observe(event.Warned{Message: message}) },
+		Fault: warn,
 	})
-	return o.run(ctx, s, store, budget, handler, conf, display, endStreams)
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	server := web.NewServer(web.ServerOptions{
+		Handler: handler, TLS: conf, Base: requests, Bounds: web.Bounds{All: o.connections, PerClient: o.perClient}, Refusals: refusals,
+	})
+	server.RegisterOnShutdown(endStreams)
+	watching, stopWatching := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if passwords != nil {
+			passwords.Watch(watching, warn)
+		}
+	}()
+	defer func() { stopWatching(); <-watched }()
+	return o.run(ctx, store, budget, server, ls, display, cancel)
 }
 
 // privacy is who may see what; nil is everybody all.
@@ -218,6 +265,47 @@ func (o *serveOptions) privacy() (*mirror.Private, error) {
 		return nil, usageError{fmt.Errorf("--private: %w", err)}
 	}
 	return p, nil
+}
+
+// burst is how many requests one address may send at once: 0 is those of a second.
+func (o *serveOptions) burst() int {
+	if o.requests == defaultRequests {
+		return defaultBurst
+	}
+	return 0
+}
+
+// hosts are the names by which clients may ask for it. What only this machine can connect to is
+// asked for by this machine's names, unless others are given.
+func (o *serveOptions) hosts(ls []net.Listener) (*web.Hosts, error) {
+	loopback := true
+	for _, l := range ls {
+		loopback = loopback && isLoopback(l.Addr())
+	}
+	names := o.allowed
+	if host, _, err := net.SplitHostPort(o.listen); loopback && err == nil && host != "" {
+		names = append([]string{host}, names...) // which stands for this machine here, whatever it is
+	}
+	hosts, err := web.NewHosts(names, loopback)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--allow-host: %w", err)}
+	}
+	return hosts, nil
+}
+
+// isLoopback reports whether only this machine can connect to an address. A Unix socket is none:
+// what connects to it is a proxy, which has its own names.
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+func closeAll(ls []net.Listener) error {
+	var err error
+	for _, l := range ls {
+		err = errors.Join(err, l.Close())
+	}
+	return err
 }
 
 // registries reads a list of registries' names.
@@ -238,31 +326,45 @@ func registries(list string) ([]string, error) {
 
 // serverTLS is how HTTPS is spoken, nil for plain HTTP. The certificate is read again
 // when it has changed.
-func (o *serveOptions) serverTLS() (*tls.Config, error) {
+func (o *serveOptions) serverTLS(warn func(string)) (*tls.Config, error) {
 	if o.tlsCert == "" {
 		return nil, nil
 	}
-	reload, err := newReloading(o.tlsCert, o.tlsKey)
+	reload, err := newReloading(o.tlsCert, o.tlsKey, warn)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--tls-cert and --tls-key: %w", err)}
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.get, NextProtos: []string{"h2", "http/1.1"}}, nil
 }
 
-// accessLog is where requests are logged, nil for nowhere.
-func (o *serveOptions) accessLog(s streams) (*slog.Logger, func() error, error) {
+// logs are where requests and refusals are logged, nil for nowhere. Refusals are logged with
+// requests, unless they have a log of their own.
+func (o *serveOptions) logs(s streams) (access, audit *slog.Logger, done func() error, err error) {
+	access, done, err = openLog(s, "--access-log", o.log)
+	if err != nil || o.audit == "" || o.audit == o.log {
+		return access, access, done, err
+	}
+	audit, doneToo, err := openLog(s, "--audit-log", o.audit)
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, done())
+	}
+	return access, audit, func() error { return errors.Join(done(), doneToo()) }, nil
+}
+
+// openLog opens a log, nil for none.
+func openLog(s streams, flag, name string) (*slog.Logger, func() error, error) {
 	var w io.Writer
 	done := func() error { return nil }
-	switch o.log {
+	switch name {
 	case "":
 		return nil, done, nil
 	case "-": // whoever reads it may be slow, which is nothing to clients
 		p := progress.NewPatient(s.out, func(left int) []byte { return leftOut(left, false) })
 		w, done = p, func() error { p.Flush(); return nil }
 	default:
-		f, err := os.OpenFile(o.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--access-log: %w", err)
+			return nil, nil, fmt.Errorf("%s: %w", flag, err)
 		}
 		w, done = f, f.Close
 	}
@@ -342,52 +444,23 @@ func validPort(text string) bool {
 	return err == nil
 }
 
-// run serves until ctx is done, and then until what is under way has ended.
-func (o *serveOptions) run(ctx context.Context, s streams, store *blobstore.Store, budget *blobstore.Budget, handler http.Handler, conf *tls.Config, d *display, endStreams func()) error {
-	const (
-		header = 10 * time.Second // for a request's header to come
-		idle   = 2 * time.Minute  // between requests
-		most   = 32 << 10         // bytes of a header
-	)
-	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: header, IdleTimeout: idle, MaxHeaderBytes: most, TLSConfig: conf,
-		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what clients do wrong
-		BaseContext: func(net.Listener) context.Context { return requests },
-	}
-	server.RegisterOnShutdown(endStreams)
-	if conf == nil {
-		var protocols http.Protocols
-		protocols.SetHTTP1(true)
-		server.Protocols = &protocols
-	}
+// run serves until ctx is done, and then until what is under way has ended. cancel ends that.
+func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, server *web.Server, ls []net.Listener, d *display, cancel func()) error {
 	allowDraining(ctx, o.drain+5*time.Second)
-	ls, err := o.listeners(ctx)
+	profiles, err := servePprof(ctx, o.pprof, d)
 	if err != nil {
-		return err
-	}
-	profiles, err := servePprof(ctx, o.pprof)
-	if err != nil {
-		return err
+		return errors.Join(err, closeAll(ls))
 	}
 	served := make(chan error, len(ls))
 	for _, l := range ls {
 		scheme := "http"
-		if conf != nil {
+		if o.tlsCert != "" {
 			scheme = "https"
 		}
 		if !o.quiet {
 			d.say("", fmt.Sprintf("serving %s at %s://%s", store.Dir(), scheme, l.Addr()))
 		}
-		go func() {
-			l := web.Listener(l, o.connections, o.perClient)
-			if conf != nil {
-				served <- server.ServeTLS(l, "", "")
-			} else {
-				served <- server.Serve(l)
-			}
-		}()
+		go func() { served <- server.Serve(l) }()
 	}
 	swept := make(chan struct{})
 	sweeping, stopSweeping := context.WithCancel(ctx)
@@ -444,7 +517,7 @@ func keepBudget(ctx context.Context, budget *blobstore.Budget, d *display) {
 }
 
 // servePprof serves profiles at an address of their own; "" is nowhere.
-func servePprof(ctx context.Context, address string) (*http.Server, error) {
+func servePprof(ctx context.Context, address string, d *display) (*web.Server, error) {
 	if address == "" {
 		return nil, nil
 	}
@@ -458,26 +531,44 @@ func servePprof(ctx context.Context, address string) (*http.Server, error) {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	const header = 10 * time.Second
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: header}
+	var hosts *web.Hosts
+	if isLoopback(l.Addr()) {
+		if hosts, err = web.NewHosts(nil, true); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	} else {
+		d.Observe(event.Warned{Message: fmt.Sprintf("--pprof %s: profiles are served to other machines, without a password, and tell what is in memory", address)})
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !hosts.Allows(r.Host) {
+			http.Error(w, "ask for profiles by localhost or an address of this machine", http.StatusMisdirectedRequest)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+	const connections = 64
+	server := web.NewServer(web.ServerOptions{Handler: web.NoBodies(handler), Bounds: web.Bounds{All: connections, PerClient: connections}})
 	go func() { _ = server.Serve(l) }() // ends with Close
 	return server, nil
 }
 
-// reloading is a certificate that is read again when its file has changed.
+// reloading is a certificate that is read again when its files have changed. What was read before
+// stays good when they can't be read, or don't fit each other.
 type reloading struct {
 	cert, key string
+	warn      func(string)
 	state     chan reloadState // holds one: a lock
 }
 
 type reloadState struct {
 	pair   *tls.Certificate
-	age    time.Time
+	raw    [2][]byte // what the files had
 	looked time.Time
+	broken bool
 }
 
-func newReloading(cert, key string) (*reloading, error) {
-	r := &reloading{cert: cert, key: key, state: make(chan reloadState, 1)}
+func newReloading(cert, key string, warn func(string)) (*reloading, error) {
+	r := &reloading{cert: filepath.Clean(cert), key: filepath.Clean(key), warn: warn, state: make(chan reloadState, 1)}
 	st, err := r.read(reloadState{})
 	r.state <- st
 	return r, err
@@ -485,25 +576,47 @@ func newReloading(cert, key string) (*reloading, error) {
 
 func (r *reloading) read(old reloadState) (reloadState, error) {
 	old.looked = time.Now()
-	info, err := os.Stat(filepath.Clean(r.cert))
-	if err != nil {
-		return old, err
+	var raw [2][]byte
+	for i, path := range []string{r.cert, r.key} {
+		var err error
+		const most = 1 << 20
+		if raw[i], err = readSome(path, most); err != nil {
+			return old, err
+		}
 	}
-	if old.pair != nil && info.ModTime().Equal(old.age) {
+	if old.pair != nil && bytes.Equal(raw[0], old.raw[0]) && bytes.Equal(raw[1], old.raw[1]) {
 		return old, nil
 	}
-	pair, err := tls.LoadX509KeyPair(r.cert, r.key)
+	pair, err := tls.X509KeyPair(raw[0], raw[1])
 	if err != nil {
 		return old, err
 	}
-	return reloadState{&pair, info.ModTime(), old.looked}, nil
+	return reloadState{&pair, raw, old.looked, old.broken}, nil
+}
+
+// readSome reads a file of at most so many bytes.
+func readSome(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
 }
 
 func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	const often = 10 * time.Second
 	st := <-r.state
 	if time.Since(st.looked) > often {
-		st, _ = r.read(st) // what was read before is good, if this isn't
+		var err error
+		st, err = r.read(st)
+		switch {
+		case err != nil && !st.broken:
+			r.warn(fmt.Sprintf("--tls-cert and --tls-key can't be read again, and the certificate from before stays in use: %v", err))
+		case err == nil && st.broken:
+			r.warn("--tls-cert and --tls-key can be read again")
+		}
+		st.broken = err != nil
 	}
 	r.state <- st
 	return st.pair, nil

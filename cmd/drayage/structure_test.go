@@ -39,6 +39,7 @@ var goroutines = []string{
 	"cmd/drayage.interruptible",
 	"cmd/drayage.keep",
 	"cmd/drayage.run",
+	"cmd/drayage.runServe",
 	"cmd/drayage.sayInTime", // the process ends then
 	"cmd/drayage.servePprof",
 	"cmd/drayage.startMetrics",

@@ -487,7 +487,10 @@ func (h *Handler) guardManifest(ctx context.Context, a asked, ref reference.Imag
 // fromUpstream is what a client is told of a fault upstream: nothing about it that it
 // needn't know.
 func fromUpstream(err error, unknown *fault) error {
+	var said *fault // by what stands before upstream, for clients
 	switch {
+	case errors.As(err, &said):
+		return said
 	case errors.Is(err, ErrUnknown):
 		return unknown
 	case errors.Is(err, ErrDenied):

@@ -1,188 +1,122 @@
 package web
 
 import (
-	"io"
-	"net"
+	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 )
 
+// Limits bound what clients may take. A client is an address; all addresses of an IPv6 network of
+// 64 bits together may have as much as 16.
+type Limits struct {
+	Requests rate.Limit // a second of one client; 0 is no bound
+	Burst    int        // requests at once; 0 is those of a second
+	Bytes    rate.Limit // a second of one client; 0 is no bound
+}
+
+// mostClients is how many addresses are known at once. Those beyond share what one network has.
+const mostClients = 65_536
+
 // clients are the rates that each address has left.
 type clients struct {
-	limits Limits
-
-	mu    sync.Mutex
-	known map[string]*client
+	requests, networks *buckets // nil is no bound
+	health             *buckets
+	bytes              *byteRates // nil is no bound
 }
 
-type client struct {
-	requests, bytes *rate.Limiter // nil is none
-	seen            time.Time
-}
-
-func newClients(l Limits) *clients { return &clients{limits: l, known: make(map[string]*client)} }
-
-// of is a client's state. Those that weren't seen for long are forgotten.
-func (c *clients) of(address string) *client {
-	const many, long = 10_000, 10 * time.Minute
-	now := time.Now()
-	if len(c.known) > many {
-		for a, k := range c.known {
-			if now.Sub(k.seen) > long {
-				delete(c.known, a)
-			}
+func newClients(l Limits) *clients {
+	const (
+		health = 50 // health checks of one address a second, and four times as many at once
+		burst  = 4 * health
+	)
+	c := &clients{health: newBuckets(health, burst, mostClients)}
+	if l.Requests > 0 {
+		burst := float64(max(1, int(l.Requests)))
+		if l.Burst > 0 {
+			burst = float64(l.Burst)
 		}
+		c.requests = newBuckets(float64(l.Requests), burst, mostClients)
+		c.networks = newBuckets(crowd*float64(l.Requests), crowd*burst, mostClients)
 	}
-	k := c.known[address]
-	if k == nil {
-		k = new(client)
-		if c.limits.Requests > 0 {
-			k.requests = rate.NewLimiter(c.limits.Requests, max(1, int(c.limits.Requests)))
-		}
-		if c.limits.Bytes > 0 {
-			const burst = 64 << 10
-			k.bytes = rate.NewLimiter(c.limits.Bytes, max(burst, int(c.limits.Bytes)/10))
-		}
-		c.known[address] = k
+	if l.Bytes > 0 {
+		c.bytes = &byteRates{limit: l.Bytes, known: make(map[netip.Prefix]*byteRate)}
 	}
-	k.seen = now
-	return k
+	return c
 }
 
 // request takes one request of a client's rate, and returns how long it would have to
 // wait for it: 0 when it needn't.
-func (c *clients) request(address string) time.Duration {
-	if c.limits.Requests <= 0 {
+func (c *clients) request(from source, health bool, now time.Time) time.Duration {
+	switch {
+	case !from.known():
+		return 0
+	case health:
+		return c.health.take(from.host, now)
+	case c.requests == nil:
 		return 0
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	k := c.of(address)
-	if k.requests.Allow() {
-		return 0
+	if from.shared() {
+		if wait := c.networks.take(from.network, now); wait > 0 {
+			return wait
+		}
 	}
-	return time.Duration(float64(time.Second) / float64(c.limits.Requests))
+	return c.requests.take(from.host, now)
 }
 
-// bytes is what holds back the bytes to a client, or nil.
-func (c *clients) bytes(address string) *rate.Limiter {
-	if c.limits.Bytes <= 0 {
+// bytesTo is what holds back the bytes to a client, or nil.
+func (c *clients) bytesTo(from source) *rate.Limiter {
+	if c.bytes == nil || !from.known() {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.of(address).bytes
+	return c.bytes.to(from.host)
 }
 
-// Listener bounds the connections of a listener: in all, beyond which new ones wait, and
-// of one address, beyond which they are closed. 0 is no bound.
-func Listener(l net.Listener, all, perClient int) net.Listener {
-	out := &listener{Listener: l, perClient: perClient, open: make(map[string]int)}
-	if all > 0 {
-		out.places = make(chan struct{}, all)
-	}
-	out.closed = make(chan struct{})
-	return out
+// byteRates are the bytes that each address has left.
+type byteRates struct {
+	limit rate.Limit
+
+	mu    sync.Mutex
+	known map[netip.Prefix]*byteRate
+	rest  *rate.Limiter // of all that there is no room for
+	swept time.Time
 }
 
-type listener struct {
-	net.Listener
-	perClient int
-	places    chan struct{} // nil is no bound
-	closed    chan struct{}
-	once      sync.Once
-
-	mu   sync.Mutex
-	open map[string]int
+type byteRate struct {
+	limiter *rate.Limiter
+	seen    time.Time
 }
 
-// Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		if l.places != nil {
-			select {
-			case l.places <- struct{}{}:
-			case <-l.closed:
-				return nil, net.ErrClosed
+func (b *byteRates) to(key netip.Prefix) *rate.Limiter {
+	const long, often = 10 * time.Minute, time.Second
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := b.known[key]
+	if k == nil {
+		if len(b.known) >= mostClients && now.Sub(b.swept) >= often {
+			b.swept = now
+			for a, k := range b.known {
+				if now.Sub(k.seen) > long {
+					delete(b.known, a)
+				}
 			}
 		}
-		c, err := l.Listener.Accept()
-		if err != nil {
-			l.release()
-			return nil, err
+		if len(b.known) >= mostClients {
+			if b.rest == nil {
+				b.rest = limiterOf(crowd * b.limit)
+			}
+			return b.rest
 		}
-		address := c.RemoteAddr().String()
-		if host, _, err := net.SplitHostPort(address); err == nil {
-			address = host
-		}
-		if !l.enter(address) {
-			c.Close()
-			l.release()
-			continue
-		}
-		return &conn{Conn: c, listener: l, address: address}, nil
+		k = &byteRate{limiter: limiterOf(b.limit)}
+		b.known[key] = k
 	}
+	k.seen = now
+	return k.limiter
 }
 
-// Close implements net.Listener.
-func (l *listener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-func (l *listener) release() {
-	if l.places != nil {
-		<-l.places
-	}
-}
-
-func (l *listener) enter(address string) bool {
-	if l.perClient <= 0 {
-		return true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open[address] >= l.perClient {
-		return false
-	}
-	l.open[address]++
-	return true
-}
-
-func (l *listener) leave(address string) {
-	l.release()
-	if l.perClient <= 0 {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open[address]--; l.open[address] <= 0 {
-		delete(l.open, address)
-	}
-}
-
-// conn gives its place back when it is closed.
-type conn struct {
-	net.Conn
-	listener *listener
-	address  string
-	once     sync.Once
-}
-
-// Close implements net.Conn.
-func (c *conn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() { c.listener.leave(c.address) })
-	return err
-}
-
-// ReadFrom implements io.ReaderFrom, which has the kernel send files.
-func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if from, ok := c.Conn.(io.ReaderFrom); ok {
-		defer cork(c.Conn)()
-		return from.ReadFrom(r)
-	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+func limiterOf(l rate.Limit) *rate.Limiter {
+	const burst = 64 << 10
+	return rate.NewLimiter(l, max(burst, int(l)/10))
 }

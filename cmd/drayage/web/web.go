@@ -12,13 +12,17 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"drayage/blobstore"
 	"drayage/engine/mirror"
 	"drayage/engine/printable"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/time/rate"
 )
@@ -31,8 +35,13 @@ type Options struct {
 	Private *mirror.Private
 	// Passwords, if not nil, are wanted for everything but the health checks.
 	Passwords *Passwords
-	Limits    Limits
-	Log       *slog.Logger // of requests; nil is none
+	// Hosts, if not nil, are the names by which clients may ask for anything but the health checks.
+	Hosts    *Hosts
+	Limits   Limits
+	Timeouts Timeouts     // of streams in HTTP/2; those of connections are a Server's
+	Log      *slog.Logger // of requests; nil is none
+	// Refusals, if not nil, note what is refused.
+	Refusals *Refusals
 	// Fault, if not nil, is told of faults of this program, which end a request.
 	Fault     func(message string)
 	Metrics   *Metrics
@@ -52,21 +61,16 @@ type Mirror interface {
 	Serve(w http.ResponseWriter, r *http.Request, user string)
 }
 
-// Limits bound what clients may take. A client is an address.
-type Limits struct {
-	Requests rate.Limit // a second of one client; 0 is no bound
-	Bytes    rate.Limit // a second of one client; 0 is no bound
-}
-
 // Handler makes the handler of all of it.
 func Handler(o Options) http.Handler {
-	s := &site{o: o, clients: newClients(o.Limits), looks: newLooks(o)}
+	o.Timeouts = o.Timeouts.orDefaults()
+	s := &site{o: o, clients: newClients(o.Limits), streams: newStreams(), looks: newLooks(o)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /page.js", script)
-	mux.HandleFunc("GET /events", s.events)
+	mux.HandleFunc("GET /events", s.boundEvents)
 	mux.HandleFunc("GET /warm/{group}", s.warm)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics.registry(s.looks.usage), promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry(), promhttp.HandlerOpts{MaxRequestsInFlight: scrapes}))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		mirror.Fail(w, mirror.Refuse(http.StatusNotFound, "UNSUPPORTED", "there is no such thing here"))
 	})
@@ -74,18 +78,47 @@ func Handler(o Options) http.Handler {
 	return http.HandlerFunc(s.serve)
 }
 
+// scrapes is how many readings of the metrics there may be at once.
+const scrapes = 4
+
 type site struct {
 	o       Options
 	mux     *http.ServeMux
 	clients *clients
+	streams *streams
+	health  readiness
 	looks   looks
+}
+
+// registry has the counters, and what the site itself knows.
+func (s *site) registry() *prometheus.Registry {
+	r := s.o.Metrics.registry(s.looks.usage)
+	if s.o.Refusals != nil {
+		r.MustRegister(s.o.Refusals.total)
+	}
+	if s.o.Passwords != nil {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "drayage_serve_password_file_ok", Help: "1 when the password file can be used, 0 when it can't, and nobody is let in.",
+		}, func() float64 {
+			if s.o.Passwords.Fault() != nil {
+				return 0
+			}
+			return 1
+		}))
+	}
+	return r
 }
 
 // serve is on the way of every request.
 func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 	began := time.Now()
+	conn, _ := r.Context().Value(connKey{}).(*conn)
+	v := &visit{from: sourceOf(r.RemoteAddr), conn: conn}
+	r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 	w := &watched{ResponseWriter: plain, ctx: r.Context()}
-	client := clientOf(r)
+	if r.ProtoMajor > 1 {
+		w.stall, w.conn = 2*s.o.Timeouts.Write, conn
+	}
 	user := ""
 	s.o.Metrics.begin()
 	defer func() {
@@ -104,15 +137,23 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		w.done()
 		took := time.Since(began)
 		s.o.Metrics.end(kind, w.code(), w.bytes, took)
+		if why := v.reason(w.code()); why != "" {
+			s.o.Refusals.note(refusal{why: why, from: v.from, status: w.code(), user: user, method: r.Method, host: r.Host, path: r.URL.RequestURI(), agent: r.UserAgent()})
+		}
 		if s.o.Log != nil && kind != "health" {
-			s.o.Log.Info("request", "client", client, "user", user, "method", r.Method, "path", r.URL.RequestURI(), "status", w.code(), "bytes", w.bytes,
-				"took", took.Round(time.Microsecond).String(), "agent", r.UserAgent())
+			s.o.Log.Info("request", "client", clientOf(r), "user", short(user, mostUser), "method", short(r.Method, mostMethod), "path", short(r.URL.RequestURI(), mostPath), "status", w.code(), "bytes", w.bytes,
+				"took", took.Round(time.Microsecond).String(), "agent", short(r.UserAgent(), mostAgent))
 		}
 		if p != nil { // ends the connection
 			panic(p)
 		}
 	}()
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	var err error
+	if user, err = s.admit(w, r, v); err != nil {
+		mirror.Fail(w, err)
+		return
+	}
 	switch r.URL.Path {
 	case "/healthz":
 		answer(w, http.StatusOK, "ok\n")
@@ -121,26 +162,80 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		s.ready(w)
 		return
 	}
-	if wait := s.clients.request(client); wait > 0 {
-		w.Header().Set("Retry-After", "1")
-		mirror.Fail(w, mirror.Refuse(http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests from this address"))
-		return
+	if l := s.clients.bytesTo(v.from); l != nil {
+		w.limit = l
 	}
-	if s.o.Passwords != nil {
-		var ok bool
-		if user, ok = s.o.Passwords.Check(r); !ok {
-			w.Header().Set("WWW-Authenticate", `Basic realm="drayage", charset="UTF-8"`)
-			mirror.Fail(w, mirror.Refuse(http.StatusUnauthorized, "UNAUTHORIZED", "a user name and password are wanted"))
-			return
-		}
-	}
-	w.limit = s.clients.bytes(client)
 	if mirror.Concerns(r.URL.EscapedPath()) {
 		s.o.Mirror.Serve(w, r, user)
 		return
 	}
 	w.user = user
 	s.mux.ServeHTTP(w, r)
+}
+
+// admit reports who sends a request, or why it is refused: what costs least is looked at first.
+// Health checks need neither a name of the server nor a password.
+func (s *site) admit(w http.ResponseWriter, r *http.Request, v *visit) (user string, err error) {
+	health := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"
+	if c := v.conn; c != nil && c.spare != "" {
+		w.Header().Set("Connection", "close")
+		if !health && r.URL.Path != "/metrics" {
+			if c.spare == whyFullOfOne {
+				return "", v.refuse(w, c.spare, http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many connections from this address", time.Second)
+			}
+			return "", v.refuse(w, c.spare, http.StatusServiceUnavailable, "UNAVAILABLE", "too many connections", time.Second)
+		}
+	}
+	if refuseBody(w, r) {
+		return "", v.refuse(w, "body", http.StatusBadRequest, "UNSUPPORTED", noBody(r), 0)
+	}
+	if !health && !s.o.Hosts.Allows(r.Host) {
+		w.Header().Set("Connection", "close")
+		return "", v.refuse(w, "host", http.StatusMisdirectedRequest, "DENIED", "this server is not to be asked for by the name "+strconv.Quote(short(r.Host, mostHost))+"; whoever runs it may allow it with --allow-host", 0)
+	}
+	if wait := s.clients.request(v.from, health, time.Now()); wait > 0 {
+		return "", v.refuse(w, "rate", http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests from this address", wait)
+	}
+	if s.o.Passwords == nil || health {
+		return "", nil
+	}
+	user, err = s.o.Passwords.Check(r)
+	var later waitError
+	switch {
+	case errors.As(err, &later) && errors.Is(err, errGuesses):
+		return user, v.refuse(w, "guesses", http.StatusTooManyRequests, "TOOMANYREQUESTS", errGuesses.Error(), later.wait)
+	case errors.As(err, &later):
+		return user, v.refuse(w, "passwords-busy", http.StatusServiceUnavailable, "UNAVAILABLE", errChecks.Error(), later.wait)
+	case err != nil:
+		w.Header().Set("WWW-Authenticate", `Basic realm="drayage", charset="UTF-8"`)
+		return user, v.refuse(w, "password", http.StatusUnauthorized, "UNAUTHORIZED", errPassword.Error(), 0)
+	}
+	return user, nil
+}
+
+// refuse is the error of a request that is refused. One that may be sent again has to wait.
+func (v *visit) refuse(w http.ResponseWriter, why string, status int, code, message string, wait time.Duration) error {
+	v.why = why
+	if wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+	}
+	return mirror.Refuse(status, code, message)
+}
+
+// reason is why a request was refused, "" when it wasn't.
+func (v *visit) reason(status int) string {
+	if v.why != "" {
+		return v.why
+	}
+	switch status {
+	case http.StatusForbidden:
+		return "denied"
+	case http.StatusTooManyRequests:
+		return "busy" // upstream's
+	case http.StatusServiceUnavailable:
+		return "unavailable"
+	}
+	return ""
 }
 
 // kindOf is what a request is for, in a word.
@@ -161,9 +256,39 @@ func answer(w http.ResponseWriter, status int, text string) {
 	_, _ = io.WriteString(w, text) // the client has gone, if not
 }
 
+// readiness finds out whether the store can be read, once for however many ask at the same time.
+type readiness struct {
+	mu  sync.Mutex
+	now *looking // nil when nobody is looking
+}
+
+type looking struct {
+	done chan struct{}
+	err  error
+}
+
+func (h *readiness) of(store *blobstore.Store) error {
+	h.mu.Lock()
+	l := h.now
+	if l != nil {
+		h.mu.Unlock()
+		<-l.done
+		return l.err
+	}
+	l = &looking{done: make(chan struct{})}
+	h.now = l
+	h.mu.Unlock()
+	_, l.err = store.Images()
+	h.mu.Lock()
+	h.now = nil
+	h.mu.Unlock()
+	close(l.done)
+	return l.err
+}
+
 // ready tells whether the store can be read.
 func (s *site) ready(w http.ResponseWriter) {
-	if _, err := s.o.Store.Images(); err != nil {
+	if err := s.health.of(s.o.Store); err != nil {
 		answer(w, http.StatusServiceUnavailable, "the store "+filepath.Base(s.o.Store.Dir())+" can't be read\n")
 		return
 	}
@@ -183,7 +308,7 @@ func (s *site) warm(w http.ResponseWriter, r *http.Request) {
 		if g.Ready {
 			answer(w, http.StatusOK, "complete and fresh\n")
 		} else {
-			answer(w, http.StatusServiceUnavailable, "not complete and fresh: "+g.Problem+"\n")
+			answer(w, http.StatusServiceUnavailable, "not complete and fresh: "+printable.Line(g.Problem)+"\n")
 		}
 		return
 	}
@@ -207,6 +332,10 @@ type watched struct {
 	bytes  int64
 	limit  *rate.Limiter // nil is none
 	user   string        // who has been let in; "" where nobody has a name
+	// In HTTP/2, how long the client may take for what is written at once, and its connection, if
+	// known. In HTTP/1 the connection itself watches.
+	stall time.Duration
+	conn  *conn
 }
 
 // userOf is who an answer is for.
@@ -229,42 +358,47 @@ func (w *watched) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 	}
+	const longest = 8 << 10 // bytes, beyond which clients refuse the answer
+	head := w.Header()
+	for k, all := range head {
+		if slices.ContainsFunc(all, func(v string) bool { return len(v) > longest }) {
+			head.Del(k)
+		}
+	}
+	if status == http.StatusTooManyRequests && head.Get("Retry-After") == "" {
+		head.Set("Retry-After", "1")
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// A client that takes less than a chunk in so long is let go: it would keep its connection
-// for ever.
-const (
-	chunk    = 4 << 20
-	patience = 10 * time.Minute
-)
+// piece is how much is written at once where it is watched how a client takes it.
+const piece = 64 << 10
 
-// hurry gives the client some time to take what comes next.
-func (w *watched) hurry() {
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(patience)) // where it can't be, it isn't
-}
-
-// done takes that back: the connection may be kept for other requests.
+// done gives a client in HTTP/2 some time for the last of an answer.
 func (w *watched) done() {
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Time{}) // as above
+	if w.stall > 0 {
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall)) // where it can't be, it isn't
+	}
 }
 
 // Write implements io.Writer.
 func (w *watched) Write(p []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
-	w.hurry()
 	total := 0
 	for len(p) > 0 {
 		part := p
+		if w.stall > 0 {
+			part = part[:min(len(part), piece)]
+		}
 		if w.limit != nil {
-			part = p[:min(len(p), w.limit.Burst())]
+			part = part[:min(len(part), w.limit.Burst())]
 			if err := w.limit.WaitN(w.ctx, len(part)); err != nil {
 				return total, err
 			}
 		}
-		n, err := w.ResponseWriter.Write(part)
+		n, err := w.write(part)
 		total += n
 		w.bytes += int64(n)
 		if err != nil {
@@ -275,35 +409,50 @@ func (w *watched) Write(p []byte) (int, error) {
 	return total, nil
 }
 
+func (w *watched) write(p []byte) (int, error) {
+	if w.stall == 0 {
+		return w.ResponseWriter.Write(p)
+	}
+	defer w.hurry()()
+	return w.ResponseWriter.Write(p)
+}
+
+// FlushError implements what http.ResponseController looks for.
+func (w *watched) FlushError() error {
+	if w.stall > 0 {
+		defer w.hurry()()
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// hurry gives a client in HTTP/2 some time to take what is written until it is called off.
+func (w *watched) hurry() (off func()) {
+	if w.conn != nil {
+		w.conn.flow.begin()
+	}
+	out := http.NewResponseController(w.ResponseWriter)
+	_ = out.SetWriteDeadline(time.Now().Add(w.stall)) // where it can't be, it isn't
+	return func() {
+		_ = out.SetWriteDeadline(time.Time{}) // the next part may be long in coming
+		if w.conn != nil {
+			w.conn.flow.end()
+		}
+	}
+}
+
 // ReadFrom implements io.ReaderFrom: files go from the kernel to the network where
 // nothing is to be held back.
 func (w *watched) ReadFrom(src io.Reader) (int64, error) {
 	from, ok := w.ResponseWriter.(io.ReaderFrom)
-	if !ok || w.limit != nil {
-		const buffer = 64 << 10
-		return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, buffer))
+	if !ok || w.limit != nil || w.stall > 0 {
+		return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, piece))
 	}
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
-	limited, ok := src.(*io.LimitedReader)
-	if !ok {
-		limited = &io.LimitedReader{R: src, N: math.MaxInt64}
-	}
-	var total int64
-	for limited.N > 0 {
-		w.hurry()
-		part := &io.LimitedReader{R: limited.R, N: min(chunk, limited.N)} // of the file itself, which the kernel sends
-		want := part.N
-		n, err := from.ReadFrom(part)
-		total += n
-		w.bytes += n
-		limited.N -= n
-		if err != nil || n < want {
-			return total, err
-		}
-	}
-	return total, nil
+	n, err := from.ReadFrom(src)
+	w.bytes += n
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach what is below.

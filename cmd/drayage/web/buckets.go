@@ -1,0 +1,97 @@
+package web
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// buckets are allowances, one for each address: of burst at once, and perSecond in the long run.
+// Their memory is bounded. An allowance that is not whole again is never forgotten, so that
+// nobody gets a new one by coming from many addresses: those that there is no room for share one.
+type buckets struct {
+	perSecond, burst float64
+	most             int
+
+	mu    sync.Mutex
+	known map[netip.Prefix]bucket
+	rest  bucket // of all that there is no room for
+	swept time.Time
+}
+
+type bucket struct {
+	used float64 // of the burst
+	at   time.Time
+}
+
+func newBuckets(perSecond, burst float64, most int) *buckets {
+	return &buckets{perSecond: perSecond, burst: burst, most: most, known: make(map[netip.Prefix]bucket)}
+}
+
+// take takes one from an address's allowance, or returns how long it will be until there is one.
+func (b *buckets) take(key netip.Prefix, now time.Time) (wait time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, room := b.of(key, now)
+	scale := 1.0
+	if !room {
+		scale = crowd
+	}
+	k = k.after(now, b.perSecond*scale)
+	if k.used+1 > b.burst*scale {
+		return time.Duration((k.used + 1 - b.burst*scale) / (b.perSecond * scale) * float64(time.Second))
+	}
+	k.used++
+	b.put(key, k, room)
+	return 0
+}
+
+// give gives back one that was taken.
+func (b *buckets) give(key netip.Prefix, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, room := b.of(key, now)
+	k.used = max(0, k.used-1)
+	b.put(key, k, room)
+}
+
+// of is an address's allowance. room is false for the one that many share. The caller holds b.mu.
+func (b *buckets) of(key netip.Prefix, now time.Time) (k bucket, room bool) {
+	k, ok := b.known[key]
+	if ok {
+		return k, true
+	}
+	if len(b.known) >= b.most {
+		b.sweep(now)
+	}
+	if len(b.known) >= b.most {
+		return b.rest, false
+	}
+	return bucket{at: now}, true
+}
+
+func (b *buckets) put(key netip.Prefix, k bucket, room bool) {
+	if room {
+		b.known[key] = k
+	} else {
+		b.rest = k
+	}
+}
+
+// sweep forgets the allowances that are whole again, which is as if they had never been used.
+func (b *buckets) sweep(now time.Time) {
+	const often = time.Second
+	if now.Sub(b.swept) < often {
+		return
+	}
+	b.swept = now
+	for key, k := range b.known {
+		if k.after(now, b.perSecond).used == 0 {
+			delete(b.known, key)
+		}
+	}
+}
+
+func (k bucket) after(now time.Time, perSecond float64) bucket {
+	return bucket{max(0, k.used-max(0, now.Sub(k.at).Seconds())*perSecond), now}
+}

@@ -1,0 +1,221 @@
+package web
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What a client has to take while an answer is being written, or it is cut off: less than any
+// line that people use. One that takes less than slowly gives way when all places are taken.
+const (
+	ticks  = 12       // looks at what it has taken, in Timeouts.Write
+	least  = 32 << 10 // bytes in Timeouts.Write
+	slowly = 80 << 10 // bytes in a tick
+)
+
+// conn is a connection that has a place.
+type conn struct {
+	net.Conn
+	places *places
+	from   source
+	spare  string      // why it has only a place of the reserve; "" when it has one of all
+	until  time.Time   // when it ends at the latest; zero is never
+	pace   pace        // of what is being written
+	flow   flow        // of HTTP/2's streams
+	linger atomic.Bool // what it sends is read for a moment after the last answer
+	gone   sync.Once   // its place was given back
+	acked  func() (int64, bool)
+
+	// Its state, and since when. places.mu guards them.
+	state http.ConnState
+	since time.Time
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(p []byte) (int, error) {
+	c.pace.begin(c)
+	defer c.pace.end()
+	return c.Conn.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom, which has the kernel send files.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	from, ok := c.Conn.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	limited, ok := r.(*io.LimitedReader)
+	if !ok {
+		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
+	}
+	const chunk = 4 << 20 // where it can't be told what the client took, it has so much time for each
+	var total int64
+	for limited.N > 0 {
+		part := &io.LimitedReader{R: limited.R, N: min(chunk, limited.N)} // of the file itself, which the kernel sends
+		want := part.N
+		n, err := c.send(from, part)
+		total += n
+		limited.N -= n
+		if err != nil || n < want {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+func (c *conn) send(to io.ReaderFrom, part io.Reader) (int64, error) {
+	c.pace.begin(c)
+	defer c.pace.end()
+	defer cork(c.Conn)()
+	return to.ReadFrom(part)
+}
+
+// SetDeadline implements net.Conn.
+func (c *conn) SetDeadline(t time.Time) error { return c.Conn.SetDeadline(c.bounded(t)) }
+
+// SetReadDeadline implements net.Conn.
+func (c *conn) SetReadDeadline(t time.Time) error { return c.Conn.SetReadDeadline(c.bounded(t)) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.Conn.SetWriteDeadline(c.bounded(t)) }
+
+// bounded is a deadline that is not after the connection's own.
+func (c *conn) bounded(t time.Time) time.Time {
+	if c.until.IsZero() || !t.IsZero() && t.Before(c.until) {
+		return t
+	}
+	return c.until
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	if c.linger.Load() && !c.places.closing.Load() {
+		c.drain()
+	}
+	err := c.Conn.Close()
+	c.places.leave(c)
+	return err
+}
+
+// drain reads what the client still sends, for a moment. What is unread when a connection is
+// closed resets it, and the client would lose the answer (RFC 9112, section 9.6).
+func (c *conn) drain() {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	const most = 1 << 20
+	_ = c.Conn.SetReadDeadline(time.Now().Add(c.places.times.Linger)) // else nothing is read
+	_, _ = io.CopyN(io.Discard, c.Conn, most)
+}
+
+// cut ends a connection whose client takes nothing. What the system was to send goes, too.
+func (c *conn) cut() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // else the system keeps it for some minutes
+	}
+	_ = c.Conn.Close() // whoever writes finds out
+}
+
+// slow reports whether the client takes hardly anything of what is written for it.
+func (c *conn) slow(now time.Time) bool {
+	return c.pace.slow.Load() || c.flow.stalled(now, c.places.times.Write/ticks)
+}
+
+// pace watches how fast a client takes what one write gives it. It costs a timer a write, so that
+// the ordinary write, which ends at once, is as fast as ever.
+type pace struct {
+	slow atomic.Bool
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	writing bool
+	first   bool // the next look is the first
+	looks   int  // since base
+	last    int64
+	base    int64
+}
+
+func (p *pace) begin(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writing, p.first, p.looks = true, true, 0
+	if tick := c.places.times.Write / ticks; p.timer == nil {
+		p.timer = time.AfterFunc(tick, func() { p.look(c) })
+	} else {
+		p.timer.Reset(tick)
+	}
+}
+
+func (p *pace) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writing = false
+	p.timer.Stop()
+	p.slow.Store(false)
+}
+
+// look looks at what the client has taken since the last look.
+func (p *pace) look(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.writing {
+		return
+	}
+	n, ok := c.acked()
+	p.looks++
+	switch {
+	case !ok: // its time is that for a chunk
+		const longer = 10
+		if p.looks >= longer*ticks {
+			c.places.slow(c)
+			return
+		}
+	case p.first:
+		p.first, p.looks, p.last, p.base = false, 0, n, n
+	default:
+		p.slow.Store(n-p.last < slowly)
+		p.last = n
+		if p.looks >= ticks {
+			if n-p.base < least {
+				c.places.slow(c)
+				return
+			}
+			p.looks, p.base = 0, n
+		}
+	}
+	p.timer.Reset(c.places.times.Write / ticks)
+}
+
+// flow watches the streams of a connection in HTTP/2, which a client holds back by windows, while
+// nothing is written to the connection (RFC 9113, section 5.2).
+type flow struct {
+	mu      sync.Mutex
+	waiting int
+	since   time.Time // when one last went on
+}
+
+func (f *flow) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiting++; f.waiting == 1 {
+		f.since = time.Now()
+	}
+}
+
+func (f *flow) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waiting--
+	f.since = time.Now()
+}
+
+func (f *flow) stalled(now time.Time, long time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.waiting > 0 && now.Sub(f.since) > long
+}

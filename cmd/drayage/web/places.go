@@ -1,0 +1,242 @@
+package web
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Bounds are how many connections there may be; 0 is no bound.
+type Bounds struct {
+	All       int // of all clients
+	PerClient int // of one address
+}
+
+// The reserve answers health checks when all places are taken, and tells others that they are.
+const (
+	spares          = 64
+	sparesPerClient = 4
+)
+
+// Why a connection has a place of the reserve alone, as metrics have it.
+const (
+	whyFull      = "connections"
+	whyFullOfOne = "client-connections"
+)
+
+// places are those that connections take. When all are taken, a connection that waits for its
+// client gives way to a new one: one of the address that has most. Else the new one gets a place
+// of the reserve, for some seconds.
+type places struct {
+	bounds   Bounds
+	times    Timeouts
+	refusals *Refusals
+	closing  atomic.Bool
+
+	mu                sync.Mutex
+	taken             map[*conn]struct{}
+	spare             map[*conn]struct{}
+	ofHost, ofNetwork map[netip.Prefix]int // places that are taken
+}
+
+func newPlaces(b Bounds, t Timeouts, r *Refusals) *places {
+	return &places{
+		bounds: b, times: t, refusals: r, taken: make(map[*conn]struct{}), spare: make(map[*conn]struct{}),
+		ofHost: make(map[netip.Prefix]int), ofNetwork: make(map[netip.Prefix]int),
+	}
+}
+
+// listener gives each connection that it accepts a place.
+type listener struct {
+	net.Listener
+	places *places
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if out := l.places.enter(c, sourceOf(c.RemoteAddr().String())); out != nil {
+			return out, nil
+		}
+		_ = c.Close() // there is nobody to tell
+	}
+}
+
+// enter gives a connection a place. nil says that there is none, not even of the reserve.
+func (p *places) enter(plain net.Conn, from source) *conn {
+	now := time.Now()
+	c := &conn{Conn: plain, places: p, from: from, since: now, acked: func() (int64, bool) { return acked(plain) }}
+	p.mu.Lock()
+	var why string
+	var victim *conn
+	switch {
+	case from.known() && p.bounds.PerClient > 0 && (p.ofHost[from.host] >= p.bounds.PerClient || p.ofNetwork[from.network] >= p.perNetwork()):
+		why = whyFullOfOne
+	case p.bounds.All > 0 && len(p.taken) >= p.bounds.All:
+		if victim = p.givesWay(from, now); victim == nil {
+			why = whyFull
+		}
+	}
+	if why != "" {
+		c.spare, c.until = why, now.Add(p.times.Reserve)
+		var ok bool
+		if victim, ok = p.spareFor(from); !ok {
+			p.mu.Unlock()
+			p.refusals.note(refusal{why: why, from: from})
+			return nil
+		}
+	}
+	if victim != nil {
+		p.forget(victim)
+	}
+	if why != "" {
+		p.spare[c] = struct{}{}
+	} else {
+		p.taken[c] = struct{}{}
+		if from.known() {
+			p.ofHost[from.host]++
+			p.ofNetwork[from.network]++
+		}
+	}
+	p.mu.Unlock()
+	if victim != nil {
+		victim.cut()
+		if victim.spare == "" {
+			p.refusals.note(refusal{why: "gave-way", from: victim.from})
+		}
+	}
+	if !c.until.IsZero() {
+		_ = plain.SetDeadline(c.until) // a connection that can't have one is closed by the server's
+	}
+	return c
+}
+
+// perNetwork is how many connections all addresses of an IPv6 network may have: never all places.
+func (p *places) perNetwork() int {
+	if p.bounds.All == 0 {
+		return crowd * p.bounds.PerClient
+	}
+	return max(p.bounds.PerClient, min(crowd*p.bounds.PerClient, p.bounds.All/2))
+}
+
+// givesWay is the connection that gives way to a new one, nil for none: one that waits for its
+// client, or else one whose client takes hardly anything while its address has many times what the
+// new one's has. The caller holds p.mu.
+func (p *places) givesWay(from source, now time.Time) *conn {
+	const many = 4
+	var idle, slow *conn
+	mine := p.ofNetwork[from.network]
+	for c := range p.taken {
+		has := p.ofNetwork[c.from.network]
+		switch {
+		case c.state != http.StateActive && has >= mine:
+			idle = p.heavier(idle, c)
+		case c.state == http.StateActive && has >= many*(mine+1) && c.slow(now):
+			slow = p.heavier(slow, c)
+		}
+	}
+	if idle != nil {
+		return idle
+	}
+	return slow
+}
+
+// heavier is that of two connections whose address has more, or else the one that is so longer.
+func (p *places) heavier(a, b *conn) *conn {
+	if a == nil {
+		return b
+	}
+	na, nb := p.ofNetwork[a.from.network], p.ofNetwork[b.from.network]
+	if nb > na || nb == na && b.since.Before(a.since) {
+		return b
+	}
+	return a
+}
+
+// spareFor finds a place of the reserve for an address, and the connection that gives way for it,
+// if any: the oldest that waits for its client. The caller holds p.mu.
+func (p *places) spareFor(from source) (victim *conn, ok bool) {
+	mine := 0
+	var oldest, oldestOfMine *conn
+	for c := range p.spare {
+		waits := c.state != http.StateActive
+		if c.from.network == from.network && from.known() {
+			mine++
+			if waits && (oldestOfMine == nil || c.since.Before(oldestOfMine.since)) {
+				oldestOfMine = c
+			}
+		}
+		if waits && (oldest == nil || c.since.Before(oldest.since)) {
+			oldest = c
+		}
+	}
+	switch {
+	case mine >= sparesPerClient:
+		return oldestOfMine, oldestOfMine != nil
+	case len(p.spare) >= spares:
+		return oldest, oldest != nil
+	}
+	return nil, true
+}
+
+// forget gives a connection's place back. The caller holds p.mu.
+func (p *places) forget(c *conn) {
+	c.gone.Do(func() {
+		if c.spare != "" {
+			delete(p.spare, c)
+			return
+		}
+		delete(p.taken, c)
+		if !c.from.known() {
+			return
+		}
+		fewer(p.ofHost, c.from.host)
+		fewer(p.ofNetwork, c.from.network)
+	})
+}
+
+func (p *places) leave(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget(c)
+}
+
+// slow cuts off a client that takes nothing.
+func (p *places) slow(c *conn) {
+	p.refusals.note(refusal{why: "slow", from: c.from})
+	c.cut()
+}
+
+// changed notes a connection's state. It is a http.Server's ConnState.
+func (p *places) changed(nc net.Conn, s http.ConnState) {
+	c := connOf(nc)
+	if c == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.state, c.since = s, time.Now()
+}
+
+// count is how many places are taken.
+func (p *places) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.taken)
+}
+
+// connOf is the connection below one that a http.Server has, nil where it isn't one of places.
+func connOf(nc net.Conn) *conn {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // tls.Conn
+		nc = t.NetConn()
+	}
+	c, _ := nc.(*conn)
+	return c
+}

@@ -1,0 +1,272 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"drayage/engine/event"
+	"drayage/engine/mirror"
+	"drayage/engine/reference"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Upstream bounds what clients may have fetched at once, of one address and in all. What many ask
+// for is fetched once, and counts once. A request beyond a bound waits for its turn; where eight
+// times as many wait already, it is refused with status 429.
+//
+// Blobs, and all that is small, have bounds of their own: a manifest, which may be in the store,
+// waits for no blob.
+type Upstream struct {
+	mirror.Upstream
+	blobs, small *turns
+}
+
+// NewUpstream makes bounds: perClient blobs and as much else for one address, all blobs and four
+// times as much else for all; 0 is no bound. They are an event.Observer: a blob that has come is no
+// work any more, however slowly clients read it.
+func NewUpstream(perClient, all int) *Upstream {
+	const more = 4
+	return &Upstream{blobs: newTurns(perClient, all), small: newTurns(perClient, more*all)}
+}
+
+// Of is an upstream that is held to the bounds. Call it once, before anything else.
+func (u *Upstream) Of(inner mirror.Upstream) *Upstream {
+	u.Upstream = inner
+	return u
+}
+
+// Manifest implements mirror.Upstream.
+func (u *Upstream) Manifest(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
+	done, err := u.small.begin(ctx, "manifest "+ref.Name(), "")
+	if err != nil {
+		return mirror.Manifest{}, err
+	}
+	defer done()
+	return u.Upstream.Manifest(ctx, ref)
+}
+
+// Size implements mirror.Upstream.
+func (u *Upstream) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
+	done, err := u.small.begin(ctx, fmt.Sprintf("size %s/%s@%s", ref.Registry(), ref.Repository(), d), "")
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	return u.Upstream.Size(ctx, ref, d)
+}
+
+// Tags implements mirror.Upstream.
+func (u *Upstream) Tags(ctx context.Context, ref reference.Image) ([]string, error) {
+	done, err := u.small.begin(ctx, "tags "+ref.Registry()+"/"+ref.Repository(), "")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return u.Upstream.Tags(ctx, ref)
+}
+
+// Referrers implements mirror.Upstream.
+func (u *Upstream) Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	done, err := u.small.begin(ctx, fmt.Sprintf("referrers %s/%s@%s", ref.Registry(), ref.Repository(), subject), "")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return u.Upstream.Referrers(ctx, ref, subject)
+}
+
+// Blob implements mirror.Upstream.
+func (u *Upstream) Blob(ctx context.Context, ref reference.Image, d digest.Digest) (mirror.Blob, error) {
+	done, err := u.blobs.begin(ctx, fmt.Sprintf("blob %s/%s@%s", ref.Registry(), ref.Repository(), d), d)
+	if err != nil {
+		return nil, err
+	}
+	b, err := u.Upstream.Blob(ctx, ref, d)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return &boundBlob{b, done}, nil
+}
+
+type boundBlob struct {
+	mirror.Blob
+	done func()
+}
+
+// Close implements io.Closer.
+func (b *boundBlob) Close() error {
+	defer b.done()
+	return b.Blob.Close()
+}
+
+// Observe implements event.Observer.
+func (u *Upstream) Observe(e event.Event) {
+	switch e := e.(type) {
+	case event.Fetched:
+		u.blobs.over(e.Digest)
+	case event.Failed:
+		u.blobs.over(e.Digest)
+	}
+}
+
+// turns are what is done upstream, and what waits to be.
+type turns struct {
+	perClient, all int
+
+	mu      sync.Mutex
+	tasks   map[string]*task
+	ofHost  map[netip.Prefix]int // tasks that an address takes part in
+	waiting map[netip.Prefix]int
+	queue   []*turn
+}
+
+// task is something that is done for one client or for many.
+type task struct {
+	digest  digest.Digest        // "" when it is no blob
+	clients map[netip.Prefix]int // requests
+}
+
+// turn is a request.
+type turn struct {
+	key   string
+	d     digest.Digest
+	from  source
+	task  *task // that it takes part in, when begun is closed
+	begun chan struct{}
+}
+
+// patient is how many times as many as may be under way may wait.
+const patient = 8
+
+func newTurns(perClient, all int) *turns {
+	return &turns{perClient: perClient, all: all, tasks: make(map[string]*task), ofHost: make(map[netip.Prefix]int), waiting: make(map[netip.Prefix]int)}
+}
+
+// begin waits for a request's turn. done ends its part in the task.
+func (u *turns) begin(ctx context.Context, key string, d digest.Digest) (done func(), err error) {
+	v := visitOf(ctx)
+	t := &turn{key: key, d: d, from: v.from, begun: make(chan struct{})}
+	u.mu.Lock()
+	switch {
+	case u.fits(t):
+		u.start(t)
+	case u.tooMany(t):
+		u.mu.Unlock()
+		v.why = "upstream"
+		return nil, mirror.Refuse(http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests that need upstream are under way")
+	default:
+		u.queue = append(u.queue, t)
+		u.waiting[t.from.host]++
+	}
+	u.mu.Unlock()
+	select {
+	case <-t.begun:
+	case <-ctx.Done():
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if i := slices.Index(u.queue, t); i >= 0 {
+			u.unqueue(i)
+		} else { // it began at the same moment
+			u.leave(t)
+			u.admit()
+		}
+		return nil, context.Cause(ctx)
+	}
+	return sync.OnceFunc(func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.leave(t)
+		u.admit()
+	}), nil
+}
+
+// over ends what is done for a blob, for all that take part in it.
+func (u *turns) over(d digest.Digest) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for key, t := range u.tasks {
+		if t.digest != d {
+			continue
+		}
+		for host := range t.clients {
+			fewer(u.ofHost, host)
+		}
+		clear(t.clients)
+		delete(u.tasks, key)
+	}
+	u.admit()
+}
+
+// fits reports whether a turn may begin. The caller holds u.mu, here and below.
+func (u *turns) fits(t *turn) bool {
+	under := u.tasks[t.key]
+	if under == nil && u.all > 0 && len(u.tasks) >= u.all {
+		return false
+	}
+	if u.perClient <= 0 || !t.from.known() || under != nil && under.clients[t.from.host] > 0 {
+		return true
+	}
+	return u.ofHost[t.from.host] < u.perClient
+}
+
+func (u *turns) tooMany(t *turn) bool {
+	return u.all > 0 && len(u.queue) >= patient*u.all || u.perClient > 0 && t.from.known() && u.waiting[t.from.host] >= patient*u.perClient
+}
+
+func (u *turns) start(t *turn) {
+	t.task = u.tasks[t.key]
+	if t.task == nil {
+		t.task = &task{digest: t.d, clients: make(map[netip.Prefix]int)}
+		u.tasks[t.key] = t.task
+	}
+	if t.task.clients[t.from.host]++; t.task.clients[t.from.host] == 1 {
+		u.ofHost[t.from.host]++
+	}
+	close(t.begun)
+}
+
+// leave ends a request's part in its task, if that is still under way.
+func (u *turns) leave(t *turn) {
+	clients := t.task.clients
+	if clients[t.from.host] == 0 {
+		return
+	}
+	if clients[t.from.host]--; clients[t.from.host] > 0 {
+		return
+	}
+	delete(clients, t.from.host)
+	fewer(u.ofHost, t.from.host)
+	if len(clients) == 0 {
+		delete(u.tasks, t.key)
+	}
+}
+
+// admit begins the turns that fit now, in the order in which they came.
+func (u *turns) admit() {
+	for i := 0; i < len(u.queue); {
+		if t := u.queue[i]; u.fits(t) {
+			u.unqueue(i)
+			u.start(t)
+			continue
+		}
+		i++
+	}
+}
+
+func (u *turns) unqueue(i int) {
+	fewer(u.waiting, u.queue[i].from.host)
+	u.queue = slices.Delete(u.queue, i, i+1)
+}
+
+func fewer(of map[netip.Prefix]int, key netip.Prefix) {
+	if of[key]--; of[key] <= 0 {
+		delete(of, key)
+	}
+}
