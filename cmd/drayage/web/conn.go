@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -28,7 +29,11 @@ type conn struct {
 	flow   flow        // of HTTP/2's streams
 	linger atomic.Bool // what it sends is read for a moment after the last answer
 	gone   sync.Once   // its place was given back
-	acked  func() (int64, bool)
+	// handling says that a handler has a request of it. Before and after, there is nothing for which
+	// it may wait without a deadline: http.Server itself reads some bodies, such as that of a request
+	// with an unknown Expect header.
+	handling atomic.Bool
+	acked    func() (int64, bool)
 
 	// Its state, and since when. places.mu guards them.
 	state http.ConnState
@@ -75,10 +80,24 @@ func (c *conn) send(to io.ReaderFrom, part io.Reader) (int64, error) {
 }
 
 // SetDeadline implements net.Conn.
-func (c *conn) SetDeadline(t time.Time) error { return c.Conn.SetDeadline(c.bounded(t)) }
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
 
 // SetReadDeadline implements net.Conn.
-func (c *conn) SetReadDeadline(t time.Time) error { return c.Conn.SetReadDeadline(c.bounded(t)) }
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if t.IsZero() && !c.handling.Load() {
+		t = time.Now().Add(c.places.times.Header)
+	}
+	return c.Conn.SetReadDeadline(c.bounded(t))
+}
+
+// handle notes that a handler has a request.
+func (c *conn) handle() {
+	if !c.handling.Swap(true) {
+		_ = c.Conn.SetReadDeadline(c.bounded(time.Time{})) // a connection that can't have one has none
+	}
+}
 
 // SetWriteDeadline implements net.Conn.
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.Conn.SetWriteDeadline(c.bounded(t)) }

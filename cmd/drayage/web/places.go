@@ -220,6 +220,9 @@ func (p *places) changed(nc net.Conn, s http.ConnState) {
 	if c == nil {
 		return
 	}
+	if s == http.StateIdle {
+		c.handling.Store(false)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.state, c.since = s, time.Now()

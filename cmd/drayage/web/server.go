@@ -61,7 +61,7 @@ func NewServer(o ServerOptions) *Server {
 	)
 	p := newPlaces(o.Bounds, o.Timeouts.orDefaults(), o.Refusals)
 	s := &http.Server{
-		Handler: o.Handler, ReadHeaderTimeout: p.times.Header, IdleTimeout: p.times.Idle, MaxHeaderBytes: header, TLSConfig: o.TLS,
+		Handler: handled(o.Handler), ReadHeaderTimeout: p.times.Header, IdleTimeout: p.times.Idle, MaxHeaderBytes: header, TLSConfig: o.TLS,
 		ErrorLog:                     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what clients do wrong
 		DisableGeneralOptionsHandler: true,                                                    // which waits for a body
 		HTTP2: &http.HTTP2Config{
@@ -85,6 +85,16 @@ func NewServer(o ServerOptions) *Server {
 }
 
 type connKey struct{}
+
+// handled has connections know that h has their request.
+func handled(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+			c.handle()
+		}
+		h.ServeHTTP(w, r)
+	})
+}
 
 // Serve serves the connections of a listener, as http.Server's does.
 func (s *Server) Serve(l net.Listener) error {
