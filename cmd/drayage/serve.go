@@ -58,6 +58,7 @@ type serveOptions struct {
 	connections int
 	perClient   int
 	requests    float64
+	ownRequests bool // it was given
 	clientRate  rate
 	clientUp    int
 	upstreams   int
@@ -91,7 +92,10 @@ end, for --drain at most. Under systemd it takes its sockets, and tells when it 
   drayage serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users
   drayage serve --pull-through docker.io,ghcr.io --fresh 1h --budget 500GiB`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runServe(cmd.Context(), s, o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.ownRequests = cmd.Flags().Changed("client-requests")
+			return runServe(cmd.Context(), s, o)
+		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
@@ -111,7 +115,7 @@ end, for --drain at most. Under systemd it takes its sockets, and tells when it 
 	f.StringArrayVar(&o.allowed, "allow-host", nil, "answer requests for the host `NAME`, * for any (repeatable; default: any, but on loopback localhost alone)")
 	f.IntVar(&o.connections, "max-connections", 4096, "maximum connections of all clients; more get status 503, 0 for no bound (`N`)")
 	f.IntVar(&o.perClient, "max-per-client", 256, "maximum connections of one address; more get status 429, 0 for no bound (`N`)")
-	f.Float64Var(&o.requests, "client-requests", defaultRequests, "maximum requests of one address a second, 0 for no bound (`N`)")
+	f.Float64Var(&o.requests, "client-requests", defaultRequests, "maximum requests a second of one address, 0 for no bound; the default has a burst of 2000 and is not for loopback (`N`)")
 	f.IntVar(&o.clientUp, "client-upstream", 32, "maximum blobs fetched from upstream at once for one address, 0 for no bound (`N`)")
 	f.IntVar(&o.upstreams, "max-upstream", 256, "maximum blobs fetched from upstream at once, 0 for no bound (`N`)")
 	f.Var(&o.clientRate, "client-rate", "bytes a second to one address, at most `RATE` (default: no bound)")
@@ -230,7 +234,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	defer endStreams()
 	handler := web.Handler(web.Options{
 		Store: store, Mirror: answers, Private: private, Passwords: passwords, Log: log, Metrics: metrics, Transfers: transfers, Budget: int64(o.budget),
-		Limits: web.Limits{Requests: limits.Limit(o.requests), Burst: o.burst(), Bytes: o.clientRate.perSecond()},
+		Limits: o.limits(),
 		Hosts:  hosts, Refusals: refusals,
 		Groups:  func() []web.Group { return warmGroups(store) },
 		Fresh:   func() map[string]web.Freshness { return warmFreshness(store) },
@@ -267,12 +271,14 @@ func (o *serveOptions) privacy() (*mirror.Private, error) {
 	return p, nil
 }
 
-// burst is how many requests one address may send at once: 0 is those of a second.
-func (o *serveOptions) burst() int {
-	if o.requests == defaultRequests {
-		return defaultBurst
+// limits are what one address may take. The default for requests is not for this machine: what
+// comes from there may be a proxy, with the requests of many.
+func (o *serveOptions) limits() web.Limits {
+	l := web.Limits{Requests: limits.Limit(o.requests), Bytes: o.clientRate.perSecond()}
+	if !o.ownRequests {
+		l.Burst, l.FreeLoopback = defaultBurst, true
 	}
-	return 0
+	return l
 }
 
 // hosts are the names by which clients may ask for it. What only this machine can connect to is

@@ -329,6 +329,36 @@ func TestReserveIsNotHeld(t *testing.T) {
 	}
 }
 
+// Requests that name the server in other ways than by the Host header of HTTP/1.1.
+func TestHostsInEveryForm(t *testing.T) {
+	hosts, err := web.NewHosts(nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := serve(t, nil, frontOptions{site: web.Options{Hosts: hosts}})
+	for raw, want := range map[string]int{
+		"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n":                       200,
+		"GET /v2/ HTTP/1.1\r\nhost: LOCALHOST.:80\r\n":                   200,
+		"GET /v2/ HTTP/1.1\r\nHost: evil.example\r\n":                    421,
+		"GET /v2/ HTTP/1.1\r\nHost: \r\n":                                421,
+		"GET /v2/ HTTP/1.1\r\n":                                          400,
+		"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n": 400,
+		"GET /v2/ HTTP/1.0\r\n":                                          421,
+		"GET /healthz HTTP/1.0\r\n":                                      200,
+		"GET /v2/ HTTP/1.0\r\nHost: localhost\r\n":                       200,
+		"GET http://evil.example/v2/ HTTP/1.1\r\nHost: localhost\r\n":    421,
+		"GET http://localhost/v2/ HTTP/1.1\r\nHost: localhost\r\n":       200,
+		"OPTIONS /v2/ HTTP/1.1\r\nHost: evil.example\r\n":                421,
+		"GET //healthz HTTP/1.1\r\nHost: evil.example\r\n":               421,
+		"GET /healthz/../v2/ HTTP/1.1\r\nHost: evil.example\r\n":         421,
+	} {
+		method, _, _ := strings.Cut(raw, " ")
+		if resp, _ := f.answer(f.send(f.dial(""), raw+"Connection: close\r\n\r\n"), method); resp.StatusCode != want {
+			t.Errorf("%q: %d, want %d", raw, resp.StatusCode, want)
+		}
+	}
+}
+
 // endless is a body that goes on until its client is cut off.
 func endless(stopped chan<- struct{}) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

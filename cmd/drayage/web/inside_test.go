@@ -164,6 +164,22 @@ func TestSourcesOfRequests(t *testing.T) {
 	}
 }
 
+func TestDefaultRateIsNotForThisMachine(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	c := newClients(Limits{Requests: 200, Burst: 2000, FreeLoopback: true})
+	for address, want := range map[string]int{"127.0.0.1": 5000, "127.1.2.3": 5000, "::1": 5000, "10.0.0.1": 2000, "2001:db8::1": 2000} {
+		n := 0
+		for range 5000 {
+			if c.request(from(address), false, now) == 0 {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%s has %d requests at once, want %d", address, n, want)
+		}
+	}
+}
+
 // All addresses of an IPv6 network together may not have everything.
 func TestNetworkIsNoWayRoundBounds(t *testing.T) {
 	now := time.Unix(1e9, 0)

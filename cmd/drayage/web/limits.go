@@ -14,6 +14,8 @@ type Limits struct {
 	Requests rate.Limit // a second of one client; 0 is no bound
 	Burst    int        // requests at once; 0 is those of a second
 	Bytes    rate.Limit // a second of one client; 0 is no bound
+	// FreeLoopback says that Requests is not for addresses of this machine.
+	FreeLoopback bool
 }
 
 // mostClients is how many addresses are known at once. Those beyond share what one network has.
@@ -23,6 +25,7 @@ const mostClients = 65_536
 type clients struct {
 	requests, networks *buckets // nil is no bound
 	health             *buckets
+	freeLoopback       bool
 	bytes              *byteRates // nil is no bound
 }
 
@@ -31,7 +34,7 @@ func newClients(l Limits) *clients {
 		health = 50 // health checks of one address a second, and four times as many at once
 		burst  = 4 * health
 	)
-	c := &clients{health: newBuckets(health, burst, mostClients)}
+	c := &clients{health: newBuckets(health, burst, mostClients), freeLoopback: l.FreeLoopback}
 	if l.Requests > 0 {
 		burst := float64(max(1, int(l.Requests)))
 		if l.Burst > 0 {
@@ -54,7 +57,7 @@ func (c *clients) request(from source, health bool, now time.Time) time.Duration
 		return 0
 	case health:
 		return c.health.take(from.host, now)
-	case c.requests == nil:
+	case c.requests == nil || c.freeLoopback && from.host.Addr().IsLoopback():
 		return 0
 	}
 	if from.shared() {

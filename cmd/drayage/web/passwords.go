@@ -80,7 +80,7 @@ const (
 	mostPassword = 72
 	// An address may be wrong so often at once, and then once in so long.
 	wrongAtOnce = 20
-	wrongEvery  = 5 * time.Second
+	wrongEvery  = 2 * time.Second
 	// So many checks may be under way or wait, in all and of one network.
 	mostChecks, mostChecksOfOne = 64, 16
 	// So many networks are known that were wrong lately.

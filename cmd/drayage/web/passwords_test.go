@@ -65,7 +65,9 @@ func TestPasswordFileFailsClosed(t *testing.T) {
 		"no text":                    {func(p string) error { return os.WriteFile(p, []byte("\xff\xfe\x00"), 0o600) }, false},
 		"a folder":                   {func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) }, false},
 		"another hash":               {func(p string) error { return os.WriteFile(p, []byte("ann:{SHA}abc\n"+bob), 0o600) }, false},
-		"a hash that takes too long": {func(p string) error { return os.WriteFile(p, []byte(strings.Replace(ann, "$04$", "$31$", 1)+bob), 0o600) }, false},
+		"a hash that takes too long": {func(p string) error {
+			return os.WriteFile(p, []byte(strings.Replace(ann, "$04$", "$31$", 1)+bob), 0o600)
+		}, false},
 		"replaced, with the same date and size": {func(p string) error {
 			info, err := os.Stat(p)
 			if err != nil {
