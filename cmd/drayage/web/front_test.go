@@ -121,9 +121,11 @@ func (f *front) get(from, path string) (*http.Response, string) {
 	return f.answer(f.send(c, "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n"), http.MethodGet)
 }
 
-// ended reports whether a connection is closed by the other end.
-func ended(r io.Reader) bool {
-	_, err := io.Copy(io.Discard, r)
+// ended reports whether a connection is closed by the other end after something is sent, at the
+// latest.
+func ended(c net.Conn, raw string) bool {
+	_, _ = io.WriteString(c, raw) // fails when it has been closed by now
+	_, err := io.Copy(io.Discard, c)
 	return !os.IsTimeout(err)
 }
 
@@ -199,23 +201,20 @@ func TestHeadersAndHandshakesHaveADeadline(t *testing.T) {
 	short := web.Timeouts{Header: 50 * time.Millisecond, Idle: 50 * time.Millisecond}
 	f := serve(t, nil, frontOptions{server: web.ServerOptions{Timeouts: short}})
 	for _, raw := range []string{"", "GET", "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: a", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\nGET"} {
-		if r := f.send(f.dial(""), raw); !ended(r) {
+		if !ended(f.dial(""), raw) {
 			t.Errorf("after %q a connection is held", raw)
 		}
 	}
 	f = serve(t, nil, frontOptions{server: web.ServerOptions{Timeouts: short, TLS: certificate(t)}})
 	for _, raw := range []string{"", "\x16\x03\x01", "\x16\x03\x01\x40\x00\x01", "GET / HTTP/1.1\r\n\r\n"} {
-		if r := f.send(f.dial(""), raw); !ended(r) {
+		if !ended(f.dial(""), raw) {
 			t.Errorf("after %q a handshake is waited for", raw)
 		}
 	}
 	// A connection in HTTP/2 that asks for nothing, or begins a header and doesn't end it.
 	for _, frames := range []string{"", frame(1, 0, 1, "\x82"), frame(0, 0, 1, "x")} {
 		c := tls.Client(f.dial(""), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
-		if _, err := io.WriteString(c, preface+frames); err != nil {
-			t.Fatal(err)
-		}
-		if !ended(c) {
+		if !ended(c, preface+frames) {
 			t.Errorf("after %q a connection in HTTP/2 is held", frames)
 		}
 	}
@@ -323,7 +322,7 @@ func TestReserveIsNotHeld(t *testing.T) {
 	f := serve(t, nil, frontOptions{server: web.ServerOptions{Bounds: web.Bounds{All: 8, PerClient: 1}, Timeouts: web.Timeouts{Reserve: 50 * time.Millisecond}}})
 	f.answer(f.send(f.dial(""), "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"), http.MethodGet)
 	for _, raw := range []string{"", "GET /healthz HT"} {
-		if !ended(f.send(f.dial(""), raw)) {
+		if !ended(f.dial(""), raw) {
 			t.Errorf("after %q it is held", raw)
 		}
 	}
@@ -479,7 +478,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	}
 	_, _ = io.WriteString(c, attack.String()) // fails when it is cut off, which is right, too
 	_ = c.SetReadDeadline(time.Now().Add(limit))
-	if !ended(c) {
+	if !ended(c, "") {
 		t.Error("the connection goes on")
 	}
 	mu.Lock()

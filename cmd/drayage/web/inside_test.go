@@ -372,8 +372,8 @@ func TestUpstreamWorkIsBounded(t *testing.T) {
 		}
 		for i := range one + patient*one {
 			ask("10.0.0.1", i)
+			synctest.Wait()
 		}
-		synctest.Wait()
 		if n := inner.under.Load(); n != one {
 			t.Errorf("%d are under way for one address", n)
 		}
