@@ -35,6 +35,11 @@ type frontOptions struct {
 	server web.ServerOptions
 }
 
+// answering is a mirror of a test's own, to which all users are the same.
+type answering http.HandlerFunc
+
+func (a answering) Serve(w http.ResponseWriter, r *http.Request, _ string) { a(w, r) }
+
 // serve starts one, before a mirror of a test's own.
 func serve(t *testing.T, mirror http.HandlerFunc, o frontOptions) *front {
 	t.Helper()
@@ -48,7 +53,7 @@ func serve(t *testing.T, mirror http.HandlerFunc, o frontOptions) *front {
 	f := &front{t: t, log: new(lines)}
 	refusals := web.NewRefusals(f.log.logger())
 	t.Cleanup(refusals.Close)
-	o.site.Store, o.site.Mirror, o.site.Metrics, o.site.Refusals = store, mirror, web.NewMetrics(), refusals
+	o.site.Store, o.site.Mirror, o.site.Metrics, o.site.Refusals = store, answering(mirror), web.NewMetrics(), refusals
 	o.site.Timeouts = o.server.Timeouts
 	o.server.Handler, o.server.Refusals = web.Handler(o.site), refusals
 	server := web.NewServer(o.server)

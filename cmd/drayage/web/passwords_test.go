@@ -198,7 +198,7 @@ func TestGuessesAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		site := web.Handler(web.Options{Mirror: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), Passwords: p, Metrics: web.NewMetrics()})
+		site := web.Handler(web.Options{Mirror: answering(func(http.ResponseWriter, *http.Request) {}), Passwords: p, Metrics: web.NewMetrics()})
 		get := func(from, user, password string) *http.Response {
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/", nil)
 			r.RemoteAddr = from
