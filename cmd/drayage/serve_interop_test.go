@@ -184,8 +184,3 @@ func TestInteropServeTLS(t *testing.T) {
 	t.Setenv("CRED", "ann:s3cret")
 	command(t, s.drayage, "pull", "-q", "-a", "env:CRED", "--ca-cert", cert, "--store", filepath.Join(dir, "other"), s.host+"/library/app:1")
 }
-
-// The example for Kubernetes is of its API's types.
-func TestInteropKubernetes(t *testing.T) {
-	command(t, filepath.Join(os.Getenv("DRAYAGE_INTEROP"), "kube"), filepath.Join("..", "..", "docs", "examples", "kubernetes.yaml"))
-}

@@ -22,6 +22,8 @@ declare -A package=(
   [mkfs.btrfs]=btrfs-progs
   [qemu-arm]=qemu-user
   [qemu-s390x]=qemu-user
+  [systemd-analyze]=systemd
+  [curl]=curl
 )
 
 missing=()
