@@ -25,7 +25,7 @@ EMULATED  := arm s390x
 PORTABLE  := $(addprefix ./engine/,archive compose credential history image mirror plan printable reference registry retry schedule textfile warm) \
              ./blobstore/... ./tarwriter/...
 
-.PHONY: help build cross demo test emulated race-detector cover lint fuzz soak bench race interop page loaders clean
+.PHONY: help build cross demo test emulated race-detector cover lint fuzz soak bench race interop page notices loaders clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,9 @@ interop: build $(TOOLS)/registry-$(DISTRIBUTION) $(TOOLS)/containerd-$(CONTAINER
 page: build $(TOOLS)/browser $(TOOLS)/axe-$(AXE).js ## look at the report's page in Chromium, with axe (from npm's registry)
 	bash cmd/drayage/testdata/interop/setup.sh
 	DRAYAGE_INTEROP=$(TOOLS) DRAYAGE_AXE=$(TOOLS)/axe-$(AXE).js $(GO) test -tags interop -count=1 -timeout 15m -run InteropPage -v ./cmd/drayage
+
+notices: ## write the licences of what is linked into the program anew, into cmd/drayage/notices.txt
+	$(GO) test -count=1 -run Notices ./cmd/drayage -notices
 
 loaders: build $(TOOLS)/containerd-$(CONTAINERD) $(TOOLS)/ggcr ## write the table of what loads where anew, into docs/archive-layouts.md
 	bash cmd/drayage/testdata/interop/setup.sh
