@@ -306,7 +306,7 @@ groups:
 	}
 	c.run("systemctl", "start", once)
 	c.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "test", "-e", "/run/drayage/app.ready")
-	if got := c.run("stat", "-c", "%U:%G %a", "/var/lib/drayage"); strings.TrimSpace(got) != "drayage:drayage 750" {
+	if got := c.run("stat", "-c", "%U:%G %a", "/var/lib/drayage"); strings.TrimSpace(got) != "drayage:drayage 700" {
 		t.Errorf("the store's folder is %s", got)
 	}
 
