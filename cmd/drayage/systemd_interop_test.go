@@ -280,14 +280,14 @@ groups:
 		t.Errorf("%s is %s after a request", serve, got)
 	}
 	c.confined(serve)
-	c.limited(serve, 512<<20, 4608)
+	c.limited(serve, 1<<30, 4608)
 
 	// Warm beside it, in the same store.
 	c.run("systemctl", "start", warm)
 	c.eventually("test", "-e", "/run/drayage/app.ready")
 	c.eventually("test", "-s", "/run/drayage/fresh.json")
 	c.confined(warm)
-	c.limited(warm, 512<<20, 512)
+	c.limited(warm, 1<<30, 512)
 	c.run("systemctl", "reload", warm)
 	for _, tag := range []string{"1", "2"} { // one came by serve, the other by warm
 		if got := c.run("setpriv", "--reuid=drayage", "--regid=drayage", "--clear-groups", "drayage", "store", "ls", "--store", "/var/lib/drayage"); !strings.Contains(got, upstream+"/library/app:"+tag) {
