@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"sync/atomic"
@@ -24,6 +26,7 @@ func runProcess(s streams) int {
 	// A reader of standard output that goes away is an error among others: what was
 	// begun is to be cleared away.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	stdlog.SetOutput(io.Discard) // where net/http quotes what servers send that nobody has asked for
 	ctx, stop := interruptible(context.Background())
 	s.ending, _ = ctx.Value(endingKey{}).(*ending)
 	err := run(ctx, os.Args[1:], s)
