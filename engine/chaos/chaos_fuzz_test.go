@@ -1,6 +1,7 @@
 package chaos_test
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -32,7 +33,8 @@ func FuzzProxy(f *testing.F) {
 			w := httptest.NewRecorder()
 			func() {
 				defer func() { // how a server's handler breaks a connection off
-					if p := recover(); p != nil && p != http.ErrAbortHandler {
+					p := recover()
+					if err, _ := p.(error); p != nil && !errors.Is(err, http.ErrAbortHandler) {
 						panic(p)
 					}
 				}()

@@ -3,6 +3,7 @@ package mirror_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -283,7 +284,7 @@ func parts(resp *http.Response, body, content []byte) (out []span, ok bool) {
 	}
 	for r := multipart.NewReader(bytes.NewReader(body), params["boundary"]); ; {
 		p, err := r.NextPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out, true
 		}
 		if err != nil {

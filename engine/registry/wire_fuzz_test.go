@@ -72,7 +72,7 @@ func hurried() registry.Options {
 }
 
 // checkError fails when an error is not one printable line, or knows more than is good.
-func checkError(t *testing.T, ctx context.Context, err error) {
+func checkError(ctx context.Context, t *testing.T, err error) {
 	t.Helper()
 	if ctx.Err() != nil {
 		t.Error("it takes longer than it may")
@@ -116,7 +116,7 @@ func FuzzLink(f *testing.F) {
 			} else {
 				_, err = c.Referrers(ctx, parse(t, name), subject)
 			}
-			checkError(t, ctx, err)
+			checkError(ctx, t, err)
 			c.Close()
 			cancel()
 			const most = 200 // pages; each of which is the same
@@ -209,7 +209,7 @@ func FuzzAnswer(f *testing.F) {
 		c := registry.New(hurried())
 		defer c.Close()
 		name := strings.TrimPrefix(p.URL, "http://") + "/app:1"
-		checkError(t, ctx, verbs[int(verb)%len(verbs)](ctx, t, c, name))
+		checkError(ctx, t, verbs[int(verb)%len(verbs)](ctx, t, c, name))
 		const most = 50
 		if n := len(p.asked()); n > most {
 			t.Errorf("%q: %d requests", raw, n)
@@ -252,7 +252,7 @@ func FuzzToken(f *testing.F) {
 		c := registry.New(opts)
 		defer c.Close()
 		_, err := c.Tags(ctx, parse(t, strings.TrimPrefix(p.URL, "http://")+"/app"))
-		checkError(t, ctx, err)
+		checkError(ctx, t, err)
 		const most = 50
 		if n := len(p.asked()); n > most {
 			t.Errorf("%q: %d requests", body, n)
@@ -270,12 +270,12 @@ func FuzzNames(f *testing.F) {
 			return // what a user types is shown as a whole
 		}
 		m, err := registry.ParseMirror(s)
-		checkError(t, t.Context(), err)
+		checkError(t.Context(), t, err)
 		if err == nil && (m.URL == nil || m.URL.Host == "" || m.URL.User != nil || m.URL.RawQuery != "" || m.Registry == "") {
 			t.Errorf("%q is the mirror %+v", s, m)
 		}
 		name, err := registry.ParseName(s)
-		checkError(t, t.Context(), err)
+		checkError(t.Context(), t, err)
 		if err != nil {
 			return
 		}
