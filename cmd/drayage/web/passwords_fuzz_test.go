@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"drayage/cmd/drayage/web"
+	"drayage/engine/textfile"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -16,14 +17,11 @@ import (
 // FuzzPasswords reads password files. Of one that is taken only those get in who are in it, with
 // the password of their line.
 func FuzzPasswords(f *testing.F) {
-	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
-	if err != nil {
-		f.Fatal(err)
-	}
-	line := "somebody:" + string(hash)
+	const hash = "$2a$04$gzwKq4MHoYbUTcoL/AWNleced/dvt.GGl8lC0CyYN.0/xBjWInwjy" // of "secret"
+	line := "somebody:" + hash
 	for _, s := range []string{
-		line, line + "\n", "# comment\n\n" + line + "\r\n", "\xef\xbb\xbf" + line, "somebody:{SHA}x", ":" + string(hash), "somebody", "", "a:$2y$99$x", "a:$2a$04$", "a:$2y$04$" + strings.Repeat("x", 53), line + "\n" + line, "\x00:" + string(hash), "a:b:" + string(hash), "\xff\xfea\x00:\x00",
-		"somebody :" + string(hash), "a\x1b[31m:x", strings.Repeat("x", 3000) + ":" + string(hash), "somebody:" + strings.Replace(string(hash), "$2a$", "$2x$", 1),
+		line, line + "\n", "# comment\n\n" + line + "\r\n", "\xef\xbb\xbf" + line, "somebody:{SHA}x", ":" + hash, "somebody", "", "a:$2y$99$x", "a:$2a$04$", "a:$2y$04$" + strings.Repeat("x", 53), line + "\n" + line, "\x00:" + hash, "a:b:" + hash, "\xff\xfea\x00:\x00",
+		"somebody :" + hash, "a\x1b[31m:x", strings.Repeat("x", 3000) + ":" + hash, "somebody:" + strings.Replace(hash, "$2a$", "$2x$", 1),
 	} {
 		f.Add([]byte(s), "somebody", "secret")
 		f.Add([]byte(s), "", "")
@@ -50,7 +48,7 @@ func FuzzPasswords(f *testing.F) {
 		}
 		r.SetBasicAuth(user, password)
 		for range 2 { // the second time it is remembered
-			if _, err := p.Check(r); err == nil && (password != "secret" || !strings.Contains(string(raw), string(hash)[7:])) && !matches(string(raw), user, password) {
+			if _, err := p.Check(r); err == nil && !matches(raw, user, password) {
 				t.Errorf("%q lets in %q with %q", raw, user, password)
 			}
 		}
@@ -58,8 +56,12 @@ func FuzzPasswords(f *testing.F) {
 }
 
 // matches reports whether some line of a file is of a user and a password.
-func matches(text, user, password string) bool {
-	for line := range strings.Lines(text) {
+func matches(raw []byte, user, password string) bool {
+	text, err := textfile.Decode(raw)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
 		name, hash, _ := strings.Cut(strings.TrimSpace(line), ":")
 		if name == user && bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) == nil {
 			return true
