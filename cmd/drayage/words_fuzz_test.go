@@ -34,7 +34,7 @@ func FuzzLists(f *testing.F) {
 	hex := strings.Repeat("a", 64)
 	for _, s := range []string{
 		"alpine\nghcr.io/a/b:1 # comment\n", lockHead + "# with --platform linux/amd64 --referrers\nalpine:3@sha256:" + hex + "\n", "sha256:" + hex + "\nsha512:" + hex + "\n", "# with --platform\n", "# with --store=/x --all-platforms\nalpine:3@sha256:" + hex,
-		"\xef\xbb\xbfalpine\r\n", "\xff\xfea\x00\n\x00", "\x00\x01", "\x1f\x8b", "a b\n", "UPPER\n", "\x1b[31m\n", strings.Repeat("x", 5000), "alpine@sha256:x", "[::1]:99999/x", "alpine:3@sha256:" + hex + "\nalpine:4@sha256:" + hex, "", "#", "\t\n\v\f\r", "a\u2028b\n",
+		"\xef\xbb\xbfalpine\r\n", "\xff\xfea\x00\n\x00", "\x00\x01", "\x1f\x8b", "a b\n", "UPPER\n", "\x1b[31m\n", strings.Repeat("x", 5000), "alpine@sha256:x", "[::1]:99999/x", "alpine:3@sha256:" + hex + "\nalpine:4@sha256:" + hex, "", "#", "\t\n\v\f\r", "a\u2028b\n", "A\x01", "\x1b://x", "a:\x1b", "a@\x1b",
 	} {
 		f.Add([]byte(s))
 	}

@@ -38,7 +38,7 @@ type Image struct {
 // nor digest the tag is latest. The error wraps ErrInvalid and is one line.
 func Parse(s string) (Image, error) {
 	if scheme, _, ok := strings.Cut(s, "://"); ok {
-		return Image{}, fmt.Errorf("%q: %w: leave out %s://, names have no scheme", s, ErrInvalid, scheme)
+		return Image{}, fmt.Errorf("%q: %w: leave out %s://, names have no scheme", s, ErrInvalid, escaped(scheme))
 	}
 	named, err := dref.ParseNormalizedNamed(normalHub(s))
 	if err != nil {
@@ -76,7 +76,13 @@ func normalHub(s string) string {
 
 // reason is the part of a grammar error that tells something beyond "invalid".
 func reason(err error) string {
-	return strings.TrimPrefix(err.Error(), "invalid reference format: ")
+	return escaped(strings.TrimPrefix(err.Error(), "invalid reference format: "))
+}
+
+// escaped is a text whose characters can all be printed: names come from lists and registries, too.
+func escaped(s string) string {
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
 }
 
 // String is the name as docker shows it: without docker.io and library/, with
