@@ -30,12 +30,15 @@ func main() {
 	only := flag.String("only", "", "measure only groups whose name has this in it: "+groupNames())
 	bare := flag.String("bare", "", "be the yardstick: fetch the URLs that follow into this folder")
 	sync := flag.Bool("sync", true, "as the yardstick, sync what was fetched")
+	hostile := flag.Bool("hostile", false, "be the registry of a siege, until standard input ends")
 	serve := flag.String("serve", "", "be the registry of an image with layers such as 8x64M, until standard input ends")
 	flag.Parse()
 	var err error
 	switch {
 	case *bare != "":
 		err = bareLoop(*bare, *sync, flag.Args())
+	case *hostile:
+		err = hostileRegistry(os.Stdin, os.Stdout)
 	case *serve != "":
 		err = registry(*serve, os.Stdin, os.Stdout)
 	default:
@@ -64,7 +67,7 @@ func groups() []group {
 		{"loopback", loopback}, {"one", oneLargeBlob}, {"link", fastLink}, {"slow", slowConnection}, {"resets", resets},
 		{"kills", kills}, {"small", smallBlobs}, {"http2", http2},
 		{"compose", composition}, {"archive", archives}, {"load", loadGenerator},
-		{"serve", serving}, {"warm", warmRound}, {"after", lookingAfter},
+		{"serve", serving}, {"siege", besieged}, {"warm", warmRound}, {"after", lookingAfter},
 	}
 }
 

@@ -41,7 +41,9 @@ func startServe(ctx context.Context, b bench, store string, flags ...string) (*m
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	line, err := bufio.NewReader(errs).ReadString('\n')
+	said := bufio.NewReader(errs)
+	line, err := said.ReadString('\n')
+	go func() { _, _ = io.Copy(io.Discard, said) }() // to its end: it must not wait for who reads
 	m := regexp.MustCompile(`http://(\S+)`).FindStringSubmatch(line)
 	if err != nil || m == nil {
 		return nil, fmt.Errorf("it doesn't serve: %q", line)

@@ -19,7 +19,7 @@ var layers = []string{
 	1: "engine/credential blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event engine/mirror engine/warm",
 	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
-	4: "engine engine/archive engine/doctor bench cmd/drayage/web",
+	4: "bench/siege engine engine/archive engine/doctor bench cmd/drayage/web",
 	5: "cmd/drayage cmd/demo bench/bars bench/race",
 }
 
@@ -34,6 +34,10 @@ var goroutines = []string{
 	"bench/bars.eightGets",
 	"bench/bars.killed",
 	"bench/race.loop",
+	"bench/siege.Lay",
+	"bench/siege.Run",
+	"bench/bars.besieged",
+	"bench/bars.startServe", // ends with the process
 	"bench/race.measure",
 	"bench/race.serveSet",
 	"cmd/drayage.interruptible",

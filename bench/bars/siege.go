@@ -1,0 +1,148 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	wait "sync"
+	"time"
+
+	"drayage/bench/course"
+	"drayage/bench/siege"
+	"drayage/blobstore"
+	"drayage/engine/image"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// hostileRegistry is the registry of a siege, and writes its address.
+func hostileRegistry(until io.Reader, names io.Writer) error {
+	server := httptest.NewServer(siege.Upstream())
+	defer server.Close()
+	fmt.Fprintf(names, "%s\n\n", server.Listener.Addr())
+	_, err := io.Copy(io.Discard, until)
+	return err
+}
+
+// besieged is what clients that mean well notice of all attacks at once on a mirror, for a minute,
+// against the same minute without.
+func besieged(ctx context.Context, b bench) ([]bar, error) {
+	const (
+		budget, most = 160 << 20, 256 << 20
+		clients      = 20
+		every        = 100 * time.Millisecond
+		quiet, long  = 10 * time.Second, time.Minute
+	)
+	s, err := startSite(ctx, "4x256K")
+	if err != nil {
+		return nil, err
+	}
+	defer s.Stop()
+	hostile, err := course.Serve(ctx, "-hostile")
+	if err != nil {
+		return nil, err
+	}
+	defer hostile.Stop()
+	place := filepath.Join(b.scratch, "siege")
+	store := filepath.Join(place, "store")
+	if _, err := b.timed(ctx, b.pull(place, s.ref)); err != nil {
+		return nil, err
+	}
+	users := filepath.Join(place, "users")
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.DefaultCost)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(users, fmt.Appendf(nil, "honest:%[1]s\nmallory:%[1]s\n", hash), 0o600); err != nil {
+		return nil, err
+	}
+	m, err := startServe(ctx, b, store, "--default-registry", s.host, "--pull-through", hostile.Lines[0], "--htpasswd", users, "--budget", fmt.Sprint(budget))
+	if err != nil {
+		return nil, err
+	}
+	defer m.stop()
+	blobs, err := layersOf(store, s.ref)
+	if err != nil {
+		return nil, err
+	}
+	honest := siege.Honest{Host: m.host, User: "honest", Password: "s3cret", Repo: "bench", Tag: "1", Blobs: blobs.Manifest.Layers, Clients: clients, Every: every}
+	run := func(d time.Duration) siege.Outcome {
+		ctx, cancel := context.WithTimeout(ctx, d)
+		defer cancel()
+		return honest.Run(ctx)
+	}
+	run(time.Second) // passwords are known from then on
+	before := run(quiet)
+	under, stop := context.WithCancel(ctx)
+	var working wait.WaitGroup
+	var answers map[string]map[int]int
+	working.Go(func() {
+		answers = siege.Lay(under, siege.Target{Host: m.host, Upstream: hostile.Lines[0], User: "mallory", Password: "s3cret"})
+	})
+	var taken int64
+	working.Go(func() {
+		const often = 200 * time.Millisecond
+		for under.Err() == nil {
+			taken = max(taken, diskOf(ctx, store))
+			time.Sleep(often)
+		}
+	})
+	during := run(long)
+	stop()
+	working.Wait()
+	for _, name := range slices.Sorted(maps.Keys(answers)) {
+		fmt.Fprintf(os.Stderr, "  %s: answers by status %v\n", name, answers[name])
+	}
+	for _, err := range during.Failed {
+		fmt.Fprintf(os.Stderr, "  an honest request failed: %v\n", err)
+	}
+	if before.P99 == 0 || before.Failures > 0 {
+		return nil, fmt.Errorf("it failed before the siege: %v", before.Failed)
+	}
+	peak, ratio := m.peak(), float64(during.P99)/float64(before.P99)
+	return []bar{
+		{"serve under all attacks at once for a minute, 20 clients: requests that failed", fmt.Sprintf("%d of %d", during.Failures, during.Requests), "0", during.Failures == 0 && during.Requests > 0},
+		atMost("the same: p99 of their requests / p99 without attacks", ratio, 5, fmt.Sprintf("(%.1f ms / %.1f ms)", ms(during.P99), ms(before.P99))),
+		{"the same: peak memory", fmt.Sprintf("%d MiB", peak>>20), fmt.Sprintf("<= %d MiB", most>>20), peak <= most},
+		{"the same: disk that the store takes, of its budget", fmt.Sprintf("%d MiB of %d", taken>>20, budget>>20), "<= the budget", taken <= budget},
+	}, nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// layersOf is the manifest of an image in a store.
+func layersOf(dir, ref string) (image.Document, error) {
+	store, err := blobstore.Open(dir)
+	if err != nil {
+		return image.Document{}, err
+	}
+	root, err := store.Root(ref)
+	if err != nil {
+		return image.Document{}, err
+	}
+	raw, err := store.Read(root.Target.Digest, image.MaxSize)
+	if err != nil {
+		return image.Document{}, err
+	}
+	return image.DecodeVerified(raw, root.Target.Digest)
+}
+
+// diskOf is how many bytes of the disk a folder takes.
+func diskOf(ctx context.Context, dir string) int64 {
+	out, err := exec.CommandContext(ctx, "du", "-s", "-B1", dir).Output()
+	if err != nil && len(out) == 0 {
+		return 0
+	}
+	var n int64
+	_, _ = fmt.Sscan(strings.TrimSpace(string(out)), &n) // 0 for what is no number
+	return n
+}
