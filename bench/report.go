@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"drayage/engine/jsonstream"
+	"drayage/engine/limits"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -283,15 +287,37 @@ func (r *Report) find(target string, connections int) *Result {
 
 // ReadReport reads a report's JSON form.
 func ReadReport(in io.Reader) (*Report, error) {
-	const most = 256 << 20
 	var r Report
-	if err := json.NewDecoder(io.LimitReader(in, most)).Decode(&r); err != nil {
+	s := jsonstream.New(io.LimitReader(in, limits.ReportBytes), nil)
+	memory := 0 // of the entries, in bytes
+	count := func(n int, err error) error {
+		const most = 12 << 20
+		if memory += n; err == nil && memory > most {
+			return fmt.Errorf("its lists take more than %d MiB of memory", most>>20)
+		}
+		return err
+	}
+	err := s.Document(&r, map[string]func() error{
+		"targets": func() error { return count(entry(s, &r.Targets)) }, "results": func() error { return count(entry(s, &r.Results)) },
+		"comparisons": func() error { return count(entry(s, &r.Comparisons)) }, "exchanges": func() error { return count(entry(s, &r.Exchanges)) },
+		"series": func() error { return count(entry(s, &r.Series)) },
+	})
+	if err != nil {
 		return nil, fmt.Errorf("reading the report: %w", err)
 	}
 	if r.Version != ReportVersion {
 		return nil, fmt.Errorf("reading the report: it is of version %d, and this program reads %d", r.Version, ReportVersion)
 	}
 	return &r, nil
+}
+
+// entry reads an entry of one of the lists, and returns about how many bytes of memory it takes.
+func entry[T any](s *jsonstream.Reader, to *[]T) (int, error) {
+	const perByte = 4 // numbers and names of errors take more than their text
+	var v T
+	n, err := s.Entry(&v, nil)
+	*to = append(*to, v)
+	return perByte*n + int(reflect.TypeFor[T]().Size()), err
 }
 
 // WriteJSON writes the report's JSON form.

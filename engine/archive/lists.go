@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/compose"
 	"drayage/engine/image"
+	"drayage/engine/jsonstream"
 	"drayage/engine/limits"
 	"drayage/tarwriter"
 
@@ -36,6 +36,22 @@ type dockerImage struct {
 	err    error
 	told   bool // index.json has the same image, and neither half of it is right, which was told
 }
+
+// notes counts the memory that is taken by what is noted of an archive, in bytes, as well as that
+// can be told from outside: whoever made the archive decides how much there is to note.
+type notes struct{ taken int }
+
+// add takes memory, or refuses to. The error wraps ErrInvalid.
+func (n *notes) add(bytes int) error {
+	if n.taken += bytes; n.taken > limits.ArchiveNotes {
+		return fmt.Errorf("%w: its images, names and blobs are too many: noting them takes more than %d MiB", errTooMuch, limits.ArchiveNotes>>20)
+	}
+	return nil
+}
+
+// errTooMuch is wrapped for what exceeds a bound: then the whole archive is refused, and not only
+// one of its lists. It is an ErrInvalid.
+var errTooMuch = fmt.Errorf("%w", ErrInvalid)
 
 // lists are the files of an archive that say what it has, as far as they were there. They are
 // read as streams: of their text nothing is kept but what is of use.
@@ -67,25 +83,25 @@ func (l *lists) read(m member) error {
 		return fmt.Errorf("%w: %q has %d bytes", errTooMuch, image.Printable(m.name), m.size)
 	}
 	in := &readErrors{r: m.body}
-	s := newStream(in, l.notes)
-	_, err := s.peek()
-	blank := errors.Is(err, io.EOF)
+	s := jsonstream.New(in, l.notes.add)
+	blank := s.Blank()
+	var err error
 	switch m.name {
 	case ocispec.ImageIndexFile:
 		l.index = &list[ocispec.Descriptor]{blank: blank}
-		err = s.readIndex(l)
+		err = l.readIndex(s)
 		l.index.err = err
 	case manifestFile:
 		l.manifest = &list[dockerImage]{blank: blank}
-		err = s.readManifest(l)
+		err = l.readManifest(s)
 		l.manifest.err = err
 	case reposFile:
 		l.repos = &list[repoTag]{blank: blank}
-		err = s.readRepos(l)
+		err = l.readRepos(s)
 		l.repos.err = err
 	case deltaFile:
 		l.delta = &list[tarwriter.Absent]{blank: blank}
-		l.since, err = s.readDelta(func(a tarwriter.Absent) error {
+		l.since, err = readDelta(s, func(a tarwriter.Absent) error {
 			l.delta.entries = append(l.delta.entries, a)
 			return l.notes.add(costOfEntry)
 		})
@@ -98,6 +114,8 @@ func (l *lists) read(m member) error {
 		return broken(in.err)
 	case errors.Is(err, errTooMuch):
 		return fmt.Errorf("%s: %w", m.name, err)
+	case errors.Is(err, jsonstream.ErrTooMuch):
+		return fmt.Errorf("%w: %s: %w", errTooMuch, m.name, err)
 	}
 	return nil
 }
@@ -110,34 +128,21 @@ type readErrors struct {
 
 func (r *readErrors) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	r.err = notEOF(err)
+	if !errors.Is(err, io.EOF) {
+		r.err = err
+	}
 	return n, err
 }
 
-// entry decodes an entry of a list, within the bounds of package limits.
-func (s *stream) entry(v any, free map[string]bool) (size int, err error) {
-	raw, err := s.value(limits.ArchiveEntryBytes)
-	if err != nil {
-		return 0, err
-	}
-	if err := limits.CheckJSON(raw, free); err != nil {
-		return 0, fmt.Errorf("%w: %s", errJSON, image.Printable(err.Error()))
-	}
-	if json.Unmarshal(raw, v) != nil {
-		return 0, errJSON
-	}
-	return len(raw), nil
-}
-
 // readIndex reads an index ("OCI Image Index Specification").
-func (s *stream) readIndex(l *lists) error {
-	err := s.fields([]string{"manifests"}, func(string) error {
-		if c, err := s.peek(); err == nil && c == 'n' { // null
-			return s.skip()
+func (l *lists) readIndex(s *jsonstream.Reader) error {
+	err := s.Fields([]string{"manifests"}, func(string) error {
+		if s.Null() {
+			return nil
 		}
-		return s.array(func() error {
+		return s.Array(func() error {
 			var d ocispec.Descriptor
-			size, err := s.entry(&d, map[string]bool{"annotations": true})
+			size, err := s.Entry(&d, map[string]bool{"annotations": true})
 			if err != nil {
 				return err
 			}
@@ -145,15 +150,7 @@ func (s *stream) readIndex(l *lists) error {
 			return l.notes.add(costOfEntry + size)
 		})
 	})
-	return errors.Join(err, s.endAfter(err))
-}
-
-// endAfter is end for what was read without an error.
-func (s *stream) endAfter(err error) error {
-	if err != nil {
-		return nil
-	}
-	return s.end()
+	return s.EndAfter(err)
 }
 
 // noted is what is of use of a descriptor in index.json.
@@ -171,10 +168,10 @@ func noted(d ocispec.Descriptor) ocispec.Descriptor {
 }
 
 // readManifest reads what docker save says of its images.
-func (s *stream) readManifest(l *lists) error {
-	err := s.array(func() error {
+func (l *lists) readManifest(s *jsonstream.Reader) error {
+	err := s.Array(func() error {
 		var e dockerImage
-		if _, err := s.entry(&e, map[string]bool{"LayerSources": true}); err != nil {
+		if _, err := s.Entry(&e, map[string]bool{"LayerSources": true}); err != nil {
 			return err
 		}
 		cost := costOfEntry + len(e.Config)
@@ -196,43 +193,43 @@ func (s *stream) readManifest(l *lists) error {
 		l.manifest.entries = append(l.manifest.entries, e)
 		return l.notes.add(cost)
 	})
-	return errors.Join(err, s.endAfter(err))
+	return s.EndAfter(err)
 }
 
 // readRepos reads the names of docker save's oldest format: {"repository": {"tag": "layer"}}.
-func (s *stream) readRepos(l *lists) error {
-	err := s.object(func(repo string) error {
-		return s.object(func(tag string) error {
+func (l *lists) readRepos(s *jsonstream.Reader) error {
+	err := s.Object(func(repo string) error {
+		return s.Object(func(tag string) error {
 			var top string
-			if _, err := s.entry(&top, nil); err != nil {
+			if _, err := s.Entry(&top, nil); err != nil {
 				return err
 			}
 			l.repos.entries = append(l.repos.entries, repoTag{repo, tag, top})
 			return l.notes.add(costOfEntry + len(repo) + len(tag) + len(top))
 		})
 	})
-	return errors.Join(err, s.endAfter(err))
+	return s.EndAfter(err)
 }
 
 // readDelta reads what an archive says of the layers that it leaves out, and calls f with each.
 // The result is what it builds on.
-func (s *stream) readDelta(f func(tarwriter.Absent) error) (since digest.Digest, err error) {
+func readDelta(s *jsonstream.Reader, f func(tarwriter.Absent) error) (since digest.Digest, err error) {
 	version := 0
-	err = s.fields([]string{"version", "since", "absent"}, func(name string) error {
+	err = s.Fields([]string{"version", "since", "absent"}, func(name string) error {
 		switch name {
 		case "version":
-			_, err := s.entry(&version, nil)
+			_, err := s.Entry(&version, nil)
 			return err
 		case "since":
-			_, err := s.entry(&since, nil)
+			_, err := s.Entry(&since, nil)
 			return err
 		}
-		if c, err := s.peek(); err == nil && c == 'n' { // null
-			return s.skip()
+		if s.Null() {
+			return nil
 		}
-		return s.array(func() error {
+		return s.Array(func() error {
 			var a tarwriter.Absent
-			if _, err := s.entry(&a, nil); err != nil {
+			if _, err := s.Entry(&a, nil); err != nil {
 				return err
 			}
 			if a.Digest.Validate() != nil || a.Size < 0 {
@@ -241,7 +238,7 @@ func (s *stream) readDelta(f func(tarwriter.Absent) error) (since digest.Digest,
 			return f(a)
 		})
 	})
-	if err = errors.Join(err, s.endAfter(err)); err != nil {
+	if err = s.EndAfter(err); err != nil {
 		if errors.Is(err, ErrInvalid) {
 			return since, err
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/jsonstream"
+	"drayage/engine/limits"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -209,9 +211,21 @@ func (p Pull) Write(w io.Writer) error {
 
 // Read reads a record's JSON form, and refuses what a replay could stumble over.
 func Read(in io.Reader) (Pull, error) {
-	const most = 256 << 20
 	var p Pull
-	if err := json.NewDecoder(io.LimitReader(in, most)).Decode(&p); err != nil {
+	s := jsonstream.New(io.LimitReader(in, limits.ReportBytes), nil)
+	entries := 0
+	count := func(err error) error {
+		if entries++; err == nil && entries > limits.ReportEntries {
+			return fmt.Errorf("it has more than %d entries", limits.ReportEntries)
+		}
+		return err
+	}
+	err := s.Document(&p, map[string]func() error{
+		"images": func() error { return count(entry(s, &p.Images)) }, "blobs": func() error { return count(entry(s, &p.Blobs)) },
+		"hosts": func() error { return count(entry(s, &p.Hosts)) }, "outputs": func() error { return count(entry(s, &p.Outputs)) },
+		"warnings": func() error { return count(entry(s, &p.Warnings)) },
+	})
+	if err != nil {
 		return Pull{}, fmt.Errorf("it is no record of a pull: %w", err)
 	}
 	if p.Version != Version {
@@ -219,7 +233,7 @@ func Read(in io.Reader) (Pull, error) {
 	}
 	for _, b := range p.Blobs {
 		if err := b.Digest.Validate(); err != nil {
-			return Pull{}, fmt.Errorf("a blob %q: %w", b.Digest, err)
+			return Pull{}, fmt.Errorf("a blob %.80q: %w", b.Digest, err)
 		}
 		const longest = 366 * 24 * 3600 // seconds
 		if b.Size < 0 || b.Resumed < 0 || b.Start < 0 || b.Start > longest || b.Elapsed < 0 || b.Elapsed > longest {
@@ -227,4 +241,12 @@ func Read(in io.Reader) (Pull, error) {
 		}
 	}
 	return p, nil
+}
+
+// entry reads an entry of one of the lists.
+func entry[T any](s *jsonstream.Reader, to *[]T) error {
+	var v T
+	_, err := s.Entry(&v, nil)
+	*to = append(*to, v)
+	return err
 }

@@ -50,8 +50,8 @@ const (
 	// ArchiveListBytes is how large each of an archive's lists may be (index.json,
 	// manifest.json, repositories, drayage-since.json), in bytes. They are read as streams.
 	ArchiveListBytes = 128 << 20
-	// ArchiveEntryBytes is how large one entry of such a list may be, in bytes.
-	ArchiveEntryBytes = 1 << 20
+	// EntryBytes is how large one entry of a list that is read as a stream may be, in bytes.
+	EntryBytes = 1 << 20
 	// ArchiveNotes is how much memory may be taken by what is noted of an archive, in bytes: its
 	// images, the names of its members, its blobs. Ten thousand images with a hundred thousand
 	// blobs take 30 MiB.
@@ -73,6 +73,8 @@ const (
 	ListDigests = 250_000
 	// ReportBytes is the largest report of a pull or of a bench that is read, in bytes.
 	ReportBytes = 16 << 20
+	// ReportEntries is how many entries the lists of a report may have together.
+	ReportEntries = 50_000
 )
 
 // What serve is asked for.
