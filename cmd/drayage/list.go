@@ -7,20 +7,27 @@ import (
 	"os"
 	"strings"
 
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 	"drayage/engine/textfile"
 )
 
 // named is a word that names an image, and where it stood.
 type named struct {
-	word  string
-	where string // "list.txt:3", or "" for the command line
+	word string
+	file string // "" for the command line
+	line int    // in file
 }
 
-const (
-	maxList = 64 << 20 // bytes of a list: half a million images
-	maxName = 4096     // bytes of a line that may name one
-)
+// where is where the word stood: "list.txt:3", or "" for the command line.
+func (n named) where() string {
+	if n.file == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", n.file, n.line)
+}
+
+const maxName = 4096 // bytes of a line that may name an image
 
 // readList reads image names from a file or, for "-", from standard input: one
 // a line, with comments from # on.
@@ -34,27 +41,36 @@ func readList(path string, stdin io.Reader) ([]named, error) {
 		defer f.Close()
 		in, name = f, path
 	}
-	raw, err := textfile.ReadFrom(in, maxList)
-	if errors.Is(err, textfile.ErrEncoding) || errors.Is(err, textfile.ErrTooLarge) {
-		return nil, usageError{fmt.Errorf("%s: %w", name, err)}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the list of images: %w", err)
-	}
 	var out []named
 	n := 0
-	for line := range strings.Lines(string(raw)) {
+	err := textfile.EachLine(in, limits.ListBytes, func(line string) error {
 		n++
 		text, _, _ := strings.Cut(line, "#")
 		text = strings.TrimSpace(text)
-		if len(text) > maxName {
-			return nil, usageError{fmt.Errorf("%s:%d: the line is too long to name an image", name, n)}
+		switch {
+		case len(text) > maxName:
+			return usageError{fmt.Errorf("%s:%d: the line is too long to name an image", name, n)}
+		case text == "":
+			return nil
+		case len(out) >= limits.ListImages:
+			return usageError{fmt.Errorf("%s: it names more than %d images", name, limits.ListImages)}
 		}
-		if text != "" {
-			out = append(out, named{word: text, where: fmt.Sprintf("%s:%d", name, n)})
-		}
+		out = append(out, named{word: strings.Clone(text), file: name, line: n}) // without the comment
+		return nil
+	})
+	if badText(err) {
+		return nil, usageError{fmt.Errorf("%s: %w", name, err)}
 	}
-	return out, nil
+	var usage usageError
+	if err != nil && !errors.As(err, &usage) {
+		return nil, fmt.Errorf("reading the list of images: %w", err)
+	}
+	return out, err
+}
+
+// badText reports whether an error is of what a text file has in it.
+func badText(err error) bool {
+	return errors.Is(err, textfile.ErrEncoding) || errors.Is(err, textfile.ErrTooLarge) || errors.Is(err, textfile.ErrLine)
 }
 
 // parseNames reads image names. Those that are none come back as errors.
@@ -64,8 +80,8 @@ func parseNames(words []named) (refs []reference.Image, bad []error) {
 		switch {
 		case err == nil:
 			refs = append(refs, ref)
-		case w.where != "":
-			bad = append(bad, badName{w.word, fmt.Errorf("%s: %w", w.where, err)})
+		case w.file != "":
+			bad = append(bad, badName{w.word, fmt.Errorf("%s: %w", w.where(), err)})
 		default:
 			bad = append(bad, badName{w.word, err})
 		}

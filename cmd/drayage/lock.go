@@ -54,10 +54,10 @@ func readLock(path string) (map[reference.Image]digest.Digest, error) {
 	for _, w := range words {
 		ref, err := reference.Parse(w.word)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("%s: %w", w.where, err)}
+			return nil, usageError{fmt.Errorf("%s: %w", w.where(), err)}
 		}
 		if ref.Digest() == "" {
-			return nil, usageError{fmt.Errorf("%s: %s has no digest: this is not a lock", w.where, w.word)}
+			return nil, usageError{fmt.Errorf("%s: %s has no digest: this is not a lock", w.where(), w.word)}
 		}
 		if ref.Tag() != "" {
 			out[ref.At("")] = ref.Digest()

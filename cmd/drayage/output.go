@@ -33,6 +33,7 @@ type outputFlags struct {
 	strip    bool
 	noSync   bool
 	verify   bool
+	maxRatio maxRatio
 }
 
 // any reports whether there is an output at all.
@@ -52,6 +53,9 @@ func (o *outputFlags) check(s streams) error {
 	}
 	if o.loadWith != "" {
 		o.load = true
+	}
+	if err := o.maxRatio.check(); err != nil {
+		return err
 	}
 	_, layersErr := compose.ParseLayers(o.layers)
 	_, compressErr := o.compression()

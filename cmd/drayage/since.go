@@ -15,6 +15,7 @@ import (
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 	"drayage/engine/textfile"
 
@@ -28,7 +29,7 @@ func (o *pullOptions) carried(ctx context.Context, opts engine.Options) (map[dig
 	if o.since == "" {
 		return nil, nil
 	}
-	digests, refs, with, err := readSince(ctx, o.since, o.stdin)
+	digests, refs, with, err := readSince(ctx, o.since, o.stdin, o.maxRatio.limit())
 	if err != nil {
 		return nil, fmt.Errorf("--since %s: %w", o.since, err)
 	}
@@ -88,7 +89,7 @@ func lockedOptions(opts engine.Options, with string) (engine.Options, error) {
 // readSince reads what a file says was carried: digests, or images with them and
 // the flags that they were pulled with. A text has one a line, with comments from #
 // on; all else is an archive.
-func readSince(ctx context.Context, path string, stdin io.Reader) (digests []digest.Digest, refs []reference.Image, with string, err error) {
+func readSince(ctx context.Context, path string, stdin io.Reader, ratio limits.MaxRatio) (digests []digest.Digest, refs []reference.Image, with string, err error) {
 	text, rest, err := asText(path, stdin)
 	if err != nil {
 		return nil, nil, "", err
@@ -97,36 +98,45 @@ func readSince(ctx context.Context, path string, stdin io.Reader) (digests []dig
 		path = "-"
 	}
 	if text == nil {
-		digests, err := archives.Digests(ctx, path, rest, 0)
+		digests, err := archives.Digests(ctx, path, rest, ratio)
 		return digests, nil, "", err
 	}
+	defer text.Close()
 	n := 0
-	for line := range strings.Lines(string(text)) {
+	const wide = 2 // bytes of a character in UTF-16
+	err = textfile.EachLine(text, wide*limits.ListBytes, func(line string) error {
 		n++
 		if flags, ok := strings.CutPrefix(line, lockWith+" "); ok {
 			with = strings.TrimSpace(flags)
 		}
 		line, _, _ = strings.Cut(line, "#")
 		if line = strings.TrimSpace(line); line == "" {
-			continue
+			return nil
+		}
+		if len(digests) >= limits.ListDigests || len(refs) >= limits.ListImages {
+			return usageError{fmt.Errorf("it lists more than %d digests, or %d images", limits.ListDigests, limits.ListImages)}
 		}
 		if d := digest.Digest(line); d.Validate() == nil {
-			digests = append(digests, d)
-			continue
+			digests = append(digests, digest.Digest(strings.Clone(line)))
+			return nil
 		}
 		ref, err := reference.Parse(line)
 		if err != nil || ref.Digest() == "" {
-			return nil, nil, "", usageError{fmt.Errorf("line %d is neither a digest nor an image with one: %.80q", n, line)}
+			return usageError{fmt.Errorf("line %d is neither a digest nor an image with one: %.80q", n, line)}
 		}
 		refs = append(refs, ref)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, "", err
 	}
 	return digests, refs, with, nil
 }
 
-// asText reads a file of text, or standard input for "-". text is nil for what is none; then
+// asText opens a file of text, or standard input for "-". text is nil for what is none; then
 // rest is all of it, if it can't be opened again.
-func asText(path string, stdin io.Reader) (text []byte, rest io.Reader, err error) {
-	in := stdin
+func asText(path string, stdin io.Reader) (text io.ReadCloser, rest io.Reader, err error) {
+	in := io.NopCloser(stdin)
 	again := false
 	if path != "-" {
 		info, err := os.Stat(path)
@@ -142,16 +152,12 @@ func asText(path string, stdin io.Reader) (text []byte, rest io.Reader, err erro
 		if err != nil {
 			return nil, nil, err
 		}
-		if again = info.Mode().IsRegular(); again {
-			defer f.Close()
-		}
-		in = f
+		in, again = f, info.Mode().IsRegular()
 	}
-	const most = 256 << 20 // of digests; two million
 	buffered := bufio.NewReader(in)
 	head, err := buffered.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, in.Close())
 	}
 	for n := 0; !textfile.IsUTF16(head) && n < utf8.UTFMax && len(head) > 0 && !utf8.Valid(head); n++ {
 		head = head[:len(head)-1] // it may end within a character
@@ -159,13 +165,16 @@ func asText(path string, stdin io.Reader) (text []byte, rest io.Reader, err erro
 	// A tar's first name ends with a zero byte, and compressed files have some
 	// byte that no text has.
 	if textfile.IsUTF16(head) || utf8.Valid(head) && bytes.IndexFunc(head, func(r rune) bool { return r < '\t' }) < 0 {
-		if text, err = textfile.ReadFrom(buffered, most); err != nil || len(text) > 0 || again {
-			return text, nil, err
+		if len(head) == 0 && !again {
+			return nil, buffered, nil // nothing came by a pipe: no archive either
 		}
-		return nil, buffered, nil // nothing came by a pipe: no archive either
+		return struct {
+			io.Reader
+			io.Closer
+		}{buffered, in}, nil, nil
 	}
 	if again {
-		return nil, nil, nil
+		return nil, nil, in.Close()
 	}
 	return nil, buffered, nil
 }

@@ -71,6 +71,7 @@ func storeImportCommand(s streams) *cobra.Command {
 	var dir string
 	var noSync bool
 	var opts archives.Options
+	var ratio maxRatio
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
 		Short: "Take images out of archives into the store",
@@ -78,7 +79,8 @@ func storeImportCommand(s streams) *cobra.Command {
 and as a folder or in volumes, those of pull --since together with what they build on, and those
 of docker save, podman, skopeo, crane and ctr, compressed with gzip, bzip2, zstd or
 not. FILE may be - for standard input. Everything is verified. An image that is whole
-is taken even when another one of the archive is not; the exit status tells.
+is taken even when another one of the archive is not; the exit status tells. Of what no image
+of the archive needs nothing stays in the store.
 
 Standard output has one line an image: name, digest, bytes added, bytes that were
 there.`,
@@ -87,11 +89,16 @@ there.`,
 			if len(args) == 0 {
 				return usageError{errors.New("no archive named")}
 			}
+			if err := ratio.check(); err != nil {
+				return err
+			}
+			opts.MaxRatio = ratio.limit()
 			return runImport(cmd.Context(), s, dir, noSync, opts, args)
 		},
 	}
 	storeFlag(cmd, &dir)
 	cmd.Flags().BoolVar(&opts.NoReplace, "no-replace", false, "refuse names that the store has for other images")
+	ratio.add(cmd.Flags())
 	cmd.Flags().BoolVar(&noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
 	return cmd
 }
@@ -240,7 +247,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 	defer display.Close()
 	a := &archive{flags: &o.outputFlags, store: store, observer: display}
 	if o.since != "" {
-		base, refs, _, err := readSince(ctx, o.since, s.in)
+		base, refs, _, err := readSince(ctx, o.since, s.in, o.maxRatio.limit())
 		if err != nil {
 			return fmt.Errorf("--since %s: %w", o.since, err)
 		}

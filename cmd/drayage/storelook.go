@@ -21,12 +21,14 @@ import (
 
 // listedImage is an image as ls has it in JSON.
 type listedImage struct {
-	Name    string          `json:"name"` // with registry, and tag or digest
-	Digest  digest.Digest   `json:"digest"`
-	Size    int64           `json:"size"` // bytes of all its blobs
-	Own     int64           `json:"own"`  // of those that no other image needs
-	Used    time.Time       `json:"used,omitzero"`
-	Missing []digest.Digest `json:"missing,omitempty"` // blobs that are not there any more
+	Name   string        `json:"name"` // with registry, and tag or digest
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"` // bytes of all its blobs
+	Own    int64         `json:"own"`  // of those that no other image needs
+	Used   time.Time     `json:"used,omitzero"`
+	// From is where what the name stands for came from.
+	From    blobstore.Origin `json:"from,omitzero"`
+	Missing []digest.Digest  `json:"missing,omitempty"` // blobs that are not there any more
 	// Incomplete says that only some of the image was asked for so far, through serve.
 	Incomplete bool            `json:"incomplete,omitempty"`
 	Blobs      []digest.Digest `json:"blobs"`
@@ -39,8 +41,8 @@ func storeListCommand(s streams) *cobra.Command {
 		Use:   "ls",
 		Short: "List the images of the store",
 		Long: `Ls lists the images of the store with their digests, the bytes that they take, those of
-them that no other image needs, and when they were last used: pulled, imported, exported or
-served. With --digests it lists the digests of all their blobs, one a line: a list for pull --since.`,
+them that no other image needs, when they were last used (pulled, imported, exported or
+served), and which of them came out of an archive. With --digests it lists the digests of all their blobs, one a line: a list for pull --since.`,
 		Example: "  drayage store ls\n  drayage store ls --sort used\n  drayage store ls --digests > carried.txt",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -112,7 +114,7 @@ func incompleteImages(ctx context.Context, store *blobstore.Store, images []blob
 func printImagesJSON(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
 	out := make([]listedImage, 0, len(images))
 	for _, i := range images {
-		out = append(out, listedImage{Name: i.Name, Digest: i.Target.Digest, Size: i.Size, Own: i.Own, Used: i.Used.UTC(), Missing: i.Missing, Incomplete: incomplete[i.Name], Blobs: i.Blobs})
+		out = append(out, listedImage{Name: i.Name, Digest: i.Target.Digest, Size: i.Size, Own: i.Own, Used: i.Used.UTC(), From: i.From, Missing: i.Missing, Incomplete: incomplete[i.Name], Blobs: i.Blobs})
 	}
 	return printJSON(s, out)
 }
@@ -128,16 +130,19 @@ func printJSON(s streams, v any) error {
 func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
 	if !isTerminal(s.out) {
 		for _, i := range images {
-			state := ""
+			more := ""
 			if incomplete[i.Name] {
-				state = "\tincomplete"
+				more = "\tincomplete"
 			}
-			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\t%s%s\n", familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339), state)
+			if i.From.Kind == blobstore.FromArchive {
+				more = fmt.Sprintf("\t%s\tarchive %s", strings.TrimPrefix(more, "\t"), image.Printable(i.From.Where))
+			}
+			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\t%s%s\n", familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339), more)
 		}
 		return nil
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tUNIQUE\tSTATE\tLAST USED")
+	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tUNIQUE\tSTATE\tLAST USED\tFROM")
 	var missing int
 	for _, i := range images {
 		missing += len(i.Missing)
@@ -145,7 +150,7 @@ func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string
 		if incomplete[i.Name] {
 			state = "incomplete"
 		}
-		fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), state, ago(i.Used))
+		fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), state, ago(i.Used), origin(i.From))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -154,6 +159,17 @@ func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string
 		fmt.Fprintf(s.err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", count(missing, "blob"))
 	}
 	return nil
+}
+
+// origin is for people where an image's name came from.
+func origin(o blobstore.Origin) string {
+	switch o.Kind {
+	case blobstore.FromArchive:
+		return "archive " + image.Printable(o.Where)
+	case blobstore.FromRegistry:
+		return "registry"
+	}
+	return "unknown"
 }
 
 // ago is a moment for people.

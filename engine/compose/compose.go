@@ -18,6 +18,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/tarwriter"
 
@@ -64,6 +65,8 @@ type Options struct {
 	// Legacy prepares images for the legacy format: it needs configs, and takes
 	// schema 1 manifests as they are. Others get a config made from the history.
 	Legacy bool
+	// MaxRatio is how far layers may unpack that are converted.
+	MaxRatio limits.MaxRatio
 	// Made is told when an image gets another digest than it had; nil means nobody.
 	Made func(name string, from, to digest.Digest, why string)
 }
@@ -206,6 +209,9 @@ func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Varia
 		var err error
 		if out.ConfigContent, err = c.read(ctx, v.Config); err != nil {
 			return out, err
+		}
+		if err := image.CheckJSON(out.ConfigContent); err != nil { // it is decoded for the layers' json
+			return out, fmt.Errorf("the config: %w", err)
 		}
 	}
 	layers, changed := make([]ocispec.Descriptor, len(v.Layers)), false

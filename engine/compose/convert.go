@@ -13,6 +13,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/tarwriter/squeeze"
 
@@ -321,11 +322,12 @@ func (c *composer) convert(ctx context.Context, j job) (blobstore.Derived, error
 		return blobstore.Derived{}, notALayer(err)
 	}
 	defer in.Close()
+	content := c.opts.MaxRatio.Reader(in, j.layer.Size)
 	d := blobstore.Derived{From: j.layer.Digest, Form: j.form}
 	if j.form == formDiffID {
-		d.DiffID, err = hashed(ctx, io.Discard, in)
+		d.DiffID, err = hashed(ctx, io.Discard, content)
 	} else {
-		d.Blob, d.DiffID, err = c.make(ctx, j, in)
+		d.Blob, d.DiffID, err = c.make(ctx, j, content)
 	}
 	if err != nil {
 		return d, err
@@ -431,4 +433,10 @@ func fill(in io.Reader, buf []byte) (int, error) {
 // ErrLayer is wrapped for layers that can't be decompressed.
 var ErrLayer = errors.New("not what its media type says")
 
-func notALayer(err error) error { return fmt.Errorf("%w: %w", ErrLayer, err) }
+func notALayer(err error) error {
+	var ratio *limits.RatioError
+	if errors.As(err, &ratio) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrLayer, err)
+}

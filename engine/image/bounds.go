@@ -13,15 +13,15 @@ var free = map[string]bool{"annotations": true, "Labels": true, "ExposedPorts": 
 // decodeJSON is json.Unmarshal of a foreign document into v, once the document was held against
 // the bounds of package limits. The error wraps ErrInvalid.
 func decodeJSON(raw []byte, v any) error {
-	if err := checkJSON(raw); err != nil {
+	if err := CheckJSON(raw); err != nil {
 		return err
 	}
 	return unmarshal(raw, v)
 }
 
-// checkJSON holds a foreign document against the bounds of package limits. The error wraps
+// CheckJSON holds a foreign document against the bounds of package limits. The error wraps
 // ErrInvalid.
-func checkJSON(raw []byte) error {
+func CheckJSON(raw []byte) error {
 	if len(raw) > limits.ManifestBytes {
 		return fmt.Errorf("%w: larger than %d MiB", ErrInvalid, limits.ManifestBytes>>20)
 	}

@@ -60,7 +60,7 @@ type Document struct {
 // puts on it may be missing or wrong (G44), and isn't there any more when the
 // same bytes come from the store. The errors wrap ErrInvalid or ErrUnsupported.
 func Decode(raw []byte) (Document, error) {
-	if err := checkJSON(raw); err != nil {
+	if err := CheckJSON(raw); err != nil {
 		return Document{}, err
 	}
 	var look shape

@@ -66,11 +66,11 @@ const (
 // Lists and reports that users give.
 const (
 	// ListBytes is the largest list of images or of digests, in bytes.
-	ListBytes = 64 << 20
+	ListBytes = 16 << 20
 	// ListImages is how many images a list may name.
 	ListImages = 100_000
 	// ListDigests is how many digests a list for --since may have.
-	ListDigests = 250_000
+	ListDigests = 200_000
 	// ReportBytes is the largest report of a pull or of a bench that is read, in bytes.
 	ReportBytes = 16 << 20
 	// ReportEntries is how many entries the lists of a report may have together.
