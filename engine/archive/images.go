@@ -44,14 +44,15 @@ func fullName(name string) string {
 }
 
 // fromIndex finds the images of an OCI layout, and those that only its manifest.json has.
-func (i *importer) fromIndex(ctx context.Context, entries []ocispec.Descriptor) ([]blobstore.Root, error) {
+func (i *importer) fromIndex(ctx context.Context, entries []*ocispec.Descriptor) ([]blobstore.Root, error) {
 	docker := i.dockerImages()
 	var roots []blobstore.Root
 	var besides []beside
 	was := make(map[string]digest.Digest)             // what the root of a name was made from
 	covered := make(map[digest.Digest]blobstore.Root) // the first image with a config
 	named := make(map[string]map[digest.Digest]bool)  // the configs of what index.json has for a name
-	for _, d := range entries {
+	for _, entry := range entries {
+		d := *entry
 		all, img, err := i.indexed(ctx, d, docker)
 		if err != nil {
 			if !i.skip(ctx, cmp.Or(indexName(d), d.Digest.String()), err) {
@@ -436,8 +437,7 @@ func (i *importer) dockerImages() *dockerHalf {
 	if i.lists.manifest == nil || i.lists.manifest.err != nil {
 		return out
 	}
-	for n := range i.lists.manifest.entries {
-		e := &i.lists.manifest.entries[n]
+	for _, e := range i.lists.manifest.entries {
 		f, err := i.find(e.Config)
 		if err != nil {
 			continue
@@ -680,10 +680,9 @@ func wrongSize(err error) error {
 
 // fromManifest finds the images of docker save's older format, and of what others
 // write in it.
-func (i *importer) fromManifest(ctx context.Context, entries []dockerImage) ([]blobstore.Root, error) {
+func (i *importer) fromManifest(ctx context.Context, entries []*dockerImage) ([]blobstore.Root, error) {
 	var roots []blobstore.Root
-	for n := range entries {
-		e := &entries[n]
+	for _, e := range entries {
 		root, err := i.dockerRoot(ctx, e)
 		if err != nil {
 			if !i.skip(ctx, cmp.Or(strings.Join(e.RepoTags, " "), e.Config), err) {
@@ -706,10 +705,13 @@ func (i *importer) fromManifest(ctx context.Context, entries []dockerImage) ([]b
 // dockerRoot makes a manifest for an image that came without one, once.
 func (i *importer) dockerRoot(ctx context.Context, e *dockerImage) (blobstore.Root, error) {
 	if !e.tried {
-		e.root, e.err = i.makeRoot(ctx, e)
-		e.tried = e.err == nil || itsFault(ctx, e.err)
+		root, err := i.makeRoot(ctx, e)
+		if err != nil && !itsFault(ctx, err) {
+			return root, err
+		}
+		e.tried, e.root, e.err = true, &root, err
 	}
-	return e.root, e.err
+	return *e.root, e.err
 }
 
 func (i *importer) makeRoot(ctx context.Context, e *dockerImage) (blobstore.Root, error) {
@@ -842,7 +844,7 @@ func (i *importer) fromRepositories(ctx context.Context, known []blobstore.Root)
 	}
 	made := make(map[string]blobstore.Root) // by the top layer
 	var roots []blobstore.Root
-	for _, e := range slices.SortedFunc(slices.Values(i.lists.repos.entries), func(a, b repoTag) int {
+	for _, e := range slices.SortedFunc(slices.Values(i.lists.repos.entries), func(a, b *repoTag) int {
 		return cmp.Or(cmp.Compare(a.repo, b.repo), cmp.Compare(a.tag, b.tag))
 	}) {
 		name := e.repo + ":" + e.tag

@@ -19,6 +19,7 @@ import (
 // What is noted of an entry beside its text, in bytes of memory.
 const (
 	costOfEntry  = 300
+	costOfMap    = 350
 	costOfString = 48
 	costOfRef    = 16
 	costOfBlob   = 220 // of a digest in the maps that have it
@@ -32,7 +33,7 @@ type dockerImage struct {
 
 	config digest.Digest // what Config names, once that is known
 	tried  bool          // the rest is known
-	root   blobstore.Root
+	root   *blobstore.Root
 	err    error
 	told   bool // index.json has the same image, and neither half of it is right, which was told
 }
@@ -68,7 +69,7 @@ type lists struct {
 
 // list is one of them.
 type list[T any] struct {
-	entries []T
+	entries []*T  // a list of the entries themselves would be copied while it grows
 	blank   bool  // there is nothing in the file
 	err     error // why it can't be used
 }
@@ -102,7 +103,7 @@ func (l *lists) read(m member) error {
 	case deltaFile:
 		l.delta = &list[tarwriter.Absent]{blank: blank}
 		l.since, err = readDelta(s, func(a tarwriter.Absent) error {
-			l.delta.entries = append(l.delta.entries, a)
+			l.delta.entries = append(l.delta.entries, &a)
 			return l.notes.add(costOfEntry)
 		})
 		l.delta.err = err
@@ -146,8 +147,9 @@ func (l *lists) readIndex(s *jsonstream.Reader) error {
 			if err != nil {
 				return err
 			}
-			l.index.entries = append(l.index.entries, noted(d))
-			return l.notes.add(costOfEntry + size)
+			kept := noted(d)
+			l.index.entries = append(l.index.entries, &kept)
+			return l.notes.add(costOfEntry + costOfMap + size)
 		})
 	})
 	return s.EndAfter(err)
@@ -190,7 +192,7 @@ func (l *lists) readManifest(s *jsonstream.Reader) error {
 			cost += costOfRef
 		}
 		e.Layers = layers
-		l.manifest.entries = append(l.manifest.entries, e)
+		l.manifest.entries = append(l.manifest.entries, &e)
 		return l.notes.add(cost)
 	})
 	return s.EndAfter(err)
@@ -204,7 +206,7 @@ func (l *lists) readRepos(s *jsonstream.Reader) error {
 			if _, err := s.Entry(&top, nil); err != nil {
 				return err
 			}
-			l.repos.entries = append(l.repos.entries, repoTag{repo, tag, top})
+			l.repos.entries = append(l.repos.entries, &repoTag{repo, tag, top})
 			return l.notes.add(costOfEntry + len(repo) + len(tag) + len(top))
 		})
 	})

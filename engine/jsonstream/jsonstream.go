@@ -25,6 +25,7 @@ var (
 type Reader struct {
 	r    *bufio.Reader
 	cost func(bytes int) error
+	buf  []byte // of the last value
 }
 
 // New reads r. cost, if not nil, is told how much memory the names of fields take, and may end
@@ -34,7 +35,7 @@ func New(r io.Reader, cost func(bytes int) error) *Reader {
 	if cost == nil {
 		cost = func(int) error { return nil }
 	}
-	return &Reader{bufio.NewReaderSize(r, size), cost}
+	return &Reader{r: bufio.NewReaderSize(r, size), cost: cost}
 }
 
 // Blank reports whether there is nothing to read.
@@ -160,17 +161,18 @@ func twice(name string) error {
 	return fmt.Errorf("%w: it has the field %q twice", ErrJSON, shown(name, most))
 }
 
-// Value reads one value of at most some bytes. It may be no JSON, but is not empty.
+// Value reads one value of at most some bytes. It may be no JSON, but is not empty. It is good
+// until the next one is read.
 func (s *Reader) Value(most int) ([]byte, error) {
-	var out []byte
+	s.buf = s.buf[:0]
 	err := s.bytes(func(c byte) error {
-		if len(out) >= most {
+		if len(s.buf) >= most {
 			return fmt.Errorf("%w: an entry of it has more than %d KiB", ErrTooMuch, most>>10)
 		}
-		out = append(out, c)
+		s.buf = append(s.buf, c)
 		return nil
 	})
-	return out, err
+	return s.buf, err
 }
 
 // Skip passes over one value.

@@ -53,8 +53,8 @@ const (
 	// EntryBytes is how large one entry of a list that is read as a stream may be, in bytes.
 	EntryBytes = 1 << 20
 	// ArchiveNotes is how much memory may be taken by what is noted of an archive, in bytes: its
-	// images, the names of its members, its blobs. Ten thousand images with a hundred thousand
-	// blobs take 30 MiB.
+	// images, the names of its members, its blobs. Ten thousand images with fifty thousand blobs
+	// take 35 MiB.
 	ArchiveNotes = 40 << 20
 	// Ratio is how many times its size a compressed layer or archive, or a tar with holes, may
 	// unpack to, once that is more than RatioFrom bytes.
