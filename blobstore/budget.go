@@ -20,7 +20,7 @@ type Budget struct {
 	sweeping sync.Mutex // held while room is made
 
 	mu      sync.Mutex
-	running map[digest.Digest]int64 // bytes of the blobs that are on their way, as wholes
+	running map[digest.Digest]int64 // bytes that blobs on their way have taken
 	coming  int64                   // of all of them
 	came    int64                   // of those that were
 	used    int64                   // bytes of all others, at most
@@ -48,56 +48,99 @@ func (e *BudgetError) Error() string {
 // Is makes it what the system says when a disk is full.
 func (e *BudgetError) Is(target error) bool { return target == syscall.ENOSPC }
 
-// Begin announces a blob, until ended is called: what nobody fetches and images
-// that were used longest ago go for it. It is a *BudgetError when that isn't enough.
-func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor) (ended func(), err error) {
-	size := desc.Size
-	if size > b.most {
-		return nil, &BudgetError{Need: size, Most: b.most}
+// Room is what a blob that is on its way has of a budget: what has arrived, and as much ahead. So
+// whoever announces much and sends little takes little, and nothing goes for it.
+type Room struct {
+	budget *Budget
+	desc   ocispec.Descriptor
+
+	taken int64 // bytes; guarded by the budget's mu
+	ended bool
+}
+
+// firstRoom is how many bytes are taken for a blob before any arrives.
+const firstRoom = 8 << 20
+
+// Begin announces a blob, whose room is to be ended. It is a *BudgetError when the blob is larger
+// than the budget, or there is no room to begin with it.
+func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor) (*Room, error) {
+	if desc.Size > b.most {
+		return nil, &BudgetError{Need: desc.Size, Most: b.most}
 	}
-	if ended := b.fit(desc); ended != nil {
-		return ended, nil
+	r := &Room{budget: b, desc: desc}
+	if err := r.Grow(ctx, b.store.Partial(desc.Digest)); err != nil {
+		r.End()
+		return nil, err
+	}
+	return r, nil
+}
+
+// Grow tells how many bytes of the blob have arrived. What nobody fetches, and images that were
+// used longest ago, go for those that are to come. It is a *BudgetError when that isn't enough.
+func (r *Room) Grow(ctx context.Context, arrived int64) error {
+	b := r.budget
+	want, least := min(r.desc.Size, 2*arrived+firstRoom), min(r.desc.Size, arrived+firstRoom/2)
+	if r.take(least, want) {
+		return nil
 	}
 	b.sweeping.Lock()
 	defer b.sweeping.Unlock()
-	if ended := b.fit(desc); ended != nil { // who was before has made room
-		return ended, nil
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	const share = 20 // of the budget is freed beyond what is needed, so that not each blob is a sweep
-	if err := b.sweep(ctx, size+b.most/share); err != nil {
-		return nil, err
-	}
-	if ended := b.fit(desc); ended != nil {
-		return ended, nil
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return nil, &BudgetError{Need: size, Most: b.most, Stays: b.used + b.coming}
-}
-
-// fit takes the room for a blob; nil when there is none. What is returned gives it back when the
-// blob has come, or won't: what of it is there then counts as the whole until the next sweep.
-func (b *Budget) fit(desc ocispec.Descriptor) (ended func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if desc.Size > b.most-b.used-b.coming {
+	if r.take(least, want) { // who was before has made room
 		return nil
 	}
-	b.coming += desc.Size
-	b.running[desc.Digest] += desc.Size
-	return sync.OnceFunc(func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.coming -= desc.Size
-		b.came += desc.Size
-		b.used += desc.Size
-		if b.running[desc.Digest] -= desc.Size; b.running[desc.Digest] == 0 {
-			delete(b.running, desc.Digest)
-		}
-	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	b.mu.Lock()
+	more := want - r.taken
+	b.mu.Unlock()
+	const share = 20 // of the budget is freed beyond what is needed, so that not each blob is a sweep
+	if err := b.sweep(ctx, more+b.most/share); err != nil {
+		return err
+	}
+	if r.take(least, want) {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return &BudgetError{Need: r.desc.Size, Most: b.most, Stays: b.used + b.coming - r.taken}
+}
+
+// take takes so many bytes in all, or as many more than least as there are, if it has less than
+// least, and reports whether it has that much.
+func (r *Room) take(least, want int64) bool {
+	b := r.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.ended || r.taken >= least {
+		return true
+	}
+	more := min(want-r.taken, b.most-b.used-b.coming)
+	if r.taken+more < least {
+		return false
+	}
+	r.taken += more
+	b.coming += more
+	b.running[r.desc.Digest] += more
+	return true
+}
+
+// End is to be called when the blob has come, or won't: what was taken for it counts as used until
+// the next sweep finds out what is there. It may be called again.
+func (r *Room) End() {
+	b := r.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.ended {
+		return
+	}
+	r.ended = true
+	b.coming -= r.taken
+	b.came += r.taken
+	b.used += r.taken
+	if b.running[r.desc.Digest] -= r.taken; b.running[r.desc.Digest] == 0 {
+		delete(b.running, r.desc.Digest)
+	}
 }
 
 // Keep removes what is over the budget now.

@@ -109,12 +109,12 @@ func (c *coming) begin(s *Store, d digest.Digest, size int64) (ended func(), err
 	}), nil
 }
 
-// others is how many bytes of the disk all blobs but one still need that are being added. The
+// others is how many bytes of the disk all blobs but one are believed to need still that are being added. The
 // caller holds c.mu.
 func (c *coming) others(s *Store, but digest.Digest) (n int64) {
 	for d, b := range c.begun {
 		if d != but {
-			n += max(0, b.size-s.Partial(d))
+			n += promised(b.size, s.Partial(d))
 		}
 	}
 	entries, _ := os.ReadDir(s.paths.ingests())
@@ -128,9 +128,17 @@ func (c *coming) others(s *Store, but digest.Digest) (n int64) {
 		if err != nil {
 			continue
 		}
-		if left := info.Size() - durable.Allocated(info); left > leastAhead && isHeld(s.paths.ingestLock(d)) {
-			n += left
+		there := durable.Allocated(info)
+		if info.Size()-there > leastAhead && isHeld(s.paths.ingestLock(d)) {
+			n += promised(info.Size(), there)
 		}
 	}
 	return n
+}
+
+// promised is how many bytes more a blob is believed to need of which some are there: as many again,
+// and somewhat more. What is announced beyond that may never come, and keeps nobody out.
+func promised(size, there int64) int64 {
+	const first = 8 << 20
+	return max(0, min(size-there, there+first))
 }

@@ -116,9 +116,9 @@ func TestRoomIsCheckedBeforeABlobIsBegun(t *testing.T) {
 	}
 	refused(announced("all", free*2))
 	refused(announced("more than a number", 1<<63-1))
+	// What is announced and doesn't come keeps nobody out, in this process or another.
 	first := begin(t, l, announced("first", free/5*3), []byte("x"))
-	refused(announced("second", free/5*3))
-	// Another process of the same store sees it, too.
+	defer first.Close()
 	other, err := blobstore.Open(s.Dir())
 	if err != nil {
 		t.Fatal(err)
@@ -128,24 +128,11 @@ func TestRoomIsCheckedBeforeABlobIsBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lease.Close()
-	l, s = lease, other
-	refused(announced("third", free/5*3))
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
+	for _, l := range []*blobstore.Lease{l, lease} {
+		if err := begin(t, l, announced("second", free/5*3), []byte("x")).Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	// What was announced, and is not coming any more, takes what is there of it.
-	if err := begin(t, l, announced("second", free/5*3), []byte("x")).Close(); err != nil {
-		t.Fatal(err)
-	}
-	// Many who announce the same announce it once.
-	one := begin(t, l, announced("first", free/5*3), []byte("x"))
-	defer one.Close()
-	ctx := t.Context()
-	in, err := l.Ingest(ctx, announced("small", 1000), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	in.Close()
 }
 
 // A budget takes what nobody fetches first, oldest first, then images.
@@ -260,7 +247,7 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	if images() != 11 {
 		t.Errorf("%d images after what can't fit anyhow", images())
 	}
-	ended, err := b.Begin(t.Context(), announced("half", most/2))
+	half, err := b.Begin(t.Context(), announced("half", most/2))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,13 +258,54 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	if _, err := s.store.Root("a.example/pinned:1"); err != nil {
 		t.Error(err)
 	}
-	ended()
-	ended()
-	ended, err = b.Begin(t.Context(), announced("three quarters", most/4*3))
+	half.End()
+	half.End()
+	again, err := b.Begin(t.Context(), announced("three quarters", most/4*3))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended()
+	again.End()
+}
+
+// What is announced and doesn't come takes no image away, and keeps nobody out; what comes does.
+func TestBudgetFollowsWhatArrives(t *testing.T) {
+	s := newShelf(t)
+	const image, most = 8 << 20, 100 << 20
+	for i := range 8 {
+		s.image(fmt.Sprintf("a.example/%d:1", i), strings.Repeat(string(rune('a'+i)), image))
+	}
+	b := blobstore.NewBudget(s.store, most, nil)
+	images := func() int {
+		roots, err := s.store.Roots()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(roots)
+	}
+	var rooms []*blobstore.Room
+	for i := range 3 {
+		r, err := b.Begin(t.Context(), announced(fmt.Sprint("much ", i), most-1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rooms = append(rooms, r)
+	}
+	if n := images(); n != 8 {
+		t.Errorf("%d images are left", n)
+	}
+	if err := rooms[0].Grow(t.Context(), most/2); err != nil {
+		t.Error(err)
+	}
+	if n := images(); n > 3 {
+		t.Errorf("%d images are left beside what came", n)
+	}
+	var over *blobstore.BudgetError
+	if err := rooms[1].Grow(t.Context(), most/2); !errors.As(err, &over) {
+		t.Errorf("more than there can be: %v", err)
+	}
+	for _, r := range rooms {
+		r.End()
+	}
 }
 
 // A descriptor with a size that is not its blob's costs a comparison, however often it comes.

@@ -200,6 +200,9 @@ func (p *pull) transferOptions(desc ocispec.Descriptor) transfer.Options {
 		},
 		Progress: func(n int64) {
 			p.opts.observe(event.Progress{Digest: desc.Digest, N: n})
+			if p.watch != nil {
+				p.watch.progress(n)
+			}
 		},
 		Arrived: func(host string, n int64) { p.queue.Arrived(host, n) },
 		Retrying: func(try int, wait time.Duration, why error) {

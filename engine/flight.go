@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"drayage/blobstore"
 	"drayage/engine/reference"
@@ -23,8 +24,11 @@ type flight struct {
 	desc   ocispec.Descriptor
 	ctx    context.Context // of the fetch
 	cancel context.CancelCauseFunc
-	apart  bool   // another one is under way, of the same digest and another size
-	idle   func() // is told when nobody follows any more
+	apart  bool                      // another one is under way, of the same digest and another size
+	grow   func(arrived int64) error // takes room for what comes; nil when that is no matter
+	idle   func()                    // is told when nobody follows any more
+
+	arrived atomic.Int64 // bytes
 
 	mu        sync.Mutex
 	origins   map[string]*origin // by repository, with its registry
@@ -118,6 +122,17 @@ func (f *flight) with(join func(*transfer.Transfer)) {
 	f.mu.Unlock()
 	if t != nil {
 		join(t)
+	}
+}
+
+// progress is told of bytes that arrived. When there is no room for more it ends the flight.
+func (f *flight) progress(n int64) {
+	arrived := f.arrived.Add(n)
+	if f.grow == nil {
+		return
+	}
+	if err := f.grow(arrived); err != nil {
+		f.cancel(err)
 	}
 }
 

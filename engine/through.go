@@ -778,7 +778,7 @@ func (t *Through) sources(f *flight, o *origin) (out []transfer.Source) {
 // fly fetches a flight's blob, and tells those who follow how that ended.
 func (t *Through) fly(key flightKey, f *flight, o *origin) {
 	err := t.fetch(f.ctx, f, o)
-	if err != nil && f.ctx.Err() != nil {
+	if err != nil && f.ctx.Err() != nil && !isLocal(err) {
 		err = context.Cause(f.ctx)
 	}
 	f.cancel(nil)
@@ -824,11 +824,13 @@ func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
 	defer over()
 	d := f.desc
 	if t.opts.Budget != nil {
-		ended, err := t.opts.Budget.Begin(ctx, d)
+		room, err := t.opts.Budget.Begin(ctx, d)
 		if err != nil {
 			return err
 		}
-		defer ended()
+		defer room.End()
+		f.arrived.Store(t.opts.Store.Partial(d.Digest))
+		f.grow = func(n int64) error { return room.Grow(ctx, n) }
 	}
 	lease, err := t.opts.Store.Lease()
 	if err != nil {
