@@ -613,12 +613,18 @@ func (t *Through) Size(ctx context.Context, ref reference.Image, d digest.Digest
 	return t.askSize(ctx, ref, d)
 }
 
-// listedSize is the size of a blob by the manifests that list it, 0 when that isn't known.
+// listedSize is the size of a blob by the manifests that list it, or by a flight for the same
+// repository, which may hold the connection that would be asked over; 0 when it isn't known.
 func (t *Through) listedSize(at place) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n, ok := t.needs.get(at); ok {
+	if n, ok := t.needs.get(at); ok && n.size > 0 {
 		return n.size
+	}
+	for key, f := range t.flights {
+		if key.digest == at.digest && f.of(at.repository) != nil {
+			return key.size
+		}
 	}
 	return 0
 }
