@@ -156,8 +156,3 @@ func (m *memory[K, V]) put(key K, value V, bytes int64) {
 	m.of[key] = remembered[V]{value, bytes}
 	m.bytes += bytes
 }
-
-func (m *memory[K, V]) drop(key K) {
-	m.bytes -= m.of[key].bytes
-	delete(m.of, key)
-}
