@@ -25,6 +25,13 @@ func (c *calls[T]) waiting() (n int) {
 	return n
 }
 
+// Flights is how many blobs are being fetched, or wait for their turn.
+func (t *Through) Flights() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.flights)
+}
+
 // AgeDown makes it long ago that registries couldn't be asked.
 func (t *Through) AgeDown() {
 	t.mu.Lock()

@@ -24,6 +24,7 @@ type flight struct {
 	desc   ocispec.Descriptor
 	ctx    context.Context // of the fetch
 	cancel context.CancelCauseFunc
+	turns  chan func()               // by which it may begin; what is received is to be called when it is over
 	apart  bool                      // another one is under way, of the same digest and another size
 	grow   func(arrived int64) error // takes room for what comes; nil when that is no matter
 	idle   func()                    // is told when nobody follows any more
@@ -53,7 +54,7 @@ type origin struct {
 }
 
 func newFlight(ctx context.Context, store *blobstore.Store, desc ocispec.Descriptor) *flight {
-	f := &flight{store: store, desc: desc, users: 1, origins: make(map[string]*origin)}
+	f := &flight{store: store, desc: desc, users: 1, origins: make(map[string]*origin), turns: make(chan func())}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	f.changed = sync.NewCond(&f.mu)
 	return f

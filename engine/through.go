@@ -733,6 +733,7 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 		}
 		t.flights[key] = f
 		o := f.add(at.repository, ref, known)
+		t.work.Go(func() { t.takeTurn(f, ref.Registry()) })
 		t.work.Go(func() { t.fly(key, f, o) })
 		return f.follow(ctx, o), nil
 	}
@@ -740,6 +741,7 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 	switch {
 	case o == nil:
 		o = f.add(at.repository, ref, known)
+		t.work.Go(func() { t.takeTurn(f, ref.Registry()) }) // it may come sooner
 		for _, s := range t.sources(f, o) {
 			f.with(func(tr *transfer.Transfer) { t.work.Go(func() { tr.Join(f.ctx, s) }) })
 		}
@@ -747,6 +749,19 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 		f.prove(o)
 	}
 	return f.follow(ctx, o), nil
+}
+
+// takeTurn has a flight begin when it is a registry's turn, if it hasn't yet by another one's.
+func (t *Through) takeTurn(f *flight, registry string) {
+	over, err := t.fetches.take(f.ctx, registry)
+	if err != nil {
+		return
+	}
+	select {
+	case f.turns <- over:
+	case <-f.ctx.Done():
+		over()
+	}
 }
 
 // errAbandoned ends a flight that nobody follows any more.
@@ -823,11 +838,12 @@ func (t *Through) fly(key flightKey, f *flight, o *origin) {
 // need it. Places that a manifest names besides its registry aren't asked: whoever can push a manifest could
 // have this machine ask anything, and read the answer.
 func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
-	over, err := t.fetches.take(ctx, o.ref.Registry())
-	if err != nil {
-		return err
+	select {
+	case over := <-f.turns:
+		defer over()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	defer over()
 	d := f.desc
 	if t.opts.Budget != nil {
 		room, err := t.opts.Budget.Begin(ctx, d)

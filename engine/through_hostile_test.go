@@ -672,6 +672,49 @@ func TestThroughTakesNoArchivesWordForFresh(t *testing.T) {
 	}
 }
 
+// A registry that has all its turns taken by blobs that don't come holds up no blob that is to be
+// had elsewhere.
+func TestThroughTurnsOfOneRegistryAreNotThoseOfAnother(t *testing.T) {
+	r := newFront(t, 2, time.Hour, 0)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20))
+	for _, s := range r.others {
+		s.Push("team/app", "1", img)
+	}
+	d := img.Layers[0].Digest
+	r.get(r.of(0, "team/app/manifests/1"))
+	begun := make(chan struct{}, 1000)
+	r.others[0].Break("team/slow/blobs/", registrytest.Always, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Content-Length", "1000000")
+			if req.Method == http.MethodHead {
+				return
+			}
+			_ = http.NewResponseController(w).Flush()
+			begun <- struct{}{}
+			<-req.Context().Done()
+		})
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	var slow sync.WaitGroup
+	for i := range limits.FlightsPerRegistry {
+		slow.Go(func() {
+			_, _, _ = r.try(ctx, r.of(0, "team/slow/blobs/"+digest.FromString(fmt.Sprint(i)).String()))
+		})
+	}
+	for range limits.FlightsPerRegistry {
+		<-begun
+	}
+	slow.Go(func() { _, _, _ = r.try(ctx, r.of(0, "team/app/blobs/"+d.String())) })
+	for r.through.Flights() <= limits.FlightsPerRegistry { // it waits for its turn
+		time.Sleep(time.Millisecond)
+	}
+	if resp, body := r.get(r.of(1, "team/app/blobs/"+d.String())); resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[d]) {
+		t.Errorf("%d, %d bytes", resp.StatusCode, len(body))
+	}
+	leave()
+	slow.Wait()
+}
+
 // A registry that gives a digest another size holds up nobody either.
 func TestThroughAWrongSizeElsewhereHoldsUpNobody(t *testing.T) {
 	const size = 1 << 20
