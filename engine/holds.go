@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 type proofs struct {
 	mu    sync.Mutex
 	known map[place]proof
+	down  map[string]time.Time // registries that could not be asked, and when
 }
 
 type proof struct {
@@ -24,33 +26,51 @@ type proof struct {
 	at  time.Time
 }
 
-func (p *proofs) get(at place) (error, bool) {
+func (p *proofs) get(at place) (known proof, ok bool) {
 	const often = time.Minute // after which it is asked again for what it hadn't
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known, ok := p.known[at]
-	return known.err, ok && (known.err == nil || time.Since(known.at) < often)
+	known, ok = p.known[at]
+	return known, ok && (known.err == nil || time.Since(known.at) < often)
 }
 
-func (p *proofs) put(at place, err error) {
+// put keeps an answer. That there was none says nothing of the next time.
+func (p *proofs) put(ref reference.Image, at place, err error) {
 	const most = 100_000 // then all are forgotten
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil && !errors.Is(err, mirror.ErrUnknown) && !errors.Is(err, mirror.ErrDenied) {
+		if p.down == nil || len(p.down) >= most {
+			p.down = make(map[string]time.Time)
+		}
+		p.down[ref.Registry()] = time.Now()
+		return
+	}
+	delete(p.down, ref.Registry())
 	if p.known == nil || len(p.known) >= most {
 		p.known = make(map[place]proof)
 	}
 	p.known[at] = proof{err, time.Now()}
 }
 
+// isDown reports whether a registry could not be asked a moment ago.
+func (p *proofs) isDown(ref reference.Image) bool {
+	const often = 15 * time.Second
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ok := p.down[ref.Registry()]
+	return ok && time.Since(at) < often
+}
+
 // Holds implements mirror.Upstream.
 func (t *Through) Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
 	at := placeOf(ref, d)
-	if err, ok := t.proofs.get(at); ok {
-		return err
+	if known, ok := t.proofs.get(at); ok {
+		return known.err
 	}
 	err := t.ask(ctx, ref, d, manifest)
 	if ctx.Err() == nil {
-		t.proofs.put(at, err)
+		t.proofs.put(ref, at, err)
 	}
 	return err
 }
@@ -82,5 +102,12 @@ func (t *Through) ask(ctx context.Context, ref reference.Image, d digest.Digest,
 // others may not, unless the image's own registry has it there: else whoever can push a manifest
 // could have it list, and so show, what is another's.
 func (t *Through) takes(ref reference.Image, d digest.Digest, manifest bool) bool {
-	return t.Withheld == nil || !t.Withheld(ref, d) || t.Holds(t.ctx, ref, d, manifest) == nil
+	if t.Withheld == nil || !t.Withheld(ref, d) {
+		return true
+	}
+	if known, ok := t.proofs.get(placeOf(ref, d)); ok {
+		return known.err == nil
+	}
+	// An image may list many: one that isn't taken now is once it is asked for.
+	return !t.proofs.isDown(ref) && t.Holds(t.ctx, ref, d, manifest) == nil
 }

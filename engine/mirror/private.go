@@ -83,7 +83,14 @@ const hubName = "docker.io"
 // the ports of HTTPS and HTTP go without saying, and Docker Hub has several names.
 func canonical(registry string) string {
 	name := strings.ToLower(registry)
-	name = strings.TrimSuffix(strings.TrimSuffix(name, ":443"), ":80")
+	if i := strings.LastIndexByte(name, ':'); i >= 0 && !strings.HasSuffix(name, "]") { // else it is part of an address
+		switch port := strings.TrimLeft(name[i+1:], "0"); port {
+		case "443", "80":
+			name = name[:i]
+		default:
+			name = name[:i+1] + port
+		}
+	}
 	if slices.Contains([]string{"index.docker.io", "registry-1.docker.io"}, name) {
 		return hubName
 	}

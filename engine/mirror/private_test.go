@@ -31,7 +31,7 @@ func rules(t *testing.T, texts ...string) *mirror.Private {
 }
 
 func TestPrivateRules(t *testing.T) {
-	p := rules(t, "ghcr.io/team=ann,bob", "ghcr.io/team/open=*", "ghcr.io/team=eve", "R.Example:5000=ann", "docker.io/corp=ann", "index.docker.io/alpine=bob", "registry-1.docker.io/a/b/=ann", "other.example/x=ann", "other.example=bob")
+	p := rules(t, "ghcr.io/team=ann,bob", "ghcr.io/team/open=*", "ghcr.io/team=eve", "R.Example:5000=ann", "docker.io/corp=ann", "index.docker.io/alpine=bob", "registry-1.docker.io/a/b/=ann", "other.example/x=ann", "other.example=bob", "[::1]=bob")
 	for _, c := range []struct {
 		registry, repository string
 		who                  string // of ann, bob, eve and nobody
@@ -46,6 +46,10 @@ func TestPrivateRules(t *testing.T) {
 		{"ghcr.io", "x/team", "ann bob eve nobody"},
 		{"r.example:5000", "any/thing", "ann"},
 		{"R.EXAMPLE:5000", "any", "ann"},
+		{"r.example:05000", "any", "ann"},
+		{"[::1]:443", "x", "bob"},
+		{"[::1]", "x", "bob"},
+		{"[::1]:444", "x", "ann bob eve nobody"},
 		{"r.example", "any", "ann bob eve nobody"},
 		{"docker.io", "corp/app", "ann"},
 		{"docker.io", "library/corp", "ann"},

@@ -57,8 +57,9 @@ func (h *held[T]) recent() (T, bool) {
 	return h.value, time.Now().Before(h.until)
 }
 
-// looks are what the page and the metrics tell of the store.
+// looks are what the page, the metrics and the health check tell of the store.
 type looks struct {
+	ready  *held[*blobstore.Images] // whether it can be read at all
 	usage  *held[blobstore.Usage]
 	images *held[[]pageImage]
 	groups *held[[]Group]
@@ -66,6 +67,7 @@ type looks struct {
 
 func newLooks(o Options) looks {
 	return looks{
+		ready:  newHeld(func(context.Context) (*blobstore.Images, error) { return o.Store.Images() }),
 		usage:  newHeld(o.Store.Usage),
 		images: newHeld(func(ctx context.Context) ([]pageImage, error) { return pageImages(ctx, o.Store, o.Fresh) }),
 		groups: newHeld(func(context.Context) ([]Group, error) {

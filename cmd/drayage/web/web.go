@@ -86,7 +86,6 @@ type site struct {
 	mux     *http.ServeMux
 	clients *clients
 	streams *streams
-	health  readiness
 	looks   looks
 }
 
@@ -256,39 +255,9 @@ func answer(w http.ResponseWriter, status int, text string) {
 	_, _ = io.WriteString(w, text) // the client has gone, if not
 }
 
-// readiness finds out whether the store can be read, once for however many ask at the same time.
-type readiness struct {
-	mu  sync.Mutex
-	now *looking // nil when nobody is looking
-}
-
-type looking struct {
-	done chan struct{}
-	err  error
-}
-
-func (h *readiness) of(store *blobstore.Store) error {
-	h.mu.Lock()
-	l := h.now
-	if l != nil {
-		h.mu.Unlock()
-		<-l.done
-		return l.err
-	}
-	l = &looking{done: make(chan struct{})}
-	h.now = l
-	h.mu.Unlock()
-	_, l.err = store.Images()
-	h.mu.Lock()
-	h.now = nil
-	h.mu.Unlock()
-	close(l.done)
-	return l.err
-}
-
 // ready tells whether the store can be read.
 func (s *site) ready(w http.ResponseWriter) {
-	if err := s.health.of(s.o.Store); err != nil {
+	if _, err := s.looks.ready.get(context.Background()); err != nil {
 		answer(w, http.StatusServiceUnavailable, "the store "+filepath.Base(s.o.Store.Dir())+" can't be read\n")
 		return
 	}
