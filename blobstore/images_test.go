@@ -253,6 +253,40 @@ func TestImagesAreOneViewUntilTheyChange(t *testing.T) {
 	}
 }
 
+// An image whose name ends as files do that are being written is one as any other, also where an
+// older version wrote it.
+func TestRootsWithNamesOfFilesBeingWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s, l := open(t, dir)
+	old := rootOf("r.example/old:1.tmp", 1)
+	raw, err := json.Marshal(map[string]any{"version": 1, "name": old.Name, "target": old.Target, "blobs": old.Blobs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "roots", "r.example%2Fold%3A1.tmp"), raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pin(t, l, rootOf("r.example/a:1.tmp", 1), rootOf("r.example/a:1", 1))
+	pin(t, l, rootOf("r.example/a:1", 2))
+	got, err := s.Roots()
+	if err != nil || len(got) != 3 || got[1].Name != "r.example/a:1.tmp" {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, name := range []string{"r.example/a:1", "r.example/a:1.tmp", "r.example/old:1.tmp"} {
+		if _, err := s.Root(name); err != nil {
+			t.Error(err)
+		}
+	}
+	pin(t, l, rootOf(old.Name, 2))
+	if files, err := os.ReadDir(filepath.Join(dir, "roots")); err != nil || len(files) != 3 {
+		t.Errorf("%v, %v", files, err)
+	}
+	if err := s.Remove("r.example/a:1.tmp", old.Name); err != nil {
+		t.Error(err)
+	}
+	sameRoots(t, "removed", s)
+}
+
 func TestRootsByManyAtOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	s, l := open(t, dir)

@@ -111,6 +111,10 @@ func escape(name string) string {
 			b.WriteByte(c)
 		}
 	}
+	// The suffix is for files that are being written: x is, while x.tmp is a name as good as any.
+	if name, ok := strings.CutSuffix(b.String(), besideSuffix); ok {
+		return name + "%2E" + strings.TrimPrefix(besideSuffix, ".")
+	}
 	return b.String()
 }
 

@@ -589,9 +589,10 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 // findBlob finds a blob in the store or upstream; nil when the request was answered.
 func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a asked, d digest.Digest) (Blob, Hit, error) {
 	shown := true
+	var v *view
 	if h.o.Private != nil {
-		v, err := h.views.get()
-		if err != nil {
+		var err error
+		if v, err = h.views.get(); err != nil {
 			return nil, "", err
 		}
 		shown = v.shows(h.o.Private, a.user, d)
@@ -615,7 +616,7 @@ func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a asked, d di
 		}
 		return nil, "", errNoBlob
 	}
-	if h.o.Private != nil { // what another's image has, or is being fetched for it, is no part of this one
+	if v != nil && !v.open(h.o.Private, ref, d) { // what another's image has, or is being fetched for it, is no part of this one
 		if err := h.o.Upstream.Holds(r.Context(), ref, d, false); err != nil {
 			if !shown {
 				h.refuseDigest(a, ref, d)
