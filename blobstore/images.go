@@ -48,7 +48,8 @@ type imageCache struct {
 	folder  stamp     // at the last look
 	since   time.Time // when the folder was first found so
 	looked  time.Time // when the last look at the files began
-	believe bool      // the folder's time tells of any change since
+	took    time.Duration
+	believe bool // the folder's time tells of any change since
 	files   map[string]*rootEntry
 }
 
@@ -61,9 +62,13 @@ type rootEntry struct {
 	instead string    // the file that is read instead of this one where it is there; "" is none
 }
 
-// anyway is after how long the files are looked at though the folder's time stands: for file
-// systems that keep no time of folders, and for files that something else than a store has changed.
-const anyway = 2 * time.Second
+// The files are looked at though the folder's time stands after anyway, or so many times what a look
+// took: for file systems that keep no time of folders, and for files that something else than a store has
+// changed.
+const (
+	anyway = 2 * time.Second
+	times  = 20
+)
 
 // tick is at most how long the clock stands still that made a time. Those of file systems that
 // keep hundredths of a second or less may stand for 2 seconds (FAT), others for a timer's tick.
@@ -117,7 +122,7 @@ func (c *imageCache) look() error {
 	if c.files == nil || at != c.folder {
 		c.folder, c.since, c.believe = at, began, false
 	}
-	if c.believe && began.Sub(c.looked) < anyway {
+	if c.believe && began.Sub(c.looked) < max(anyway, times*c.took) {
 		return nil
 	}
 	entries, err := os.ReadDir(c.paths.roots())
@@ -130,6 +135,7 @@ func (c *imageCache) look() error {
 	if !same || c.now == nil {
 		c.now = imagesOf(files)
 	}
+	c.took = time.Since(began)
 	return nil
 }
 
