@@ -13,9 +13,9 @@ import (
 // What a client has to take while an answer is being written, or it is cut off: less than any
 // line that people use. One that takes less than slowly gives way when all places are taken.
 const (
-	ticks  = 12       // looks at what it has taken, in Timeouts.Write
+	ticks  = 60       // looks at what it has taken, in Timeouts.Write
 	least  = 32 << 10 // bytes in Timeouts.Write
-	slowly = 80 << 10 // bytes in a tick
+	slowly = 16 << 10 // bytes in a tick
 )
 
 // conn is a connection that has a place.
@@ -23,21 +23,22 @@ type conn struct {
 	net.Conn
 	places *places
 	from   source
-	spare  string      // why it has only a place of the reserve; "" when it has one of all
-	until  time.Time   // when it ends at the latest; zero is never
-	pace   pace        // of what is being written
-	flow   flow        // of HTTP/2's streams
-	linger atomic.Bool // what it sends is read for a moment after the last answer
-	gone   sync.Once   // its place was given back
+	until  atomic.Int64 // when it ends at the latest, in nanoseconds since 1970; 0 is never
+	pace   pace         // of what is being written
+	flow   flow         // of HTTP/2's streams
+	linger atomic.Bool  // what it sends is read for a moment after the last answer
+	gone   sync.Once    // its place was given back
 	// handling says that a handler has a request of it. Before and after, there is nothing for which
 	// it may wait without a deadline: http.Server itself reads some bodies, such as that of a request
 	// with an unknown Expect header.
 	handling atomic.Bool
 	acked    func() (int64, bool)
 
-	// Its state, and since when. places.mu guards them.
+	// What it is doing, and since when; and why it has only a place of the reserve, "" when it has
+	// one of all. places.mu guards them.
 	state http.ConnState
 	since time.Time
+	spare string
 }
 
 // Write implements net.Conn.
@@ -104,10 +105,11 @@ func (c *conn) SetWriteDeadline(t time.Time) error { return c.Conn.SetWriteDeadl
 
 // bounded is a deadline that is not after the connection's own.
 func (c *conn) bounded(t time.Time) time.Time {
-	if c.until.IsZero() || !t.IsZero() && t.Before(c.until) {
-		return t
+	until := c.until.Load()
+	if end := time.Unix(0, until); until != 0 && (t.IsZero() || t.After(end)) {
+		return end
 	}
-	return c.until
+	return t
 }
 
 // Close implements net.Conn.

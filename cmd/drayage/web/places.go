@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
@@ -85,7 +86,8 @@ func (p *places) enter(plain net.Conn, from source) *conn {
 		}
 	}
 	if why != "" {
-		c.spare, c.until = why, now.Add(p.times.Reserve)
+		c.spare = why
+		c.until.Store(now.Add(p.times.Reserve).UnixNano())
 		var ok bool
 		if victim, ok = p.spareFor(from); !ok {
 			p.mu.Unlock()
@@ -99,23 +101,80 @@ func (p *places) enter(plain net.Conn, from source) *conn {
 	if why != "" {
 		p.spare[c] = struct{}{}
 	} else {
-		p.taken[c] = struct{}{}
-		if from.known() {
-			p.ofHost[from.host]++
-			p.ofNetwork[from.network]++
-		}
+		p.take(c)
 	}
 	p.mu.Unlock()
-	if victim != nil {
-		victim.cut()
-		if victim.spare == "" {
-			p.refusals.note(refusal{why: "gave-way", from: victim.from})
+	p.end(victim)
+	_ = plain.SetDeadline(c.bounded(time.Time{})) // one that can't have any has those of the server
+	return c
+}
+
+// take gives a connection one of all places. The caller holds p.mu.
+func (p *places) take(c *conn) {
+	p.taken[c] = struct{}{}
+	if c.from.known() {
+		p.ofHost[c.from.host]++
+		p.ofNetwork[c.from.network]++
+	}
+}
+
+// end ends a connection that gave way; nil is none.
+func (p *places) end(victim *conn) {
+	if victim == nil {
+		return
+	}
+	victim.cut()
+	p.refusals.note(refusal{why: "gave-way", from: victim.from})
+}
+
+// spareWhy is why a connection has a place of the reserve alone, "" when it has one of all.
+func (p *places) spareWhy(c *conn) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return c.spare
+}
+
+// promote waits until a connection of the reserve can have one of all places, and reports whether
+// it has it: clients that are found to be slow give way soon.
+func (p *places) promote(ctx context.Context, c *conn) bool {
+	const looks, late = 24, 4
+	tick := time.NewTicker(p.times.Reserve / looks)
+	defer tick.Stop()
+	for range looks - late {
+		if p.tryPromote(c) {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
 		}
 	}
-	if !c.until.IsZero() {
-		_ = plain.SetDeadline(c.until) // a connection that can't have one is closed by the server's
+	return false
+}
+
+func (p *places) tryPromote(c *conn) bool {
+	p.mu.Lock()
+	_, here := p.spare[c]
+	var victim *conn
+	if len(p.taken) >= p.bounds.All {
+		victim = p.givesWay(c.from, time.Now())
 	}
-	return c
+	if !here || c.spare != whyFull || len(p.taken) >= p.bounds.All && victim == nil {
+		p.mu.Unlock()
+		return false
+	}
+	if victim != nil {
+		p.forget(victim)
+	}
+	delete(p.spare, c)
+	c.spare = ""
+	p.take(c)
+	p.mu.Unlock()
+	p.end(victim)
+	c.until.Store(0)
+	_ = c.SetDeadline(time.Time{}) // as above
+	return true
 }
 
 // perNetwork is how many connections all addresses of an IPv6 network may have: never all places.

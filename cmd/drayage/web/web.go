@@ -175,17 +175,21 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 // Health checks need neither a name of the server nor a password.
 func (s *site) admit(w http.ResponseWriter, r *http.Request, v *visit) (user string, err error) {
 	health := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"
-	if c := v.conn; c != nil && c.spare != "" {
-		w.Header().Set("Connection", "close")
-		if !health && r.URL.Path != "/metrics" {
-			if c.spare == whyFullOfOne {
-				return "", v.refuse(w, c.spare, http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many connections from this address", time.Second)
-			}
-			return "", v.refuse(w, c.spare, http.StatusServiceUnavailable, "UNAVAILABLE", "too many connections", time.Second)
-		}
-	}
 	if refuseBody(w, r) {
 		return "", v.refuse(w, "body", http.StatusBadRequest, "UNSUPPORTED", noBody(r), 0)
+	}
+	if c := v.conn; c != nil && c.places.spareWhy(c) != "" {
+		free := health || r.URL.Path == "/metrics"
+		if free || !c.places.promote(r.Context(), c) {
+			w.Header().Set("Connection", "close")
+		}
+		switch why := c.places.spareWhy(c); {
+		case free:
+		case why == whyFullOfOne:
+			return "", v.refuse(w, why, http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many connections from this address", time.Second)
+		case why == whyFull:
+			return "", v.refuse(w, why, http.StatusServiceUnavailable, "UNAVAILABLE", "too many connections", time.Second)
+		}
 	}
 	if !health && !s.o.Hosts.Allows(r.Host) {
 		w.Header().Set("Connection", "close")
