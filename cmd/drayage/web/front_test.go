@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -66,7 +67,9 @@ func serve(t *testing.T, mirror http.HandlerFunc, o frontOptions) *front {
 	go func() { served <- server.Serve(l) }()
 	t.Cleanup(func() {
 		_ = server.Close()
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	return f
 }
@@ -103,8 +106,15 @@ func (f *front) send(c net.Conn, raw string) *bufio.Reader {
 	return bufio.NewReader(c)
 }
 
+// reply is an answer without its body.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+	Close      bool
+}
+
 // answer reads an answer.
-func (f *front) answer(r *bufio.Reader, method string) (*http.Response, string) {
+func (f *front) answer(r *bufio.Reader, method string) (reply, string) {
 	f.t.Helper()
 	resp, err := http.ReadResponse(r, &http.Request{Method: method})
 	if err != nil {
@@ -115,11 +125,11 @@ func (f *front) answer(r *bufio.Reader, method string) (*http.Response, string) 
 	if err != nil {
 		f.t.Fatalf("a broken answer: %v", err)
 	}
-	return resp, string(body)
+	return reply{resp.StatusCode, resp.Header, resp.Close}, string(body)
 }
 
 // get asks over a connection of its own, from an address.
-func (f *front) get(from, path string) (*http.Response, string) {
+func (f *front) get(from, path string) (reply, string) {
 	f.t.Helper()
 	c := f.dial(from)
 	defer c.Close()

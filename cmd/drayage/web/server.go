@@ -100,7 +100,7 @@ func handled(h http.Handler) http.Handler {
 func (s *Server) Serve(l net.Listener) error {
 	l = &listener{l, s.places}
 	if s.TLSConfig != nil {
-		return s.Server.ServeTLS(l, "", "")
+		return s.ServeTLS(l, "", "")
 	}
 	return s.Server.Serve(l)
 }
