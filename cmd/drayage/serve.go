@@ -218,6 +218,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		defer done()
 		m.Upstream, m.Allowed = bounds.Of(through), func(registry string) bool { return slices.Contains(upstreams, registry) }
 	}
+	o.fitFiles(warn)
 	ls, err := o.listeners(ctx)
 	if err != nil {
 		return err
@@ -269,6 +270,28 @@ func (o *serveOptions) privacy() (*mirror.Private, error) {
 		return nil, usageError{fmt.Errorf("--private: %w", err)}
 	}
 	return p, nil
+}
+
+// fitFiles has no more connections than files may be open for: each has one, and one that it sends,
+// and there is a reserve. Without a file left, nobody would be answered.
+func (o *serveOptions) fitFiles(warn func(string)) {
+	const (
+		others = 192 // files: of the store and upstream
+		each   = 3
+		fewest = 16
+	)
+	files, ok := mostFiles()
+	if !ok {
+		return
+	}
+	fit := max(fewest, (files-others)/each)
+	if o.connections > 0 && o.connections <= fit {
+		return
+	}
+	if o.connections > 0 {
+		warn(fmt.Sprintf("--max-connections is %d instead of %d: only %d files may be open (ulimit -n)", fit, o.connections, files))
+	}
+	o.connections = fit
 }
 
 // limits are what one address may take. The default for requests is not for this machine: what

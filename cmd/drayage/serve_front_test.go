@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -226,6 +228,40 @@ func TestServeBoundsUpstreamWork(t *testing.T) {
 		}
 	}
 	d.stop(syscall.SIGTERM)
+}
+
+// With fewer files than connections, those that say nothing leave some for others.
+func TestServeFitsItsConnectionsToFiles(t *testing.T) {
+	shell, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip(err)
+	}
+	program, err := exec.LookPath("drayage")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	few := filepath.Join(dir, "few")
+	if err := os.WriteFile(few, []byte("#!"+shell+"\nulimit -n 300\nexec \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := &daemonProcess{t: t, cmd: exec.CommandContext(t.Context(), few, program, "serve", "--listen", "127.0.0.1:0"), stderr: new(bytes.Buffer), rest: make(chan struct{})}
+	d.await(append(os.Environ(), "DRAYAGE_STORE="+filepath.Join(dir, "store"), "DOCKER_CONFIG="+dir), servingAt)
+	for range 250 {
+		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", d.host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	for _, path := range []string{"/healthz", "/readyz", "/v2/", "/v2/_catalog"} {
+		if status := statusAt(t, "http://"+d.host+path); status != 200 {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+	if _, out := d.stop(syscall.SIGTERM); !strings.Contains(out, "ulimit -n") {
+		t.Errorf("it isn't told:\n%s", out)
+	}
 }
 
 // Profiles for other machines are warned of, and those for this one are not read by pages of others.

@@ -52,6 +52,14 @@ func startDaemon(t *testing.T, dir string, until *regexp.Regexp, args ...string)
 func startDaemonIn(t *testing.T, env []string, until *regexp.Regexp, args ...string) *daemonProcess {
 	t.Helper()
 	d := &daemonProcess{t: t, cmd: exec.CommandContext(t.Context(), "drayage", args...), stderr: new(bytes.Buffer), rest: make(chan struct{})}
+	d.await(env, until)
+	return d
+}
+
+// await starts it, and waits until it says where it is.
+func (d *daemonProcess) await(env []string, until *regexp.Regexp) {
+	t := d.t
+	t.Helper()
 	d.cmd.Env = env
 	pipe, err := d.cmd.StderrPipe()
 	if err != nil {
@@ -72,7 +80,6 @@ func startDaemonIn(t *testing.T, env []string, until *regexp.Regexp, args ...str
 		}
 	}
 	go func() { defer close(d.rest); _, _ = io.Copy(d.stderr, lines) }() // ends with the process
-	return d
 }
 
 // stop ends it by a signal, and returns what it has said.

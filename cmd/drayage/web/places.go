@@ -16,11 +16,13 @@ type Bounds struct {
 	PerClient int // of one address
 }
 
-// The reserve answers health checks when all places are taken, and tells others that they are.
-const (
-	spares          = 64
-	sparesPerClient = 4
-)
+// spares are how many places the reserve has, in all and for one address. It answers health checks
+// when all places are taken, and has others wait for one that becomes free.
+func (b Bounds) spares() (all, perClient int) {
+	const part, addresses, fewest, fewestOfOne = 8, 32, 64, 8
+	all = max(fewest, b.All/part)
+	return all, max(fewestOfOne, all/addresses)
+}
 
 // Why a connection has a place of the reserve alone, as metrics have it.
 const (
@@ -185,17 +187,17 @@ func (p *places) perNetwork() int {
 	return max(p.bounds.PerClient, min(crowd*p.bounds.PerClient, p.bounds.All/2))
 }
 
-// givesWay is the connection that gives way to a new one, nil for none: one that waits for its
-// client, or else one whose client takes hardly anything while its address has many times what the
-// new one's has. The caller holds p.mu.
+// givesWay is the connection that gives way to a new one, nil for none: one that has waited for its
+// client for a while, so that who has just connected can ask, or else one whose client takes hardly
+// anything while its address has many times what the new one's has. The caller holds p.mu.
 func (p *places) givesWay(from source, now time.Time) *conn {
-	const many = 4
+	const many, grace = 4, 3
 	var idle, slow *conn
 	mine := p.ofNetwork[from.network]
 	for c := range p.taken {
 		has := p.ofNetwork[c.from.network]
 		switch {
-		case c.state != http.StateActive && has >= mine:
+		case c.state != http.StateActive && has >= mine && now.Sub(c.since) >= p.times.Reserve/grace:
 			idle = p.heavier(idle, c)
 		case c.state == http.StateActive && has >= many*(mine+1) && c.slow(now):
 			slow = p.heavier(slow, c)
@@ -222,6 +224,7 @@ func (p *places) heavier(a, b *conn) *conn {
 // spareFor finds a place of the reserve for an address, and the connection that gives way for it,
 // if any: the oldest that waits for its client. The caller holds p.mu.
 func (p *places) spareFor(from source) (victim *conn, ok bool) {
+	most, mostOfMine := p.bounds.spares()
 	mine := 0
 	var oldest, oldestOfMine *conn
 	for c := range p.spare {
@@ -237,9 +240,9 @@ func (p *places) spareFor(from source) (victim *conn, ok bool) {
 		}
 	}
 	switch {
-	case mine >= sparesPerClient:
+	case mine >= mostOfMine:
 		return oldestOfMine, oldestOfMine != nil
-	case len(p.spare) >= spares:
+	case len(p.spare) >= most:
 		return oldest, oldest != nil
 	}
 	return nil, true

@@ -38,7 +38,7 @@ type refusal struct {
 }
 
 // whys are all kinds of refusals, as metrics have them.
-var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events"}
+var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams"}
 
 // NewRefusals begins to count. Close it when done.
 func NewRefusals(log *slog.Logger) *Refusals {

@@ -63,7 +63,7 @@ type Mirror interface {
 // Handler makes the handler of all of it.
 func Handler(o Options) http.Handler {
 	o.Timeouts = o.Timeouts.orDefaults()
-	s := &site{o: o, clients: newClients(o.Limits), streams: newStreams(), looks: newLooks(o)}
+	s := &site{o: o, clients: newClients(o.Limits), shown: newStreams(mostEvents, mostEventsOfOne), streams: newStreams(mostStreams, mostStreamsOfOne), looks: newLooks(o)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /page.js", script)
@@ -84,7 +84,8 @@ type site struct {
 	o       Options
 	mux     *http.ServeMux
 	clients *clients
-	streams *streams
+	shown   *streams // transfers on pages
+	streams *streams // of HTTP/2
 	looks   looks
 }
 
@@ -147,6 +148,13 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.ProtoMajor > 1 {
+		if !s.streams.enter(v.from) {
+			mirror.Fail(w, v.refuse(w, "streams", http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests at once", time.Second))
+			return
+		}
+		defer s.streams.leave(v.from)
+	}
 	var err error
 	if user, err = s.admit(w, r, v); err != nil {
 		mirror.Fail(w, err)
