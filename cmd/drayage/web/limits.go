@@ -31,8 +31,8 @@ type clients struct {
 
 func newClients(l Limits) *clients {
 	const (
-		health = 50 // health checks of one address a second, and four times as many at once
-		burst  = 4 * health
+		health = 200 // health checks of one address a second, and ten times as many at once
+		burst  = 10 * health
 	)
 	c := &clients{health: newBuckets(health, burst, mostClients), freeLoopback: l.FreeLoopback}
 	if l.Requests > 0 {
@@ -54,6 +54,8 @@ func newClients(l Limits) *clients {
 func (c *clients) request(from source, health bool, now time.Time) time.Duration {
 	switch {
 	case !from.known():
+		return 0
+	case health && from.host.Addr().IsLoopback():
 		return 0
 	case health:
 		return c.health.take(from.host, now)
