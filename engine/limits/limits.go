@@ -103,6 +103,9 @@ const (
 	// TagListBytes is the largest list of tags of a registry that knows no pages, in bytes, and all
 	// that is kept of the pages of others.
 	TagListBytes = 64 << 20
+	ListBytes = 64 << 20
+	// NameBytes is the longest name in such a list, in bytes as it is sent.
+	NameBytes = 4 << 10
 	// Referrers is how many manifests that refer to one are taken.
 	Referrers = 1_000
 	// ReferrerPages is how many pages of them are asked for.
@@ -116,7 +119,10 @@ const (
 	// Logins is how many registries it may have.
 	Logins = 10_000
 	// HostsBytes is the largest hosts.toml, in bytes.
-	HostsBytes = 1 << 20
+	HostsBytes = 128 << 10
+	// HostsDepth is how deep its tables and arrays may lie in each other, and how many parts a
+	// key may have.
+	HostsDepth = 16
 	// HelperBytes is how much of a credential helper's answer is read, in bytes.
 	HelperBytes = 1 << 20
 )

@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -643,6 +644,8 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 		e.Detail, e.Hint, e.kind = led.Error(), led.hint(), ErrInvalid
 	case errors.Is(err, errRedirect):
 		e.kind = ErrInvalid
+	case isLargeHeader(err):
+		e.Detail, e.kind = fmt.Sprintf("its header is larger than %d KiB", limits.HeaderBytes>>10), ErrInvalid
 	case errors.Is(err, errHeldBack):
 		e.kind = ErrQuota
 		return e

@@ -139,6 +139,9 @@ func (e hostEntry) itself(dir, registry string, base *tls.Config) (Mirror, error
 
 // parseHosts reads a hosts.toml. Its errors begin with the line, as in ":3: …".
 func parseHosts(text, dir, registry string, base *tls.Config) ([]Mirror, error) {
+	if line := deepTOML(text); line > 0 {
+		return nil, fmt.Errorf(":%d: it is nested more than %d deep", line, limits.HostsDepth)
+	}
 	var f hostsFile
 	meta, err := toml.Decode(text, &f)
 	var syntax toml.ParseError
@@ -187,6 +190,46 @@ func parseHosts(text, dir, registry string, base *tls.Config) ([]Mirror, error) 
 	}
 	m.Origin, m.BlobsAndDigests = true, false
 	return append(out, m), nil
+}
+
+// deepTOML is the line on which tables or arrays lie too deep in each other, or a key has too many
+// parts, 0 for none: what decodes them takes the square of their depth. Within strings of several
+// lines it may see what isn't there, of which hosts.toml has none.
+func deepTOML(text string) int {
+	line, depth, dots := 1, 0, 0
+	quote := byte(0)
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case c == '\n':
+			line++
+			dots, quote = 0, 0
+		case quote == '"' && c == '\\':
+			i++
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '"' || c == '\'':
+			quote = c
+		case c == '#':
+			for i+1 < len(text) && text[i+1] != '\n' {
+				i++
+			}
+		case c == '=' || c == ',':
+			dots = 0
+		case c == '.':
+			dots++
+		case c == '[' || c == '{':
+			depth++
+		case c == ']' || c == '}':
+			depth--
+		}
+		if depth > limits.HostsDepth || dots > limits.HostsDepth {
+			return line
+		}
+	}
+	return 0
 }
 
 // mirror makes one of an entry. ok is false for one that nothing may be pulled from.

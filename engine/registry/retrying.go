@@ -187,10 +187,16 @@ func isUnreachable(err error) bool {
 }
 
 // isProtocol reports errors that come from speaking plain HTTP to a TLS server
-// or the reverse, which another try won't mend.
+// or the reverse, or from an answer that is none, which another try won't mend.
 func isProtocol(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "malformed HTTP response") || strings.Contains(text, "server gave HTTP response to HTTPS client")
+	return strings.Contains(text, "malformed HTTP response") || strings.Contains(text, "server gave HTTP response to HTTPS client") || isLargeHeader(err)
+}
+
+// isLargeHeader reports whether an error says that an answer's header is larger than
+// limits.HeaderBytes.
+func isLargeHeader(err error) bool {
+	return strings.Contains(err.Error(), "server response headers exceeded")
 }
 
 func (c *Client) why(resp *http.Response, err error) string {

@@ -33,6 +33,55 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// tokens is JSON text for a decoder that reads it as it comes: spaces between values are one at
+// most, which the decoder would otherwise look at again with each part that comes, and keep; and
+// a string or number that is longer than any name is an error.
+type tokens struct {
+	io.Reader
+	most             int
+	length           int // of the token so far
+	spaces           int
+	quoted, escaping bool
+}
+
+var errLongToken = errors.New("it has a text longer than any name")
+
+func (t *tokens) Read(p []byte) (int, error) {
+	for {
+		n, err := t.Reader.Read(p)
+		out := 0
+		for _, c := range p[:n] {
+			switch {
+			case t.escaping:
+				t.escaping = false
+			case t.quoted && c == '\\':
+				t.escaping = true
+			case c == '"':
+				t.quoted, t.length = !t.quoted, 0
+			case !t.quoted && (c == ' ' || c == '\t' || c == '\r' || c == '\n'):
+				t.length = 0
+				if t.spaces++; t.spaces > 1 {
+					continue
+				}
+				p[out] = c
+				out++
+				continue
+			case !t.quoted && (c == ',' || c == ':' || c == '[' || c == ']' || c == '{' || c == '}'):
+				t.length = 0
+			}
+			t.spaces = 0
+			if t.length++; t.length > t.most {
+				return out, errLongToken
+			}
+			p[out] = c
+			out++
+		}
+		if out > 0 || err != nil || len(p) == 0 {
+			return out, err
+		}
+	}
+}
+
 var errNotObject = errors.New("it is not a JSON object")
 
 // eachField calls f with each key of a JSON object, and the decoder before its value.

@@ -98,7 +98,7 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 	start := &beginning{Reader: body}
 	counted := &counted{Reader: start}
 	found := false
-	err = eachField(json.NewDecoder(counted), func(key string, d *json.Decoder) error {
+	err = eachField(json.NewDecoder(&tokens{Reader: counted, most: limits.NameBytes}), func(key string, d *json.Decoder) error {
 		if key != "tags" {
 			return skipValue(d)
 		}
