@@ -35,7 +35,7 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 	if want.Validate() != nil {
 		want = ""
 	}
-	raw, announced, err := c.getManifest(ctx, at, tagOrDigest)
+	raw, announced, by, err := c.getManifest(ctx, at, tagOrDigest)
 	if err != nil {
 		return image.Document{}, err
 	}
@@ -46,7 +46,7 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 		// Either the body was damaged on the way or the header is wrong, as
 		// caches have it (G42). Asking for the digest tells: if it has no
 		// manifest, or the same bytes come, the header was wrong.
-		again, _, err := c.getManifest(ctx, at, announced.String())
+		again, _, _, err := c.getManifest(ctx, at, announced.String())
 		if err == nil && matches(announced, again) {
 			raw = again
 		} else {
@@ -58,7 +58,7 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 		if at.mirror {
 			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
 		}
-		if raw, _, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
+		if raw, _, by, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
 			return image.Document{}, err
 		}
 		if !matches(want, raw) {
@@ -66,6 +66,9 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 		}
 	}
 	doc, err := image.Decode(raw)
+	if err != nil && !ownWords(by) {
+		return image.Document{}, fmt.Errorf("%w: what %s sends is none", image.ErrInvalid, by.Request.URL.Host)
+	}
 	if err != nil {
 		return image.Document{}, err
 	}
@@ -118,36 +121,36 @@ func announcedDigest(resp *http.Response) digest.Digest {
 	return d
 }
 
-// getManifest gets a manifest's bytes, anew when they break off.
-func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (raw []byte, announced digest.Digest, err error) {
+// getManifest gets a manifest's bytes, anew when they break off, and the answer that had them.
+func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (raw []byte, announced digest.Digest, by *http.Response, err error) {
 	start := time.Now()
 	for tries := 1; ; tries++ {
 		resp, err := c.send(ctx, http.MethodGet, at, "/manifests/"+tagOrDigest, accept(), http.StatusOK)
 		if err != nil {
-			return nil, "", err
+			return nil, "", nil, err
 		}
 		raw, err := readManifest(resp)
 		if err == nil {
 			c.pulse.Beat()
-			return raw, announcedDigest(resp), nil
+			return raw, announcedDigest(resp), resp, nil
 		}
 		if ctx.Err() != nil {
-			return nil, "", context.Cause(ctx)
+			return nil, "", nil, context.Cause(ctx)
 		}
 		if errors.Is(err, image.ErrInvalid) {
-			return nil, "", err
+			return nil, "", nil, err
 		}
 		if errors.Is(err, ErrInvalid) {
-			return nil, "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
+			return nil, "", nil, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
 		}
 		what := "GET " + bareURL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
 		if !again || triesOf(ctx).once {
-			return nil, "", &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
+			return nil, "", nil, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
 		}
 		c.opts.Observer.Observe(event.Retrying{What: what, Why: c.bareError(err), Try: tries + 1, Delay: wait})
 		if err := retry.Sleep(ctx, wait); err != nil {
-			return nil, "", err
+			return nil, "", nil, err
 		}
 	}
 }

@@ -45,6 +45,9 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 			return nil, fmt.Errorf("what refers to %s: %w", subject, err)
 		}
 		page, err := readReferrers(raw)
+		if errors.Is(err, image.ErrInvalid) && !ownWords(resp) {
+			return nil, fmt.Errorf("what refers to %s: %w: what %s sends is no list", subject, image.ErrInvalid, resp.Request.URL.Host)
+		}
 		if errors.Is(err, image.ErrInvalid) {
 			return nil, fmt.Errorf("what refers to %s: %w", subject, err)
 		}

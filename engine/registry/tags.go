@@ -117,6 +117,8 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 		return errors.New("it is not JSON")
 	case err != nil:
 		return err
+	case !found && !ownWords(resp):
+		return errors.New("it has no tags")
 	case !found:
 		return fmt.Errorf("it has no tags: %s", printable.Line(string(start.text)))
 	}
