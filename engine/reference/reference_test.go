@@ -84,3 +84,13 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestPorts(t *testing.T) {
+	for port, ok := range map[string]bool{"1": true, "65535": true, "0080": true, "0": false, "000": false, "65536": false, "4294967376": false, "99999999999999999999": false} {
+		for _, host := range []string{"registry.example", "127.0.0.1", "[::1]", "localhost"} {
+			if _, err := reference.Parse(host + ":" + port + "/a/b:1"); (err == nil) != ok || err != nil && !errors.Is(err, reference.ErrInvalid) {
+				t.Errorf("%s:%s: %v", host, port, err)
+			}
+		}
+	}
+}

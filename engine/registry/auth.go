@@ -396,7 +396,7 @@ func (c *Client) realms(g *grant, ch challenge, secret bool) (realm *url.URL, ou
 	text := ch.get("realm")
 	realm, err = url.Parse(text)
 	bad := &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrInvalid}
-	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || badPort(realm) {
+	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || nowhere(realm) {
 		bad.Detail = fmt.Sprintf("the registry names a token server that is not a URL: %q", c.secrets.Line(text))
 		return nil, nil, bad
 	}

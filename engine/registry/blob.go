@@ -75,7 +75,7 @@ func (b *Blob) Where() string {
 // them.
 func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image) (*Blob, error) {
 	u, err := url.Parse(place)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || badPort(u) {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || nowhere(u) {
 		return nil, fmt.Errorf("%w: a layer's URL %q", ErrInvalid, printable.Line(place))
 	}
 	b := &Blob{client: c, digest: d, url: u}

@@ -15,7 +15,11 @@ func FuzzChallenge(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		found := 0
 		for _, c := range parseChallenges(s) {
+			if found += 1 + len(c.params); found > len(s) {
+				t.Errorf("%q: more challenges and parameters than bytes", s)
+			}
 			if c.scheme == "" || c.scheme != strings.ToLower(c.scheme) {
 				t.Errorf("%q: a scheme %q", s, c.scheme)
 			}

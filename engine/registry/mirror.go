@@ -69,7 +69,7 @@ func ParseMirrorURL(s string) (*url.URL, error) {
 	if right, bare := bracketed(s); bare {
 		return nil, fmt.Errorf("%q: an IPv6 address stands in brackets: write %s", shown, right)
 	}
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || badPort(u) {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || nowhere(u) {
 		return nil, fmt.Errorf("%q is not the URL of a mirror, such as https://mirror.example", shown)
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")

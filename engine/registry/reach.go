@@ -403,12 +403,12 @@ func (t *transports) CloseIdleConnections() {
 // isRefusedAddress reports whether an error is that a host leads where it may not.
 func isRefusedAddress(err error) bool { return errors.As(err, new(*addressError)) }
 
-// badPort reports whether a URL has a port that is none.
-func badPort(u *url.URL) bool {
+// nowhere reports whether a URL has no host, or a port that is none.
+func nowhere(u *url.URL) bool {
 	p := u.Port()
 	if p == "" {
-		return strings.HasSuffix(u.Host, ":")
+		return u.Hostname() == "" || strings.HasSuffix(u.Host, ":")
 	}
 	n, err := strconv.ParseUint(p, 10, 16)
-	return err != nil || n == 0
+	return err != nil || n == 0 || u.Hostname() == ""
 }

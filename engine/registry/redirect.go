@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"drayage/engine/printable"
 )
 
 // maxRedirects is how many hops are followed for one request.
@@ -65,8 +67,8 @@ func mayFollow(from, to *url.URL, nth int) error {
 	if to.Scheme != "http" && to.Scheme != "https" {
 		return fmt.Errorf("%w: to the scheme %q", errRedirect, to.Scheme)
 	}
-	if badPort(to) {
-		return fmt.Errorf("%w: to the port %q", errRedirect, to.Port())
+	if nowhere(to) {
+		return fmt.Errorf("%w: to %q, which is no host and port", errRedirect, printable.Line(to.Host))
 	}
 	return nil
 }

@@ -929,26 +929,3 @@ func TestParseMirror(t *testing.T) {
 		}
 	}
 }
-
-func FuzzHostsToml(f *testing.F) {
-	f.Add("server = \"https://x\"\n[host.\"https://y\"]\n capabilities = [\"pull\"]\n ca = [\"a.pem\"]\n client = [[\"a\", \"b\"]]\n")
-	f.Add("[host.\"y\".header]\n a = [\"b\"]\n")
-	dir := f.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "_default"), 0o755); err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		if err := os.WriteFile(filepath.Join(dir, "_default", "hosts.toml"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		mirrors, err := registry.HostsDir(dir, "x", nil)
-		if err != nil {
-			return
-		}
-		for _, m := range mirrors {
-			if m.URL == nil || m.URL.Host == "" {
-				t.Errorf("%q gives %+v", text, m)
-			}
-		}
-	})
-}
