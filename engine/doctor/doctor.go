@@ -540,8 +540,8 @@ func (e *exam) certificate(ctx context.Context, host, name, port string) {
 		e.add("TLS", host, Note, "is not spoken", "only with -I, or on this machine")
 		return
 	}
+	defer func() { _ = raw.Close() }()
 	conn := tls.Client(raw, &tls.Config{ServerName: name, NextProtos: []string{"h2", "http/1.1"}, InsecureSkipVerify: true})
-	defer conn.Close()
 	if conn.HandshakeContext(ctx) != nil {
 		e.add("TLS", host, Note, "is not spoken", "only with -I, or on this machine")
 		return

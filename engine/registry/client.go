@@ -37,8 +37,8 @@ import (
 type Options struct {
 	// Credentials are asked for when a registry wants some; nil means none.
 	Credentials *credential.Set
-	// PlainHTTP reaches registries without TLS, except Docker Hub. Those on
-	// the loopback interface are reached so in any case, if they speak it.
+	// PlainHTTP reaches registries without TLS that don't speak it, except Docker
+	// Hub. Those on the loopback interface are reached so in any case.
 	PlainHTTP bool
 	// TLS is used for every connection; nil means the system's authorities.
 	TLS *tls.Config
@@ -409,7 +409,7 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 	case "https":
 		return by(ctx, "https")
 	case "http":
-		return c.upgrading(h, by, ctx)
+		return c.upgrading(ctx, h, by)
 	}
 	asking, p := probing(unsurely(ctx))
 	resp, err := by(asking, "https")
@@ -431,7 +431,7 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 		}
 		return nil, err
 	}
-	resp, err = c.upgrading(h, by, ctx)
+	resp, err = c.upgrading(ctx, h, by)
 	if wantsTLS(resp, err) { // it was too slow to say so
 		tlsResp, tlsErr := by(ctx, "https")
 		if tlsErr != nil && resp != nil && speaksPlain(tlsErr) {
@@ -451,7 +451,7 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 }
 
 // upgrading sends a request by plain HTTP, and by HTTPS where the answer leads there.
-func (c *Client) upgrading(h *host, by func(ctx context.Context, scheme string) (*http.Response, error), ctx context.Context) (*http.Response, error) {
+func (c *Client) upgrading(ctx context.Context, h *host, by func(ctx context.Context, scheme string) (*http.Response, error)) (*http.Response, error) {
 	resp, err := by(upgradingByHand(ctx), "http")
 	if err == nil && c.upgraded(h, resp) {
 		resp.Body.Close()

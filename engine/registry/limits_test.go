@@ -151,7 +151,7 @@ func many2(s string, n int) []string {
 // raw starts a server that answers in its own way once it has a request.
 func raw(t *testing.T, answer func(net.Conn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

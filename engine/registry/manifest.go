@@ -35,10 +35,11 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 	if want.Validate() != nil {
 		want = ""
 	}
-	raw, announced, by, err := c.getManifest(ctx, at, tagOrDigest)
+	got, err := c.getManifest(ctx, at, tagOrDigest)
 	if err != nil {
 		return image.Document{}, err
 	}
+	raw, announced := got.raw, got.announced
 	if want == "" && announced != "" && !matches(announced, raw) {
 		if at.mirror { // some write manifests anew; the registry decides what a tag is
 			return image.Document{}, fmt.Errorf("manifest %s: %w: it announces %s, and sends %s", tagOrDigest, ErrContent, announced, digest.FromBytes(raw))
@@ -46,9 +47,9 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 		// Either the body was damaged on the way or the header is wrong, as
 		// caches have it (G42). Asking for the digest tells: if it has no
 		// manifest, or the same bytes come, the header was wrong.
-		again, _, _, err := c.getManifest(ctx, at, announced.String())
-		if err == nil && matches(announced, again) {
-			raw = again
+		again, err := c.getManifest(ctx, at, announced.String())
+		if err == nil && matches(announced, again.raw) {
+			raw = again.raw
 		} else {
 			c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
 				"%s: the registry announces digest %s, but what it sends has %s; trusting the content", ref, announced, digest.FromBytes(raw))})
@@ -58,16 +59,17 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 		if at.mirror {
 			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
 		}
-		if raw, _, by, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
+		if got, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
 			return image.Document{}, err
 		}
+		raw = got.raw
 		if !matches(want, raw) {
 			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
 		}
 	}
 	doc, err := image.Decode(raw)
-	if err != nil && !ownWords(by) {
-		return image.Document{}, fmt.Errorf("%w: what %s sends is none", image.ErrInvalid, by.Request.URL.Host)
+	if err != nil && got.elsewhere != "" {
+		return image.Document{}, fmt.Errorf("%w: what %s sends is none", image.ErrInvalid, got.elsewhere)
 	}
 	if err != nil {
 		return image.Document{}, err
@@ -121,36 +123,47 @@ func announcedDigest(resp *http.Response) digest.Digest {
 	return d
 }
 
-// getManifest gets a manifest's bytes, anew when they break off, and the answer that had them.
-func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (raw []byte, announced digest.Digest, by *http.Response, err error) {
+// sent is a manifest as it was sent.
+type sent struct {
+	raw       []byte
+	announced digest.Digest // by the header
+	elsewhere string        // the host that sent it, when the registry led there
+}
+
+// getManifest gets a manifest's bytes, anew when they break off.
+func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (sent, error) {
 	start := time.Now()
 	for tries := 1; ; tries++ {
 		resp, err := c.send(ctx, http.MethodGet, at, "/manifests/"+tagOrDigest, accept(), http.StatusOK)
 		if err != nil {
-			return nil, "", nil, err
+			return sent{}, err
 		}
 		raw, err := readManifest(resp)
 		if err == nil {
 			c.pulse.Beat()
-			return raw, announcedDigest(resp), resp, nil
+			out := sent{raw: raw, announced: announcedDigest(resp)}
+			if !ownWords(resp) {
+				out.elsewhere = resp.Request.URL.Host
+			}
+			return out, nil
 		}
 		if ctx.Err() != nil {
-			return nil, "", nil, context.Cause(ctx)
+			return sent{}, context.Cause(ctx)
 		}
 		if errors.Is(err, image.ErrInvalid) {
-			return nil, "", nil, err
+			return sent{}, err
 		}
 		if errors.Is(err, ErrInvalid) {
-			return nil, "", nil, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
+			return sent{}, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
 		}
 		what := "GET " + bareURL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
 		if !again || triesOf(ctx).once {
-			return nil, "", nil, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
+			return sent{}, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
 		}
 		c.opts.Observer.Observe(event.Retrying{What: what, Why: c.bareError(err), Try: tries + 1, Delay: wait})
 		if err := retry.Sleep(ctx, wait); err != nil {
-			return nil, "", nil, err
+			return sent{}, err
 		}
 	}
 }

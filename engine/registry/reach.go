@@ -144,7 +144,7 @@ func (e *addressError) hint() string {
 	if e.block.reach == never {
 		return "no registry may lead there"
 	}
-	return "a registry that isn't there itself may not lead there, unless --allow-address " + e.block.Prefix.String() + " allows it"
+	return "a registry that isn't there itself may not lead there, unless --allow-address " + e.block.String() + " allows it"
 }
 
 // check refuses an address for who may lead as close as that, unless it is allowed to all.

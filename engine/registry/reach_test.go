@@ -94,7 +94,7 @@ func outside(t *testing.T) string {
 // at starts a server at an address.
 func at(t *testing.T, address string, answer http.HandlerFunc) string {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		t.Skip(err)
 	}
@@ -418,7 +418,7 @@ func (p *peeked) Read(b []byte) (int, error) {
 // sorted listens, and gives what speaks TLS to one function and the rest to another.
 func sorted(t *testing.T, withTLS, plain func(net.Conn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -469,7 +469,7 @@ func bothWays(t *testing.T, to string, answer http.HandlerFunc) string {
 	t.Cleanup(plain.Close)
 	pass := func(to string) func(net.Conn) {
 		return func(c net.Conn) {
-			up, err := net.Dial("tcp", to)
+			up, err := new(net.Dialer).DialContext(t.Context(), "tcp", to)
 			if err != nil {
 				return
 			}
