@@ -215,12 +215,12 @@ func withoutCopyright(raw string) (string, []string) {
 	const head = 20 // lines in which copyright of the whole is named
 	for i, line := range strings.Split(raw, "\n") {
 		switch {
-		case !copyright.MatchString(line) && !(i < head && reserved.MatchString(line)):
-			rest = append(rest, strings.TrimRight(line, " \t"))
-		case i < head:
+		case i < head && (copyright.MatchString(line) || reserved.MatchString(line)):
 			rights = append(rights, strings.TrimSpace(line))
-		default:
+		case copyright.MatchString(line):
 			return strings.Trim(raw, "\n"), nil
+		default:
+			rest = append(rest, strings.TrimRight(line, " \t"))
 		}
 	}
 	return strings.Trim(strings.Join(rest, "\n"), "\n"), rights
