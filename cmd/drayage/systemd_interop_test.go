@@ -123,9 +123,9 @@ func boot(t *testing.T, dir string) *container {
 	}
 	c.pid = cmd.Process.Pid
 	ended := make(chan struct{})
-	go func() { defer close(ended); cmd.Wait() }()
+	go func() { defer close(ended); _ = cmd.Wait() }()
 	t.Cleanup(func() {
-		cmd.Process.Kill() // with it, all of its namespace
+		_ = cmd.Process.Kill() // with it, all of its namespace
 		<-ended
 		removeCgroups(t, cgroup)
 		if t.Failed() {
