@@ -26,21 +26,16 @@ func versionString() string {
 }
 
 func versionCommand(s streams) *cobra.Command {
-	var withNotices bool
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the version",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if withNotices {
-				_, err := fmt.Fprint(s.out, notices)
-				return err
-			}
 			_, err := fmt.Fprintf(s.out, "drayage %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&withNotices, "notices", false, "print the licences of the modules that drayage is built from")
+	addNotices(cmd, s)
 	return cmd
 }
 
