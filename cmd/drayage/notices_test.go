@@ -158,7 +158,7 @@ func noticesText(t *testing.T, modules []*linked) (string, map[string][]string) 
 					t.Fatal(err)
 				}
 				for _, k := range licenceWords {
-					if strings.Contains(oneLine(string(raw)), k.words) && !slices.Contains(licences[m.Path], k.name) {
+					if strings.Contains(joined(string(raw)), k.words) && !slices.Contains(licences[m.Path], k.name) {
 						licences[m.Path] = append(licences[m.Path], k.name)
 					}
 				}
@@ -228,7 +228,7 @@ func withoutCopyright(raw string) (string, []string) {
 
 // key is what two copies of a licence have in common.
 func key(text string) string {
-	k := oneLine(text)
+	k := joined(text)
 	if strings.HasPrefix(k, "Apache License") { // copies differ in how points are numbered, and where they end
 		k = strings.TrimSuffix(strings.ReplaceAll(k, "https:", "http:"), " END OF TERMS AND CONDITIONS")
 		k = regexp.MustCompile(` \([a-d]\) `).ReplaceAllString(k, " ")
@@ -236,8 +236,8 @@ func key(text string) string {
 	return k
 }
 
-// oneLine is a text without its breaks and indents, which differ between copies.
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+// joined is a text without its breaks and indents, which differ between copies.
+func joined(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // escaped writes a module's path as the module proxy wants it: ! before what was a capital.
 func escaped(path string) string {
