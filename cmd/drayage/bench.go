@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"drayage/bench"
+	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/event"
 	"drayage/engine/registry"
@@ -249,12 +252,30 @@ func (o *benchOptions) write(s streams, r *bench.Report) error {
 	return errors.Join(errs...)
 }
 
-// toFile writes to a file, or to standard output for "-".
+// toFile writes to a file, or to standard output for "-". A link is replaced, and not followed; a
+// device or pipe is written to. One that can't be replaced, as it is mounted or its folder is
+// not this user's to change, is written over.
 func toFile(s streams, path string, write func(io.Writer) error) error {
 	if path == "-" {
 		return write(s.out)
 	}
-	f, err := os.Create(path)
+	open := func() (*os.File, error) { return durable.OpenPlain(path, os.O_WRONLY|os.O_TRUNC, 0) }
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		if durable.Planted(path) {
+			return &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrForeign}
+		}
+		open = func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY, 0) }
+	} else {
+		const mode = 0o644
+		err := durable.Replace(path, mode, write)
+		if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EBUSY) && !errors.Is(err, syscall.EROFS) {
+			return err
+		}
+		if isThere, _ := os.Lstat(path); isThere == nil {
+			return err
+		}
+	}
+	f, err := open()
 	if err != nil {
 		return err
 	}

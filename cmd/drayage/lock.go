@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -126,18 +127,9 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 
 // replace replaces a small file of text: after a crash it is the old one or the new one.
 func replace(path, text string) error {
-	folder := filepath.Dir(path)
-	beside, err := os.CreateTemp(folder, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
 	const mode = 0o644
-	_, err = beside.WriteString(text)
-	if err = errors.Join(err, beside.Chmod(mode), beside.Sync(), beside.Close()); err == nil {
-		err = os.Rename(beside.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(beside.Name()))
-	}
-	return durable.SyncFolder(folder)
+	return durable.Replace(path, mode, func(w io.Writer) error {
+		_, err := io.WriteString(w, text)
+		return err
+	})
 }

@@ -22,11 +22,13 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/web"
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
@@ -466,13 +468,30 @@ func (w *warmWork) Tell(ctx context.Context, h warm.Hook, e warm.Event) error {
 	}
 	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
 	cmd.Stdin = bytes.NewReader(raw)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = time.Second // what it has started may go on, and hold its output
+	ownGroup(cmd)
+	var out headAndTail
+	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.Env = append(os.Environ(), "DRAYAGE_EVENT="+e.Event, "DRAYAGE_GROUP="+e.Group, "DRAYAGE_IMAGE="+e.Image, "DRAYAGE_DIGEST="+e.Digest)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %.200s", h.Command[0], err, bytes.TrimSpace(out))
+	switch err := cmd.Run(); {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success():
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: it takes longer than %s: %s", h.Command[0], patience, w.hookWords(&out))
+	default:
+		return fmt.Errorf("%s: %w: %s", h.Command[0], err, w.hookWords(&out))
 	}
-	return nil
+}
+
+// hookWords are what a hook that failed has written, for a log: its beginning and end, each in one
+// line, without what is secret.
+func (w *warmWork) hookWords(out *headAndTail) string {
+	head, tail := out.parts()
+	line := w.hookSecrets().Line
+	if tail == "" {
+		return line(head)
+	}
+	return line(head) + " … " + line(tail)
 }
 
 func post(ctx context.Context, url string, raw []byte) error {
@@ -488,7 +507,7 @@ func post(ctx context.Context, url string, raw []byte) error {
 	}
 	resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		return fmt.Errorf("POST to %s is answered by %s", req.URL.Host, resp.Status)
+		return fmt.Errorf("POST to %s is answered by %s", req.URL.Host, printable.Line(resp.Status))
 	}
 	return nil
 }
@@ -504,10 +523,14 @@ func (w *warmWork) Ready(g warm.Group, yes bool) error {
 		}
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(g.ReadyFile), 0o755); err != nil {
+	folder := filepath.Dir(g.ReadyFile)
+	if err := durable.CheckLinks(folder); err != nil {
 		return err
 	}
-	return os.WriteFile(g.ReadyFile, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o644)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	return replace(g.ReadyFile, time.Now().UTC().Format(time.RFC3339)+"\n")
 }
 
 // Log implements warm.Work.
