@@ -16,6 +16,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/event"
+	"drayage/engine/printable"
 	"drayage/engine/registry"
 
 	"github.com/spf13/cobra"
@@ -139,7 +140,7 @@ func runBench(ctx context.Context, s streams, o benchOptions, args []string) (er
 	}
 	defer func() { err = errors.Join(err, gauges.Close()) }()
 	if gauges != nil && !o.quiet {
-		fmt.Fprintf(s.err, "metrics at http://%s/metrics\n", gauges.Addr())
+		printable.Fprintf(s.err, "metrics at http://%s/metrics\n", gauges.Addr())
 	}
 	b.Watch = gauges.sample
 	b.Progress = func(st bench.Step) {
@@ -180,11 +181,11 @@ func (o *benchOptions) tell(s streams, st bench.Step) {
 	switch {
 	case o.quiet:
 	case st.Skipped:
-		fmt.Fprintf(s.err, "%d of %d: %s, %s, round %d: left out, --bytes is too little for one read each\n", st.N, st.Of, st.Target, count(st.Connections, "connection"), st.Round)
+		printable.Fprintf(s.err, "%d of %d: %s, %s, round %d: left out, --bytes is too little for one read each\n", st.N, st.Of, st.Target, count(st.Connections, "connection"), st.Round)
 	case st.Round == 0:
-		fmt.Fprintf(s.err, "warming up: %s, %s\n", st.Target, count(st.Connections, "connection"))
+		printable.Fprintf(s.err, "warming up: %s, %s\n", st.Target, count(st.Connections, "connection"))
 	default:
-		fmt.Fprintf(s.err, "%d of %d: %s, %s, round %d\n", st.N, st.Of, st.Target, count(st.Connections, "connection"), st.Round)
+		printable.Fprintf(s.err, "%d of %d: %s, %s, round %d\n", st.N, st.Of, st.Target, count(st.Connections, "connection"), st.Round)
 	}
 }
 
@@ -218,15 +219,15 @@ func (o *benchOptions) announce(s streams, b bench.Options, targets []*bench.Tar
 		return
 	}
 	c := b.Cost(targets)
-	fmt.Fprintf(s.err, "reading at most %s in at most %s and about %d requests, in %s; ", progress.Size(c.Bytes), c.Duration, c.Requests, count(c.Steps, "step"))
+	printable.Fprintf(s.err, "reading at most %s in at most %s and about %d requests, in %s; ", progress.Size(c.Bytes), c.Duration, c.Requests, count(c.Steps, "step"))
 	if o.store == "" {
-		fmt.Fprint(s.err, "nothing is kept, and ")
+		printable.Fprintf(s.err, "nothing is kept, and ")
 	}
 	if o.replay != "" {
-		fmt.Fprintln(s.err, "no manifest is read, so that nothing counts against a quota of pulls")
+		printable.Fprintf(s.err, "no manifest is read, so that nothing counts against a quota of pulls\n")
 		return
 	}
-	fmt.Fprintln(s.err, "beyond the manifests, which were read, nothing counts against a quota of pulls")
+	printable.Fprintf(s.err, "beyond the manifests, which were read, nothing counts against a quota of pulls\n")
 }
 
 // write writes the report in the forms asked for, and the table when standard output
@@ -257,7 +258,7 @@ func (o *benchOptions) write(s streams, r *bench.Report) error {
 // not this user's to change, is written over.
 func toFile(s streams, path string, write func(io.Writer) error) error {
 	if path == "-" {
-		return write(s.out)
+		return write(s.out.document())
 	}
 	open := func() (*os.File, error) { return durable.OpenPlain(path, os.O_WRONLY|os.O_TRUNC, 0) }
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {

@@ -11,6 +11,7 @@ import (
 
 	"drayage/bench"
 	"drayage/cmd/drayage/progress"
+	"drayage/engine/printable"
 )
 
 // benchTable writes the report for people.
@@ -26,9 +27,9 @@ func benchTable(w io.Writer, r *bench.Report, markdown bool) error {
 		if t.HTTP == "2" && t.All.HTTP2 == 0 {
 			line += "; HTTP/2 was offered, and no host took it: this is HTTP/1.1"
 		}
-		fmt.Fprintln(w, line)
+		printable.Fprintf(w, "%s\n", line)
 	}
-	fmt.Fprintln(w)
+	printable.Fprintf(w, "\n")
 	out := newTable(w, markdown)
 	out.row("IMAGE", "CONNECTIONS", "THROUGHPUT", "95% INTERVAL", "EACH p50", "FIRST BYTE p50", "p99", "WHOLE READ p50", "p99", "p99.9", "READS", "ERRORS")
 	rate := func(f float64) string { return progress.Size(int64(max(0, f))) + "/s" }
@@ -53,7 +54,7 @@ func benchTable(w io.Writer, r *bench.Report, markdown bool) error {
 		} else if d := c.Throughput; d.Real {
 			verdict = fmt.Sprintf("%.2f times the throughput (%.2f to %.2f)", d.Ratio.Estimate, d.Ratio.Low, d.Ratio.High)
 		}
-		fmt.Fprintf(w, "%s against %s, %s: %s\n", c.Target, c.To, count(c.Connections, "connection"), verdict)
+		printable.Fprintf(w, "%s against %s, %s: %s\n", c.Target, c.To, count(c.Connections, "connection"), verdict)
 	}
 	return nil
 }
@@ -61,7 +62,7 @@ func benchTable(w io.Writer, r *bench.Report, markdown bool) error {
 // benchDetails tells where the time to the first byte went, and of the load itself.
 func benchDetails(w io.Writer, r *bench.Report, markdown bool) error {
 	out := newTable(w, markdown)
-	fmt.Fprintln(w)
+	printable.Fprintf(w, "\n")
 	out.row("WHAT", "HOW OFTEN", "p50", "p90", "p99", "MAX")
 	line := func(what string, q bench.Quantiles) {
 		if q.Count > 0 {
@@ -97,7 +98,7 @@ func benchDetails(w io.Writer, r *bench.Report, markdown bool) error {
 	if err := out.flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w)
+	printable.Fprintf(w, "\n")
 	return nil
 }
 
@@ -138,13 +139,16 @@ func newTable(w io.Writer, markdown bool) *table {
 }
 
 func (t *table) row(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = printable.Text(cell)
+	}
 	if !t.markdown {
-		fmt.Fprintln(t.aligned, strings.Join(cells, "\t"))
+		_, _ = io.WriteString(t.aligned, strings.Join(cells, "\t")+"\n") // Flush tells
 		return
 	}
-	fmt.Fprintln(t.w, "| "+strings.Join(cells, " | ")+" |")
+	printable.Fprintf(t.w, "%s\n", "| "+strings.Join(cells, " | ")+" |")
 	if t.rows++; t.rows == 1 {
-		fmt.Fprintln(t.w, "|"+strings.Repeat(" --- |", len(cells)))
+		printable.Fprintf(t.w, "%s\n", "|"+strings.Repeat(" --- |", len(cells)))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"drayage/engine/chaos"
+	"drayage/engine/printable"
 
 	"github.com/spf13/cobra"
 )
@@ -104,7 +105,7 @@ func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	if err != nil {
 		return listenError("--listen", o.listen, err)
 	}
-	fmt.Fprintf(s.out, "http://%s\n", l.Addr())
+	printable.Fprintf(s.out, "http://%s\n", l.Addr())
 	if err := proxy.Serve(ctx, l); err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.out, "%s\n", raw)
+	_, err = printable.Fprintf(s.out, "%s\n", raw)
 	return err
 }
 

@@ -63,7 +63,7 @@ func (d *displayFlags) display(s streams) (*display, error) {
 		mode = "none"
 	}
 	// Whoever reads standard error may be slow, or not read at all: nothing waits for that.
-	w := progress.NewPatient(s.err, func(left int) []byte { return leftOut(left, mode == "json") })
+	w := progress.NewPatient(s.err.drawn(), func(left int) []byte { return leftOut(left, mode == "json") })
 	out := &display{err: w, debug: d.debug, json: mode == "json", ending: s.ending}
 	out.color = d.color || !d.noColor && capable && os.Getenv("NO_COLOR") == ""
 	switch mode {
@@ -81,7 +81,7 @@ func (d *displayFlags) display(s streams) (*display, error) {
 
 // drawsOver reports whether what is drawn on a file can be drawn over: on a terminal that is not
 // a job's, which keeps all.
-func drawsOver(f *os.File) bool {
+func drawsOver(f descriptor) bool {
 	ci := os.Getenv("CI")
 	return isTerminal(f) && os.Getenv("TERM") != "dumb" && (ci == "" || ci == "false" || ci == "0")
 }
@@ -93,12 +93,12 @@ func leftOut(n int, asEvent bool) []byte {
 	if asEvent {
 		progress.NewJSON(&b).Observe(event.Warned{Message: message})
 	} else {
-		fmt.Fprintln(&b, message)
+		b.WriteString(message + "\n")
 	}
 	return b.Bytes()
 }
 
-func terminalSize(f *os.File) (width, height int) {
+func terminalSize(f descriptor) (width, height int) {
 	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil || width < 20 || height < 4 {
 		return 80, 24
@@ -116,12 +116,12 @@ func (d *display) Observe(e event.Event) {
 		return
 	}
 	if w, ok := e.(event.Warned); ok {
-		d.printer.Log(d.paint("33", "warning:") + " " + w.Message)
+		d.printer.Log(d.paint("33", "warning:") + " " + oneLine(w.Message))
 		return
 	}
 	if d.debug > 0 {
 		for _, line := range trace(e) {
-			d.printer.Log(d.paint("2", line))
+			d.printer.Log(d.paint("2", printable.Text(line)))
 		}
 	}
 }
@@ -175,10 +175,10 @@ func (d *display) paint(code, s string) string {
 // is this one.
 func (d *display) say(from, line string) {
 	if d.json {
-		d.printer.Observe(event.Message{From: from, Message: line})
+		d.printer.Observe(event.Message{From: from, Message: oneLine(line)})
 		return
 	}
-	d.printer.Log(line)
+	d.printer.Log(oneLine(line))
 }
 
 // saying is where lines for people are written. What is kept back of it comes with Flush.
@@ -189,13 +189,10 @@ type saying interface {
 
 // words is where another program writes what it has to say to people.
 func (d *display) words(from string) saying {
-	if !d.json {
-		return d.err
-	}
 	return &lines{d: d, from: from}
 }
 
-// lines makes events of a program's lines.
+// lines says a program's lines.
 type lines struct {
 	d    *display
 	from string
@@ -214,7 +211,7 @@ func (l *lines) Write(p []byte) (int, error) {
 		if i < 0 {
 			i = len(l.rest) - 1
 		}
-		if line := printable.Line(string(l.rest[:i+1])); line != "" {
+		if line := strings.TrimSpace(string(l.rest[:i+1])); line != "" {
 			l.d.say(l.from, line)
 		}
 		l.rest = l.rest[i+1:]
@@ -223,7 +220,7 @@ func (l *lines) Write(p []byte) (int, error) {
 
 // Flush says what comes after the last end of a line.
 func (l *lines) Flush() {
-	if line := printable.Line(string(l.rest)); line != "" {
+	if line := strings.TrimSpace(string(l.rest)); line != "" {
 		l.d.say(l.from, line)
 	}
 	l.rest = nil
@@ -252,6 +249,6 @@ func (d *display) fail(errs failures) error {
 	for _, err := range errs {
 		report(&lines, err, d.color)
 	}
-	fmt.Fprint(d.err, lines.String())
+	_, _ = io.WriteString(d.err, lines.String()) // its error is never one
 	return reported{errs}
 }

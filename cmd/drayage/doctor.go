@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"drayage/blobstore"
 	"drayage/engine"
 	"drayage/engine/doctor"
+	"drayage/engine/printable"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -69,7 +69,7 @@ func runDoctor(ctx context.Context, s streams, q query, dir, name string) error 
 			return err
 		}
 		if err := rememberFindings(kept, r.Ref.Host(), report); err != nil {
-			fmt.Fprintf(s.err, "drayage: pulls won't make use of this: %v\n", err)
+			printable.Fprintf(s.err, "drayage: pulls won't make use of this: %v\n", err)
 		}
 		return nil
 	})
@@ -89,9 +89,9 @@ func rememberFindings(store *blobstore.Store, host string, r *doctor.Report) err
 
 func printFindings(s streams, r *doctor.Report) error {
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VERDICT\tWHAT\tHOST\tFOUND\tFOR PULLING")
+	printable.Fprintf(w, "VERDICT\tWHAT\tHOST\tFOUND\tFOR PULLING\n")
 	for _, f := range r.Findings {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Verdict, f.Name, f.Host, f.Found, f.Means)
+		printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Verdict, f.Name, f.Host, f.Found, f.Means)
 	}
 	return w.Flush()
 }

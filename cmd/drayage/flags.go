@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -151,7 +152,7 @@ func plainUsage(root *cobra.Command) {
 		err := usage(c)
 		c.SetOut(out)
 		const width = len("[=true|false]")
-		fmt.Fprint(out, noise.ReplaceAllString(b.String(), fmt.Sprintf("%*s$1", width, "")))
+		_, _ = io.WriteString(out, noise.ReplaceAllString(b.String(), fmt.Sprintf("%*s$1", width, "")))
 		return err
 	})
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"drayage/engine"
 	"drayage/engine/image"
 	"drayage/engine/plan"
+	"drayage/engine/printable"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -89,7 +89,7 @@ func runInspect(ctx context.Context, s streams, o inspectOptions, name string) e
 
 func (o *inspectOptions) show(s streams, store *blobstore.Store, r engine.Result) error {
 	if o.raw {
-		_, err := s.out.Write(r.Image.Documents[0].Raw)
+		_, err := s.out.document().Write(r.Image.Documents[0].Raw)
 		return err
 	}
 	in, err := inspect(store, r)
@@ -97,9 +97,7 @@ func (o *inspectOptions) show(s streams, store *blobstore.Store, r engine.Result
 		return err
 	}
 	if o.json {
-		enc := json.NewEncoder(s.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(in)
+		return printJSON(s, in)
 	}
 	return in.print(s)
 }
@@ -145,28 +143,28 @@ func variantBlobs(v *plan.Variant) []ocispec.Descriptor {
 // print shows it to people.
 func (in inspected) print(s streams) error {
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "image\t%s\ndigest\t%s\ntype\t%s\n", in.Image, in.Digest, in.MediaType)
+	printable.Fprintf(w, "image\t%s\ndigest\t%s\ntype\t%s\n", in.Image, in.Digest, in.MediaType)
 	for i, p := range in.Platforms {
 		head := ""
 		if i == 0 {
 			head = "platforms"
 		}
-		fmt.Fprintf(w, "%s\t%s  %s\n", head, p.Digest, p.Platform)
+		printable.Fprintf(w, "%s\t%s  %s\n", head, p.Digest, p.Platform)
 	}
 	if in.Manifest.Digest != in.Digest {
-		fmt.Fprintf(w, "manifest\t%s  %s\n", in.Manifest.Digest, in.Platform)
+		printable.Fprintf(w, "manifest\t%s  %s\n", in.Manifest.Digest, in.Platform)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "\nBLOB\tSIZE\tHERE\tTYPE")
+	printable.Fprintf(w, "\nBLOB\tSIZE\tHERE\tTYPE\n")
 	for _, b := range in.Blobs {
 		here := "no"
 		if b.Here {
 			here = "yes"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Digest, progress.Size(b.Size), here, b.MediaType)
+		printable.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Digest, progress.Size(b.Size), here, b.MediaType)
 	}
-	fmt.Fprintf(w, "\n%s in all; a pull would fetch %s\n", progress.Size(in.Size), progress.Size(in.Fetch))
+	printable.Fprintf(w, "\n%s in all; a pull would fetch %s\n", progress.Size(in.Size), progress.Size(in.Fetch))
 	return w.Flush()
 }

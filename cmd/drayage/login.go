@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"drayage/engine/credential"
 	"drayage/engine/event"
+	"drayage/engine/printable"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 
@@ -88,7 +88,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 	if plain {
 		display.Observe(event.Warned{Message: "the password is stored in " + where + " without encryption; a credential helper would encrypt it"})
 	}
-	_, err = fmt.Fprintf(s.err, "logged in to %s; stored in %s\n", name, where)
+	_, err = printable.Fprintf(s.err, "logged in to %s; stored in %s\n", name, where)
 	return err
 }
 
@@ -107,7 +107,7 @@ func (o *loginOptions) ask(s streams) error {
 		return usageError{errors.New("there is no terminal to ask at: give -u USER and --password-stdin")}
 	}
 	if o.user == "" {
-		fmt.Fprint(s.err, "Username: ")
+		printable.Fprintf(s.err, "Username: ")
 		line, err := bufio.NewReader(in).ReadString('\n')
 		if err != nil {
 			return err
@@ -115,9 +115,9 @@ func (o *loginOptions) ask(s streams) error {
 		o.user = strings.TrimSpace(line)
 	}
 	if o.password == "" {
-		fmt.Fprint(s.err, "Password: ")
+		printable.Fprintf(s.err, "Password: ")
 		raw, err := term.ReadPassword(int(in.Fd()))
-		fmt.Fprintln(s.err)
+		printable.Fprintf(s.err, "\n")
 		if err != nil {
 			return err
 		}
@@ -143,13 +143,13 @@ func logoutCommand(s streams) *cobra.Command {
 				return err
 			}
 			if fault != nil {
-				fmt.Fprintf(s.err, "drayage: warning: %v\n", fault)
+				printable.Fprintf(s.err, "drayage: warning: %v\n", fault)
 			}
 			if where == "" {
-				_, err = fmt.Fprintf(s.err, "not logged in to %s\n", name)
+				_, err = printable.Fprintf(s.err, "not logged in to %s\n", name)
 				return err
 			}
-			_, err = fmt.Fprintf(s.err, "logged out of %s; removed from %s\n", name, where)
+			_, err = printable.Fprintf(s.err, "logged out of %s; removed from %s\n", name, where)
 			return err
 		},
 	}

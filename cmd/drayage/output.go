@@ -12,6 +12,7 @@ import (
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
 	"drayage/engine/compose"
+	"drayage/engine/printable"
 	"drayage/tarwriter"
 	"drayage/tarwriter/squeeze"
 )
@@ -131,7 +132,7 @@ func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs out
 		if o.compress == "" {
 			c = squeeze.None // the name of another output doesn't count
 		}
-		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.out, Compress: c}})
+		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.out.archive(), Compress: c}})
 	}
 	if o.load {
 		l, err := newLoader(o.loadWith, d.words)
@@ -178,13 +179,13 @@ func (o *outputFlags) folder() string {
 
 // printResults writes the line of each image: for programs with tabs and bare
 // numbers, on a terminal for people.
-func printResults(out *os.File, results []engine.Result) error {
+func printResults(out stream, results []engine.Result) error {
 	var text strings.Builder
 	if !isTerminal(out) {
 		for _, r := range results {
-			fmt.Fprintf(&text, "%s\t%s\t%d\t%d\n", r.Ref, r.Image.Target().Digest, r.Fetched, r.Reused)
+			printable.Fprintf(&text, "%s\t%s\t%d\t%d\n", r.Ref, r.Image.Target().Digest, r.Fetched, r.Reused)
 		}
-		_, err := out.WriteString(text.String())
+		_, err := out.Write([]byte(text.String()))
 		return err
 	}
 	width, _ := terminalSize(out)
@@ -196,7 +197,7 @@ func printResults(out *os.File, results []engine.Result) error {
 		if width == 0 { // lines that wrap are no table; the whole digest is in inspect's and the lock's
 			d = shortDigest(d)
 		}
-		fmt.Fprintf(&text, "%s\t%s\t%s fetched\t%s reused\n", r.Ref, d, progress.Size(r.Fetched), progress.Size(r.Reused))
+		printable.Fprintf(&text, "%s\t%s\t%s fetched\t%s reused\n", r.Ref, d, progress.Size(r.Fetched), progress.Size(r.Reused))
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	_, err := w.Write([]byte(text.String()))

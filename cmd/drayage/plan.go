@@ -13,6 +13,7 @@ import (
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/plan"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/tarwriter"
 	"drayage/tarwriter/squeeze"
@@ -26,7 +27,7 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 		return display.fail(failures{err})
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tHERE\tTO FETCH")
+	printable.Fprintf(w, "IMAGE\tDIGEST\tSIZE\tHERE\tTO FETCH\n")
 	var done []engine.Result
 	var shared int64 // bytes that several images need
 	for _, r := range results {
@@ -35,14 +36,14 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 		}
 		done = append(done, r)
 		shared += r.Shared
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Ref, r.Image.Target().Digest,
+		printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Ref, r.Image.Target().Digest,
 			progress.Size(r.Fetched+r.Reused), progress.Size(r.Reused-r.Shared), progress.Size(r.Fetched))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	if shared > 0 {
-		fmt.Fprintf(s.out, "blobs that several images need, %s more, are fetched with the first of them\n", progress.Size(shared))
+		printable.Fprintf(s.out, "blobs that several images need, %s more, are fetched with the first of them\n", progress.Size(shared))
 	}
 	if err := o.planTotals(s, opts.Store, done, p); err != nil {
 		return err
@@ -70,10 +71,10 @@ func (o *pullOptions) planTotals(s streams, store *blobstore.Store, done []engin
 	for _, r := range done {
 		manifests += r.Image.ManifestSize()
 	}
-	fmt.Fprintf(s.out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
+	printable.Fprintf(s.out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
 	if t.Lent > 0 {
-		fmt.Fprintf(s.out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Lent))
+		printable.Fprintf(s.out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Lent))
 	}
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
 	if o.any() && len(done) > 0 {
@@ -87,9 +88,9 @@ func (o *pullOptions) planTotals(s streams, store *blobstore.Store, done []engin
 			disk += fmt.Sprintf(", and an archive of about %s", progress.Size(size))
 		}
 	}
-	fmt.Fprintln(s.out, disk)
+	printable.Fprintf(s.out, "%s\n", disk)
 	if t.ZstdLayers > 0 {
-		fmt.Fprintf(s.out, "warning: %s compressed with zstd, which Docker loads from version 23 on\n", count(t.ZstdLayers, "layer"))
+		printable.Fprintf(s.out, "warning: %s compressed with zstd, which Docker loads from version 23 on\n", count(t.ZstdLayers, "layer"))
 	}
 	return nil
 }

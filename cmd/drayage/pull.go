@@ -512,11 +512,11 @@ func (o *pullOptions) writeFailed(failed failures, results []engine.Result) erro
 		case errors.As(err, &bad):
 			name = "# " + bad.word // it would fail again
 		}
-		fmt.Fprintf(&b, "%s # %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
+		printable.Fprintf(&b, "%s # %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
 	}
 	for _, r := range results {
 		if errors.Is(r.Err, engine.ErrStopped) {
-			fmt.Fprintf(&b, "%s # %v\n", r.Ref, r.Err)
+			printable.Fprintf(&b, "%s # %v\n", r.Ref, r.Err)
 		}
 	}
 	if err := replace(o.failed, b.String()); err != nil {

@@ -13,17 +13,17 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/event"
+	"drayage/engine/printable"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 )
 
 // streams are what a command reads and writes besides files.
 type streams struct {
 	in  io.Reader
-	out *os.File // what was asked for, and nothing else
-	err *os.File // everything else
+	out stream // what was asked for, and nothing else
+	err stream // everything else
 
 	ending *ending // of this process, or nil
 
@@ -32,9 +32,9 @@ type streams struct {
 	checkpoint time.Duration // 0 means the engine's
 }
 
-func standardStreams() streams { return streams{in: os.Stdin, out: os.Stdout, err: os.Stderr} }
-
-func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+func standardStreams() streams {
+	return streams{in: os.Stdin, out: stream{os.Stdout}, err: stream{os.Stderr}}
+}
 
 // reported wraps an error whose lines were written already.
 type reported struct{ error }
@@ -87,7 +87,7 @@ that docker load, podman load and ctr images import take.`,
 		report(s.err, err, false)
 	}
 	if statusOf(err) == exitUsage && !inJSON {
-		fmt.Fprintf(s.err, "Try '%s --help'.\n", cmd.CommandPath())
+		printable.Fprintf(s.err, "Try '%s --help'.\n", cmd.CommandPath())
 	}
 	return err
 }
@@ -103,9 +103,14 @@ func noEmptyValues(f *pflag.FlagSet) (err error) {
 	return err
 }
 
+// oneLine makes one line fit to print of what may be several.
+func oneLine(text string) string {
+	return printable.Text(strings.ReplaceAll(strings.Trim(text, "\r\n"), "\n", "; "))
+}
+
 // errorLine is an error in one line, with what the user can do about it.
 func errorLine(err error) string {
-	line := strings.ReplaceAll(err.Error(), "\n", "; ")
+	line := oneLine(err.Error())
 	if h := hint(err); h != "" {
 		line += " (" + h + ")"
 	}
@@ -134,5 +139,5 @@ func report(w io.Writer, err error, color bool) {
 	if color {
 		prefix = "\x1b[31mdrayage:\x1b[0m"
 	}
-	fmt.Fprintln(w, prefix, line)
+	_, _ = io.WriteString(w, prefix+" "+line+"\n") // there is nobody to tell
 }

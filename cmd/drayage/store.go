@@ -15,6 +15,7 @@ import (
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -112,7 +113,7 @@ func runImport(ctx context.Context, s streams, dir string, noSync bool, opts arc
 	if err != nil {
 		return err
 	}
-	opts.Warn = func(message string) { fmt.Fprintln(s.err, "drayage: warning:", message) }
+	opts.Warn = func(message string) { printable.Fprintf(s.err, "drayage: warning: %s\n", message) }
 	var failed failures
 	for _, f := range archives.WithoutVolumes(files) {
 		images, err := archives.Import(ctx, store, f, s.in, opts)
@@ -155,9 +156,9 @@ func printImported(s streams, images []archives.Image) error {
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	for _, img := range images {
 		if people {
-			fmt.Fprintf(w, "%s\t%s\t%s added\t%s reused\n", familiar(img.Name), img.Digest, progress.Size(img.Added), progress.Size(img.Reused))
+			printable.Fprintf(w, "%s\t%s\t%s added\t%s reused\n", familiar(img.Name), img.Digest, progress.Size(img.Added), progress.Size(img.Reused))
 		} else {
-			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\n", familiar(img.Name), img.Digest, img.Added, img.Reused)
+			printable.Fprintf(s.out, "%s\t%s\t%d\t%d\n", familiar(img.Name), img.Digest, img.Added, img.Reused)
 		}
 	}
 	return w.Flush()
@@ -219,7 +220,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 		img, err := compose.Stored(ctx, store, r, platform)
 		if errors.Is(err, blobstore.ErrNotFound) && len(args) == 0 { // all that there are
 			skipped++
-			fmt.Fprintf(s.err, "drayage: warning: %s is left out: it is incomplete\n", familiar(r.Name))
+			printable.Fprintf(s.err, "drayage: warning: %s is left out: it is incomplete\n", familiar(r.Name))
 			continue
 		}
 		if err != nil {

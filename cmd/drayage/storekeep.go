@@ -15,6 +15,7 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
@@ -188,20 +189,20 @@ func runGC(ctx context.Context, s streams, o gcOptions) error {
 		return nil
 	}
 	for _, r := range g.Images {
-		fmt.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+		printable.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
 	}
 	verb := "removed"
 	if o.dryRun {
 		verb = "would remove"
 	}
-	fmt.Fprintf(s.out, "%s %s, %s and %s half-fetched: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "blob"),
+	printable.Fprintf(s.out, "%s %s, %s and %s half-fetched: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "blob"),
 		progress.Size(g.Bytes()), progress.Size(g.Left))
 	if g.Young > 0 {
-		fmt.Fprintf(s.err, "drayage: %s that no image needs, %s, came less than %s ago and may be of a pull that was broken off: they stay; --grace 0s takes them, too\n",
+		printable.Fprintf(s.err, "drayage: %s that no image needs, %s, came less than %s ago and may be of a pull that was broken off: they stay; --grace 0s takes them, too\n",
 			count(g.Young, "blob"), progress.Size(g.YoungBytes), cmp.Or((*days)(&o.grace).String(), "a day"))
 	}
 	if all := g.Left + g.LeftPartial; o.budget > 0 && all > int64(o.budget) {
-		fmt.Fprintf(s.err, "drayage: %s are over the budget of %s: what is pinned or in use stays\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
+		printable.Fprintf(s.err, "drayage: %s are over the budget of %s: what is pinned or in use stays\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
 	}
 	return nil
 }
@@ -238,7 +239,7 @@ no other image needs, at once with --gc.`,
 				return err
 			}
 			for _, r := range roots {
-				fmt.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+				printable.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
 			}
 			if sweep {
 				return runGC(cmd.Context(), s, gcOptions{dir: dir})
@@ -332,13 +333,13 @@ func runVerify(ctx context.Context, s streams, o verifyOptions) error {
 		if slices.Contains(found.Damaged, d) {
 			state = "damaged"
 		}
-		fmt.Fprintf(s.out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
+		printable.Fprintf(s.out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
 	}
 	if n := len(incompleteImages(ctx, store, images)) - len(broken); n > 0 {
 		display.say("", fmt.Sprintf("drayage: %s incomplete: only some of it was asked for so far; pull it for the rest", are(n, "image")))
 	}
 	took := time.Since(began)
-	fmt.Fprintf(s.out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
+	printable.Fprintf(s.out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
 	switch {
 	case len(bad) == 0:
 		return nil
@@ -386,10 +387,10 @@ func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *ato
 		for {
 			select {
 			case <-done:
-				fmt.Fprint(s.err, "\r\x1b[K")
+				fmt.Fprint(s.err.drawn(), "\r\x1b[K")
 				return
 			case <-tick.C:
-				fmt.Fprintf(s.err, "\rread %s of %s\x1b[K", progress.Size(read.Load()), progress.Size(u.Bytes))
+				fmt.Fprintf(s.err.drawn(), "\rread %s of %s\x1b[K", progress.Size(read.Load()), progress.Size(u.Bytes))
 			}
 		}
 	}()
@@ -435,9 +436,9 @@ func (o *verifyOptions) mend(ctx context.Context, s streams, store *blobstore.St
 	if len(failed) > 0 {
 		return display.fail(failed)
 	}
-	fmt.Fprintf(s.out, "repaired %s\n", count(n, "blob"))
+	printable.Fprintf(s.out, "repaired %s\n", count(n, "blob"))
 	if left := len(damaged); left > 0 && len(broken) == 0 {
-		fmt.Fprintf(s.out, "%s of no image: nothing to fetch\n", count(left, "damaged blob"))
+		printable.Fprintf(s.out, "%s of no image: nothing to fetch\n", count(left, "damaged blob"))
 	}
 	return nil
 }

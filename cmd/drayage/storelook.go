@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/compose"
 	"drayage/engine/image"
+	"drayage/engine/printable"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -96,7 +96,7 @@ func printDigests(s streams, images []blobstore.ImageUsage) error {
 	for _, d := range slices.Compact(all) {
 		text.WriteString(d.String() + "\n")
 	}
-	_, err := s.out.WriteString(text.String())
+	_, err := s.out.Write([]byte(text.String()))
 	return err
 }
 
@@ -119,30 +119,28 @@ func printImagesJSON(s streams, images []blobstore.ImageUsage, incomplete map[st
 	return printJSON(s, out)
 }
 
-func printJSON(s streams, v any) error {
-	enc := json.NewEncoder(s.out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
+func printJSON(s streams, v any) error { return s.out.json(v) }
 
 // printImages prints a table for people, and for programs lines whose first fields
 // stay what they are.
 func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
 	if !isTerminal(s.out) {
 		for _, i := range images {
-			more := ""
+			format, values := "%s\t%s\t%d\t%d\t%s", []any{familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339)}
 			if incomplete[i.Name] {
-				more = "\tincomplete"
+				format += "\tincomplete"
+			} else if i.From.Kind == blobstore.FromArchive {
+				format += "\t" // for the place before it
 			}
 			if i.From.Kind == blobstore.FromArchive {
-				more = fmt.Sprintf("\t%s\tarchive %s", strings.TrimPrefix(more, "\t"), image.Printable(i.From.Where))
+				format, values = format+"\tarchive %s", append(values, i.From.Where)
 			}
-			fmt.Fprintf(s.out, "%s\t%s\t%d\t%d\t%s%s\n", familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339), more)
+			printable.Fprintf(s.out, format+"\n", values...)
 		}
 		return nil
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE\tUNIQUE\tSTATE\tLAST USED\tFROM")
+	printable.Fprintf(w, "IMAGE\tDIGEST\tSIZE\tUNIQUE\tSTATE\tLAST USED\tFROM\n")
 	var missing int
 	for _, i := range images {
 		missing += len(i.Missing)
@@ -150,13 +148,13 @@ func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string
 		if incomplete[i.Name] {
 			state = "incomplete"
 		}
-		fmt.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), state, ago(i.Used), origin(i.From))
+		printable.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), state, ago(i.Used), origin(i.From))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	if missing > 0 {
-		fmt.Fprintf(s.err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", count(missing, "blob"))
+		printable.Fprintf(s.err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", count(missing, "blob"))
 	}
 	return nil
 }
@@ -224,22 +222,22 @@ func storeInfoCommand(s streams) *cobra.Command {
 
 func printUsage(_ context.Context, s streams, store *blobstore.Store, u blobstore.Usage) error {
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "store\t%s\n", store.Dir())
+	printable.Fprintf(w, "store\t%s\n", store.Dir())
 	if may := store.OthersMay(); may != "" {
-		fmt.Fprintf(w, "other users may\t%s: chmod 700 keeps it to its owner\n", may)
+		printable.Fprintf(w, "other users may\t%s: chmod 700 keeps it to its owner\n", may)
 	}
-	fmt.Fprintf(w, "images\t%d\n", u.Images)
-	fmt.Fprintf(w, "blobs\t%d, %s\n", u.Blobs, progress.Size(u.Bytes))
-	fmt.Fprintf(w, "needed by no image\t%s\n", progress.Size(u.Unneeded))
+	printable.Fprintf(w, "images\t%d\n", u.Images)
+	printable.Fprintf(w, "blobs\t%d, %s\n", u.Blobs, progress.Size(u.Bytes))
+	printable.Fprintf(w, "needed by no image\t%s\n", progress.Size(u.Unneeded))
 	if u.Converted > 0 {
-		fmt.Fprintf(w, "converted layers\t%d\n", u.Converted)
+		printable.Fprintf(w, "converted layers\t%d\n", u.Converted)
 	}
-	fmt.Fprintf(w, "half-fetched\t%d, %s\n", u.Partial, progress.Size(u.PartialSize))
+	printable.Fprintf(w, "half-fetched\t%d, %s\n", u.Partial, progress.Size(u.PartialSize))
 	if u.Quarantined > 0 {
-		fmt.Fprintf(w, "damaged, in quarantine\t%d\n", u.Quarantined)
+		printable.Fprintf(w, "damaged, in quarantine\t%d\n", u.Quarantined)
 	}
 	if u.Free >= 0 {
-		fmt.Fprintf(w, "free on its disk\t%s\n", progress.Size(u.Free))
+		printable.Fprintf(w, "free on its disk\t%s\n", progress.Size(u.Free))
 	}
 	return w.Flush()
 }

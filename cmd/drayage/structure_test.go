@@ -15,8 +15,8 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/schedule engine/reference engine/image blobstore/durable tarwriter/squeeze bench/internal/drawing",
-	1: "engine/credential blobstore blobstore/blobstoretest tarwriter engine/transfer",
+	0: "engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing",
+	1: "engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event engine/mirror engine/warm",
 	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
 	4: "bench/siege engine engine/archive engine/doctor bench cmd/drayage/web",

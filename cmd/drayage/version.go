@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"drayage/engine/printable"
+
 	"github.com/spf13/cobra"
 )
 
@@ -31,7 +33,7 @@ func versionCommand(s streams) *cobra.Command {
 		Short: "Show the version",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(s.out, "drayage %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := printable.Fprintf(s.out, "drayage %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

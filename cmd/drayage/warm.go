@@ -697,17 +697,17 @@ are named, and else 1: a gate for a deployment.`,
 
 func printStatus(s streams, all []groupStatus) error {
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "GROUP\tIMAGE\tREADY\tCHECKED\tCHANGED\tWHY NOT")
+	printable.Fprintf(w, "GROUP\tIMAGE\tREADY\tCHECKED\tCHANGED\tWHY NOT\n")
 	for _, g := range all {
 		for _, i := range g.Images {
 			ready := "no"
 			if i.Ready {
 				ready = "yes"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", g.Group, i.Image, ready, ago(i.Checked), ago(i.Changed), i.Why)
+			printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", g.Group, i.Image, ready, ago(i.Checked), ago(i.Changed), i.Why)
 		}
 		if g.Error != "" {
-			fmt.Fprintf(w, "%s\t\tno\t\t\t%s\n", g.Group, strings.ReplaceAll(g.Error, "\n", "; "))
+			printable.Fprintf(w, "%s\t\tno\t\t\t%s\n", g.Group, strings.ReplaceAll(g.Error, "\n", "; "))
 		}
 	}
 	return w.Flush()
@@ -733,7 +733,7 @@ func warmCheckCommand(s streams) *cobra.Command {
 					at = config.Next(g.Name, at)
 					when = append(when, at.Format("Mon 2006-01-02 15:04 MST"))
 				}
-				fmt.Fprintf(s.out, "%s\t%s\tnext: %s\n", g.Name, count(len(g.Images), "selector"), strings.Join(when, ", "))
+				printable.Fprintf(s.out, "%s\t%s\tnext: %s\n", g.Name, count(len(g.Images), "selector"), strings.Join(when, ", "))
 			}
 			return nil
 		},

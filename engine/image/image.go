@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"drayage/engine/limits"
+	"drayage/engine/printable"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -219,19 +219,9 @@ func jsonError(err error) string {
 	return err.Error()
 }
 
-// Printable cuts a foreign string down to what fits a message: short, and without
-// control of the terminal.
+// Printable is printable.Line.
 func Printable(s string) string {
-	const most = 80
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1 // no control of the terminal
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
+	return printable.Line(s)
 }
 
 // IsImage reports whether a manifest is of a container image, by its config's

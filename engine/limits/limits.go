@@ -103,7 +103,6 @@ const (
 	// TagListBytes is the largest list of tags of a registry that knows no pages, in bytes, and all
 	// that is kept of the pages of others.
 	TagListBytes = 64 << 20
-	ListBytes = 64 << 20
 	// NameBytes is the longest name in such a list, in bytes as it is sent.
 	NameBytes = 4 << 10
 	// Referrers is how many manifests that refer to one are taken.

@@ -24,7 +24,7 @@ const look = 16 * Most
 func Line(s string) string {
 	s = s[:min(len(s), look)]
 	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) && !unicode.IsSpace(r) {
+		if !visible(r) && !unicode.IsSpace(r) {
 			return -1
 		}
 		return r

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"drayage/engine/event"
+	"drayage/engine/printable"
 
 	"github.com/cheggaaa/pb/v3"
 	"github.com/opencontainers/go-digest"
@@ -97,7 +98,7 @@ func (b *Bars) Observe(e event.Event) {
 		delete(b.blobs, e.Digest)
 	case event.Retrying:
 		if e.Delay >= time.Second {
-			b.note, b.until = fmt.Sprintf("trying again in %s: %s: %s", round(e.Delay), e.What, e.Why), time.Now().Add(e.Delay)
+			b.note, b.until = printable.Sprintf("trying again in %s: %s: %s", round(e.Delay), e.What, e.Why), time.Now().Add(e.Delay)
 		}
 	case event.Composing:
 		b.disk = newBar(diskTemplate, e.Size)
@@ -114,7 +115,7 @@ func (b *Bars) Log(line string) {
 	width, _ := b.size()
 	b.erase(&out, width)
 	out.WriteString(line + "\n")
-	fmt.Fprint(b.w, out.String())
+	_, _ = b.w.Write(out.Bytes())
 	if !b.closed {
 		b.paint()
 	}
@@ -127,7 +128,7 @@ func (b *Bars) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.summed && b.tally.images > 0 {
-		fmt.Fprintln(b.w, b.tally.summary())
+		printable.Fprintf(b.w, "%s\n", b.tally.summary())
 	}
 	b.summed = true
 }
@@ -149,7 +150,7 @@ func (b *Bars) Hide() {
 	var out bytes.Buffer
 	width, _ := b.size()
 	b.erase(&out, width)
-	fmt.Fprint(b.w, out.String())
+	_, _ = b.w.Write(out.Bytes())
 }
 
 // erase moves to the first line on the screen that is ours and clears from
@@ -177,7 +178,7 @@ func (b *Bars) paint() {
 	if narrowed {
 		b.erase(&out, width)
 	} else if len(b.shown) > 0 {
-		fmt.Fprintf(&out, "\x1b[%dA\r", len(b.shown))
+		printable.Fprintf(&out, "\x1b[%dA\r", len(b.shown))
 	}
 	shown := make([]int, 0, len(lines))
 	for _, l := range lines {
@@ -188,7 +189,7 @@ func (b *Bars) paint() {
 		out.WriteString("\x1b[J")
 	}
 	b.shown = shown
-	fmt.Fprint(b.w, out.String())
+	_, _ = b.w.Write(out.Bytes())
 }
 
 // lines are the picture: each at most width wide, and fewer than height.
@@ -196,7 +197,7 @@ func (b *Bars) lines(width, height int) []string {
 	t := b.tally
 	var disk []string
 	if b.disk != nil {
-		b.disk.Set("head", "writing "+t.output).Set("bytes", amount(t.written, t.size)).SetCurrent(t.written)
+		b.disk.Set("head", "writing "+printable.Text(t.output)).Set("bytes", amount(t.written, t.size)).SetCurrent(t.written)
 		disk = []string{render(b.disk, width)}
 	}
 	if t.pulled+t.lost >= t.images { // nothing comes any more

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/printable"
 )
 
 // Plain writes lines: one for each image that is done, and now and then where
@@ -38,21 +39,21 @@ func (p *Plain) Observe(e event.Event) {
 	p.tally.add(e)
 	switch e := e.(type) {
 	case event.Pulled:
-		fmt.Fprintf(p.w, "pulled %s: %s fetched, %s reused\n", e.Image, Size(e.Fetched), Size(e.Reused))
+		printable.Fprintf(p.w, "pulled %s: %s fetched, %s reused\n", e.Image, Size(e.Fetched), Size(e.Reused))
 	case event.Waiting:
-		fmt.Fprintf(p.w, "waiting for blob %s: another process is fetching it\n", e.Digest)
+		printable.Fprintf(p.w, "waiting for blob %s: another process is fetching it\n", e.Digest)
 	case event.Retrying:
 		if e.Delay >= time.Second {
-			fmt.Fprintf(p.w, "trying again in %s: %s: %s\n", round(e.Delay), e.What, e.Why)
+			printable.Fprintf(p.w, "trying again in %s: %s: %s\n", round(e.Delay), e.What, e.Why)
 		}
 	case event.Written:
-		line := fmt.Sprintf("wrote %s, %s", e.Output, Size(e.Size))
+		line := printable.Sprintf("wrote %s, %s", e.Output, Size(e.Size))
 		if e.Cloned > 0 {
 			line += fmt.Sprintf(", of which %s take no space beside the store", Size(e.Cloned))
 		}
-		fmt.Fprintln(p.w, line)
+		printable.Fprintf(p.w, "%s\n", line)
 	case event.Converted:
-		fmt.Fprintf(p.w, "%s: %s: its manifest is %s in the archive\n", e.Image, e.Why, e.To)
+		printable.Fprintf(p.w, "%s: %s: its manifest is %s in the archive\n", e.Image, e.Why, e.To)
 	}
 	p.standing()
 }
@@ -65,12 +66,12 @@ func (p *Plain) standing() {
 	}
 	t := p.tally
 	rate := float64(t.got-p.before) / since.Seconds()
-	line := fmt.Sprintf("%d of %d images, %d of %d blobs, %s of %s, %s/s",
+	line := printable.Sprintf("%d of %d images, %d of %d blobs, %s of %s, %s/s",
 		t.pulled, t.images, t.blobsDone, t.blobs, Size(t.got), Size(t.want), Size(int64(rate)))
 	if rate > 0 && t.want > t.got {
 		line += fmt.Sprintf(", %s left", round(time.Duration(float64(t.want-t.got)/rate*float64(time.Second))))
 	}
-	fmt.Fprintln(p.w, line)
+	printable.Fprintf(p.w, "%s\n", line)
 	p.last, p.before = time.Now(), t.got
 }
 
@@ -78,7 +79,7 @@ func (p *Plain) standing() {
 func (p *Plain) Log(line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintln(p.w, line)
+	_, _ = io.WriteString(p.w, line+"\n")
 }
 
 // Hide implements Printer.
@@ -89,7 +90,7 @@ func (p *Plain) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed && p.tally.images > 0 {
-		fmt.Fprintln(p.w, p.tally.summary())
+		printable.Fprintf(p.w, "%s\n", p.tally.summary())
 	}
 	p.closed = true
 }

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/printable"
 
 	"github.com/opencontainers/go-digest"
 )
 
 // Printer shows events as they come. Log writes a line of its own among what
-// is shown. After Close nothing more is shown but log lines; it may be called
+// is shown, as it is: its caller has made it fit to print. After Close nothing more is shown but log lines; it may be called
 // again.
 type Printer interface {
 	event.Observer
@@ -65,7 +66,7 @@ func (t *tally) add(e event.Event) {
 		t.take(&flight{digest: e.Digest, image: "another process is fetching it", waiting: true})
 	case event.Fetching:
 		t.leave(e.Digest)
-		t.take(&flight{digest: e.Digest, image: e.Image, size: e.Size})
+		t.take(&flight{digest: e.Digest, image: printable.Text(e.Image), size: e.Size})
 	case event.Progress:
 		t.got += e.N
 		if f := t.flying[e.Digest]; f != nil {
@@ -169,7 +170,7 @@ type None struct{ W io.Writer }
 func (None) Observe(event.Event) {}
 
 // Log implements Printer.
-func (n None) Log(line string) { fmt.Fprintln(n.W, line) }
+func (n None) Log(line string) { _, _ = io.WriteString(n.W, line+"\n") }
 
 // Hide implements Printer.
 func (None) Hide() {}
@@ -198,7 +199,7 @@ func (j *JSON) Observe(e event.Event) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	fmt.Fprintf(j.w, "%s\n", line)
+	_, _ = j.w.Write(append(printable.JSON(line), '\n'))
 }
 
 // Log implements Printer: a line that is no event is a warning.
