@@ -36,10 +36,10 @@ func TestGoldenArchives(t *testing.T) {
 	}
 	quiet := standardStreams()
 	var err error
-	if quiet.out, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+	if quiet.out.file, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = quiet.out.Close() })
+	t.Cleanup(func() { _ = quiet.out.file.Close() })
 	store := filepath.Join(t.TempDir(), "store")
 	var sums strings.Builder
 	for _, c := range []struct {

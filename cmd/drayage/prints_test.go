@@ -9,20 +9,22 @@ import (
 // raw are the functions that write to people otherwise than by printable.Fprintf or through a
 // stream: each makes what it shows of others fit to print by itself, or shows nothing of others.
 var raw = []string{
-	"cmd/drayage.Write",       // stream's own
-	"cmd/drayage.archive",     // bytes, which are refused to terminals
-	"cmd/drayage.document",    // the text of a file; on terminals through the stream
-	"cmd/drayage.drawn",       // for the two below
-	"cmd/drayage.json",        // by printable.JSON
-	"cmd/drayage.Fd",          // writes nothing
-	"cmd/drayage.display",     // gives it to the printers
+	"cmd/drayage.Write", // stream's own, and those below
+	"cmd/drayage.archive",
+	"cmd/drayage.document",
+	"cmd/drayage.drawn",
+	"cmd/drayage.json",
+	"cmd/drayage.Fd",
+	"cmd/drayage.open",        // an archive
+	"cmd/drayage.show",        // a manifest as the registry has it
+	"cmd/drayage.toFile",      // a report
+	"cmd/drayage.display",     // for the printers
 	"cmd/drayage.tellReading", // numbers, and the codes to draw over them
 	"cmd/drayage.report",      // oneLine's, with a colour before it
 	"cmd/drayage.fail",        // report's lines
 	"cmd/drayage.row",         // cells by printable.Text
 	"cmd/drayage.plainUsage",  // of our own flags
 	"cmd/drayage.replace",     // a file
-	"cmd/drayage.open",        // a package's outputs
 	"cmd/drayage.warmSchemaCommand",
 	"cmd/drayage/progress.Log",   // display's lines, with colours
 	"cmd/drayage/progress.erase", // codes
@@ -77,12 +79,9 @@ func bare(n ast.Node) string {
 			return "a stream's file"
 		}
 	}
-	if slices.Contains([]string{"archive", "document", "drawn"}, name) {
-		if stream, ok := sel.X.(*ast.SelectorExpr); ok && (stream.Sel.Name == "out" || stream.Sel.Name == "err") {
-			if name == "drawn" {
-				return "a stream's file"
-			}
-		}
+	stream, ok := sel.X.(*ast.SelectorExpr)
+	if ok && (stream.Sel.Name == "out" || stream.Sel.Name == "err") && slices.Contains([]string{"file", "archive", "document", "drawn"}, name) {
+		return "what a stream writes to"
 	}
 	return ""
 }
