@@ -179,6 +179,13 @@ func clearPart(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if errors.Is(err, fs.ErrPermission) { // say why
+		if info, errStat := os.Lstat(path); errStat == nil {
+			if uid, ok := durable.Owner(info); ok && uid != os.Geteuid() {
+				return &fs.PathError{Op: "open", Path: path, Err: fmt.Errorf("%w (user id %d)", durable.ErrForeign, uid)}
+			}
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func FuzzLists(f *testing.F) {
 			path  string
 			stdin io.Reader
 		}{{path, nil}, {"-", bytes.NewReader(raw)}} {
-			digests, refs, with, err := readSince(t.Context(), in.path, in.stdin)
+			digests, refs, with, err := readSince(t.Context(), in.path, in.stdin, 0)
 			printed(t, err)
 			if slices.ContainsFunc(digests, func(d digest.Digest) bool { return d.Validate() != nil }) {
 				t.Errorf("it carried %q", digests)
