@@ -265,7 +265,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 		if err := i.notes.add(costOfBlob); err != nil {
 			return err
 		}
-		if has, err := i.lease.Has(ocispec.Descriptor{Digest: want, Size: m.size}); err == nil && has {
+		if has, err := i.has(ocispec.Descriptor{Digest: want, Size: m.size}); err == nil && has {
 			delete(i.rotten, want)
 			b := i.blobs[want] // what is here was verified: the archive's copy isn't needed
 			b.size, b.named = m.size, true

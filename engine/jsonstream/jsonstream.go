@@ -46,10 +46,15 @@ func (s *Reader) Blank() bool {
 
 // Null passes over a null, if one is next.
 func (s *Reader) Null() bool {
-	if c, err := s.peek(); err != nil || c != 'n' {
+	const null = "null"
+	if _, err := s.peek(); err != nil {
 		return false
 	}
-	return s.Skip() == nil
+	if next, err := s.r.Peek(len(null)); err != nil || string(next) != null {
+		return false
+	}
+	_, err := s.r.Discard(len(null))
+	return err == nil
 }
 
 // peek is the next byte that is no white space. The error is io.EOF at the end.
