@@ -24,9 +24,9 @@ type reservation struct {
 type span struct{ from, to int64 }
 
 const (
-	leastAhead = 1 << 20
+	leastAhead = 4 << 20
 	mostAhead  = 32 << 20
-	aheadShare = 8 // a part of what was written
+	aheadShare = 4 // a part of what was written
 )
 
 // reserve has the space of n bytes reserved that are to be written at an offset of a file that is

@@ -42,7 +42,7 @@ func begin(t *testing.T, l *blobstore.Lease, d ocispec.Descriptor, start []byte)
 // A blob takes of the disk what has arrived of it, and little more, wherever that is in it.
 func TestSpaceFollowsWhatArrives(t *testing.T) {
 	s, l := open(t, filepath.Join(t.TempDir(), "store"))
-	const size, most = 1 << 30, 3 << 20 // bytes, for each place that is written at
+	const size, most = 1 << 30, 6 << 20 // bytes, for each place that is written at
 	if room(t, s) < size {
 		t.Skip("the disk has no room for what is announced")
 	}
