@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -479,4 +480,37 @@ func bothWays(t *testing.T, to string, answer http.HandlerFunc) string {
 		}
 	}
 	return sorted(t, pass(to), pass(plain.Listener.Addr().String()))
+}
+
+// TestExaminersGoWhereRegistriesMayLead: connections and requests that are made to look at what a
+// registry leads to go no further than those of pulls.
+func TestExaminersGoWhereRegistriesMayLead(t *testing.T) {
+	var asked atomic.Bool
+	target := at(t, "127.0.0.1", func(http.ResponseWriter, *http.Request) { asked.Store(true) })
+	host := at(t, outside(t), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
+	c := client(t, registry.Options{PlainHTTP: true})
+	ref := parse(t, host+"/team/app:1")
+	if err := lists(t, c, host)["manifest"](); !errors.Is(err, registry.ErrNotFound) {
+		t.Fatal(err)
+	}
+	for _, follower := range []*registry.Client{c, client(t, registry.Options{PlainHTTP: true})} {
+		follower.Follow(c, ref)
+		if conn, err := follower.Dial(t.Context(), ref, "tcp", target); err == nil {
+			_ = conn.Close()
+			t.Error("a connection was made")
+		}
+		u := &url.URL{Scheme: "http", Host: target, Path: "/x"}
+		if resp, err := follower.Elsewhere(t.Context(), http.MethodGet, ref, u, nil); err == nil {
+			_ = resp.Body.Close()
+			t.Error("a request was sent")
+		}
+		conn, err := follower.Dial(t.Context(), ref, "tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+	}
+	if asked.Load() {
+		t.Error("it was asked")
+	}
 }
