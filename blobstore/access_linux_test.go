@@ -33,7 +33,7 @@ func TestAnothersStoreIsNamedAsThat(t *testing.T) {
 		t.Skip("this takes root")
 	}
 	const stranger = 54321
-	above, err := os.MkdirTemp("", "drayage-access-")
+	above, err := os.MkdirTemp("", "drayage-access-") //nolint:usetesting // other users may not enter t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}

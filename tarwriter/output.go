@@ -586,7 +586,7 @@ func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress f
 	}
 	defer func() {
 		if err != nil {
-			d.root.Remove(part)
+			_ = d.root.Remove(part) // the error is told
 		}
 	}()
 	if m.Link != "" {
@@ -628,14 +628,14 @@ func (d *Dir) Close() error {
 	}
 	err := d.unmark()
 	for _, path := range d.written {
-		d.root.Remove(path)
+		_ = d.root.Remove(path)
 		for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
-			d.root.Remove(dir) // refused, as it should be, while something is in it
+			_ = d.root.Remove(dir) // refused, as it should be, while something is in it
 		}
 	}
 	if d.made {
 		for _, sub := range []string{"blobs/sha256", "blobs"} { // of OCI layouts; others have the folders of what they wrote
-			d.root.Remove(sub)
+			_ = d.root.Remove(sub)
 		}
 		os.Remove(d.path)
 	}

@@ -34,7 +34,7 @@ func TestPartsOfTwoUsers(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("this takes root")
 	}
-	shared, err := os.MkdirTemp("", "drayage-shared-")
+	shared, err := os.MkdirTemp("", "drayage-shared-") //nolint:usetesting // other users may not enter t.TempDir
 	must(t, err)
 	defer os.RemoveAll(shared)
 	must(t, os.Chmod(shared, fs.ModeSticky|0o777))

@@ -40,7 +40,7 @@ var planted = map[string]func(t *testing.T, path string) string{
 		must(t, err)
 		t.Cleanup(func() { syscall.Close(fd) })
 		// Names of sockets are short: it is bound by a short one, and renamed.
-		dir, err := os.MkdirTemp("", "s")
+		dir, err := os.MkdirTemp("", "s") //nolint:usetesting // names of sockets are short
 		must(t, err)
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		must(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: filepath.Join(dir, "s")}))
