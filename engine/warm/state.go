@@ -1,9 +1,13 @@
 package warm
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"time"
+
+	"drayage/engine/jsonstream"
+	"drayage/engine/limits"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -51,7 +55,17 @@ const mostHistory = 20
 // ReadState reads a state; what can't be read is as if absent.
 func ReadState(raw []byte, group string) State {
 	var s State
-	if json.Unmarshal(raw, &s) != nil || s.Version != stateVersion || s.Group != group {
+	in := jsonstream.New(bytes.NewReader(raw), nil)
+	err := in.EndAfter(in.Document(&s, map[string]func() error{"images": func() error {
+		if len(s.Images) >= limits.ListImages {
+			return jsonstream.ErrTooMuch
+		}
+		var i Image
+		_, err := in.Entry(&i, nil)
+		s.Images = append(s.Images, i)
+		return err
+	}}))
+	if err != nil || s.Version != stateVersion || s.Group != group {
 		return State{Version: stateVersion, Group: group}
 	}
 	return s
