@@ -58,9 +58,6 @@ type Room struct {
 	ended bool
 }
 
-// firstRoom is how many bytes are taken for a blob before any arrives.
-const firstRoom = 8 << 20
-
 // Begin announces a blob, whose room is to be ended. It is a *BudgetError when the blob is larger
 // than the budget, or there is no room to begin with it.
 func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor) (*Room, error) {

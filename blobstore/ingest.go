@@ -136,7 +136,13 @@ func (in *Ingest) open() (err error) {
 			return err
 		}
 	}
-	return in.data.Truncate(in.desc.Size)
+	if err := in.data.Truncate(in.desc.Size); err != nil {
+		return err
+	}
+	if err := in.space.begin(in.data, in.desc.Size); err != nil {
+		return fmt.Errorf("reserving space for %s: %w", d, err)
+	}
+	return nil
 }
 
 // WriteAt implements io.WriterAt.

@@ -24,10 +24,19 @@ type reservation struct {
 type span struct{ from, to int64 }
 
 const (
+	firstRoom  = 16 << 20 // of a blob, before any of it comes: most are no larger
 	leastAhead = 4 << 20
 	mostAhead  = 32 << 20
 	aheadShare = 4 // a part of what was written
 )
+
+// begin has the space of a file's beginning reserved.
+func (r *reservation) begin(f durable.File, size int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ranges = []span{{0, min(size, firstRoom)}}
+	return f.Reserve(0, min(size, firstRoom))
+}
 
 // reserve has the space of n bytes reserved that are to be written at an offset of a file that is
 // going to have a size.
@@ -139,6 +148,5 @@ func (c *coming) others(s *Store, but digest.Digest) (n int64) {
 // promised is how many bytes more a blob is believed to need of which some are there: as many again,
 // and somewhat more. What is announced beyond that may never come, and keeps nobody out.
 func promised(size, there int64) int64 {
-	const first = 8 << 20
-	return max(0, min(size-there, there+first))
+	return max(0, min(size-there, there+firstRoom))
 }
