@@ -224,6 +224,7 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	b := blobstore.NewBudget(s.store, most, func() (func(string) bool, error) {
 		return func(name string) bool { return name == "a.example/pinned:1" }, nil
 	})
+	b.Wait = time.Millisecond
 	images := func() int {
 		roots, err := s.store.Roots()
 		if err != nil {
@@ -283,7 +284,7 @@ func TestBudgetFollowsWhatArrives(t *testing.T) {
 		return len(roots)
 	}
 	var rooms []*blobstore.Room
-	for i := range 3 {
+	for i := range 2 {
 		r, err := b.Begin(t.Context(), announced(fmt.Sprint("much ", i), most-1))
 		if err != nil {
 			t.Fatal(err)
@@ -306,6 +307,50 @@ func TestBudgetFollowsWhatArrives(t *testing.T) {
 	for _, r := range rooms {
 		r.End()
 	}
+}
+
+// Blobs that are on their way, and may be anything, take at most half of a budget from what is
+// here; one that begins then waits for its turn. The first may have all.
+func TestBudgetKeepsHalfFromWhatIsOnItsWay(t *testing.T) {
+	s := newShelf(t)
+	s.image("a.example/used:1", strings.Repeat("u", 1<<20))
+	const most = 256 << 20
+	b := blobstore.NewBudget(s.store, most, nil)
+	begin := func(name string) *blobstore.Room {
+		t.Helper()
+		r, err := b.Begin(t.Context(), announced(name, most/4*3))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first, second := begin("first"), begin("second")
+	if err := second.Grow(t.Context(), 60<<20); err != nil {
+		t.Error(err)
+	}
+	var over *blobstore.BudgetError
+	if err := second.Grow(t.Context(), most/2); !errors.As(err, &over) {
+		t.Errorf("more than half: %v", err)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		r, err := b.Begin(t.Context(), announced("third", most/2))
+		if err == nil {
+			r.End()
+		}
+		waited <- err
+	}()
+	if _, err := s.store.Root("a.example/used:1"); err != nil {
+		t.Error(err)
+	}
+	second.End()
+	if err := <-waited; err != nil {
+		t.Errorf("the third, when the second has ended: %v", err)
+	}
+	if err := first.Grow(t.Context(), most/8*5); err != nil {
+		t.Errorf("the first: %v", err)
+	}
+	first.End()
 }
 
 // A descriptor with a size that is not its blob's costs a comparison, however often it comes.

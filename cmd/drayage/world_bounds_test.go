@@ -129,7 +129,7 @@ func TestWorldBounds(t *testing.T) {
 		w.write("in/\x1b[31mbase.tar", string(tarOf(t, append(blobParts(one), layoutPart, indexPart(t, one, "app:1"))...)))
 		w.want(w.run("store", "import", "in/\x1b[31mbase.tar"), 0)
 		w.want(w.run("pull", "-q", w.image), 0)
-		w.want(w.run("store", "ls"), 0, "\tarchive [31mbase.tar\n", "!\x1b")
+		w.want(w.run("store", "ls"), 0, "\tarchive \\x1b[31mbase.tar\n", "!\x1b")
 		var listed []struct {
 			Name string
 			From struct{ Kind, Where string }
