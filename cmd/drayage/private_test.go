@@ -89,6 +89,10 @@ groups:
 		}
 	}
 
+	if _, counts := get("ann", "/metrics"); !strings.Contains(counts, `drayage_serve_refused_total{why="private"} 4`) {
+		t.Errorf("what was kept from bob is not counted: %s", counts)
+	}
+
 	// A transfer is told to those who may see its image.
 	release := make(chan struct{})
 	w.reg.Break("/secret/other/blobs/"+other.Layers[0].Digest.String(), 1000, between(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {

@@ -83,14 +83,14 @@ func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a asked, d di
 	}
 	if !h.through(a.user, ref) {
 		if h.o.Private != nil && !shown {
-			h.refuseDigest(a, ref, d)
+			h.refuseDigest(r.Context(), a, ref, d)
 		}
 		return nil, "", errNoBlob
 	}
 	if v != nil && !v.open(h.o.Private, ref, d) { // what another's image has, or is being fetched for it, is no part of this one
 		if err := h.o.Upstream.Holds(r.Context(), ref, d, false); err != nil {
 			if !shown {
-				h.refuseDigest(a, ref, d)
+				h.refuseDigest(r.Context(), a, ref, d)
 			}
 			return nil, "", fromUpstream(err, errNoBlob)
 		}

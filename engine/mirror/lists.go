@@ -74,7 +74,7 @@ func (h *Handler) tags(w http.ResponseWriter, r *http.Request, a asked, rest str
 // listTags are the tags of a repository, sorted.
 func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, a asked, ref reference.Image) ([]string, error) {
 	if !h.may(a.user, ref) {
-		h.refuse(a, ref)
+		h.refuse(r.Context(), a, ref)
 		return nil, errNoName
 	}
 	var fault error
@@ -165,7 +165,7 @@ func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a asked, tex
 	if err != nil {
 		return err
 	}
-	h.refuse(a, ref)
+	h.refuse(r.Context(), a, ref)
 	q := r.URL.Query()
 	list, fault := h.upstreamReferrers(r.Context(), a, ref, subject)
 	if fault != nil || list == nil {

@@ -93,9 +93,9 @@ type Options struct {
 	Allowed  func(registry string) bool
 	// Private says who may see what. To others it is as if it weren't there.
 	Private *Private
-	// Refused, if not nil, is told of each request that Private refuses: the user, "" for nobody,
-	// and what was asked for.
-	Refused func(user, what, why string)
+	// Refused, if not nil, is told of each request that Private refuses: its context, the user, ""
+	// for nobody, and what was asked for.
+	Refused func(ctx context.Context, user, what string)
 	// Served, if not nil, is told of each manifest and blob that is served.
 	Served func(kind string, from Hit)
 }
@@ -118,7 +118,7 @@ func New(o Options) *Handler {
 		o.Served = func(string, Hit) {}
 	}
 	if o.Refused == nil {
-		o.Refused = func(string, string, string) {}
+		o.Refused = func(context.Context, string, string) {}
 	}
 	return &Handler{o: o, views: views{store: o.Store, registry: o.Registry}, known: knownReferrers{store: o.Store}, used: useNotes{store: o.Store}}
 }
@@ -364,20 +364,20 @@ func (h *Handler) through(user string, ref reference.Image) bool {
 }
 
 // refuse tells of a refusal, if it is one: of an image that is another's.
-func (h *Handler) refuse(a asked, ref reference.Image) {
+func (h *Handler) refuse(ctx context.Context, a asked, ref reference.Image) {
 	if !h.may(a.user, ref) {
-		h.o.Refused(a.user, ref.Name(), "it is private, and the user isn't among those who may see it")
+		h.o.Refused(ctx, a.user, ref.Name())
 	}
 }
 
 // refuseDigest tells of a refusal, if it is one: of something that the store has for others.
-func (h *Handler) refuseDigest(a asked, ref reference.Image, d digest.Digest) {
+func (h *Handler) refuseDigest(ctx context.Context, a asked, ref reference.Image, d digest.Digest) {
 	if !h.may(a.user, ref) {
-		h.refuse(a, ref)
+		h.refuse(ctx, a, ref)
 		return
 	}
 	if _, err := h.o.Store.Stat(d); err == nil {
-		h.o.Refused(a.user, ref.Name(), "no image that the user may see has it in it")
+		h.o.Refused(ctx, a.user, ref.Name())
 	}
 }
 
@@ -432,7 +432,7 @@ func (h *Handler) findManifest(ctx context.Context, a asked, ref reference.Image
 	case h.o.Private == nil:
 	case ref.Digest() == "":
 		if !h.may(a.user, ref) {
-			h.refuse(a, ref)
+			h.refuse(ctx, a, ref)
 			return Manifest{}, "", errNoManifest
 		}
 	default:
@@ -470,11 +470,11 @@ func (h *Handler) guardManifest(ctx context.Context, a asked, ref reference.Imag
 	case v.shows(h.o.Private, a.user, d): // of another repository: it becomes no part of this one
 		return false, nil
 	case !through:
-		h.refuseDigest(a, ref, d)
+		h.refuseDigest(ctx, a, ref, d)
 		return false, errNoManifest
 	default:
 		if err := h.o.Upstream.Holds(ctx, ref, d, true); err != nil {
-			h.refuseDigest(a, ref, d)
+			h.refuseDigest(ctx, a, ref, d)
 			return false, fromUpstream(err, errNoManifest)
 		}
 		return true, nil

@@ -2,6 +2,7 @@ package mirror_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -132,7 +133,7 @@ func guard(t *testing.T, texts ...string) *guarded {
 		}
 	}
 	g.images["signature"] = signature
-	o := mirror.Options{Store: g.store, Refused: func(user, what, why string) {
+	o := mirror.Options{Store: g.store, Refused: func(_ context.Context, user, what string) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.refused = append(g.refused, user+" "+what)

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"log/slog"
 	"strings"
 	"sync"
@@ -38,7 +39,13 @@ type refusal struct {
 }
 
 // whys are all kinds of refusals, as metrics have them.
-var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams"}
+var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", whyPrivate}
+
+// whyPrivate: to who asked it is as if it weren't there.
+const whyPrivate = "private"
+
+// Private notes that a mirror keeps something from who asks, by the context of the request.
+func Private(ctx context.Context, _, _ string) { visitOf(ctx).why = whyPrivate }
 
 // NewRefusals begins to count. Close it when done.
 func NewRefusals(log *slog.Logger) *Refusals {
