@@ -61,6 +61,9 @@ func lists() map[string][3]string {
 
 // Whatever the lists of an archive have in them, it takes little memory to refuse it.
 func TestListsOfArchivesTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	const size = 8 << 20 // unpacked
 	try := func(t *testing.T, what string, raw []byte) {
 		s := openStore(t)
@@ -116,6 +119,9 @@ func TestListsOfArchivesTakeLittleMemory(t *testing.T) {
 
 // Members that are nothing but names take little memory, too.
 func TestNamesOfMembersTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	in, out := io.Pipe()
 	done := make(chan struct{})
 	go func() {
@@ -248,6 +254,9 @@ func TestWhatOthersNeedStays(t *testing.T) {
 }
 
 func TestRatioOfArchivesAndLayers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	zeros := make([]byte, limits.RatioFrom+(1<<20))
 	padded := registrytest.Build("linux/amd64", packed(t, pack(t, entry{name: "zeros", text: string(zeros)})))
 	bare := registrytest.Build("linux/amd64", registrytest.Layer(1, 100))
@@ -472,6 +481,9 @@ func TestNamesAreReplacedOrRefused(t *testing.T) {
 
 // A descriptor with a wrong size costs a comparison, however many images have it.
 func TestManyImagesWithOneLayer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	layer := registrytest.Unpacked(registrytest.Layer(1, 1000))
 	config := []byte(`{"os":"linux","architecture":"amd64"}`)
 	var parts []string

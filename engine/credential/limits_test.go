@@ -17,6 +17,9 @@ func nothing(...string) {}
 
 // TestFilesOfLoginsTakeLittleMemory: whatever is in config.json, auth.json or DOCKER_AUTH_CONFIG.
 func TestFilesOfLoginsTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	texts := make(map[string][]byte)
 	for _, key := range []string{"auths", "credHelpers"} {
 		for name, text := range limitstest.Texts(`{"`+key+`":`, `}`, limits.LoginBytes-10) {
@@ -70,6 +73,9 @@ func TestFilesOfLoginsTakeLittleMemory(t *testing.T) {
 
 // TestHelpersTakeLittleMemory: whatever a credential helper says.
 func TestHelpersTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	dir := t.TempDir()
 	t.Setenv("HOME", dir)
 	t.Setenv("DOCKER_CONFIG", dir)

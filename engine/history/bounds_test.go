@@ -12,6 +12,9 @@ import (
 
 // Whatever a record is, reading it takes little memory.
 func TestReadTakesLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	read := func(name string, raw []byte) {
 		if peak := limitstest.Peak(func() {
 			if _, err := history.Read(bytes.NewReader(raw)); err != nil && (len(err.Error()) > 400 || strings.ContainsAny(err.Error(), "\n\x1b")) {

@@ -45,6 +45,9 @@ func places() map[string][2]string {
 
 // Whatever a document is, reading it takes little memory.
 func TestDecodersOfDocumentsTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	want, err := image.ParsePlatform("linux/amd64")
 	if err != nil {
 		t.Fatal(err)

@@ -151,6 +151,9 @@ func TestImagesAreHeldToTheLimits(t *testing.T) {
 
 // Many large indexes in one: what is held of them is bounded.
 func TestNestedIndexesTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	one := `{"digest":"` + digest.FromString("x").String() + `","size":1,"mediaType":"` + ocispec.MediaTypeImageManifest + `","platform":{"os":"x","architecture":"y"},"annotations":{"a":"b"}}`
 	nested := []byte(`{"manifests":[` + times(9000, one) + `]}`)
 	r := newRegistry()
@@ -170,6 +173,9 @@ func TestNestedIndexesTakeLittleMemory(t *testing.T) {
 
 // An index of a thousand manifests, each with thousands of the same layers.
 func TestBlobsOfManyManifestsTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	img := new(plan.Image)
 	layers := make([]ocispec.Descriptor, limits.Descriptors)
 	for i := range layers {

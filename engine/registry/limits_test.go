@@ -48,6 +48,9 @@ func lists(t *testing.T, c *registry.Client, host string) map[string]func() erro
 // TestAnswersTakeLittleMemory: whatever a registry or a token server answers, with whatever
 // status. (What decodes manifests has tests of its own.)
 func TestAnswersTakeLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	var text atomic.Pointer[[]byte]
 	var status atomic.Int64
 	host := answering(t, func(w http.ResponseWriter, r *http.Request) {
@@ -348,6 +351,9 @@ func drip(w http.ResponseWriter, r *http.Request) {
 
 // TestHostsTOMLTakesLittleMemory: whatever is in hosts.toml.
 func TestHostsTOMLTakesLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	fill := func(unit string) string { return strings.Repeat(unit, limits.HostsBytes/len(unit)) }
 	numbered := func(format string) string {
 		var b strings.Builder

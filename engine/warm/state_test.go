@@ -9,6 +9,9 @@ import (
 
 // Whatever a note of the store is, reading it as a group's state takes little memory.
 func TestReadStateTakesLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes minutes on an emulated processor")
+	}
 	for _, unit := range []string{`{}`, `{"history":[{},{}]}`, `""`} {
 		raw := limitstest.Filled(`{"version":1,"group":"g","images":[`, unit, `]}`, 4<<20)
 		limitstest.Within(t, limitstest.Most, func() { warm.ReadState(raw, "g") })

@@ -90,7 +90,7 @@ const (
 // ReadPasswords reads a file.
 func ReadPasswords(path string) (*Passwords, error) {
 	p := &Passwords{
-		path: path, tries: make(chan struct{}, runtime.GOMAXPROCS(0)), reading: make(chan struct{}, 1),
+		path: path, tries: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), reading: make(chan struct{}, 1),
 		wrong: newBuckets(1/wrongEvery.Seconds(), wrongAtOnce, mostWrong), of: make(map[netip.Prefix]int),
 	}
 	u, err := readUsers(path, nil)
