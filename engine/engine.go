@@ -14,6 +14,7 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
@@ -56,6 +57,8 @@ type Options struct {
 	// refuse the image: before its first byte, rather than when the disk is full.
 	// One call at a time.
 	Room func(img *plan.Image, toFetch int64) error
+	// Work, if not nil, bounds how many documents a Through decodes at once.
+	Work *limits.Work
 	// Budget, if not nil, is what a Through keeps its store below: each blob is announced to it
 	// before it is fetched.
 	Budget *blobstore.Budget

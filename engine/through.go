@@ -238,7 +238,8 @@ func (t *Through) handle(ctx context.Context, d digest.Digest, hold func(image.D
 	if err != nil {
 		return mirror.Manifest{}, err
 	}
-	doc, err := image.DecodeVerified(raw, d)
+	var doc image.Document
+	t.opts.Work.Do(func() { doc, err = image.DecodeVerified(raw, d) })
 	if err != nil {
 		return mirror.Manifest{}, err
 	}
@@ -459,7 +460,8 @@ func (t *Through) gather(ctx context.Context, g *gathering, doc image.Document) 
 		if err != nil {
 			continue
 		}
-		child, err := image.DecodeVerified(raw, d.Digest)
+		var child image.Document
+		t.opts.Work.Do(func() { child, err = image.DecodeVerified(raw, d.Digest) })
 		if err != nil || child.Index != nil { // an index in an index is looked at when it is asked for
 			continue
 		}

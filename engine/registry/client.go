@@ -78,6 +78,8 @@ type Options struct {
 	// Allowed are addresses to which registries may lead that are elsewhere themselves: of
 	// private networks or this machine, as ParseAllowed reads them.
 	Allowed []netip.Prefix
+	// Work, if not nil, bounds how many large answers are decoded at once.
+	Work *limits.Work
 	// Grace is how long the body of an answer that is no blob may take before it is held against
 	// limits.AnswerRate; 0 means limits.AnswerGrace.
 	Grace time.Duration

@@ -67,7 +67,8 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
 		}
 	}
-	doc, err := image.Decode(raw)
+	var doc image.Document
+	c.opts.Work.Do(func() { doc, err = image.Decode(raw) })
 	if err != nil && got.elsewhere != "" {
 		return image.Document{}, fmt.Errorf("%w: what %s sends is none", image.ErrInvalid, got.elsewhere)
 	}

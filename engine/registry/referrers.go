@@ -44,7 +44,8 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		if err != nil {
 			return nil, fmt.Errorf("what refers to %s: %w", subject, err)
 		}
-		page, err := readReferrers(raw)
+		var page []ocispec.Descriptor
+		c.opts.Work.Do(func() { page, err = readReferrers(raw) })
 		if errors.Is(err, image.ErrInvalid) && !ownWords(resp) {
 			return nil, fmt.Errorf("what refers to %s: %w: what %s sends is no list", subject, image.ErrInvalid, resp.Request.URL.Host)
 		}

@@ -24,7 +24,7 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 	at := c.home(ref)
 	path := fmt.Sprintf("/tags/list?n=%d", tagsPerPage)
 	seen := map[string]bool{path: true}
-	list := newTagList()
+	list := newTagList(c.opts.Work)
 	for page := 1; ; page++ {
 		resp, err := c.send(ctx, http.MethodGet, at, path, http.Header{"Accept": {"application/json"}}, http.StatusOK)
 		var e *Error
@@ -77,10 +77,11 @@ type tagList struct {
 	bytes int
 	seed  maphash.Seed
 	known map[uint64]struct{} // by their hashes: a million names would take twice the memory
+	work  *limits.Work
 }
 
-func newTagList() *tagList {
-	return &tagList{seed: maphash.MakeSeed(), known: make(map[uint64]struct{})}
+func newTagList(work *limits.Work) *tagList {
+	return &tagList{work: work, seed: maphash.MakeSeed(), known: make(map[uint64]struct{})}
 }
 
 // read adds a page, value by value: a page of nothing but small values would take many times its
@@ -95,18 +96,20 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 	if err != nil {
 		return err
 	}
-	start := &beginning{Reader: body}
+	start := &beginning{Reader: l.work.Reader(body)}
 	counted := &counted{Reader: start}
 	found := false
-	err = eachField(json.NewDecoder(&tokens{Reader: counted, most: limits.NameBytes}), func(key string, d *json.Decoder) error {
-		if key != "tags" {
-			return skipValue(d)
-		}
-		if found {
-			return fmt.Errorf("%w: it has two", errTags)
-		}
-		found = true
-		return l.add(d)
+	l.work.Do(func() {
+		err = eachField(json.NewDecoder(&tokens{Reader: counted, most: limits.NameBytes}), func(key string, d *json.Decoder) error {
+			if key != "tags" {
+				return skipValue(d)
+			}
+			if found {
+				return fmt.Errorf("%w: it has two", errTags)
+			}
+			found = true
+			return l.add(d)
+		})
 	})
 	switch {
 	case counted.n > most:

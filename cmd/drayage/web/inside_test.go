@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,13 +51,16 @@ func TestChecksThatWaitAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		p, err := ReadPasswords(path)
+		p, err := ReadPasswords(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range cap(p.tries) { // checks that take long
-			p.tries <- struct{}{}
+		long := make(chan struct{})
+		var busy sync.WaitGroup
+		for range max(1, runtime.GOMAXPROCS(0)/2) { // checks that take long
+			busy.Go(func() { p.work.Do(func() { <-long }) })
 		}
+		synctest.Wait()
 		var waiting sync.WaitGroup
 		var good, wrong atomic.Int32
 		ask := func(address, password string) {
@@ -86,9 +90,8 @@ func TestChecksThatWaitAreBounded(t *testing.T) {
 		if err := askFrom(t.Context(), p, "10.0.3.1", "ann", "one more"); !errors.Is(err, errChecks) {
 			t.Errorf("one more than may wait: %v", err)
 		}
-		for range cap(p.tries) {
-			<-p.tries
-		}
+		close(long)
+		busy.Wait()
 		waiting.Wait()
 		if good.Load() != 100 || wrong.Load() != mostChecks-1 || p.waiting != 0 || len(p.of) != 0 {
 			t.Errorf("%d good, %d wrong; then %d wait", good.Load(), wrong.Load(), p.waiting)

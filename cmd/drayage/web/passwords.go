@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
 
+	"drayage/engine/limits"
 	"drayage/engine/textfile"
 
 	"golang.org/x/crypto/bcrypt"
@@ -27,7 +27,7 @@ import (
 // found to be right. Few checks may wait. What is asked for by many at once is worked out once.
 type Passwords struct {
 	path    string
-	tries   chan struct{} // one for each hash that may be worked out at once
+	work    *limits.Work
 	reading chan struct{} // holds one while the file is read: a lock
 	wrong   *buckets      // of wrong passwords, by networks
 
@@ -87,10 +87,13 @@ const (
 	mostWrong = 20_000
 )
 
-// ReadPasswords reads a file.
-func ReadPasswords(path string) (*Passwords, error) {
+// ReadPasswords reads a file. Hashes are worked out by turns of work; nil is work of their own.
+func ReadPasswords(path string, work *limits.Work) (*Passwords, error) {
+	if work == nil {
+		work = limits.NewWork()
+	}
 	p := &Passwords{
-		path: path, tries: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), reading: make(chan struct{}, 1),
+		path: path, work: work, reading: make(chan struct{}, 1),
 		wrong: newBuckets(1/wrongEvery.Seconds(), wrongAtOnce, mostWrong), of: make(map[netip.Prefix]int),
 	}
 	u, err := readUsers(path, nil)
@@ -288,9 +291,9 @@ func (p *Passwords) try(u *users, user, password string) error {
 	if !known {
 		hash = u.dummy
 	}
-	p.tries <- struct{}{}
-	defer func() { <-p.tries }()
-	if bcrypt.CompareHashAndPassword(hash, []byte(password)) != nil || !known {
+	var err error
+	p.work.Do(func() { err = bcrypt.CompareHashAndPassword(hash, []byte(password)) })
+	if err != nil || !known {
 		return errPassword
 	}
 	return nil

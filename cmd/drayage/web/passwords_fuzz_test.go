@@ -32,7 +32,7 @@ func FuzzPasswords(f *testing.F) {
 		if err := os.WriteFile(path, raw, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p, err := web.ReadPasswords(path)
+		p, err := web.ReadPasswords(path, nil)
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\n\x1b") || strings.Contains(err.Error(), "$2") {
 				t.Errorf("not one line without hashes: %q", err)

@@ -83,7 +83,7 @@ func TestPasswordFileFailsClosed(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "users")
 		synctest.Test(t, func(t *testing.T) {
 			write(t, path, ann+bob)
-			p, err := web.ReadPasswords(path)
+			p, err := web.ReadPasswords(path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -124,7 +124,7 @@ func TestPasswordFileIsWatched(t *testing.T) {
 	ann := line(t, "ann", "s3cret")
 	synctest.Test(t, func(t *testing.T) {
 		write(t, path, ann)
-		p, err := web.ReadPasswords(path)
+		p, err := web.ReadPasswords(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func TestPasswordFileThatCanNotBeUsedIsRefused(t *testing.T) {
 	path := filepath.Join(dir, "users")
 	write(t, path, strings.Replace(line(t, "ann", "x"), "$04$", "$16$", 1))
 	for p, want := range map[string]string{path: "cost of 16", dir: "not a regular file", filepath.Join(dir, "absent"): "no such file"} {
-		if _, err := web.ReadPasswords(p); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := web.ReadPasswords(p, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", p, err, want)
 		}
 	}
@@ -171,7 +171,7 @@ func TestPasswordsAreComparedAsAWhole(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
 	long := strings.Repeat("a", 72)
 	write(t, path, line(t, "long", long)+line(t, "ann", "abc"))
-	p, err := web.ReadPasswords(path)
+	p, err := web.ReadPasswords(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestGuessesAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
 	write(t, path, line(t, "ann", "s3cret")+line(t, "bob", "other"))
 	synctest.Test(t, func(t *testing.T) {
-		p, err := web.ReadPasswords(path)
+		p, err := web.ReadPasswords(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
