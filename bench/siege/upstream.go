@@ -23,7 +23,7 @@ const (
 )
 
 // Upstream is a registry that does to who asks it what it can. Its repositories are what attacks
-// ask for; layer is that of honest, which holds it too.
+// ask for.
 func Upstream() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v2/wide/{kind}/{of}", func(w http.ResponseWriter, r *http.Request) {

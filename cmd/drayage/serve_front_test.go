@@ -129,6 +129,10 @@ func TestServeFollowsThePasswordFile(t *testing.T) {
 	}
 	until("gone", "/readyz", "", 503)
 	until("gone", "/v2/", "bob", 401)
+	if _, body := fetch(t, http.DefaultClient, "http://"+d.host+"/metrics"); body != "drayage_serve_password_file_ok 0\n" {
+		t.Errorf("metrics while nobody is let in:\n%s", body)
+	}
+	until("gone", "/warm/x", "bob", 401)
 	until("gone", "/healthz", "", 200)
 	write("ann" + line)
 	until("back", "/readyz", "", 200)

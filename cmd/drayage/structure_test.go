@@ -108,6 +108,36 @@ func sources(t *testing.T, f func(pkg string, file *ast.File)) {
 	}
 }
 
+// go test -fuzz wants a name that a package has once, its external tests included.
+func TestFuzzTestsHaveNamesOfTheirOwn(t *testing.T) {
+	seen := make(map[string]string)
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		for _, decl := range file.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || fn.Recv != nil || !strings.HasPrefix(fn.Name.Name, "Fuzz") {
+				continue
+			}
+			at := filepath.Dir(path) + "." + fn.Name.Name
+			if other := seen[at]; other != "" {
+				t.Errorf("%s is in %s and in %s", fn.Name.Name, other, path)
+			}
+			seen[at] = path
+		}
+		return nil
+	})
+	if err != nil || len(seen) < 20 {
+		t.Errorf("%d fuzz tests, %v", len(seen), err)
+	}
+}
+
 func TestImportsGoDownwardsOnly(t *testing.T) {
 	seen := 0
 	sources(t, func(pkg string, file *ast.File) {

@@ -820,6 +820,10 @@ func (i *importer) unpack(ctx context.Context, f file) (digest.Digest, squeeze.F
 	if d, ok := i.lease.Derived(f.digest, form); ok {
 		return d.DiffID, format, nil
 	}
+	if format == squeeze.Zstd { // one at a time: its window is memory, and it uses several processors itself
+		i.zstd.Lock()
+		defer i.zstd.Unlock()
+	}
 	hash := digest.SHA256.Hash()
 	if _, err := io.CopyBuffer(hash, i.options.MaxRatio.Reader(interruptible{ctx, in}, f.size), make([]byte, 1<<20)); err != nil {
 		if ctx.Err() != nil {

@@ -196,6 +196,8 @@ func itsFault(ctx context.Context, err error) bool {
 
 // importer is a run of Import.
 type importer struct {
+	zstd sync.Mutex // held while a layer is unpacked whose window may take much memory
+
 	options    Options
 	origin     blobstore.Origin
 	failed     []error // images that can't be had

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"sync"
 
 	"drayage/blobstore"
 	"drayage/engine/image"
@@ -113,6 +114,8 @@ func Expected(store *blobstore.Store, legacy bool, named []Named) (images []tarw
 
 // composer is a run of Images.
 type composer struct {
+	zstd sync.Mutex // held while a layer is unpacked whose window may take much memory
+
 	opts      Options
 	lease     *blobstore.Lease
 	blobs     Blobs

@@ -317,11 +317,15 @@ func (c *composer) convert(ctx context.Context, j job) (blobstore.Derived, error
 		return blobstore.Derived{}, err
 	}
 	defer f.Close()
-	in, _, err := squeeze.NewReader(f)
+	in, format, err := squeeze.NewReader(f)
 	if err != nil {
 		return blobstore.Derived{}, notALayer(err)
 	}
 	defer in.Close()
+	if format == squeeze.Zstd { // one at a time: its window is memory, and it uses several processors itself
+		c.zstd.Lock()
+		defer c.zstd.Unlock()
+	}
 	content := c.opts.MaxRatio.Reader(in, j.layer.Size)
 	d := blobstore.Derived{From: j.layer.Digest, Form: j.form}
 	if j.form == formDiffID {

@@ -73,6 +73,8 @@ const (
 	ListDigests = 200_000
 	// ReportBytes is the largest report of a pull or of a bench that is read, in bytes.
 	ReportBytes = 16 << 20
+	// WarmBytes is the largest file of groups to keep warm, in bytes.
+	WarmBytes = 4 << 20
 	// ReportEntries is how many entries the lists of a report may have together.
 	ReportEntries = 50_000
 )

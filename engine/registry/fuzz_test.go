@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzLink: whatever a Link header says, the next page is one of the same list.
-func FuzzLink(f *testing.F) {
+// FuzzNextPage: whatever a Link header says, the next page is one of the same list.
+func FuzzNextPage(f *testing.F) {
 	const list = "https://registry.example/v2/team/app/tags/list"
 	from, err := url.Parse(list + "?n=1000")
 	if err != nil {

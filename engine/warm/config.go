@@ -3,6 +3,7 @@
 package warm
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 
 	"github.com/robfig/cron/v3"
@@ -121,7 +123,14 @@ type Platform struct{ image.Platform }
 // Load reads a file's content. Errors tell the line.
 func Load(in io.Reader) (*Config, error) {
 	var c Config
-	d := yaml.NewDecoder(io.LimitReader(in, 1<<20))
+	raw, err := io.ReadAll(io.LimitReader(in, limits.WarmBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > limits.WarmBytes {
+		return nil, fmt.Errorf("it is larger than %d MiB", limits.WarmBytes>>20)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(raw))
 	d.KnownFields(true)
 	if err := d.Decode(&c); err != nil {
 		if errors.Is(err, io.EOF) {

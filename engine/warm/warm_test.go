@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"drayage/engine/limits"
 	"drayage/engine/reference"
 	"drayage/engine/warm"
 
@@ -581,5 +582,14 @@ func TestOnce(t *testing.T) {
 	}
 	if _, err := r.Once(t.Context(), []string{"c"}); err == nil {
 		t.Error("a group that isn't there")
+	}
+}
+
+// A file that is too large is refused, and not read in part.
+func TestLoadRefusesWhatIsTooLarge(t *testing.T) {
+	image := "    - registry.example/team/app:1\n"
+	text := "groups:\n- name: a\n  every: 1h\n  images:\n" + strings.Repeat(image, limits.WarmBytes/len(image))
+	if _, err := warm.Load(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), "larger than 4 MiB") {
+		t.Errorf("%v", err)
 	}
 }

@@ -53,8 +53,9 @@ const (
 	// pieceSize is how much is compressed at once: smaller pieces compress
 	// worse, larger ones take more memory, twice on each core.
 	pieceSize = 1 << 20
-	// maxWindow bounds the memory that a zstd stream may ask for: that of zstd --long.
-	maxWindow = 128 << 20
+	// MaxWindow is the largest window of a zstd stream that is read, in bytes: as much memory it
+	// takes. That of zstd -19 is a quarter of it.
+	MaxWindow = 32 << 20
 )
 
 // Writer compresses what is written to it, on as many cores as there are.
@@ -258,7 +259,7 @@ func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(in)), f, nil
 	case Zstd:
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(MaxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, f, err
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"drayage/tarwriter/squeeze"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // content is half noise and half not, so that pieces are of all sizes.
@@ -135,6 +137,38 @@ func TestDetect(t *testing.T) {
 	for _, head := range []string{"\xfd7zXZ\x00", "PK\x03\x04", "\x04\x22\x4d\x18"} {
 		if _, err := squeeze.Detect([]byte(head)); !errors.Is(err, squeeze.ErrFormat) {
 			t.Errorf("%q: %v", head, err)
+		}
+	}
+}
+
+// A window is memory that a stream asks for.
+func TestZstdWindowsAreBounded(t *testing.T) {
+	for _, c := range []struct {
+		window int
+		ok     bool
+	}{{8 << 20, true}, {squeeze.MaxWindow, true}, {2 * squeeze.MaxWindow, false}} {
+		var b bytes.Buffer
+		z, err := zstd.NewWriter(&b, zstd.WithWindowSize(c.window), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := content(1 << 20)
+		if _, err := z.Write(in); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(z.Flush(), z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		r, _, err := squeeze.NewReader(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := io.ReadAll(r)
+		if c.ok && (err != nil || !bytes.Equal(in, out)) || !c.ok && err == nil {
+			t.Errorf("a window of %d MiB: %d bytes, %v", c.window>>20, len(out), err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

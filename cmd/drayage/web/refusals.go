@@ -39,7 +39,7 @@ type refusal struct {
 }
 
 // whys are all kinds of refusals, as metrics have them.
-var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", whyPrivate}
+var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", "method", "query", "no-room", whyPrivate}
 
 // whyPrivate: to who asked it is as if it weren't there.
 const whyPrivate = "private"

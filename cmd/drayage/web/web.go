@@ -156,7 +156,13 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		defer s.streams.leave(v.from)
 	}
 	var err error
-	if user, err = s.admit(w, r, v); err != nil {
+	if user, err = s.admit(w, r, v); err != nil && r.URL.Path == "/metrics" && v.why == "password" && s.o.Passwords.Fault() != nil {
+		// Nobody has a password now, and whoever watches is to know: /readyz says no less.
+		w.Header().Del("WWW-Authenticate")
+		answer(w, http.StatusOK, "drayage_serve_password_file_ok 0\n")
+		return
+	}
+	if err != nil {
 		mirror.Fail(w, err)
 		return
 	}
@@ -240,6 +246,12 @@ func (v *visit) reason(status int) string {
 	switch status {
 	case http.StatusForbidden:
 		return "denied"
+	case http.StatusMethodNotAllowed:
+		return "method"
+	case http.StatusRequestURITooLong:
+		return "query"
+	case http.StatusInsufficientStorage:
+		return "no-room"
 	case http.StatusTooManyRequests:
 		return "busy" // upstream's
 	case http.StatusServiceUnavailable:
