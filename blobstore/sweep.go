@@ -28,6 +28,10 @@ type Keep struct {
 	Budget int64
 	// Pinned reports images that stay, whatever the above says; nil is none.
 	Pinned func(name string) bool
+	// Coming are half-fetched blobs that stay, and aren't counted.
+	Coming map[digest.Digest]bool
+	// Spare, if not zero, has images stay that were used since.
+	Spare time.Time
 	// Grace is how long a blob is kept that no image needs and that no image was removed
 	// with: it may be of a pull that was broken off. 0 means a day, less than that none.
 	Grace time.Duration
@@ -88,7 +92,9 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 		return Garbage{}, err
 	}
 	g := Garbage{found: now}
-	stay := func(r use) bool { return k.Pinned != nil && k.Pinned(r.Name) }
+	stay := func(r use) bool {
+		return k.Pinned != nil && k.Pinned(r.Name) || !k.Spare.IsZero() && r.used.After(k.Spare)
+	}
 	roots = slices.DeleteFunc(roots, func(r use) bool {
 		gone := k.Unused > 0 && now.Sub(r.used) > k.Unused && !stay(r)
 		if gone {
@@ -100,7 +106,7 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 	grace := cmp.Or(k.Grace, 24*time.Hour)
 	need := make(map[digest.Digest]bool) // by images that stay
 	var partials []found                 // that stay
-	partials, g.Partials = s.splitPartials(cmp.Or(k.Partials, s.partialAge), kept, now)
+	partials, g.Partials = s.splitPartials(cmp.Or(k.Partials, s.partialAge), kept, k.Coming, now)
 	for _, p := range partials {
 		g.LeftPartial += p.Size
 	}
@@ -504,8 +510,11 @@ func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
 
 // splitPartials tells half-fetched blobs that stay from those that nobody is at work on, and that
 // nobody has continued for some time.
-func (s *Store) splitPartials(age time.Duration, kept map[digest.Digest]bool, now time.Time) (stay []found, old []Stored) {
+func (s *Store) splitPartials(age time.Duration, kept, coming map[digest.Digest]bool, now time.Time) (stay []found, old []Stored) {
 	for _, p := range s.partials() {
+		if coming[p.Digest] {
+			continue
+		}
 		if !kept[p.Digest] && now.Sub(p.modified) > age {
 			old = append(old, p.Stored)
 		} else {

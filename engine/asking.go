@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"drayage/engine/mirror"
 	"drayage/engine/registry"
 
 	"golang.org/x/sync/semaphore"
@@ -46,13 +47,16 @@ func (t *turns) take(ctx context.Context, registry string) (over func(), err err
 // ask asks a registry when it is its turn, and waits for the whole answer for so long, and no
 // longer: bytes that come don't make it more.
 func ask[T any](ctx context.Context, t *turns, registryName string, within time.Duration, question func(context.Context) (T, error)) (answer T, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: %w: it has not answered within %s", registryName, registry.ErrUnavailable, within))
-	defer cancel()
-	over, err := t.take(ctx, registryName)
+	// To wait for a turn is nobody's fault but this mirror's.
+	waiting, stop := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: %w: too much is asked for at once", registryName, mirror.ErrBusy))
+	over, err := t.take(waiting, registryName)
+	stop()
 	if err != nil {
 		return answer, err
 	}
 	defer over()
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: %w: it has not answered within %s", registryName, registry.ErrUnavailable, within))
+	defer cancel()
 	if answer, err = question(ctx); err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

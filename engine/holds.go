@@ -88,7 +88,7 @@ func (t *Through) ask(ctx context.Context, ref reference.Image, d digest.Digest,
 		}
 		return upstreamError(err)
 	}
-	size, err := t.opts.Registry.BlobSize(ctx, ref, d)
+	size, err := t.manifests.BlobSize(ctx, ref, d)
 	if err != nil {
 		return upstreamError(err)
 	}
@@ -101,7 +101,7 @@ func (t *Through) ask(ctx context.Context, ref reference.Image, d digest.Digest,
 // takes reports whether what the store has of a digest may become part of an image. What it has for
 // others may not, unless the image's own registry has it there: else whoever can push a manifest
 // could have it list, and so show, what is another's.
-func (t *Through) takes(ref reference.Image, d digest.Digest, manifest bool) bool {
+func (t *Through) takes(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) bool {
 	if t.Withheld == nil || !t.Withheld(ref, d) {
 		return true
 	}
@@ -109,5 +109,5 @@ func (t *Through) takes(ref reference.Image, d digest.Digest, manifest bool) boo
 		return known.err == nil
 	}
 	// An image may list many: one that isn't taken now is once it is asked for.
-	return !t.proofs.isDown(ref) && t.Holds(t.ctx, ref, d, manifest) == nil
+	return !t.proofs.isDown(ref) && t.Holds(ctx, ref, d, manifest) == nil
 }

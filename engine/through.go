@@ -448,7 +448,7 @@ func (t *Through) gather(ctx context.Context, g *gathering, doc image.Document) 
 		if err != nil {
 			return err
 		}
-		if !has || !t.takes(g.ref, d.Digest, doc.Index != nil) {
+		if !has || !t.takes(ctx, g.ref, d.Digest, doc.Index != nil) {
 			continue
 		}
 		g.here = append(g.here, d.Digest)
