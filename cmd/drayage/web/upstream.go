@@ -71,6 +71,16 @@ func (u *Upstream) Tags(ctx context.Context, ref reference.Image) ([]string, err
 	return u.Upstream.Tags(ctx, ref)
 }
 
+// Holds implements mirror.Upstream.
+func (u *Upstream) Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
+	done, err := u.small.begin(ctx, fmt.Sprintf("holds %s/%s@%s", ref.Registry(), ref.Repository(), d), "")
+	if err != nil {
+		return err
+	}
+	defer done()
+	return u.Upstream.Holds(ctx, ref, d, manifest)
+}
+
 // Referrers implements mirror.Upstream.
 func (u *Upstream) Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
 	done, err := u.small.begin(ctx, fmt.Sprintf("referrers %s/%s@%s", ref.Registry(), ref.Repository(), subject), "")
