@@ -446,3 +446,42 @@ func TestUpstreamWorkIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// An edit of the file costs those nothing whose hash is what it was, and lets nobody stay whose is not.
+func TestEditsOfThePasswordFileForgetNoOther(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(users ...string) {
+		t.Helper()
+		text := ""
+		for _, u := range users {
+			text += u + ":" + string(hash) + "\n"
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("ann", "bob")
+	synctest.Test(t, func(t *testing.T) {
+		p, err := ReadPasswords(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, user := range []string{"ann", "bob"} {
+			if err := askFrom(t.Context(), p, "10.0.0.1", user, "s3cret"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("ann", "carol")
+		time.Sleep(time.Minute)
+		if u := p.current(); len(u.good) != 1 {
+			t.Errorf("%d are known to be right", len(u.good))
+		}
+		if err := askFrom(t.Context(), p, "10.0.0.1", "bob", "s3cret"); !errors.Is(err, errPassword) {
+			t.Errorf("who was removed: %v", err)
+		}
+	})
+}

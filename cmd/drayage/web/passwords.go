@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -46,9 +47,10 @@ type users struct {
 	hashes map[string][]byte
 	dummy  []byte // a hash that is tried for users that aren't there, so that it takes as long
 
-	mu        sync.Mutex
-	good, bad map[[sha256.Size]byte]bool // users with passwords that were right, or wrong
-	checks    map[[sha256.Size]byte]*check
+	mu     sync.Mutex
+	good   map[[sha256.Size]byte]string // users whose passwords were right, by both
+	bad    map[[sha256.Size]byte]string // users whose passwords were wrong
+	checks map[[sha256.Size]byte]*check
 }
 
 // check is one that is worked out, for all who wait for it.
@@ -190,7 +192,7 @@ func readUsers(path string, old *users) (*users, error) {
 	if old != nil && old.sum == sum {
 		return old, nil
 	}
-	u := &users{sum: sum, hashes: make(map[string][]byte), good: make(map[[sha256.Size]byte]bool), bad: make(map[[sha256.Size]byte]bool), checks: make(map[[sha256.Size]byte]*check)}
+	u := &users{sum: sum, hashes: make(map[string][]byte), good: make(map[[sha256.Size]byte]string), bad: make(map[[sha256.Size]byte]string), checks: make(map[[sha256.Size]byte]*check)}
 	n, dearest := 0, 0
 	for line := range strings.Lines(string(text)) {
 		n++
@@ -217,6 +219,15 @@ func readUsers(path string, old *users) (*users, error) {
 	if len(u.hashes) == 0 {
 		return nil, errors.New(path + " has no users")
 	}
+	if old != nil { // whose hash is what it was needn't be checked anew
+		old.mu.Lock()
+		defer old.mu.Unlock()
+		for sum, user := range old.good {
+			if bytes.Equal(u.hashes[user], old.hashes[user]) {
+				u.good[sum] = user
+			}
+		}
+	}
 	return u, nil
 }
 
@@ -237,8 +248,8 @@ func (p *Passwords) Check(r *http.Request) (user string, err error) {
 	}
 	sum := sha256.Sum256([]byte(user + "\x00" + password))
 	u.mu.Lock()
-	if u.good[sum] || u.bad[sum] {
-		good := u.good[sum]
+	_, good := u.good[sum]
+	if _, bad := u.bad[sum]; good || bad {
 		u.mu.Unlock()
 		if !good {
 			return user, errPassword
@@ -269,20 +280,20 @@ func (p *Passwords) Check(r *http.Request) (user string, err error) {
 	defer u.mu.Unlock()
 	delete(u.checks, sum)
 	if c.err == nil {
-		remember(u.good, sum)
+		remember(u.good, sum, user)
 	} else {
-		remember(u.bad, sum)
+		remember(u.bad, sum, user)
 	}
 	close(c.done)
 	return user, c.err
 }
 
-func remember(in map[[sha256.Size]byte]bool, sum [sha256.Size]byte) {
+func remember(in map[[sha256.Size]byte]string, sum [sha256.Size]byte, user string) {
 	const most = 1000
 	if len(in) >= most {
 		clear(in)
 	}
-	in[sum] = true
+	in[sum] = user
 }
 
 // try works out whether a password is right.
