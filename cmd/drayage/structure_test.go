@@ -15,12 +15,12 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing",
+	0: "engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/transfer/internal/interval engine/transfer/internal/policy engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing",
 	1: "engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event engine/mirror engine/warm",
 	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
 	4: "bench/siege engine engine/archive engine/doctor bench cmd/drayage/web",
-	5: "cmd/drayage cmd/demo bench/bars bench/race",
+	5: "cmd/drayage cmd/demo cmd/structure bench/bars bench/race",
 }
 
 // goroutines are the functions that start some, each of which waits for its

@@ -1,11 +1,3 @@
-// Package transfer brings one blob from where it is to where it should be.
-//
-// The bytes come over one connection or several, each at work on a piece of
-// what is missing, and are written where they belong as they arrive. Their hash
-// follows the front, the offset before which all is there. What has arrived is
-// noted beside the data, so that whoever comes next, in this process or a later
-// one, goes on from there: a connection that breaks loses what was on the wire,
-// a process that dies hardly more.
 package transfer
 
 import (
@@ -18,6 +10,7 @@ import (
 	"time"
 
 	"drayage/engine/retry"
+	"drayage/engine/transfer/internal/interval"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -184,63 +177,48 @@ func (o *Options) fill() {
 	}
 }
 
-// Transfer is a blob on its way. Run does it; Help, from other goroutines,
-// makes it faster.
+// Transfer is a blob on its way. Run does it; Help and Join, from other
+// goroutines, make it faster.
 type Transfer struct {
 	want ocispec.Descriptor
 	sink Sink
 	opts Options
 
-	mu         sync.Mutex
-	changed    *sync.Cond // anything below
-	sources    []*source  // the one to ask first
-	gaps       []*gap     // what is missing, by offset
-	workers    map[*worker]bool
-	begun      time.Time
-	arrived    int64     // bytes since the start, or since all was thrown away
-	kept       int64     // bytes from an earlier transfer
-	wasted     int64     // bytes read over
-	asked      int64     // from where the lead asked last
-	askedWhole bool      // it asked for all of the blob
-	stuck      int       // answers in a row that brought the lead nothing, and were no failures
-	endedAt    int64     // where a body ended in good order but too early, or -1
-	verified   bool      // what an earlier transfer left was checked
-	alone      bool      // nobody may help now
-	refused    time.Time // until then nobody may: help failed
-	refusals   int       // in a row
-	loaded     bool      // gaps says what is missing
-	closed     bool      // no source may join any more
-	over       bool      // Run is returning
-	fault      error     // of the sink: ends everything
-	front      front
+	mu      sync.Mutex
+	changed *sync.Cond // anything below
+	phase   phase
+	sources rotation
+	missing ranges
+	workers map[*worker]bool
+	prefix  hasher
+	begun   time.Time
+	arrived int64 // bytes since the start, or since all was thrown away
+	kept    int64 // bytes from an earlier transfer
+	wasted  int64 // bytes read over
+	primary primary
+	help    help
+	fault   error // of the sink: ends everything
 }
 
-// source is a Source with what was learned of it.
-type source struct {
-	Source
-	joined   bool    // while Run was running
-	beaten   float64 // then: how slow the one was, in bytes a second, that it is to be faster than
-	noRanges bool    // it is to be asked for the whole
-	honoured bool    // it has given a range as it was asked to
-	odd      int     // answers since then that were no such thing
-}
-
-// mostOdd is how many odd answers in a row a source that has served ranges may
-// give, before it is asked for the whole: behind one name there may be servers
-// of several kinds.
-const mostOdd = 3
+type (
+	ranges = interval.Set[worker]
+	gap    = interval.Range[worker]
+)
 
 // New prepares a transfer of the blob of a descriptor from any of the sources,
 // the first one first, into sink.
 func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Transfer {
 	o.fill()
-	t := &Transfer{want: want, sink: sink, opts: o, workers: make(map[*worker]bool), endedAt: -1, begun: time.Now()}
+	t := &Transfer{want: want, sink: sink, opts: o, workers: make(map[*worker]bool), begun: time.Now()}
 	t.changed = sync.NewCond(&t.mu)
 	for _, s := range sources {
-		t.sources = append(t.sources, &source{Source: s, noRanges: o.IgnoresRange(s.Host())})
+		t.sources.add(&source{Source: s, noRanges: o.IgnoresRange(s.Host())})
 	}
-	t.gaps = wholeGap(want.Size)
-	t.front.hash = t.newHash()
+	t.missing = interval.Whole[worker](want.Size)
+	t.primary.endedAt = -1
+	t.prefix = hasher{changed: t.changed, read: sink, grown: o.Front, failed: t.failed,
+		note: func(at int64, h hash.Hash) error { return sink.Note(stateNote(at, h)) }}
+	t.prefix.start(t.newHash(), 0)
 	return t
 }
 
@@ -261,9 +239,9 @@ func (t *Transfer) Run(ctx context.Context) (got digest.Digest, err error) {
 	t.load()
 	var background sync.WaitGroup
 	stop := make(chan struct{})
-	background.Go(t.follow)
-	background.Go(func() { t.listen(stop) })
-	background.Go(func() { t.keep(stop) })
+	background.Go(t.hashPrefix)
+	background.Go(func() { t.watch(stop) })
+	background.Go(func() { t.save(stop) })
 	defer func() {
 		close(stop)
 		t.end()
@@ -288,13 +266,13 @@ func (t *Transfer) Run(ctx context.Context) (got digest.Digest, err error) {
 			return "", mismatch
 		}
 		mismatched = true
-		t.next()
+		t.turn()
 	}
 }
 
 // round fetches what is missing, and holds the whole against its digest.
 func (t *Transfer) round(ctx context.Context) (digest.Digest, error) {
-	if err := t.lead(ctx); err != nil {
+	if err := t.fetchAll(ctx); err != nil {
 		return "", err
 	}
 	sum, err := t.await(ctx)
@@ -308,15 +286,57 @@ func (t *Transfer) round(ctx context.Context) (digest.Digest, error) {
 	return got, nil
 }
 
+// hashPrefix keeps the hash at the end of the prefix until the transfer is over.
+// First it checks what an earlier transfer has left.
+func (t *Transfer) hashPrefix() {
+	t.mu.Lock()
+	unchecked := t.phase == checking
+	t.mu.Unlock()
+	if unchecked {
+		t.check()
+	}
+	buf := buffers.Get().(*buffer)
+	defer buffers.Put(buf)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.phase != over || t.prefix.busy {
+		there := t.missing.Prefix(t.want.Size)
+		if t.fault != nil {
+			there = -1 // nothing can be read
+		}
+		if !t.prefix.step(there, buf) {
+			t.changed.Wait()
+		}
+	}
+	t.prefix.start(nil, 0)
+}
+
+// await waits for the hash of the whole.
+func (t *Transfer) await(ctx context.Context) ([]byte, error) {
+	defer context.AfterFunc(ctx, t.wake)()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for {
+		if t.fault != nil {
+			return nil, t.fault
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if sum, done := t.prefix.sum(t.want.Size); done {
+			return sum, nil
+		}
+		t.changed.Wait()
+	}
+}
+
 // end lets all others who are at work on the transfer leave, and waits for
 // them.
 func (t *Transfer) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.over = true
-	for w := range t.workers {
-		w.interrupt()
-	}
+	t.phase = over
+	t.interruptAll()
 	t.changed.Broadcast()
 	for len(t.workers) > 0 {
 		t.changed.Wait()
@@ -326,19 +346,18 @@ func (t *Transfer) end() {
 // restart throws away what has arrived.
 func (t *Transfer) restart() error {
 	t.mu.Lock()
-	t.alone = true
-	for w := range t.workers {
-		w.interrupt()
-	}
-	for len(t.workers) > 0 || t.front.busy || !t.verified && t.fault == nil {
+	t.help.excluded = true
+	t.interruptAll()
+	for len(t.workers) > 0 || t.prefix.busy || t.phase == checking && t.fault == nil {
 		t.changed.Wait()
 	}
 	lost, kept := t.arrived, t.kept
 	t.opts.Front(0)
-	t.alone = false
-	t.gaps = wholeGap(t.want.Size)
-	t.arrived, t.kept, t.endedAt, t.verified = 0, 0, -1, true
-	t.front.reset(t.newHash())
+	t.help.excluded = false
+	t.missing = interval.Whole[worker](t.want.Size)
+	t.arrived, t.kept, t.phase = 0, 0, fetching
+	t.primary.endedAt, t.primary.began = -1, false
+	t.prefix.start(t.newHash(), 0)
 	t.mu.Unlock()
 	t.opts.Progress(-lost)
 	if kept > 0 {
@@ -350,53 +369,45 @@ func (t *Transfer) restart() error {
 	return nil
 }
 
+// stopped reports whether nothing is to be done any more. The caller holds t.mu.
+func (t *Transfer) stopped() bool { return t.phase == over || t.fault != nil }
+
+// interruptAll ends what all workers wait for. The caller holds t.mu.
+func (t *Transfer) interruptAll() {
+	for w := range t.workers {
+		w.interrupt()
+	}
+}
+
+func (t *Transfer) wake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed.Broadcast()
+}
+
 // source is the one to ask now.
 func (t *Transfer) source() *source {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.sources[0]
+	return t.sources.first()
 }
 
-// next puts the first source behind the others.
-func (t *Transfer) next() {
+func (t *Transfer) turn() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
+	t.sources.turn()
 }
 
-// dropJoined leaves out the sources that have joined, if there are others, and reports whether
-// there were any.
-func (t *Transfer) dropJoined() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.closed = true
-	var left []*source
-	for _, s := range t.sources {
-		if !s.joined {
-			left = append(left, s)
-		}
-	}
-	if len(left) == 0 || len(left) == len(t.sources) {
-		return false
-	}
-	t.sources = left
-	return true
-}
-
-// drop leaves a source out, and reports whether others are left.
 func (t *Transfer) drop(s *source) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.sources) == 1 {
-		return false
-	}
-	for i, other := range t.sources {
-		if other == s {
-			t.sources = append(t.sources[:i:i], t.sources[i+1:]...)
-			break
-		}
-	}
-	return true
+	return t.sources.drop(s)
+}
+
+func (t *Transfer) dropJoined() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sources.dropJoined()
 }
 
 // fail records a fault of the sink, which ends the transfer.
@@ -411,9 +422,7 @@ func (t *Transfer) failed(err error) {
 	if t.fault == nil {
 		t.fault = &LocalError{err}
 	}
-	for w := range t.workers {
-		w.interrupt()
-	}
+	t.interruptAll()
 	t.changed.Broadcast()
 }
 

@@ -2,12 +2,14 @@ package transfer
 
 import (
 	"time"
+
+	"drayage/engine/transfer/internal/policy"
 )
 
-// keep makes what was noted last: a power cut costs what came since the last
-// checkpoint. It also has the system write back early, so that the sync of the
-// whole in the end finds little to do.
-func (t *Transfer) keep(stop <-chan struct{}) {
+// save makes what was noted outlast a power cut, every Options.Checkpoint. It
+// also has the system write back early, so that the sync of the whole in the end
+// finds little to do.
+func (t *Transfer) save(stop <-chan struct{}) {
 	const writeBack = 500 * time.Millisecond
 	tick := time.NewTicker(min(writeBack, t.opts.Checkpoint))
 	defer tick.Stop()
@@ -37,32 +39,9 @@ func (t *Transfer) keep(stop <-chan struct{}) {
 	}
 }
 
-// tooSlow reports whether a worker's connection is so much slower than the
-// others that a new one, perhaps to another server behind the same name, should
-// have its place. The caller holds t.mu.
-func (t *Transfer) tooSlow(w *worker, now time.Time) bool {
-	const (
-		times = 8
-		watch = 2 * time.Second  // before a connection is judged
-		again = 15 * time.Second // before its successor is
-	)
-	if now.Sub(w.began) < watch || now.Sub(w.from) > watch || now.Sub(w.replaced) < again || w.gap == nil || w.pass {
-		return false
-	}
-	rate := w.rate(now)
-	faster := 0
-	for o := range t.workers {
-		if o != w && o.rate(now) > times*rate {
-			faster++
-		}
-	}
-	return rate > 0 && faster > 0 && 2*faster >= len(t.workers) && float64(w.gap.size()) > rate*watch.Seconds()
-}
-
-// listen replaces connections that are silent, or much too slow, while others
+// watch replaces connections that are silent, or much too slow, while others
 // move.
-func (t *Transfer) listen(stop <-chan struct{}) {
-	const moved = 250 * time.Millisecond
+func (t *Transfer) watch(stop <-chan struct{}) {
 	tick := time.NewTicker(t.opts.Hush / 6)
 	defer tick.Stop()
 	for {
@@ -73,28 +52,51 @@ func (t *Transfer) listen(stop <-chan struct{}) {
 		}
 		t.mu.Lock()
 		now := time.Now()
-		t.hurry(now)
+		t.leaveJoined(now)
 		for w := range t.workers {
-			if w.body == nil || w.paced || w.pass || !w.resumable {
-				continue
-			}
-			if t.tooSlow(w, now) {
-				w.hushed, w.replaced = true, now
-				w.body.Close()
-				continue
-			}
-			if now.Sub(w.heard) < t.opts.Hush {
-				continue
-			}
-			others := t.opts.Pulse.Last().Sub(w.heard) > moved
-			for o := range t.workers {
-				others = others || o != w && o.heard.Sub(w.heard) > moved
-			}
-			if others {
-				w.hushed = true
-				w.body.Close()
+			switch {
+			case w.state != reading || !w.resumable:
+			case t.isTooSlow(w, now):
+				w.replaced = now
+				w.replace()
+			case t.isSilent(w, now):
+				w.replace()
 			}
 		}
 		t.mu.Unlock()
 	}
+}
+
+// isTooSlow reports whether a worker's connection is so much slower than the
+// others that a new one should replace it. The caller holds t.mu.
+func (t *Transfer) isTooSlow(w *worker, now time.Time) bool {
+	if now.Sub(w.began) < policy.SlowWatch || now.Sub(w.meter.from) > policy.SlowWatch || now.Sub(w.replaced) < policy.SlowAgain || w.gap == nil {
+		return false
+	}
+	var others []float64
+	for o := range t.workers {
+		if o != w {
+			others = append(others, o.rate(now))
+		}
+	}
+	return policy.TooSlow(w.rate(now), w.gap.Len(), others)
+}
+
+// isSilent reports whether nothing has come over a worker's connection for
+// Options.Hush, while bytes came over others, of this transfer or another. The
+// caller holds t.mu.
+func (t *Transfer) isSilent(w *worker, now time.Time) bool {
+	const moved = 250 * time.Millisecond
+	if now.Sub(w.heard) < t.opts.Hush {
+		return false
+	}
+	if t.opts.Pulse.Last().Sub(w.heard) > moved {
+		return true
+	}
+	for o := range t.workers {
+		if o != w && o.heard.Sub(w.heard) > moved {
+			return true
+		}
+	}
+	return false
 }

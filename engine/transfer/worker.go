@@ -10,43 +10,49 @@ import (
 // worker is a connection at work on a transfer, one piece after the other. What
 // stands under t.mu is guarded by the transfer's.
 type worker struct {
-	t     *Transfer
-	leads bool   // it is Run's own
-	guest bool   // it is at a source that has joined, and at no other
-	host  string // of the source that it is at
-	buf   *buffer
+	t    *Transfer
+	role role
+	host string // of the source that it is at
+	buf  *buffer
 
 	// Under t.mu:
+	state     state
 	gap       *gap
-	source    *source // that it was at last
-	lost      bool    // a guest's piece was taken away
-	body      *Body
-	cancel    context.CancelFunc // of an Open under way
+	source    *source            // that it was at last
+	body      *Body              // while the state has one
+	cancel    context.CancelFunc // while it is opening
 	pos       int64              // where the body is
 	written   int64
-	pass      bool      // it reads the whole blob, for all gaps
-	cut       bool      // it was interrupted
-	hushed    bool      // because it was silent, or too slow
-	replaced  time.Time // when its connection was last found too slow
+	lost      bool      // a guest's piece was taken away
 	ranged    bool      // it has had a range that it asked for
 	resumable bool      // its source goes on where a body is left
-	paced     bool      // it waits for the hash
-	began     time.Time // when the body's first byte was waited for
+	began     time.Time // when it was given its piece, or the body's first byte was waited for
 	heard     time.Time // when a byte last came, or was first waited for
-	speed     float64   // bytes a second, smoothed
-	from      time.Time // the window over which speed is measured
-	bytes     int64
+	replaced  time.Time // when its connection was last found too slow
+	meter     meter
 }
 
+// A role is what a worker is there for.
+type role int
+
+const (
+	helper  role = iota // it fetches pieces while the primary is at work
+	leading             // it is the primary: it stays until nothing is missing
+	guest               // it is at a source that has joined, and at no other
+)
+
 // A buffer is as large as keeps a fast link busy and hashing in the cache. Each
-// connection has one in use, and the front a few.
+// connection has one in use, and the hasher a few.
 type buffer [128 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 var (
 	errIgnored = errors.New("the server sent the whole blob for a range of it")
-	errHushed  = errors.New("the connection fell silent while others went on")
+	errSilent  = errors.New("the connection fell silent while others went on")
+	// errInterrupted ends a fetch because its piece was given to another, or the
+	// transfer is over.
+	errInterrupted = errors.New("interrupted")
 )
 
 // endedError is a body that ended in good order, but too early, or that can't
@@ -67,12 +73,17 @@ func (e *brokenError) Error() string { return e.err.Error() }
 
 func (e *brokenError) Unwrap() error { return e.err }
 
-// join makes a worker. leave must be called when it is done.
-func (t *Transfer) join() *worker {
-	w := &worker{t: t, buf: buffers.Get().(*buffer)}
+func (t *Transfer) newWorker(r role) *worker {
+	return &worker{t: t, role: r, buf: buffers.Get().(*buffer)}
+}
+
+// enter makes a worker, or returns nil when nobody may help. leave must be
+// called when it is done.
+func (t *Transfer) enter(r role) *worker {
+	w := t.newWorker(r)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over || t.alone {
+	if t.phase == over || t.help.excluded {
 		buffers.Put(w.buf)
 		return nil
 	}
@@ -83,7 +94,7 @@ func (t *Transfer) join() *worker {
 func (w *worker) leave() {
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
-	w.t.give(w)
+	w.t.release(w)
 	delete(w.t.workers, w)
 	buffers.Put(w.buf)
 	w.t.changed.Broadcast()
@@ -91,52 +102,38 @@ func (w *worker) leave() {
 
 // interrupt ends what a worker waits for. The caller holds t.mu.
 func (w *worker) interrupt() {
-	w.cut = true
-	if w.cancel != nil {
+	switch w.state {
+	case idle:
+		return // it looks before it begins
+	case opening:
 		w.cancel()
-	}
-	if w.body != nil {
+	case reading, pacing, passing:
 		w.body.Close()
+	case interrupted, replaced:
 	}
+	w.state.to(interrupted)
 }
 
-// rate is a worker's speed in bytes a second, 0 while it isn't known. A silent
-// one gets slower as time goes by. The caller holds t.mu.
-func (w *worker) rate(now time.Time) float64 {
-	const enough = 50 * time.Millisecond
-	if w.from.IsZero() {
-		return w.speed
-	}
-	took := now.Sub(w.from)
-	current := float64(w.bytes) / max(took, enough).Seconds()
-	if w.speed == 0 {
-		if took < enough {
-			return 0
-		}
-		return current
-	}
-	if took > time.Second {
-		return min(w.speed, current)
-	}
-	return w.speed
+// replace ends a worker's connection, for a new one. The caller holds t.mu.
+func (w *worker) replace() {
+	w.state.to(replaced)
+	w.body.Close()
 }
 
-// measure counts bytes for the speed. The caller holds t.mu.
-func (w *worker) measure(n int64, now time.Time) {
-	const window = 200 * time.Millisecond
+// rate is a worker's speed in bytes a second, 0 while it isn't known. The caller
+// holds t.mu.
+func (w *worker) rate(now time.Time) float64 { return w.meter.rate(now) }
+
+// heardOf counts bytes that have come. The caller holds t.mu.
+func (w *worker) heardOf(n int64, now time.Time) {
 	w.heard = now
-	w.bytes += n
-	took := now.Sub(w.from)
-	if took < window {
-		return
-	}
-	current := float64(w.bytes) / took.Seconds()
-	if w.speed == 0 {
-		w.speed = current
-	} else {
-		w.speed += (current - w.speed) * 0.4
-	}
-	w.from, w.bytes = now, 0
+	w.meter.count(n, now)
+}
+
+// listenAnew forgets how long nothing has come. The caller holds t.mu.
+func (w *worker) listenAnew(now time.Time) {
+	w.heard = now
+	w.meter.restart(now)
 }
 
 // wrote is how many bytes a worker has written, to tell whether a try brought
@@ -147,6 +144,48 @@ func (w *worker) wrote() int64 {
 	return w.written
 }
 
-// errInterrupted ends a fetch because its piece was given to another, or the
-// transfer is over.
-var errInterrupted = errors.New("interrupted")
+// A meter measures the speed of a connection.
+type meter struct {
+	speed float64   // bytes a second, smoothed; 0 while it isn't known
+	from  time.Time // the window over which it is measured
+	bytes int64
+}
+
+// restart begins a window.
+func (m *meter) restart(now time.Time) { m.from, m.bytes = now, 0 }
+
+// count counts bytes that came.
+func (m *meter) count(n int64, now time.Time) {
+	const window, weight = 200 * time.Millisecond, 0.4
+	m.bytes += n
+	took := now.Sub(m.from)
+	if took < window {
+		return
+	}
+	if current := float64(m.bytes) / took.Seconds(); m.speed == 0 {
+		m.speed = current
+	} else {
+		m.speed += (current - m.speed) * weight
+	}
+	m.restart(now)
+}
+
+// rate is the speed in bytes a second, 0 while it isn't known. Where nothing
+// comes it gets lower as time goes by.
+func (m *meter) rate(now time.Time) float64 {
+	const enough = 50 * time.Millisecond
+	if m.from.IsZero() {
+		return m.speed
+	}
+	took := now.Sub(m.from)
+	current := float64(m.bytes) / max(took, enough).Seconds()
+	switch {
+	case m.speed == 0 && took < enough:
+		return 0
+	case m.speed == 0:
+		return current
+	case took > time.Second:
+		return min(m.speed, current)
+	}
+	return m.speed
+}

@@ -9,12 +9,22 @@ import (
 	"drayage/engine/retry"
 )
 
-// lead fetches until nothing is missing, with patience, whatever fails.
-func (t *Transfer) lead(ctx context.Context) error {
-	w := t.join()
-	w.leads = true
+// primary is what the primary connection has to remember from one try to the
+// next.
+type primary struct {
+	began      bool  // it has its first piece: before that, nobody helps
+	asked      int64 // from where it asked last
+	askedWhole bool  // it asked for all of the blob
+	stuck      int   // answers in a row that brought nothing, and were no failures
+	failed     int   // sources in a row that gave no byte
+	endedAt    int64 // where a body ended in good order but too early, or -1
+}
+
+// fetchAll fetches until nothing is missing, with patience, whatever fails.
+func (t *Transfer) fetchAll(ctx context.Context) error {
+	w := t.enter(leading)
 	defer w.leave()
-	failed := 0 // sources in a row that gave no byte
+	t.primary.failed = 0
 	for {
 		ok, err := t.nextPiece(ctx, w)
 		if err != nil || !ok {
@@ -25,11 +35,11 @@ func (t *Transfer) lead(ctx context.Context) error {
 		err = w.fetch(ctx, src)
 		moved := w.wrote() > before
 		if moved {
-			failed, t.stuck = 0, 0
+			t.primary.failed, t.primary.stuck = 0, 0
 			t.opts.Budget.Progress()
 		}
 		if err != nil {
-			err = t.settle(ctx, src, err, moved, &failed)
+			err = t.settle(ctx, src, err, moved)
 		}
 		if err != nil {
 			return err
@@ -46,17 +56,18 @@ func (t *Transfer) nextPiece(ctx context.Context, w *worker) (bool, error) {
 	defer context.AfterFunc(ctx, t.wake)()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.give(w)
+	t.release(w)
 	for {
 		switch {
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
 		case t.fault != nil:
 			return false, t.fault
-		case t.verified && len(t.gaps) == 0:
+		case t.phase == fetching && t.missing.IsEmpty():
 			return false, nil
 		}
 		if t.take(w) != nil {
+			t.primary.began = true
 			return true, nil
 		}
 		t.changed.Wait()
@@ -64,15 +75,9 @@ func (t *Transfer) nextPiece(ctx context.Context, w *worker) (bool, error) {
 	}
 }
 
-func (t *Transfer) wake() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.changed.Broadcast()
-}
-
-// settle decides what becomes of the transfer after the lead's fetch failed:
+// settle decides what becomes of the transfer after the primary's fetch failed:
 // nil means to go on.
-func (t *Transfer) settle(ctx context.Context, src *source, err error, moved bool, failed *int) error {
+func (t *Transfer) settle(ctx context.Context, src *source, err error, moved bool) error {
 	var broken *brokenError
 	var mismatch *MismatchError
 	var local *LocalError
@@ -92,7 +97,7 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 			return err
 		}
 		// Wrong totals and refused ranges are counted with their source.
-		if t.stuck++; moved || t.stuck <= mostOdd || errors.Is(err, ErrRange) {
+		if t.primary.stuck++; moved || t.primary.stuck <= mostOdd || errors.Is(err, ErrRange) {
 			return nil
 		}
 		err = fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, err)
@@ -103,25 +108,25 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 			t.opts.Retrying(2, 0, broken.err)
 			return nil
 		}
-		t.next()
+		t.turn()
 		why, err = broken.err, fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, broken.err)
 	case errors.Is(err, ErrOdd):
-		t.next()
+		t.turn()
 		err = fmt.Errorf("%w: %w", ErrGaveUp, err)
 	case errors.Is(err, ErrPassing):
 		// The source has done what tries it had.
-		*failed++
+		t.primary.failed++
 		t.mu.Lock()
-		sources := len(t.sources)
+		sources := t.sources.len()
 		t.mu.Unlock()
 		if sources == 1 {
 			return err
 		}
-		t.next()
-		if *failed < sources {
+		t.turn()
+		if t.primary.failed < sources {
 			return nil // the next one, at once
 		}
-		*failed = 0
+		t.primary.failed = 0
 	default:
 		if t.drop(src) {
 			return nil
@@ -143,100 +148,36 @@ func (t *Transfer) settleRange(src *source, err error) error {
 	defer t.mu.Unlock()
 	var total *TotalError
 	if errors.As(err, &total) && total.Total != t.want.Size {
-		if src.odd++; src.odd <= mostOdd {
-			t.sources = append(t.sources[1:len(t.sources):len(t.sources)], t.sources[0])
-			return nil // it may be one server of several
+		if src.isOdd() {
+			t.sources.turn()
+			return nil
 		}
 		src.odd = 0
-		if len(t.sources) > 1 {
+		if t.sources.len() > 1 {
 			return err // and is left out
 		}
 		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: min(total.Total, t.want.Size+1), Host: src.Host()}
 	}
-	at := t.asked
+	at := t.primary.asked
 	var ended *endedError
 	if errors.As(err, &ended) {
 		at = ended.at
 	}
 	// A body that ends early may be a bad proxy's. But if there is nothing more
 	// to be had from there, the blob ends there.
-	if t.endedAt == at {
+	if t.primary.endedAt == at {
 		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: at, Host: src.Host()}
 	}
 	if ended != nil && ended.err == nil {
-		t.endedAt = at
+		t.primary.endedAt = at
 		return nil
 	}
-	if ended == nil && t.askedWhole {
+	if ended == nil && t.primary.askedWhole {
 		return err
 	}
-	if src.odd++; src.honoured && src.odd <= mostOdd {
+	if src.isOdd() && src.honoured {
 		return nil
 	}
 	src.noRanges = true
 	return nil
-}
-
-// Help implements schedule.Sharer: it fetches pieces until there is nothing to
-// take, or surplus says that the connection is wanted elsewhere. What fails is
-// left to Run.
-func (t *Transfer) Help(ctx context.Context, surplus func() bool) error {
-	w := t.join()
-	if w == nil {
-		return nil
-	}
-	defer w.leave()
-	for ctx.Err() == nil && !surplus() {
-		t.mu.Lock()
-		t.give(w)
-		var piece *gap
-		if t.helpable() {
-			piece = t.take(w)
-		}
-		t.mu.Unlock()
-		if piece == nil {
-			return nil
-		}
-		src := t.source()
-		before := w.wrote()
-		err := w.fetch(ctx, src)
-		if err == nil || errors.Is(err, errInterrupted) {
-			continue
-		}
-		var local *LocalError
-		var broken *brokenError
-		switch {
-		case errors.As(err, &local):
-			t.fail(local.Err)
-			return nil
-		case errors.As(err, &broken):
-			t.opts.Broken(src.Host())
-		}
-		if w.wrote() > before {
-			continue // something came: a part of a piece is one too
-		}
-		t.refuse(err)
-		return nil
-	}
-	return nil
-}
-
-// refuse keeps helpers away for a while after one got nothing, longer each time,
-// or for good when the source has never given a range.
-func (t *Transfer) refuse(err error) {
-	const first, most = 2 * time.Second, time.Minute
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	wait := min(most, first<<min(t.refusals, 10))
-	if src := t.sources[0]; errors.Is(err, ErrRange) && !src.honoured {
-		wait = 1000 * time.Hour
-	}
-	t.refusals++
-	t.refused = time.Now().Add(wait)
-}
-
-// helpable reports whether others than the lead may fetch. The caller holds
-// t.mu.
-func (t *Transfer) helpable() bool {
-	return !t.over && !t.alone && t.fault == nil && !t.sources[0].noRanges && time.Now().After(t.refused)
 }

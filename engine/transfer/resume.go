@@ -1,0 +1,108 @@
+package transfer
+
+import (
+	"encoding"
+	"hash"
+	"hash/crc32"
+)
+
+// load takes over what an earlier transfer has noted: all else is missing.
+func (t *Transfer) load() {
+	extents, _ := parseNotes(t.sink.Notes(), t.want.Size)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(extents) == 0 {
+		t.phase = fetching
+		return
+	}
+	t.phase = checking
+	t.prefix.hold() // nothing is to be hashed before check says from where
+	t.missing = ranges{}
+	at := int64(0)
+	for _, e := range extents {
+		t.missing.Add(at, e.off)
+		at = e.off + e.size
+	}
+	t.missing.Add(at, t.want.Size)
+}
+
+// check reads what an earlier transfer has left against its checksums, while new
+// bytes arrive. A block that isn't what was noted is missing again. The hash
+// goes on from the last state before which everything was right: bytes that are
+// fetched anew are always hashed, for a checksum proves nothing against a
+// source.
+func (t *Transfer) check() {
+	extents, states := parseNotes(t.sink.Notes(), t.want.Size)
+	sound, damaged, ok := t.checkExtents(extents)
+	if !ok {
+		return
+	}
+	h, from := t.lastState(states, sound)
+	t.mu.Lock()
+	if t.phase == checking {
+		t.phase = fetching
+	}
+	t.prefix.start(h, from)
+	kept := t.kept
+	t.opts.Front(from)
+	t.changed.Broadcast()
+	t.mu.Unlock()
+	t.opts.Resumed(kept)
+	if damaged > 0 {
+		t.opts.Damaged(damaged)
+	}
+}
+
+// checkExtents checks block by block. Before the offset sound nothing was
+// missing, nor is damaged; ok is false when the transfer is over.
+func (t *Transfer) checkExtents(extents []extent) (sound, damaged int64, ok bool) {
+	for _, e := range extents {
+		if e.off != sound {
+			break
+		}
+		sound = e.off + e.size
+	}
+	buf := buffers.Get().(*buffer)
+	defer buffers.Put(buf)
+	for _, e := range extents {
+		if t.isOver() {
+			return 0, 0, false
+		}
+		_, err := t.sink.ReadAt(buf[:e.size], e.off)
+		right := err == nil && crc32.Checksum(buf[:e.size], castagnoli) == e.sum
+		t.mu.Lock()
+		if right {
+			t.kept += e.size
+		} else {
+			damaged += e.size
+			sound = min(sound, e.off)
+			t.missing.Add(e.off, e.off+e.size)
+			t.changed.Broadcast()
+		}
+		t.mu.Unlock()
+	}
+	return sound, damaged, true
+}
+
+// lastState is the hash of as many of the blob's first bytes as a state tells,
+// up to the offset sound.
+func (t *Transfer) lastState(states []hashState, sound int64) (h hash.Hash, from int64) {
+	h = t.newHash()
+	for _, s := range states {
+		if s.at > sound || s.at <= from {
+			continue
+		}
+		restored := t.newHash()
+		if u, ok := restored.(encoding.BinaryUnmarshaler); ok && u.UnmarshalBinary(s.hash) == nil {
+			h, from = restored, s.at
+		}
+	}
+	return h, from
+}
+
+// isOver reports whether nothing is to be done any more.
+func (t *Transfer) isOver() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stopped()
+}
