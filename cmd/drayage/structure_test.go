@@ -15,7 +15,7 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/transfer/internal/interval engine/transfer/internal/policy engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing",
+	0: "engine/fault engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/transfer/internal/interval engine/transfer/internal/policy engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing",
 	1: "engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event engine/mirror engine/warm",
 	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",

@@ -1,0 +1,195 @@
+// Package fault classifies errors: what kind of fault one is, what it is about,
+// and what a user can do. Every package marks its errors with it, and the
+// command line makes exit statuses and hints of it.
+//
+// An error is a tree of what it wraps. The kind of the whole is the first of the
+// list of kinds that any error in the tree has: what was marked as a fault of
+// this machine is not taken for one of the network because it happened while
+// something was fetched. Errors of the operating system that nobody has marked
+// are network or local faults by their type.
+package fault
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// A Kind is what a caller can act on. The order is that of precedence.
+type Kind int
+
+const (
+	Unknown  Kind = iota // nothing says what it is
+	Usage                // what was asked for makes no sense
+	Worse                // a measurement is worse than it was before
+	Invalid              // input that is not what it should be, and nobody's content
+	Local                // this machine: a disk, a file, a program
+	Content              // content is not what its digest, size or type says
+	Quota                // a registry's quota, or its rate limit
+	Denied               // credentials are missing, wrong, or not enough
+	NotFound             // there is no such image, blob or platform
+	Network              // a host can't be reached, or doesn't answer as it should
+	system               // errors of the operating system that are none of the network's
+)
+
+var names = [...]string{"unknown", "usage", "worse", "invalid", "local", "content", "quota", "denied", "not-found", "network", "local"}
+
+// String is the kind in a word.
+func (k Kind) String() string { return names[k] }
+
+// Error is an error with what is known of it. Each field may be left out.
+type Error struct {
+	Kind    Kind
+	Subject Subject // what it is about, which its text begins with
+	Hint    string  // what a user can do, as an imperative: "free some space"
+	Err     error   // what happened
+}
+
+// A Subject is what an error is about.
+type Subject struct {
+	What Thing
+	Name string // printable
+}
+
+// A Thing is what a Subject names.
+type Thing int
+
+// What errors are about.
+const (
+	Image Thing = iota + 1
+	Blob
+	Host
+	File
+)
+
+// Error is the subject's name and the reason.
+func (e *Error) Error() string {
+	if e.Subject.Name == "" {
+		return e.Err.Error()
+	}
+	return e.Subject.Name + ": " + e.Err.Error()
+}
+
+// Unwrap is the reason.
+func (e *Error) Unwrap() error { return e.Err }
+
+// FaultKind implements the interface that Of looks for.
+func (e *Error) FaultKind() Kind { return e.Kind }
+
+// New is an error of a kind, to be compared with errors.Is.
+func New(k Kind, text string) error { return &Error{Kind: k, Err: errors.New(text)} }
+
+// WithHint is an error of a kind with what a user can do.
+func WithHint(k Kind, text, hint string) error {
+	return &Error{Kind: k, Hint: hint, Err: errors.New(text)}
+}
+
+// As marks an error as one of a kind. It is nil for nil.
+func As(k Kind, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Kind: k, Err: err}
+}
+
+// About says what an error is about. It is nil for nil.
+func About(what Thing, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Subject: Subject{What: what, Name: name}, Err: err}
+}
+
+// classified is an error that knows its kind.
+type classified interface{ FaultKind() Kind }
+
+// Of is the kind of an error: the first in the order of kinds that the error, or
+// one that it wraps, has. It is Unknown for nil.
+func Of(err error) Kind {
+	found := Unknown
+	walk(err, func(e error) bool {
+		k := Unknown
+		if c, ok := e.(classified); ok { //nolint:errorlint // the walk unwraps
+			k = c.FaultKind()
+		} else {
+			k = systemKind(e)
+		}
+		if k != Unknown && (found == Unknown || k < found) {
+			found = k
+		}
+		return true
+	})
+	if found == system {
+		return Local
+	}
+	return found
+}
+
+// systemKind is the kind of errors that are not ours.
+func systemKind(err error) Kind {
+	switch err.(type) { //nolint:errorlint // the walk unwraps
+	case *net.OpError, *net.DNSError:
+		return Network
+	case *exec.ExitError:
+		return Local
+	case *fs.PathError, *os.LinkError, *os.SyscallError, syscall.Errno:
+		return system
+	}
+	switch err { //nolint:errorlint // the walk unwraps
+	case io.ErrUnexpectedEOF:
+		return Network
+	case exec.ErrNotFound:
+		return Local
+	}
+	return Unknown
+}
+
+// HintOf is what a user can do about an error: the hint that is nearest to it,
+// or "".
+func HintOf(err error) (hint string) {
+	walk(err, func(e error) bool {
+		if f, ok := e.(*Error); ok { //nolint:errorlint // the walk unwraps
+			hint = f.Hint
+		}
+		return hint == ""
+	})
+	return hint
+}
+
+// SubjectOf is the name of the thing that an error is about, as said nearest to
+// it, or "".
+func SubjectOf(what Thing, err error) (name string) {
+	walk(err, func(e error) bool {
+		if f, ok := e.(*Error); ok && f.Subject.What == what { //nolint:errorlint // the walk unwraps
+			name = f.Subject.Name
+		}
+		return name == ""
+	})
+	return name
+}
+
+// walk calls f with an error and all that it wraps, the outer ones first, until
+// it says false.
+func walk(err error, f func(error) bool) bool {
+	if err == nil {
+		return true
+	}
+	if !f(err) {
+		return false
+	}
+	switch e := err.(type) { //nolint:errorlint // it unwraps
+	case interface{ Unwrap() error }:
+		return walk(e.Unwrap(), f)
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			if !walk(inner, f) {
+				return false
+			}
+		}
+	}
+	return true
+}

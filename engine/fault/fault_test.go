@@ -1,0 +1,83 @@
+package fault_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"drayage/engine/fault"
+)
+
+func TestOfFollowsTheOrderOfKinds(t *testing.T) {
+	denied := fault.New(fault.Denied, "login required")
+	full := &fs.PathError{Op: "write", Path: "/x", Err: syscall.ENOSPC}
+	dial := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	for _, c := range []struct {
+		err  error
+		want fault.Kind
+	}{
+		{nil, fault.Unknown},
+		{errors.New("boo"), fault.Unknown},
+		{denied, fault.Denied},
+		{fmt.Errorf("asking: %w", denied), fault.Denied},
+		{fmt.Errorf("%w: %w", fault.New(fault.Network, "gave up"), denied), fault.Denied},
+		{errors.Join(dial, fault.As(fault.Content, io.EOF)), fault.Content},
+		{fault.As(fault.Local, dial), fault.Local},
+		{dial, fault.Network},
+		{full, fault.Local},
+		{fmt.Errorf("%w: %w", dial, full), fault.Network},
+		{fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), fault.Network},
+		{&exec.Error{Name: "x", Err: exec.ErrNotFound}, fault.Local},
+		{fault.About(fault.Image, "app:1", denied), fault.Denied},
+		{fault.About(fault.Image, "app:1", errors.New("boo")), fault.Unknown},
+	} {
+		if got := fault.Of(c.err); got != c.want {
+			t.Errorf("Of(%v) = %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+func TestSubjectsAndHintsAreThoseNearestToTheError(t *testing.T) {
+	err := fault.About(fault.Image, "app:1", fmt.Errorf("fetching: %w",
+		fault.About(fault.Host, "r.example", fault.WithHint(fault.Denied, "login required", "run drayage login r.example"))))
+	if got := err.Error(); got != "app:1: fetching: r.example: login required" {
+		t.Errorf("it says %q", got)
+	}
+	if fault.SubjectOf(fault.Image, err) != "app:1" || fault.SubjectOf(fault.Host, err) != "r.example" || fault.SubjectOf(fault.Blob, err) != "" {
+		t.Error("the subjects are not those that were given")
+	}
+	if got := fault.HintOf(errors.Join(errors.New("boo"), err)); got != "run drayage login r.example" {
+		t.Errorf("the hint is %q", got)
+	}
+	if fault.HintOf(errors.New("boo")) != "" || fault.HintOf(nil) != "" {
+		t.Error("a hint out of nothing")
+	}
+}
+
+func TestNilStaysNil(t *testing.T) {
+	if fault.As(fault.Local, nil) != nil || fault.About(fault.Blob, "x", nil) != nil {
+		t.Error("no error became one")
+	}
+}
+
+func TestASentinelIsFoundByIs(t *testing.T) {
+	a, b := fault.New(fault.Local, "exists"), fault.New(fault.Local, "exists")
+	if err := fmt.Errorf("writing x: %w", a); !errors.Is(err, a) || errors.Is(err, b) {
+		t.Error("sentinels are not told apart")
+	}
+}
+
+func TestEveryKindHasItsWord(t *testing.T) {
+	seen := make(map[string]bool)
+	for k := fault.Unknown; k <= fault.Network; k++ {
+		if k.String() == "" || seen[k.String()] {
+			t.Errorf("kind %d is called %q", k, k)
+		}
+		seen[k.String()] = true
+	}
+}
