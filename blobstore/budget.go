@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"drayage/engine/fault"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -50,6 +52,9 @@ func (e *BudgetError) Error() string {
 	}
 	return fmt.Sprintf("the blob has %s, and of the store's budget of %s what is pinned, in use or on its way takes %s", mebibytes(e.Need), mebibytes(e.Most), mebibytes(e.Stays))
 }
+
+// FaultKind is its kind: see fault.Of.
+func (*BudgetError) FaultKind() fault.Kind { return fault.Local }
 
 // Is makes it what the system says when a disk is full.
 func (e *BudgetError) Is(target error) bool { return target == syscall.ENOSPC }

@@ -2,14 +2,18 @@ package blobstore
 
 import (
 	"context"
+	"encoding"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/engine/fault"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,18 +22,8 @@ import (
 // ErrExists is what Ingest returns for a blob that the store has already.
 var ErrExists = errors.New("already in the store")
 
-// MismatchError says that content is not what its descriptor promised.
-type MismatchError struct {
-	Want, Got         digest.Digest
-	WantSize, GotSize int64 // bytes
-}
-
-func (e *MismatchError) Error() string {
-	if e.WantSize != e.GotSize {
-		return fmt.Sprintf("content of %s has %d bytes, and should have %d", e.Want, e.GotSize, e.WantSize)
-	}
-	return fmt.Sprintf("content of %s has the digest %s", e.Want, e.Got)
-}
+// ErrMismatch is wrapped for content that is not what its descriptor promised.
+var ErrMismatch = fault.New(fault.Content, "content does not match its descriptor")
 
 // Ingest is a blob on its way into the store: a file of its own, of the blob's
 // size from the start, that one process at a time may write. Of the disk it takes what has
@@ -222,14 +216,46 @@ func (in *Ingest) Forget() error {
 	return nil
 }
 
-// Commit makes what was written a blob of the store. got is the digest of all
-// that was written, by who wrote it; Commit refuses with a *MismatchError when
-// it or the size is not the descriptor's. When Commit returns nil the blob is
-// on the disk, under its name, for good. Close must still be called.
-func (in *Ingest) Commit(got digest.Digest) error {
+// Hash is a new hash for the blob's content, for who hashes what it writes.
+// Commit takes the sum of such a one, and of no other, so that nothing gets a
+// digest's name that has not been hashed. It can be marshalled, to go on from the
+// journal.
+func (in *Ingest) Hash() hash.Hash {
+	return &contentHash{in.desc.Digest.Algorithm().Hash(), in}
+}
+
+// contentHash is a hash of what an ingest holds.
+type contentHash struct {
+	hash.Hash
+	in *Ingest
+}
+
+// MarshalBinary implements encoding.BinaryMarshaler.
+func (h *contentHash) MarshalBinary() ([]byte, error) {
+	return h.Hash.(encoding.BinaryMarshaler).MarshalBinary()
+}
+
+// UnmarshalBinary implements encoding.BinaryUnmarshaler.
+func (h *contentHash) UnmarshalBinary(state []byte) error {
+	return h.Hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(state)
+}
+
+// Commit makes what was written a blob of the store. hashed is one of Hash that
+// all of it was written to, in order; nil has Commit read and hash it all. It
+// refuses with an ErrMismatch when the digest or the size is not the
+// descriptor's. When Commit returns nil the blob is on the disk, under its name,
+// for good. Close must still be called.
+func (in *Ingest) Commit(hashed hash.Hash) error {
 	n := size(in.data.Stat())
-	if got != in.desc.Digest || n != in.desc.Size {
-		return &MismatchError{Want: in.desc.Digest, Got: got, WantSize: in.desc.Size, GotSize: n}
+	if n != in.desc.Size {
+		return fmt.Errorf("%w: %s has %d bytes, and should have %d", ErrMismatch, in.desc.Digest, n, in.desc.Size)
+	}
+	got, err := in.sum(hashed)
+	if err != nil {
+		return fmt.Errorf("committing %s: %w", in.desc.Digest, err)
+	}
+	if got != in.desc.Digest {
+		return fmt.Errorf("%w: content of %s has the digest %s", ErrMismatch, in.desc.Digest, got)
 	}
 	if in.store.sync {
 		if err := in.data.SyncData(); err != nil {
@@ -242,6 +268,19 @@ func (in *Ingest) Commit(got digest.Digest) error {
 	in.store.stampBlob(in.desc.Digest)
 	in.done = true
 	return nil
+}
+
+// sum is the digest that a hash of the content has, or the content when there is
+// none.
+func (in *Ingest) sum(hashed hash.Hash) (digest.Digest, error) {
+	algorithm := in.desc.Digest.Algorithm()
+	if hashed == nil {
+		return algorithm.FromReader(io.NewSectionReader(in.data, 0, in.desc.Size))
+	}
+	if own, ok := hashed.(*contentHash); !ok || own.in != in {
+		return "", errors.New("the hash is none of the ingest's")
+	}
+	return digest.NewDigestFromBytes(algorithm, hashed.Sum(nil)), nil
 }
 
 // publish gives a synced file its name among the blobs.

@@ -154,7 +154,9 @@ func (l *Lease) Put(ctx context.Context, desc ocispec.Descriptor, content []byte
 	if _, err := in.WriteAt(content, 0); err != nil {
 		return errors.Join(fmt.Errorf("storing %s: %w", desc.Digest, err), in.Close())
 	}
-	return errors.Join(in.Commit(desc.Digest.Algorithm().FromBytes(content)), in.Close())
+	h := in.Hash()
+	h.Write(content)
+	return errors.Join(in.Commit(h), in.Close())
 }
 
 // keep writes a digest to the lease. It needs no sync: after a power cut no

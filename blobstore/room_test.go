@@ -88,7 +88,7 @@ func TestSpaceIsReservedAroundWhatIsWritten(t *testing.T) {
 			}
 		}
 	}
-	if err := in.Commit(digest.FromBytes(content)); err != nil {
+	if err := in.Commit(nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := s.Read(d.Digest, 1<<30); err != nil || !bytes.Equal(got, content) {

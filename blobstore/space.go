@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"drayage/blobstore/durable"
+	"drayage/engine/fault"
 )
 
 // SpaceError says that a disk has too little room. It is an ENOSPC.
@@ -19,6 +20,9 @@ func (e *SpaceError) Error() string {
 	return fmt.Sprintf("no space in %s: %s are needed and %s are free, so %s are missing",
 		e.Where, mebibytes(e.Need), mebibytes(e.Free), mebibytes(e.Need-e.Free))
 }
+
+// FaultKind is its kind: see fault.Of.
+func (*SpaceError) FaultKind() fault.Kind { return fault.Local }
 
 // Is makes it what the system says when a disk is full.
 func (e *SpaceError) Is(target error) bool { return target == syscall.ENOSPC }

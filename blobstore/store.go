@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/engine/fault"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -32,11 +33,11 @@ import (
 
 var (
 	// ErrNotFound is wrapped when a blob or a root is not in the store.
-	ErrNotFound = errors.New("not in the store")
+	ErrNotFound = fault.New(fault.NotFound, "not in the store")
 	// ErrDamaged is wrapped when a blob is no longer what was verified.
-	ErrDamaged = errors.New("damaged on disk")
+	ErrDamaged = fault.New(fault.Content, "damaged on disk")
 	// ErrNotStore is wrapped when a folder is no store and can't become one.
-	ErrNotStore = errors.New("not a drayage store")
+	ErrNotStore = fault.New(fault.Local, "not a drayage store")
 )
 
 // SizeError says that a descriptor's size is not that of the verified blob of
@@ -49,6 +50,9 @@ type SizeError struct {
 func (e *SizeError) Error() string {
 	return fmt.Sprintf("%s: its descriptor says %d bytes, and the blob has %d", e.Digest, e.Want, e.Have)
 }
+
+// FaultKind is its kind: see fault.Of.
+func (*SizeError) FaultKind() fault.Kind { return fault.Content }
 
 // Store is an open store. Its methods may be called from several goroutines.
 type Store struct {

@@ -3,9 +3,11 @@ package blobstore_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,12 +138,13 @@ func TestCommitRefusesWhatDoesNotMatch(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		written []byte
-		got     digest.Digest
+		hashed  []byte
 	}{
-		{"another digest", content, digest.FromString("other")},
-		{"one byte short", content[1:], right.Digest},
-		{"one byte more", append([]byte("x"), content...), right.Digest},
-		{"nothing", nil, right.Digest},
+		{"another digest", content, []byte("other")},
+		{"one byte short", content[1:], content},
+		{"one byte more", append([]byte("x"), content...), content},
+		{"other bytes", []byte("the wrong content"), content[1:]},
+		{"nothing", nil, content},
 	} {
 		s, l := open(t, t.TempDir())
 		in, err := l.Ingest(t.Context(), right, nil)
@@ -151,9 +154,15 @@ func TestCommitRefusesWhatDoesNotMatch(t *testing.T) {
 		if _, err := in.WriteAt(c.written, 0); err != nil {
 			t.Fatal(err)
 		}
-		var mismatch *blobstore.MismatchError
-		if err := in.Commit(c.got); !errors.As(err, &mismatch) {
-			t.Errorf("%s: Commit = %v, want a MismatchError", c.name, err)
+		h := in.Hash()
+		h.Write(c.hashed)
+		if err := in.Commit(h); !errors.Is(err, blobstore.ErrMismatch) {
+			t.Errorf("%s: Commit = %v, want ErrMismatch", c.name, err)
+		}
+		if !bytes.Equal(c.written, content) {
+			if err := in.Commit(nil); !errors.Is(err, blobstore.ErrMismatch) {
+				t.Errorf("%s: Commit = %v without a hash, want ErrMismatch", c.name, err)
+			}
 		}
 		if err := in.Close(); err != nil {
 			t.Error(err)
@@ -167,11 +176,36 @@ func TestCommitRefusesWhatDoesNotMatch(t *testing.T) {
 	}
 }
 
+// A digest's name is given for a hash of the ingest's own, and no other.
+func TestCommitTakesNobodyElsesHash(t *testing.T) {
+	content := []byte("content")
+	_, l := open(t, t.TempDir())
+	in, err := l.Ingest(t.Context(), describe(content), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := l.Ingest(t.Context(), describe([]byte("another")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.WriteAt(content, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []hash.Hash{sha256.New(), other.Hash()} {
+		h.Write(content)
+		if err := in.Commit(h); err == nil {
+			t.Errorf("it took a %T of somebody else", h)
+		}
+	}
+	if err := errors.Join(in.Commit(nil), in.Close(), other.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPutRefusesWrongContent(t *testing.T) {
 	_, l := open(t, t.TempDir())
-	var mismatch *blobstore.MismatchError
-	if err := l.Put(t.Context(), describe([]byte("abc")), []byte("abd")); !errors.As(err, &mismatch) {
-		t.Errorf("Put = %v, want a MismatchError", err)
+	if err := l.Put(t.Context(), describe([]byte("abc")), []byte("abd")); !errors.Is(err, blobstore.ErrMismatch) {
+		t.Errorf("Put = %v, want ErrMismatch", err)
 	}
 }
 
@@ -258,7 +292,7 @@ func TestOneIngestAtATime(t *testing.T) {
 	if _, err := in.WriteAt(content, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.Commit(d.Digest); err != nil {
+	if err := in.Commit(nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := in.Close(); err != nil {
@@ -320,7 +354,7 @@ func TestManyIngestTheSameBlobsAtOnce(t *testing.T) {
 				if _, err := in.WriteAt(content, 0); err != nil {
 					t.Error(err)
 				}
-				if err := errors.Join(in.Commit(d.Digest), in.Close()); err != nil {
+				if err := errors.Join(in.Commit(nil), in.Close()); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
@@ -511,7 +545,7 @@ func TestAnIngestGoesOnWhereTheLastOneStopped(t *testing.T) {
 			if _, err := in.WriteAt(content[half:], int64(half)); err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(in.Commit(desc.Digest), in.Close()); err != nil {
+			if err := errors.Join(in.Commit(nil), in.Close()); err != nil {
 				t.Fatal(err)
 			}
 			break

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"drayage/engine/chaos"
+	"drayage/engine/fault"
 	"drayage/engine/plan"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
@@ -570,8 +571,7 @@ func TestAnImageWithoutRoom(t *testing.T) {
 		return nil
 	}
 	results, failed := f.pull(t, big, here, small)
-	var local *transfer.LocalError
-	if len(failed) != 1 || !errors.Is(failed[0], full) || !errors.As(failed[0], &local) || results[1].Err != nil || results[2].Err != nil {
+	if len(failed) != 1 || !errors.Is(failed[0], full) || fault.Of(failed[0]) != fault.Local || results[1].Err != nil || results[2].Err != nil {
 		t.Errorf("%v; the others: %v, %v", failed, results[1].Err, results[2].Err)
 	}
 	if f.Sent() > 1<<20 {

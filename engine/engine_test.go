@@ -465,8 +465,7 @@ func TestIndexThatLiesAboutAManifestsSize(t *testing.T) {
 		lie := img.Descriptor
 		lie.Size += d
 		name := f.PushManifest("r", "1", ocispec.MediaTypeImageIndex, registrytest.Index(ocispec.MediaTypeImageIndex, lie))
-		var size *plan.SizeError
-		if _, failed := f.pull(t, name); len(failed) != 1 || !errors.As(failed[0], &size) {
+		if _, failed := f.pull(t, name); len(failed) != 1 || !errors.Is(failed[0], plan.ErrSize) {
 			t.Errorf("%+d: %v", d, failed)
 		}
 	}

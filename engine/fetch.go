@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"runtime"
 	"strings"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/event"
+	"drayage/engine/fault"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
@@ -74,7 +76,7 @@ func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.De
 		p.watch.flying(t)
 	}
 	place.Share(t)
-	got, err := t.Run(ctx)
+	_, err = t.Run(ctx)
 	place.Share(nil)
 	p.flying.Add(-1)
 	if err == nil {
@@ -82,7 +84,7 @@ func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.De
 		if p.watch != nil {
 			p.watch.verified()
 		}
-		err = p.commit(ctx, place, in, got)
+		err = p.commit(ctx, place, in, t.Hash())
 	}
 	if err = errors.Join(err, in.Close()); err != nil {
 		return 0, p.tellSpace(err)
@@ -98,7 +100,7 @@ func local(err error) error {
 	if errors.As(err, &size) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return &transfer.LocalError{Err: err}
+	return fault.As(fault.Local, err)
 }
 
 // tellSpace adds to a full disk's error how much is missing for the whole run,
@@ -119,7 +121,7 @@ func (p *pull) tellSpace(err error) error {
 	if freeErr != nil || need <= free {
 		return err
 	}
-	return &transfer.LocalError{Err: &blobstore.SpaceError{Where: p.opts.Store.Dir(), Need: need, Free: free}}
+	return &blobstore.SpaceError{Where: p.opts.Store.Dir(), Need: need, Free: free}
 }
 
 // ingest begins to add a blob. While another process is fetching it, its
@@ -160,7 +162,7 @@ func (p *pull) ingest(ctx context.Context, place *schedule.Place, desc ocispec.D
 
 // commit publishes a blob. The connection serves others while the disk is
 // waited for.
-func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.Ingest, got digest.Digest) error {
+func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.Ingest, hashed hash.Hash) error {
 	select {
 	case p.commits <- struct{}{}:
 	case <-ctx.Done():
@@ -168,7 +170,7 @@ func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.
 	}
 	defer func() { <-p.commits }()
 	place.Release()
-	if err := in.Commit(got); err != nil {
+	if err := in.Commit(hashed); err != nil {
 		return local(err)
 	}
 	return nil

@@ -10,11 +10,11 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/event"
+	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/schedule"
-	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -269,7 +269,7 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 				p.plan.Remove(b.Digest)
 			}
 			p.mu.Unlock()
-			return p.fail(ctx, img, &transfer.LocalError{Err: err})
+			return p.fail(ctx, img, fault.As(fault.Local, err))
 		}
 	}
 	p.toFetch += fresh

@@ -14,14 +14,15 @@ import (
 	"syscall"
 
 	"drayage/blobstore/durable"
+	"drayage/engine/fault"
 	"drayage/tarwriter/squeeze"
 )
 
 var (
 	// ErrExists is wrapped when an output is there already.
-	ErrExists = errors.New("exists already")
+	ErrExists = fault.WithHint(fault.Local, "exists already", "--force overwrites it")
 	// ErrBusy is wrapped when another process is writing the same output.
-	ErrBusy = errors.New("another process is writing it")
+	ErrBusy = fault.New(fault.Local, "another process is writing it")
 )
 
 // partSuffix ends the name under which an archive is written.

@@ -11,12 +11,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
+
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strings"
+
+	"drayage/engine/fault"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -90,7 +92,7 @@ type Blobs interface {
 type Layout func([]Image) ([]Member, error)
 
 // ErrNotImage is wrapped by layouts for artifacts that are no container images.
-var ErrNotImage = errors.New("not a container image")
+var ErrNotImage = fault.WithHint(fault.Unknown, "not a container image", "--format oci")
 
 const (
 	annotationImageName = "io.containerd.image.name"

@@ -12,6 +12,7 @@ import (
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/event"
+	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
@@ -94,8 +95,8 @@ func (a *archive) convertEach(ctx context.Context, results []engine.Result) (err
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		var of *compose.ImageError
-		if errors.As(err, &of) {
+		var of *fault.Error
+		if errors.As(err, &of) && of.Subject.What == fault.Image {
 			err = of.Err // the result says which image
 		}
 		results[i].Err = err

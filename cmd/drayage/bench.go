@@ -17,6 +17,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine/event"
+	"drayage/engine/fault"
 	"drayage/engine/printable"
 	"drayage/engine/registry"
 
@@ -110,6 +111,9 @@ type worseError struct{ first bench.Worse }
 func (e worseError) Error() string {
 	return fmt.Sprintf("%s is %s/s and was %s/s: %.0f%% less", e.first.What, progress.Size(int64(e.first.Is)), progress.Size(int64(e.first.Was)), 100*e.first.Fraction)
 }
+
+// FaultKind is its kind: see fault.Of.
+func (worseError) FaultKind() fault.Kind { return fault.Worse }
 
 // runBench is what drayage bench does.
 func runBench(ctx context.Context, s streams, o benchOptions, args []string) (err error) {

@@ -2,25 +2,14 @@ package main
 
 import (
 	"errors"
-	"io"
 	"io/fs"
-	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 
-	"drayage/blobstore"
 	"drayage/blobstore/durable"
-	archives "drayage/engine/archive"
-	"drayage/engine/compose"
 	"drayage/engine/credential"
-	"drayage/engine/image"
-	"drayage/engine/plan"
-	"drayage/engine/reference"
-	"drayage/engine/registry"
-	"drayage/engine/transfer"
-	"drayage/tarwriter"
+	"drayage/engine/fault"
 )
 
 // The exit statuses, which scripts rely on.
@@ -56,7 +45,10 @@ func statusName(status int) string {
 type usageError struct{ err error }
 
 func (e usageError) Error() string { return e.err.Error() }
-func (e usageError) Unwrap() error { return e.err }
+
+// FaultKind is its kind: see fault.Of.
+func (usageError) FaultKind() fault.Kind { return fault.Usage }
+func (e usageError) Unwrap() error       { return e.err }
 
 // failures are the errors of several images or outputs.
 type failures []error
@@ -90,58 +82,30 @@ func statusOf(err error) int {
 		}
 		return status
 	}
-	for _, k := range kinds {
-		if k.is(err) {
-			return k.status
-		}
+	switch fault.Of(err) {
+	case fault.Usage:
+		return exitUsage
+	case fault.Worse:
+		return exitWorse
+	case fault.Local:
+		return exitLocal
+	case fault.Content:
+		return exitContent
+	case fault.Quota:
+		return exitQuota
+	case fault.Denied:
+		return exitDenied
+	case fault.NotFound:
+		return exitNotFound
+	case fault.Network:
+		return exitNetwork
 	}
 	return exitFailed
-}
-
-// kinds are asked in order: what was marked as a local fault comes before the
-// network, and what merely looks like one after it. (net.Error won't do for
-// the network: the errors of files have its methods too.)
-var kinds = []struct {
-	status int
-	is     func(error) bool
-}{
-	{exitUsage, or(as[usageError], is(reference.ErrInvalid, archives.ErrNotArchive))},
-	{exitWorse, as[worseError]},
-	{exitFailed, is(archives.ErrInvalid)},
-	{exitLocal, or(as[*transfer.LocalError], as[*blobstore.SpaceError], as[*credential.Error], is(tarwriter.ErrExists, tarwriter.ErrBusy, blobstore.ErrNotStore, archives.ErrIncomplete, archives.ErrReplaces, archives.ErrVolume, exec.ErrNotFound), as[*exec.ExitError])},
-	{exitContent, or(as[*transfer.MismatchError], as[*plan.SizeError], as[*blobstore.SizeError], as[*blobstore.MismatchError], as[*compose.DiffIDError], as[damagedError], is(registry.ErrContent, blobstore.ErrDamaged, archives.ErrMismatch, compose.ErrLayer))},
-	{exitQuota, is(registry.ErrQuota)},
-	{exitDenied, is(registry.ErrDenied)},
-	{exitNotFound, or(is(registry.ErrNotFound, blobstore.ErrNotFound), as[*image.NoPlatformError], as[*image.NotImageError])},
-	{exitNetwork, or(is(registry.ErrUnavailable, transfer.ErrGaveUp, transfer.ErrWasteful, io.ErrUnexpectedEOF), as[*net.OpError], as[*net.DNSError])},
-	{exitLocal, or(as[*fs.PathError], as[*os.LinkError], as[*os.SyscallError], as[syscall.Errno])},
 }
 
 func as[T error](err error) bool {
 	var target T
 	return errors.As(err, &target)
-}
-
-func is(sentinels ...error) func(error) bool {
-	return func(err error) bool {
-		for _, s := range sentinels {
-			if errors.Is(err, s) {
-				return true
-			}
-		}
-		return false
-	}
-}
-
-func or(preds ...func(error) bool) func(error) bool {
-	return func(err error) bool {
-		for _, p := range preds {
-			if p(err) {
-				return true
-			}
-		}
-		return false
-	}
 }
 
 // measureError is a measurement without a result. There is nothing to go on with.
@@ -151,9 +115,10 @@ func (e measureError) Unwrap() error { return e.error }
 
 // hint is what the user can do about an error, or "".
 func hint(err error) string {
+	if h := fault.HintOf(err); h != "" {
+		return h
+	}
 	switch {
-	case errors.Is(err, tarwriter.ErrExists):
-		return "--force overwrites it"
 	case errors.Is(err, errQuota):
 		return "the disk quota of this user is used up: free some of it and run the same command again; what arrived is kept"
 	case errors.Is(err, syscall.ENOSPC):
@@ -166,13 +131,7 @@ func hint(err error) string {
 		return ""
 	case errors.Is(err, exec.ErrNotFound):
 		return "write to a file with -o and load it elsewhere"
-	case errors.Is(err, tarwriter.ErrNotImage):
-		return "--format oci"
-	}
-	if as[*transfer.MismatchError](err) {
-		return "the registry, or something on the way to it, changes content"
-	}
-	if statusOf(err) == exitNetwork && !as[measureError](err) {
+	case statusOf(err) == exitNetwork && !as[measureError](err):
 		return "run the same command again to go on: what arrived is kept"
 	}
 	return ""

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"drayage/engine"
+	"drayage/engine/fault"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/transfer"
@@ -29,7 +30,7 @@ func TestStatusOf(t *testing.T) {
 		{registry.ErrDenied, 3},
 		{missing, 4},
 		{reset, 5},
-		{&transfer.LocalError{Err: &fs.PathError{Err: syscall.ENOSPC}}, 7},
+		{fault.As(fault.Local, &fs.PathError{Err: syscall.ENOSPC}), 7},
 		{&fs.PathError{Op: "write", Err: syscall.ENOSPC}, 7},
 		{&transfer.MismatchError{}, 6},
 		{registry.ErrQuota, 8},

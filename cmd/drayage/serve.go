@@ -25,13 +25,13 @@ import (
 	"drayage/cmd/drayage/web"
 	"drayage/engine"
 	"drayage/engine/event"
+	"drayage/engine/fault"
 	"drayage/engine/limits"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
 	"drayage/engine/schedule"
-	"drayage/engine/transfer"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -478,7 +478,7 @@ func listenError(flag, address string, err error) error {
 	default:
 		err = fmt.Errorf("%s: %w", flag, err)
 	}
-	return &transfer.LocalError{Err: err}
+	return fault.As(fault.Local, err)
 }
 
 // validPort reports whether a text is a port's number.

@@ -15,6 +15,7 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
+	"drayage/engine/fault"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/retry"
@@ -297,6 +298,9 @@ type damagedError struct{ blobs int }
 func (e damagedError) Error() string {
 	return fmt.Sprintf("%s damaged or missing: pull the images again, or verify with --repair", count(e.blobs, "blob"))
 }
+
+// FaultKind is its kind: see fault.Of.
+func (damagedError) FaultKind() fault.Kind { return fault.Content }
 
 func runVerify(ctx context.Context, s streams, o verifyOptions) error {
 	store, err := openOldStore(s, o.dir)

@@ -32,8 +32,6 @@ type function struct {
 	lines int
 }
 
-type name struct{ at, why string }
-
 // A report is what was measured, and which bars were missed.
 type report struct {
 	pkgs      []*pkg

@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 
+	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/limits"
 	"drayage/tarwriter/squeeze"
@@ -33,17 +34,17 @@ import (
 
 var (
 	// ErrInvalid is wrapped for what is no archive of images, or a hostile one.
-	ErrInvalid = errors.New("not an archive of images that can be read")
+	ErrInvalid = fault.New(fault.Invalid, "not an archive of images that can be read")
 	// ErrMismatch is wrapped when content is not what its digest says.
-	ErrMismatch = errors.New("content does not match its digest")
+	ErrMismatch = fault.New(fault.Content, "content does not match its digest")
 	// ErrNotArchive is wrapped for what is no archive at all: a text, an empty file. It is an
 	// ErrInvalid.
-	ErrNotArchive error = notArchive{}
+	ErrNotArchive error = &fault.Error{Kind: fault.Usage, Err: notArchive{}}
 	// ErrVolume is wrapped when volumes of an archive are missing, or a later one was given.
-	ErrVolume = errors.New("not all volumes of the archive are there")
+	ErrVolume = fault.New(fault.Local, "not all volumes of the archive are there")
 	// ErrIncomplete is wrapped when an archive leaves out what an earlier one
 	// carried, and the store doesn't have that.
-	ErrIncomplete = errors.New("builds on an earlier archive that is not in the store: import that first")
+	ErrIncomplete = fault.New(fault.Local, "builds on an earlier archive that is not in the store: import that first")
 )
 
 type notArchive struct{}

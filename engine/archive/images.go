@@ -120,7 +120,7 @@ func (i *importer) agreed(docker *dockerHalf, roots []blobstore.Root, named map[
 				continue
 			}
 			wrong[name] = true
-			i.fail(&ImageError{name, fmt.Errorf("%w: index.json and manifest.json have different images of that name: manifest.json has one with the config %s", ErrInvalid, e.config)})
+			i.fail(aboutImage(name, fmt.Errorf("%w: index.json and manifest.json have different images of that name: manifest.json has one with the config %s", ErrInvalid, e.config)))
 		}
 	}
 	for _, e := range docker.entries { // which is no other image's then
@@ -670,9 +670,7 @@ func (i *importer) sealed(d digest.Digest) (bool, error) {
 
 // wrongSize marks descriptors that lie about sizes.
 func wrongSize(err error) error {
-	var size *blobstore.SizeError
-	var planned *plan.SizeError
-	if errors.As(err, &size) || errors.As(err, &planned) {
+	if errors.As(err, new(*blobstore.SizeError)) || errors.Is(err, plan.ErrSize) {
 		return fmt.Errorf("%w: %w", ErrMismatch, err)
 	}
 	return err

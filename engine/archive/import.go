@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"drayage/blobstore"
+	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/limits"
 	"drayage/tarwriter"
@@ -43,18 +44,7 @@ type Options struct {
 }
 
 // ErrReplaces is wrapped when an archive has another image for a name that the store has.
-var ErrReplaces = errors.New("the store has another image of that name")
-
-// ImageError is a failure with the image of an archive that it happened to.
-type ImageError struct {
-	Image string // its name, or its digest
-	Err   error
-}
-
-func (e *ImageError) Error() string { return image.Printable(e.Image) + ": " + e.Err.Error() }
-
-// Unwrap is the failure itself.
-func (e *ImageError) Unwrap() error { return e.Err }
+var ErrReplaces = fault.New(fault.Local, "the store has another image of that name")
 
 // Import reads an archive into a store and pins its images. name is a file, a
 // folder, the first of an archive's volumes, or "-" for stdin. The errors wrap ErrInvalid, ErrMismatch,
@@ -147,7 +137,7 @@ func (i *importer) replacing(roots []blobstore.Root) (kept []blobstore.Root, ref
 		switch {
 		case err != nil || old.Target.Digest == r.Target.Digest:
 		case i.options.NoReplace:
-			refused = errors.Join(refused, &ImageError{r.Name, fmt.Errorf("%w: it is %s there, and %s in the archive", ErrReplaces, old.Target.Digest, r.Target.Digest)})
+			refused = errors.Join(refused, aboutImage(r.Name, fmt.Errorf("%w: it is %s there, and %s in the archive", ErrReplaces, old.Target.Digest, r.Target.Digest)))
 			continue
 		default:
 			i.options.Warn(fmt.Sprintf("replaces %s: %s becomes %s", image.Printable(r.Name), old.Target.Digest, r.Target.Digest))
@@ -167,7 +157,7 @@ func (i *importer) skip(ctx context.Context, name string, err error) bool {
 	if errors.As(err, &of) {
 		of.told = true
 	}
-	i.fail(&ImageError{name, err})
+	i.fail(aboutImage(name, err))
 	return true
 }
 
@@ -562,7 +552,7 @@ func (i *importer) unique(roots []blobstore.Root) []blobstore.Root {
 			i.options.Warn(fmt.Sprintf("the archive has %s twice: %s is taken, and not %s", image.Printable(r.Name), r.Target.Digest, old.Target.Digest))
 		} else if !refused[r.Name] {
 			refused[r.Name] = true
-			i.fail(&ImageError{r.Name, fmt.Errorf("%w: it is %s and %s in the archive", errTwice, old.Target.Digest, r.Target.Digest)})
+			i.fail(aboutImage(r.Name, fmt.Errorf("%w: it is %s and %s in the archive", errTwice, old.Target.Digest, r.Target.Digest)))
 		}
 	}
 	for name := range refused {
@@ -585,4 +575,9 @@ func invalid(err error) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return err
+}
+
+// aboutImage says of which image of an archive an error is.
+func aboutImage(name string, err error) error {
+	return fault.About(fault.Image, image.Printable(name), err)
 }

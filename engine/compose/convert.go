@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"drayage/blobstore"
+	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/limits"
 	"drayage/engine/plan"
@@ -62,16 +63,8 @@ func (e *DiffIDError) Error() string {
 	return fmt.Sprintf("layer %s has the diff id %s, and the config says %s", e.Layer, e.Got, e.Want)
 }
 
-// ImageError is a failure with the image that it happened to.
-type ImageError struct {
-	Image string
-	Err   error
-}
-
-func (e *ImageError) Error() string { return e.Image + ": " + e.Err.Error() }
-
-// Unwrap is the failure itself.
-func (e *ImageError) Unwrap() error { return e.Err }
+// FaultKind is its kind: see fault.Of.
+func (*DiffIDError) FaultKind() fault.Kind { return fault.Content }
 
 // job is a layer to be converted or read.
 type job struct {
@@ -100,7 +93,7 @@ func (c *composer) convertAll(ctx context.Context, named []Named) error {
 				if failed := group.Wait(); failed != nil { // which ended ctx
 					return failed
 				}
-				return &ImageError{n.Image.Ref.String(), err}
+				return fault.About(fault.Image, n.Image.Ref.String(), err)
 			}
 			for _, j := range jobs {
 				k := key{j.layer.Digest, j.want}
@@ -114,7 +107,7 @@ func (c *composer) convertAll(ctx context.Context, named []Named) error {
 					}
 					d, err := c.convert(ctx, j)
 					if err != nil {
-						return &ImageError{n.Image.Ref.String(), fmt.Errorf("converting layer %s: %w", j.layer.Digest, err)}
+						return fault.About(fault.Image, n.Image.Ref.String(), fmt.Errorf("converting layer %s: %w", j.layer.Digest, err))
 					}
 					mu.Lock()
 					defer mu.Unlock()
@@ -435,7 +428,7 @@ func fill(in io.Reader, buf []byte) (int, error) {
 }
 
 // ErrLayer is wrapped for layers that can't be decompressed.
-var ErrLayer = errors.New("not what its media type says")
+var ErrLayer = fault.New(fault.Content, "not what its media type says")
 
 func notALayer(err error) error {
 	var ratio *limits.RatioError

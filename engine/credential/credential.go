@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"drayage/engine/fault"
 )
 
 // Credential is what a registry is asked with. The zero value is nothing.
@@ -43,6 +45,9 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("credentials from %s: %v", e.Where, e.Err) }
+
+// FaultKind is its kind: see fault.Of.
+func (*Error) FaultKind() fault.Kind { return fault.Local }
 
 // Unwrap is the fault itself.
 func (e *Error) Unwrap() error { return e.Err }

@@ -22,6 +22,7 @@ import (
 // A Kind is what a caller can act on. The order is that of precedence.
 type Kind int
 
+// The kinds. docs/exit-status.md has what the command line makes of them.
 const (
 	Unknown  Kind = iota // nothing says what it is
 	Usage                // what was asked for makes no sense
@@ -104,19 +105,23 @@ func About(what Thing, name string, err error) error {
 	return &Error{Subject: Subject{What: what, Name: name}, Err: err}
 }
 
-// classified is an error that knows its kind.
-type classified interface{ FaultKind() Kind }
+// FaultHint implements the interface that HintOf looks for.
+func (e *Error) FaultHint() string { return e.Hint }
+
+// Other types of errors may know these, too.
+type (
+	classified interface{ FaultKind() Kind }
+	hinted     interface{ FaultHint() string }
+)
 
 // Of is the kind of an error: the first in the order of kinds that the error, or
 // one that it wraps, has. It is Unknown for nil.
 func Of(err error) Kind {
 	found := Unknown
 	walk(err, func(e error) bool {
-		k := Unknown
-		if c, ok := e.(classified); ok { //nolint:errorlint // the walk unwraps
+		k := systemKind(e)
+		if c, ok := e.(classified); ok {
 			k = c.FaultKind()
-		} else {
-			k = systemKind(e)
 		}
 		if k != Unknown && (found == Unknown || k < found) {
 			found = k
@@ -139,10 +144,10 @@ func systemKind(err error) Kind {
 	case *fs.PathError, *os.LinkError, *os.SyscallError, syscall.Errno:
 		return system
 	}
-	switch err { //nolint:errorlint // the walk unwraps
-	case io.ErrUnexpectedEOF:
+	if err == io.ErrUnexpectedEOF { //nolint:errorlint // the walk unwraps
 		return Network
-	case exec.ErrNotFound:
+	}
+	if err == exec.ErrNotFound { //nolint:errorlint // the walk unwraps
 		return Local
 	}
 	return Unknown
@@ -152,8 +157,8 @@ func systemKind(err error) Kind {
 // or "".
 func HintOf(err error) (hint string) {
 	walk(err, func(e error) bool {
-		if f, ok := e.(*Error); ok { //nolint:errorlint // the walk unwraps
-			hint = f.Hint
+		if h, ok := e.(hinted); ok {
+			hint = h.FaultHint()
 		}
 		return hint == ""
 	})

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"drayage/engine/fault"
+
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -81,6 +83,9 @@ func (e *NoPlatformError) Error() string {
 	return text + ": there is " + listed(e.Have) + ", and else " + untold
 }
 
+// FaultKind is its kind: see fault.Of.
+func (*NoPlatformError) FaultKind() fault.Kind { return fault.NotFound }
+
 // listed is a list of which the end is cut off when it is long.
 func listed(names []string) string {
 	const most = 20
@@ -133,6 +138,9 @@ type NotImageError struct {
 func (e *NotImageError) Error() string {
 	return "this is " + e.Kind + ", and not an image (--all-platforms --format oci copies it)"
 }
+
+// FaultKind is its kind: see fault.Of.
+func (*NotImageError) FaultKind() fault.Kind { return fault.NotFound }
 
 // Loose are the blobs that an index lists itself: what is no manifest. BuildKit's caches have
 // their layers there. The image spec wants unknown types to be no error.

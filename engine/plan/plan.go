@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 
+	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/limits"
 	"drayage/engine/reference"
@@ -132,15 +133,12 @@ func (i *Image) ManifestSize() int64 {
 	return n
 }
 
-// SizeError says that two descriptors, or a descriptor and the content, differ
-// about the size of the same digest.
-type SizeError struct {
-	Digest    digest.Digest
-	Says, Has int64 // bytes
-}
+// ErrSize is wrapped when two descriptors, or a descriptor and the content,
+// differ about the size of the same digest.
+var ErrSize = fault.New(fault.Content, "wrong size in a descriptor")
 
-func (e *SizeError) Error() string {
-	return fmt.Sprintf("%s is described with %d bytes, and has %d", e.Digest, e.Says, e.Has)
+func sizeError(d ocispec.Descriptor, has int64) error {
+	return fmt.Errorf("%w: %s is described with %d bytes and has %d", ErrSize, d.Digest, d.Size, has)
 }
 
 // Selection says which of an index's images are wanted.
@@ -341,7 +339,7 @@ func (r *resolver) child(ctx context.Context, d ocispec.Descriptor) (image.Docum
 		return got.Document, fmt.Errorf("manifest %s of the index: %w", d.Digest, got.err)
 	}
 	if got.Descriptor.Size != d.Size {
-		return got.Document, &SizeError{Digest: d.Digest, Says: d.Size, Has: got.Descriptor.Size}
+		return got.Document, sizeError(d, got.Descriptor.Size)
 	}
 	return got.Document, nil
 }
@@ -415,14 +413,14 @@ type Plan struct {
 
 // Add adds an image's blobs and returns those that the plan did not have yet.
 // here tells what is in the store. A blob that two images describe with
-// different sizes is a *SizeError for the later one, which is not added.
+// different sizes is an ErrSize for the later one, which is not added.
 func (p *Plan) Add(img *Image, here func(ocispec.Descriptor) (bool, error)) ([]Blob, error) {
 	blobs := img.Blobs()
 	fresh := make(map[digest.Digest]bool)
 	for _, d := range blobs {
 		if known := p.blobs[d.Digest]; known != nil {
 			if known.Size != d.Size {
-				return nil, &SizeError{Digest: d.Digest, Says: d.Size, Has: known.Size}
+				return nil, sizeError(d, known.Size)
 			}
 			continue
 		}

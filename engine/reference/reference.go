@@ -5,10 +5,11 @@
 package reference
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"drayage/engine/fault"
 
 	_ "crypto/sha256" // the digest algorithms that a reference may name
 	_ "crypto/sha512"
@@ -17,7 +18,7 @@ import (
 )
 
 // ErrInvalid is the error that Parse wraps for a name that is none.
-var ErrInvalid = errors.New("not an image name")
+var ErrInvalid = fault.New(fault.Usage, "not an image name")
 
 const (
 	hubDomain = "docker.io"

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/engine/fault"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/retry"
@@ -25,15 +26,15 @@ import (
 // or the end of its context wraps one of these.
 var (
 	// ErrNotFound: the registry has no such repository, manifest or blob.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound = fault.New(fault.NotFound, "not found")
 	// ErrDenied: the registry refuses the credentials, or wants some.
-	ErrDenied = errors.New("not allowed")
+	ErrDenied = fault.New(fault.Denied, "not allowed")
 	// ErrQuota: the registry wants fewer requests, for longer than we wait.
-	ErrQuota = errors.New("the registry's quota is used up")
+	ErrQuota = fault.New(fault.Quota, "the registry's quota is used up")
 	// ErrUnavailable: the network or the server failed, again and again.
-	ErrUnavailable = errors.New("unavailable")
+	ErrUnavailable = fault.New(fault.Network, "unavailable")
 	// ErrContent: what came is not what its digest says.
-	ErrContent = errors.New("content does not match its digest")
+	ErrContent = fault.New(fault.Content, "content does not match its digest")
 	// ErrInvalid: the answer is not one of a registry.
 	ErrInvalid = errors.New("not a registry's answer")
 )

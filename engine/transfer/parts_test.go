@@ -76,7 +76,7 @@ func arrive(f *hasher, content []byte, rnd *rand.Rand) {
 			f.step(missing.Prefix(size), back)
 		}
 	}
-	for f.step(size, back) { //nolint:revive // it does the work
+	for f.step(size, back) {
 	}
 }
 
@@ -120,7 +120,7 @@ func TestAHasherNotesItsStateAndTellsFaults(t *testing.T) {
 	f.changed.L.Lock()
 	defer f.changed.L.Unlock()
 	back := new(buffer)
-	for f.step(int64(len(content)), back) { //nolint:revive // it does the work
+	for f.step(int64(len(content)), back) {
 	}
 	if !slices.Equal(noted, []int64{1 << 20, 2 << 20, 3 << 20, 4 << 20, 5 << 20}) {
 		t.Errorf("states at %v", noted)
@@ -131,7 +131,7 @@ func TestAHasherNotesItsStateAndTellsFaults(t *testing.T) {
 	f.failed = func(err error) { told = err }
 	f.note = func(int64, hash.Hash) error { return broken }
 	f.start(sha256.New(), 0)
-	for f.step(1<<20, back) { //nolint:revive // it does the work
+	for f.step(1<<20, back) {
 	}
 	if !errors.Is(told, broken) {
 		t.Errorf("a state that was not kept: %v", told)

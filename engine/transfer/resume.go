@@ -87,12 +87,12 @@ func (t *Transfer) checkExtents(extents []extent) (sound, damaged int64, ok bool
 // lastState is the hash of as many of the blob's first bytes as a state tells,
 // up to the offset sound.
 func (t *Transfer) lastState(states []hashState, sound int64) (h hash.Hash, from int64) {
-	h = t.newHash()
+	h = t.sink.Hash()
 	for _, s := range states {
 		if s.at > sound || s.at <= from {
 			continue
 		}
-		restored := t.newHash()
+		restored := t.sink.Hash()
 		if u, ok := restored.(encoding.BinaryUnmarshaler); ok && u.UnmarshalBinary(s.hash) == nil {
 			h, from = restored, s.at
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"drayage/engine/fault"
 	"drayage/engine/retry"
 	"drayage/engine/transfer/internal/interval"
 
@@ -53,10 +54,10 @@ var (
 	// something else than the blob, which a later one may be.
 	ErrOdd = errors.New("this is not the blob")
 	// ErrGaveUp is wrapped when connections to a source broke until patience ended.
-	ErrGaveUp = errors.New("the connection broke again and again")
+	ErrGaveUp = fault.New(fault.Network, "the connection broke again and again")
 	// ErrWasteful is wrapped when a source that can't begin within a blob
 	// broke so often that trying on would only fetch the same bytes again.
-	ErrWasteful = errors.New("the server can't continue a blob, and the connection doesn't hold for a whole one")
+	ErrWasteful = fault.New(fault.Network, "the server can't continue a blob, and the connection doesn't hold for a whole one")
 )
 
 // TotalError is wrapped, together with ErrRange, by a Source that says how
@@ -83,10 +84,21 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("content of %s from %s has the digest %s", e.Want, e.Host, e.Got)
 }
 
+// FaultKind is its kind: see fault.Of.
+func (*MismatchError) FaultKind() fault.Kind { return fault.Content }
+
+// FaultHint is what can be done: see fault.HintOf.
+func (*MismatchError) FaultHint() string {
+	return "the registry, or something on the way to it, changes content"
+}
+
 // LocalError is a fault of where the bytes should go.
 type LocalError struct{ Err error }
 
 func (e *LocalError) Error() string { return e.Err.Error() }
+
+// FaultKind is its kind: see fault.Of.
+func (*LocalError) FaultKind() fault.Kind { return fault.Local }
 
 // Unwrap is the fault itself.
 func (e *LocalError) Unwrap() error { return e.Err }
@@ -96,6 +108,7 @@ func (e *LocalError) Unwrap() error { return e.Err }
 type Sink interface {
 	io.WriterAt
 	io.ReaderAt
+	Hash() hash.Hash              // a new one, for the blob's content
 	Notes() [][]byte              // of earlier transfers, oldest first
 	Note(p []byte) error          // is kept if the process dies
 	Checkpoint() error            // what was noted is kept at a power cut too
@@ -197,7 +210,8 @@ type Transfer struct {
 	wasted  int64 // bytes read over
 	primary primary
 	help    help
-	fault   error // of the sink: ends everything
+	whole   hash.Hash // of all of the blob, or nil
+	fault   error     // of the sink: ends everything
 }
 
 type (
@@ -218,7 +232,7 @@ func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Trans
 	t.primary.endedAt = -1
 	t.prefix = hasher{changed: t.changed, read: sink, grown: o.Front, failed: t.failed,
 		note: func(at int64, h hash.Hash) error { return sink.Note(stateNote(at, h)) }}
-	t.prefix.start(t.newHash(), 0)
+	t.prefix.start(t.sink.Hash(), 0)
 	return t
 }
 
@@ -227,7 +241,13 @@ func Fetch(ctx context.Context, want ocispec.Descriptor, sources []Source, sink 
 	return New(want, sources, sink, o).Run(ctx)
 }
 
-func (t *Transfer) newHash() hash.Hash { return t.want.Digest.Algorithm().Hash() }
+// Hash is the sink's hash that all of the blob was written to. It is there once
+// Run has returned no error.
+func (t *Transfer) Hash() hash.Hash {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.whole
+}
 
 // Run writes the blob to the sink and returns the digest of what it wrote,
 // which is the descriptor's. A body that breaks is continued, with backoff, as
@@ -324,6 +344,7 @@ func (t *Transfer) await(ctx context.Context) ([]byte, error) {
 			return nil, context.Cause(ctx)
 		}
 		if sum, done := t.prefix.sum(t.want.Size); done {
+			t.whole = t.prefix.hash
 			return sum, nil
 		}
 		t.changed.Wait()
@@ -357,7 +378,7 @@ func (t *Transfer) restart() error {
 	t.missing = interval.Whole[worker](t.want.Size)
 	t.arrived, t.kept, t.phase = 0, 0, fetching
 	t.primary.endedAt, t.primary.began = -1, false
-	t.prefix.start(t.newHash(), 0)
+	t.prefix.start(t.sink.Hash(), 0)
 	t.mu.Unlock()
 	t.opts.Progress(-lost)
 	if kept > 0 {

@@ -3,8 +3,10 @@ package transfer_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"syscall"
@@ -96,6 +98,8 @@ func (s *sink) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (s *sink) Notes() [][]byte { return s.old }
+
+func (s *sink) Hash() hash.Hash { return sha256.New() }
 
 func (s *sink) Note(p []byte) error {
 	s.mu.Lock()
