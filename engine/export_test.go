@@ -1,12 +1,35 @@
 package engine
 
-import "time"
+import (
+	"time"
+
+	"drayage/engine/reference"
+
+	"github.com/opencontainers/go-digest"
+)
 
 // Wait waits until nothing is under way.
 func (t *Through) Wait() { t.work.Wait() }
 
 // Within sets for how long a registry's whole answer is waited for.
 func (t *Through) Within(d time.Duration) { t.within = d }
+
+// Taking sets how long all questions about what is below one manifest may take.
+func (t *Through) Taking(d time.Duration) { t.taking = d }
+
+// Proving is how many wait for answers to whether a repository has something.
+func (t *Through) Proving() int { return t.proofs.asking.waiting() }
+
+// Prove notes what a registry said of whether a repository has a blob.
+func (t *Through) Prove(ref reference.Image, d digest.Digest, err error) {
+	t.proofs.put(ref, proofKey{placeOf(ref, d), false}, err)
+}
+
+// Proven reports whether that is remembered.
+func (t *Through) Proven(ref reference.Image, d digest.Digest) (known bool, err error) {
+	p, ok := t.proofs.get(proofKey{placeOf(ref, d), false})
+	return ok, p.err
+}
 
 // Grace sets how long a blob is fetched on that nobody waits for.
 func (t *Through) Grace(d time.Duration) { t.grace = d }

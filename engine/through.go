@@ -44,6 +44,7 @@ type Through struct {
 	work      sync.WaitGroup
 
 	within    time.Duration // for a whole answer of a registry
+	taking    time.Duration // for all questions about what is below one manifest
 	grace     time.Duration // for a flight that nobody follows
 	questions *turns
 	documents *turns // that are fetched
@@ -108,7 +109,8 @@ type needed struct {
 // they never wait for blobs.
 func NewThrough(ctx context.Context, o Options, manifests *registry.Client, fresh time.Duration) *Through {
 	t := &Through{
-		opts: o, manifests: manifests, fresh: fresh, within: limits.QuestionTime, grace: limits.FlightGrace,
+		opts: o, manifests: manifests, fresh: fresh, within: limits.QuestionTime, taking: limits.TakingTime, grace: limits.FlightGrace,
+		proofs:    newProofs(),
 		questions: newTurns(limits.QuestionsAtOnce, limits.QuestionsPerRegistry),
 		documents: newTurns(limits.DocumentsAtOnce, limits.DocumentsPerRegistry),
 		listing:   newTurns(limits.ListsAtOnce, 1),
@@ -392,7 +394,7 @@ func (t *Through) put(ctx context.Context, ref reference.Image, doc image.Docume
 	if err := lease.Put(ctx, doc.Descriptor, doc.Raw); err != nil {
 		return err
 	}
-	g := gathering{lease: lease, ref: ref, roots: roots, seen: map[digest.Digest]int64{doc.Descriptor.Digest: doc.Descriptor.Size}}
+	g := gathering{lease: lease, ref: ref, roots: roots, taking: taking{most: t.taking}, seen: map[digest.Digest]int64{doc.Descriptor.Digest: doc.Descriptor.Size}}
 	if err := t.gather(ctx, &g, doc); err != nil {
 		return err
 	}
@@ -416,6 +418,8 @@ type gathering struct {
 	seen  map[digest.Digest]int64 // with the sizes that they were first listed with
 	here  []digest.Digest         // of them
 	read  int64                   // bytes of manifests
+
+	taking taking
 }
 
 // gather notes what a manifest, and those below it that are here, need, and for which
@@ -448,7 +452,7 @@ func (t *Through) gather(ctx context.Context, g *gathering, doc image.Document) 
 		if err != nil {
 			return err
 		}
-		if !has || !t.takes(ctx, g.ref, d.Digest, doc.Index != nil) {
+		if !has || !t.takes(ctx, g, d.Digest, doc.Index != nil) {
 			continue
 		}
 		g.here = append(g.here, d.Digest)

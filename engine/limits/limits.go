@@ -133,6 +133,9 @@ const (
 	// QuestionTime is how long a registry may take for the whole answer to one question: what a tag
 	// stands for, a manifest, a blob's size, a list.
 	QuestionTime = 2 * time.Minute
+	// TakingTime is how long a registry may take for all answers to whether it has what the store has
+	// for others of what one manifest lists.
+	TakingTime = 10 * time.Second
 	// QuestionsAtOnce is how many questions wait for answers of registries, and QuestionsPerRegistry
 	// how many of them for one registry's. Others wait for their turn.
 	QuestionsAtOnce      = 64
@@ -155,6 +158,7 @@ const (
 	// needs; what is beyond that is found out when it is asked for.
 	NeededBelow = 50_000
 	// MemoryBytes is about how much of each kind is remembered of what was asked for: what blobs
-	// images need, when tags were last looked at, lists of tags.
+	// images need, when tags were last looked at, lists of tags,
+	// what registries are known to have.
 	MemoryBytes = 16 << 20
 )
