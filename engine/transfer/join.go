@@ -12,14 +12,18 @@ const (
 	slowly = 2 * time.Second
 	// little is how many bytes a second are next to nothing.
 	little = 64 << 10
+	// enough is how many bytes a second the connections at work must get together
+	// to be left alone. Whoever joins may have other content, which costs the others
+	// all that came: it should not have the chance where nobody waits long.
+	enough = 256 << 10
 )
 
 // Join adds a source while Run is running, and takes part with a connection of
-// its own where those that are there are slow: one that delivers little holds up
-// nobody who knows a better source, and one that has joined holds up nobody
-// either. It returns when the transfer is over, ctx is done, or the source is of
-// no use; what fails is left to the others. joined is false when it came too
-// late.
+// its own where those that are there are slow or silent: one that delivers little
+// holds up nobody who knows a better source, and one that has joined holds up
+// nobody either. A transfer that is fast enough isn't helped. It returns when the
+// transfer is over, ctx is done, or the source is of no use; what fails is left to
+// the others. joined is false when it came too late.
 func (t *Transfer) Join(ctx context.Context, s Source) (joined bool) {
 	src := &source{Source: s, joined: true, beaten: little, noRanges: t.opts.IgnoresRange(s.Host())}
 	w := t.newWorker(guest)
@@ -97,7 +101,7 @@ func (t *Transfer) awaitGuestPiece(ctx context.Context, w *worker, src *source) 
 func (t *Transfer) takeAsGuest(w *worker, src *source, now time.Time) bool {
 	slowest := t.slowest(w, now)
 	switch {
-	case slowest == nil, w.lost, slowest.source != nil && slowest.source.Host() == src.Host(),
+	case slowest == nil, w.lost, t.isFast(now), slowest.source != nil && slowest.source.Host() == src.Host(),
 		now.Sub(slowest.began) < slowly, t.view(now).TimeLeft(slowest.seen(now), slowest.gap.Left()) < slowly:
 		return false
 	}
@@ -114,6 +118,16 @@ func (t *Transfer) takeAsGuest(w *worker, src *source, now time.Time) bool {
 	}
 	w.own(g)
 	return true
+}
+
+// isFast reports whether the connections at work get enough together. The caller
+// holds t.mu.
+func (t *Transfer) isFast(now time.Time) bool {
+	var rate float64
+	for w := range t.workers {
+		rate += w.rate(now)
+	}
+	return rate >= enough
 }
 
 // crawling is the primary when it has got next to nothing for a while, else nil.

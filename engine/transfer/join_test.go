@@ -81,30 +81,65 @@ func TestASlowSourceHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// Two that are as fast share the work.
-func TestSourcesThatJoinShareTheWork(t *testing.T) {
-	const size, rate = 128 << 20, 4 << 20
-	whole := content(size)
-	synctest.Test(t, func(t *testing.T) {
-		one, two := named{&lineSource{content: whole, line: steady(rate)}, "one"}, named{&lineSource{content: whole, line: steady(rate)}, "two"}
-		took, err := joining(t, one, two, whole, transfer.Options{})
-		if most := 24 * time.Second; err != nil || took > most {
-			t.Errorf("%v after %v, want at most %v", err, took, most)
-		}
-		if over := one.sent.Load() + two.sent.Load() - size; over > 2<<20 {
-			t.Errorf("%d bytes came in vain", over)
-		}
-	})
+// One that is fast enough is left alone by all that join; one that isn't is helped.
+func TestSourcesThatJoinLeaveAFastOneAlone(t *testing.T) {
+	const fast = 4 << 20
+	for _, c := range []struct {
+		name        string
+		size        int
+		line        func(int) (int, int)
+		connections int
+		helped      bool
+	}{
+		{"fast", 64 << 20, steady(fast), 1, false},
+		{"just fast enough", 64 << 20, steady(512 << 10), 1, false},
+		{"fast over several connections together", 32 << 20, steady(150 << 10), 4, false},
+		{"slow", 16 << 20, steady(100 << 10), 1, true},
+		{"silent after a while", 16 << 20, func(int) (int, int) { return fast, 8 << 20 }, 1, true},
+	} {
+		whole := content(c.size)
+		synctest.Test(t, func(t *testing.T) {
+			one, two := named{&lineSource{content: whole, line: c.line}, "one"}, named{&lineSource{content: whole, line: steady(fast)}, "two"}
+			dst := &sink{}
+			tr := transfer.New(describe(whole), []transfer.Source{one}, dst, transfer.Options{})
+			var others sync.WaitGroup
+			done := make(chan struct{})
+			for range c.connections - 1 {
+				others.Go(func() {
+					for { // as a scheduler does
+						select {
+						case <-done:
+							return
+						case <-time.After(100 * time.Millisecond): // the clock is synctest's
+							_ = tr.Help(t.Context(), func() bool { return false })
+						}
+					}
+				})
+			}
+			others.Go(func() {
+				time.Sleep(time.Second)
+				tr.Join(t.Context(), two)
+			})
+			if _, err := tr.Run(t.Context()); err != nil || !bytes.Equal(dst.data, whole) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			close(done)
+			others.Wait()
+			if helped := two.sent.Load() > 0; helped != c.helped {
+				t.Errorf("one that is %s was helped with %d bytes", c.name, two.sent.Load())
+			}
+		})
+	}
 }
 
 // What goes wrong at a source that has joined is nothing to the one that was there: it has other
 // content, or none.
 func TestASourceThatJoinsSpoilsNothing(t *testing.T) {
-	const size, rate = 64 << 20, 4 << 20
+	const size, rate = 16 << 20, 4 << 20
 	whole := content(size)
 	other := bytes.Repeat([]byte("evil"), size/4)
 	synctest.Test(t, func(t *testing.T) {
-		good, evil := named{&lineSource{content: whole, line: steady(rate)}, "good"}, named{&lineSource{content: other, line: steady(rate)}, "evil"}
+		good, evil := named{&lineSource{content: whole, line: steady(rate / 64)}, "good"}, named{&lineSource{content: other, line: steady(rate)}, "evil"}
 		if _, err := joining(t, good, evil, whole, transfer.Options{}); err != nil {
 			t.Error(err)
 		}
