@@ -31,6 +31,13 @@ func (t *Through) Proven(ref reference.Image, d digest.Digest) (known bool, err 
 	return ok, p.err
 }
 
+// Excluded reports whether a repository is no source for others.
+func (t *Through) Excluded(repository string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.isExcluded(repository)
+}
+
 // Grace sets how long a blob is fetched on that nobody waits for.
 func (t *Through) Grace(d time.Duration) { t.grace = d }
 

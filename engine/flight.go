@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"os"
 	"sync"
@@ -24,8 +25,9 @@ type flight struct {
 	desc   ocispec.Descriptor
 	ctx    context.Context // of the fetch
 	cancel context.CancelCauseFunc
-	turns  chan func()               // by which it may begin; what is received is to be called when it is over
-	apart  bool                      // another one is under way, of the same digest and another size
+	turns  chan func() // by which it may begin; what is received is to be called when it is over
+	apart  bool        // another one is under way, of the same digest and another size
+	seed   maphash.Seed
 	grow   func(arrived int64) error // takes room for what comes; nil when that is no matter
 	idle   func()                    // is told when nobody follows any more
 
@@ -50,11 +52,19 @@ type flight struct {
 // origin is a repository that a flight's blob was asked for of.
 type origin struct {
 	ref   reference.Image
+	at    place
+	guest bool // it has joined
 	known bool // it is known to have the blob: who follows for its sake gets nothing before
+	kept  bool // the blob was added to its images
+	wrong bool // it has given other content
+
+	excluded atomic.Bool // as a guest, for what it gave here or elsewhere
+	given    []*stretch  // since all was thrown away last
+	thrown   []*stretch  // of a guest, that was thrown away
 }
 
 func newFlight(ctx context.Context, store *blobstore.Store, desc ocispec.Descriptor) *flight {
-	f := &flight{store: store, desc: desc, users: 1, origins: make(map[string]*origin), turns: make(chan func())}
+	f := &flight{store: store, desc: desc, users: 1, seed: maphash.MakeSeed(), origins: make(map[string]*origin), turns: make(chan func())}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	f.changed = sync.NewCond(&f.mu)
 	return f
@@ -67,22 +77,45 @@ func (f *flight) of(repository string) *origin {
 	return f.origins[repository]
 }
 
-// places are where the blob was asked for.
-func (f *flight) places() (out []place) {
+// several reports whether the blob was asked for of more than one repository.
+func (f *flight) several() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for repository := range f.origins {
-		out = append(out, place{repository, f.desc.Digest})
+	return len(f.origins) > 1
+}
+
+// holders are the repositories that are known to have the blob since this was last asked, and that
+// gave no other content. What manifests say is no knowledge of that.
+func (f *flight) holders() (out []place) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, o := range f.origins {
+		if o.known && !o.kept && !o.wrong {
+			o.kept = true
+			out = append(out, o.at)
+		}
 	}
 	return out
 }
 
-// add adds a repository.
-func (f *flight) add(repository string, ref reference.Image, known bool) *origin {
+// hasThrown reports whether what a guest gave was thrown away.
+func (f *flight) hasThrown() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o := &origin{ref: ref, known: known}
-	f.origins[repository] = o
+	for _, o := range f.origins {
+		if len(o.thrown) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// add adds a repository.
+func (f *flight) add(at place, ref reference.Image, known bool) *origin {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := &origin{ref: ref, at: at, known: known, guest: len(f.origins) > 0}
+	f.origins[at.repository] = o
 	return o
 }
 
@@ -137,21 +170,6 @@ func (f *flight) progress(n int64) {
 	}
 }
 
-// proving is a source that tells when it has given its first answer.
-type proving struct {
-	transfer.Source
-	answered func()
-}
-
-// Open implements transfer.Source.
-func (s proving) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error) {
-	b, err := s.Source.Open(ctx, a)
-	if err == nil {
-		s.answered()
-	}
-	return b, err
-}
-
 // begun is told of the ingest. Its file stays readable, whatever name it has later.
 func (f *flight) begun(in *blobstore.Ingest) error {
 	file, err := in.Reader()
@@ -177,6 +195,9 @@ func (f *flight) leave() {
 func (f *flight) front(n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if n == 0 {
+		f.throw()
+	}
 	if n == 0 && f.there > 0 {
 		f.thrown++
 	}

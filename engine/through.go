@@ -63,7 +63,8 @@ type Through struct {
 	down    map[string]time.Time // registries that can't be asked, and when that was last tried
 	lists   *memory[string, list]
 	needs   *memory[place, *needed]
-	wrong   *memory[place, time.Time] // what had other content than its digest says, and spoiled it for others
+	wrong   *memory[place, time.Time]  // what had other content than its digest says, and spoiled it for others
+	spoiled *memory[string, time.Time] // repositories that had, and are no sources for others meanwhile
 
 	complained time.Time // of a store that can't be written
 }
@@ -122,6 +123,7 @@ func NewThrough(ctx context.Context, o Options, manifests *registry.Client, fres
 		lists:     newMemory[string, list](limits.MemoryBytes),
 		needs:     newMemory[place, *needed](limits.MemoryBytes),
 		wrong:     newMemory[place, time.Time](limits.MemoryBytes),
+		spoiled:   newMemory[string, time.Time](limits.MemoryBytes),
 	}
 	t.ctx, t.stop = context.WithCancel(ctx)
 	return t
@@ -662,7 +664,7 @@ func (t *Through) Blob(ctx context.Context, ref reference.Image, d digest.Digest
 			return r, nil
 		}
 		// What failed may have been another repository's fault: it counts for that alone.
-		again := try < tries && len(r.flight.places()) > 1 && ctx.Err() == nil && !errors.Is(err, mirror.ErrLocal)
+		again := try < tries && r.flight.several() && ctx.Err() == nil && !errors.Is(err, mirror.ErrLocal)
 		if err = errors.Join(err, r.Close()); !again {
 			return nil, err
 		}
@@ -685,7 +687,34 @@ func (t *Through) ready(ctx context.Context, r *follower) error {
 		return &sizesError{d.Digest, d.Size, size}
 	}
 	r.flight.prove(r.origin)
+	if err := t.adopt(r.flight, nil); err != nil {
+		return t.kept(r.origin.ref, err)
+	}
 	return r.ready()
+}
+
+// adopt adds a flight's blob, which is in the store, to the images that need it of the repositories
+// that are known to have it. A lease, if not nil, holds it there.
+func (t *Through) adopt(f *flight, lease *blobstore.Lease) (err error) {
+	holders := f.holders()
+	if len(holders) == 0 {
+		return nil
+	}
+	if lease == nil {
+		if lease, err = t.opts.Store.Lease(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, lease.Close()) }()
+		if has, err := lease.Keep(f.desc); err != nil || !has {
+			return err
+		}
+	}
+	for _, at := range holders {
+		if err := t.extend(lease, t.rootsOf(at), at.digest); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sizesError says that a repository has another size for a blob than a manifest of it says.
@@ -738,7 +767,7 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 			f.apart = f.apart || other.digest == d
 		}
 		t.flights[key] = f
-		o := f.add(at.repository, ref, known)
+		o := f.add(at, ref, known)
 		t.work.Go(func() { t.takeTurn(f, ref.Registry()) })
 		t.work.Go(func() { t.fly(key, f, o) })
 		return f.follow(ctx, o), nil
@@ -746,10 +775,12 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 	o := f.of(at.repository)
 	switch {
 	case o == nil:
-		o = f.add(at.repository, ref, known)
+		o = f.add(at, ref, known)
 		t.work.Go(func() { t.takeTurn(f, ref.Registry()) }) // it may come sooner
-		for _, s := range t.sources(f, o) {
-			f.with(func(tr *transfer.Transfer) { t.work.Go(func() { tr.Join(f.ctx, s) }) })
+		if !t.isExcluded(at.repository) {
+			for _, s := range t.sources(f, o) {
+				f.with(func(tr *transfer.Transfer) { t.work.Go(func() { tr.Join(f.ctx, s) }) })
+			}
 		}
 	case known:
 		f.prove(o)
@@ -797,7 +828,7 @@ func (t *Through) idle(key flightKey, f *flight) {
 // sources are where an origin's blob can be had.
 func (t *Through) sources(f *flight, o *origin) (out []transfer.Source) {
 	for _, b := range t.opts.Registry.Blobs(o.ref, f.desc.Digest) {
-		out = append(out, proving{b, func() { f.prove(o) }})
+		out = append(out, proving{b, f, o})
 	}
 	return out
 }
@@ -817,23 +848,27 @@ func (t *Through) fly(key flightKey, f *flight, o *origin) {
 		}
 	}
 	var mismatch *transfer.MismatchError
-	places := f.places()
 	t.mu.Lock()
 	if t.flights[key] == f {
 		delete(t.flights, key)
 	}
-	if errors.As(err, &mismatch) && len(places) > 1 { // those who were there first have spoiled it
-		at := placeOf(o.ref, key.digest)
-		t.wrong.put(at, time.Now(), int64(len(at.repository)+len(at.digest)))
-	}
 	t.mu.Unlock()
+	several := f.several() // nobody joins any more
+	if errors.As(err, &mismatch) && several {
+		for _, wrong := range f.spoilers(o) {
+			t.exclude(wrong)
+		}
+	}
+	if err == nil { // some may have said that they have it while it was added to others' images
+		err = t.adopt(f, nil)
+	}
 	if mismatch != nil && mismatch.GotSize != mismatch.WantSize {
 		t.doubt(placeOf(o.ref, key.digest))
 	}
 	if err != nil {
 		err = t.kept(o.ref, err)
 		t.opts.observe(event.Failed{Digest: key.digest, Why: err.Error()})
-		if len(places) > 1 && (errors.Is(err, mirror.ErrUnknown) || errors.Is(err, mirror.ErrDenied)) {
+		if several && (errors.Is(err, mirror.ErrUnknown) || errors.Is(err, mirror.ErrDenied)) {
 			err = errors.New(err.Error()) // which of them said so isn't known
 		}
 	}
@@ -887,10 +922,51 @@ func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
 			return p.learning.merge(old, p.queue.Learned(), t.opts.Registry.Learned())
 		})
 	}
-	for _, at := range f.places() {
-		if err := t.extend(lease, t.rootsOf(at), d.Digest); err != nil {
-			return err
-		}
+	if err := t.judge(f); err != nil {
+		return err
+	}
+	return t.adopt(f, lease)
+}
+
+// judge excludes the guests of a flight that are known now to have given wrong content.
+func (t *Through) judge(f *flight) error {
+	if !f.hasThrown() {
+		return nil
+	}
+	blob, err := t.opts.Store.Open(f.desc.Digest)
+	if err != nil {
+		return err
+	}
+	wrong := f.judge(blob)
+	if err := blob.Close(); err != nil {
+		return err
+	}
+	for _, o := range wrong {
+		t.exclude(o)
 	}
 	return nil
+}
+
+// exclude keeps a repository that has given wrong content out of what is fetched for others, now
+// and for a while: of its blobs and of all others that it says it has.
+func (t *Through) exclude(o *origin) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	const entry = 200 // bytes, or about that
+	now := time.Now()
+	size := int64(len(o.at.repository) + len(o.at.digest) + entry)
+	t.wrong.put(o.at, now, size)
+	t.spoiled.put(o.at.repository, now, size)
+	for _, f := range t.flights {
+		if other := f.of(o.at.repository); other != nil && other.guest {
+			other.excluded.Store(true)
+		}
+	}
+}
+
+// isExcluded reports whether a repository has given wrong content a while ago. The caller holds t.mu.
+func (t *Through) isExcluded(repository string) bool {
+	const long = 10 * time.Minute
+	at, ok := t.spoiled.get(repository)
+	return ok && time.Since(at) < long
 }

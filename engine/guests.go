@@ -1,0 +1,143 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"io"
+
+	"drayage/engine/transfer"
+)
+
+// stretch is what one answer of an origin gave of a blob, as far as it was read.
+type stretch struct {
+	from, n int64
+	sum     maphash.Hash
+}
+
+// errExcluded is why a source isn't asked.
+var errExcluded = errors.New("not asked: it has served content that does not match a digest")
+
+// proving is an origin's source. It tells when it has given its first answer, and what it gives is
+// remembered, so that it can be told who gave what was wrong.
+type proving struct {
+	transfer.Source
+	flight *flight
+	origin *origin
+}
+
+// Open implements transfer.Source.
+func (s proving) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error) {
+	if s.origin.excluded.Load() {
+		return nil, errExcluded
+	}
+	b, err := s.Source.Open(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	out := *b
+	out.ReadCloser = &given{b.ReadCloser, s.origin, s.flight.gives(s.origin, b.From)}
+	return &out, nil
+}
+
+// given is a body of an origin.
+type given struct {
+	io.ReadCloser
+	origin  *origin
+	stretch *stretch
+}
+
+// Read implements io.Reader.
+func (g *given) Read(p []byte) (int, error) {
+	if g.origin.excluded.Load() {
+		return 0, errExcluded
+	}
+	n, err := g.ReadCloser.Read(p)
+	g.stretch.n += int64(n)
+	if g.origin.guest {
+		_, _ = g.stretch.sum.Write(p[:n]) // never fails
+	}
+	return n, err
+}
+
+// gives notes that an origin has answered, and so has the blob.
+func (f *flight) gives(o *origin, from int64) *stretch {
+	const most = 1000 // answers of one origin whose content is remembered
+	s := &stretch{from: from}
+	s.sum.SetSeed(f.seed)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o.known = true
+	if len(o.given) < most {
+		o.given = append(o.given, s)
+	}
+	f.changed.Broadcast()
+	return s
+}
+
+// throw notes that all that was given was thrown away, for it was not what it should be. The caller
+// holds f.mu; nobody reads meanwhile.
+func (f *flight) throw() {
+	for _, o := range f.origins {
+		if o.guest {
+			o.thrown = append(o.thrown, o.given...)
+		}
+		o.given = nil
+	}
+}
+
+// judge finds out which guests gave content that was thrown away and differs from the blob, which
+// is whole now and has its digest. That all was thrown away alone is no guest's fault: others may
+// have spoiled it.
+func (f *flight) judge(blob io.ReaderAt) (wrong []*origin) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, o := range f.origins {
+		for _, s := range o.thrown {
+			if !f.matches(blob, s) {
+				o.wrong = true
+				wrong = append(wrong, o)
+				break
+			}
+		}
+		o.thrown = nil
+	}
+	return wrong
+}
+
+// matches reports whether what was given is what the blob has there. What can't be read says
+// nothing of it.
+func (f *flight) matches(blob io.ReaderAt, s *stretch) bool {
+	if s.from+s.n > f.desc.Size {
+		return false
+	}
+	var h maphash.Hash
+	h.SetSeed(f.seed)
+	n, err := io.Copy(&h, io.NewSectionReader(blob, s.from, s.n))
+	return err != nil || n < s.n || h.Sum64() == s.sum.Sum64()
+}
+
+// spoilers are the origins that must have given what is wrong, of all that has come since all was
+// thrown away last: nobody knows when several gave some of it.
+func (f *flight) spoilers(first *origin) []*origin {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []*origin
+	for _, o := range f.origins {
+		for _, s := range o.given {
+			if s.n > 0 {
+				out = append(out, o)
+				break
+			}
+		}
+	}
+	switch len(out) {
+	case 0: // it was by what it says of the blob
+		out = []*origin{first}
+	case 1:
+	default:
+		return nil
+	}
+	out[0].wrong = true
+	return out
+}
