@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -44,18 +45,21 @@ func (t *turns) take(ctx context.Context, registry string) (over func(), err err
 	return func() { t.all.Release(1); own.Release(1) }, nil
 }
 
+// errTurns is told to clients as it is: the rate limit is not upstream's.
+var errTurns = mirror.Refuse(http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests to this upstream are waiting; try again later")
+
 // ask asks a registry when it is its turn, and waits for the whole answer for so long, and no
 // longer: bytes that come don't make it more.
 func ask[T any](ctx context.Context, t *turns, registryName string, within time.Duration, question func(context.Context) (T, error)) (answer T, err error) {
 	// To wait for a turn is nobody's fault but this mirror's.
-	waiting, stop := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: %w: too much is asked for at once", registryName, mirror.ErrBusy))
+	waiting, stop := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: %w", registryName, errTurns))
 	over, err := t.take(waiting, registryName)
 	stop()
 	if err != nil {
 		return answer, err
 	}
 	defer over()
-	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: %w: it has not answered within %s", registryName, registry.ErrUnavailable, within))
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: %w: no complete response within %s", registryName, registry.ErrUnavailable, within))
 	defer cancel()
 	if answer, err = question(ctx); err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)

@@ -174,7 +174,7 @@ func (f *flight) progress(n int64) {
 func (f *flight) begun(in *blobstore.Ingest) error {
 	file, err := in.Reader()
 	if err != nil {
-		return fmt.Errorf("reading what arrives: %w", err)
+		return fmt.Errorf("opening the partial blob: %w", err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -224,10 +224,10 @@ func (f *flight) end(err error) {
 
 // errUnknown is what a follower is told when all has come, and it isn't known yet whether its
 // repository has the blob.
-var errUnknown = errors.New("the repository has not answered whether it has the blob")
+var errUnknown = errors.New("the repository has not confirmed that it has the blob")
 
 // errThrown ends reading of what has turned out to be wrong.
-var errThrown = errors.New("what came of the blob was not what it should be, and is fetched anew")
+var errThrown = errors.New("content does not match the digest; fetching the blob again")
 
 // follower reads a blob on its way. It is for one goroutine.
 type follower struct {
@@ -257,7 +257,7 @@ func (r *follower) Seek(offset int64, whence int) (int64, error) {
 		offset += r.flight.desc.Size
 	}
 	if offset < 0 {
-		return r.at, errors.New("seeking before the beginning")
+		return r.at, errors.New("seek to a negative offset")
 	}
 	r.at = offset
 	return offset, nil

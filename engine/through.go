@@ -182,7 +182,7 @@ func (t *Through) find(ctx context.Context, ref reference.Image) (mirror.Manifes
 }
 
 // errDown is why a registry isn't asked that couldn't be asked a moment ago.
-var errDown = errors.New("it could not be asked a moment ago")
+var errDown = errors.New("unavailable a moment ago")
 
 // head asks what a tag stands for.
 func (t *Through) head(ctx context.Context, ref reference.Image) (digest.Digest, error) {
@@ -287,7 +287,7 @@ func (t *Through) stale(ctx context.Context, ref reference.Image, root blobstore
 		return m, upstreamError(why)
 	}
 	if !errors.Is(why, errDown) {
-		t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: upstream can't be asked, and what it was earlier is served: %v", ref, why)})
+		t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: upstream unavailable, serving the previous version from the store: %v", ref, why)})
 	}
 	m.Stale = true
 	return m, nil
@@ -591,7 +591,7 @@ func (t *Through) kept(ref reference.Image, err error) error {
 	}
 	t.mu.Unlock()
 	if due {
-		t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: what upstream gives can't be kept: %v", ref, err)})
+		t.opts.observe(event.Warned{Message: fmt.Sprintf("%s: writing to the store failed: %v", ref, err)})
 	}
 	return upstreamError(err)
 }
@@ -647,7 +647,7 @@ func (t *Through) askSize(ctx context.Context, ref reference.Image, d digest.Dig
 		return 0, upstreamError(err)
 	}
 	if size == 0 && d.Algorithm().FromBytes(nil) != d {
-		return 0, errors.New("upstream says that a blob is empty that isn't")
+		return 0, fmt.Errorf("upstream reports a size of 0 bytes for %s, which is not empty", d)
 	}
 	return size, nil
 }
@@ -724,7 +724,7 @@ type sizesError struct {
 }
 
 func (e *sizesError) Error() string {
-	return fmt.Sprintf("upstream says that %s has %d bytes, and a manifest says %d", e.digest, e.told, e.listed)
+	return fmt.Sprintf("upstream reports %d bytes for %s, but its descriptor has size %d", e.told, e.digest, e.listed)
 }
 
 // follow follows the flight of a blob, which begins if there is none. One that is under way for
@@ -744,7 +744,7 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if when, ok := t.wrong.get(at); ok && time.Since(when) < long {
-		return nil, fmt.Errorf("%s had other content for %s a moment ago", at.repository, d)
+		return nil, fmt.Errorf("%s served content that does not match digest %s; it is asked again after a minute", at.repository, d)
 	}
 	if f := t.flights[key]; f != nil && f.of(at.repository) == nil && !known {
 		t.mu.Unlock()
@@ -802,7 +802,7 @@ func (t *Through) takeTurn(f *flight, registry string) {
 }
 
 // errAbandoned ends a flight that nobody follows any more.
-var errAbandoned = errors.New("nobody waits for it any more")
+var errAbandoned = errors.New("canceled: no client is waiting")
 
 // idle ends a flight after a while if nobody follows it until then. What has come is kept, and
 // whoever asks later goes on with it.

@@ -210,7 +210,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	if o.budget > 0 {
 		budget = blobstore.NewBudget(store, int64(o.budget), func() (func(string) bool, error) { return warmPins(store) })
 	}
-	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private, Refused: web.Private}
+	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private, Refused: web.Refused}
 	var through *engine.Through
 	if len(upstreams) > 0 {
 		bounds := web.NewUpstream(o.clientUp, o.upstreams)

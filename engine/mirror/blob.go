@@ -17,7 +17,7 @@ import (
 )
 
 // blob serves a blob or a range of it ("Pulling blobs"; RFC 9110, section 14).
-func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text string) error {
+func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a *asked, text string) error {
 	d := digest.Digest(text)
 	if d.Validate() != nil {
 		return errDigest
@@ -27,28 +27,27 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 		return err
 	}
 	defer body.Close()
-	h.o.Served("blob", from)
 	head := w.Header()
 	head.Set("Content-Type", "application/octet-stream")
 	head.Set("Docker-Content-Digest", d.String())
 	head.Set("Etag", `"`+d.String()+`"`)
 	head.Set("Cache-Control", "max-age=31536000, immutable")
-	ranges, ok := readableRange(r.Header.Get("Range"))
+	ranges, bad := readableRange(r.Header.Get("Range"))
 	if tag := r.Header.Get("If-Range"); tag != "" && tag != head.Get("Etag") {
-		ranges, ok = "", true // the whole is wanted when it is another
+		ranges, bad = "", nil // the whole is wanted when it is another
 	}
-	if !ok { // http.ServeContent doesn't tell the size then
+	if bad != nil { // http.ServeContent doesn't tell the size then
 		size, err := body.Seek(0, io.SeekEnd)
 		if err != nil {
 			return errBroken
 		}
 		head.Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		http.Error(w, "the range is none of this blob", http.StatusRequestedRangeNotSatisfiable)
-		return nil
+		return bad
 	}
 	if size, err := body.Seek(0, io.SeekEnd); err == nil && size == 0 {
 		ranges = "" // http.ServeContent would send the last bytes of nothing, from 0 to -1
 	}
+	h.o.Served("blob", from)
 	r = r.Clone(r.Context())
 	if r.Header.Del("Range"); ranges != "" {
 		r.Header.Set("Range", ranges)
@@ -58,7 +57,7 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, a asked, text str
 }
 
 // findBlob finds a blob in the store or upstream; nil when the request was answered.
-func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a asked, d digest.Digest) (Blob, Hit, error) {
+func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a *asked, d digest.Digest) (Blob, Hit, error) {
 	shown := true
 	var v *view
 	if h.o.Private != nil {
@@ -83,14 +82,14 @@ func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a asked, d di
 	}
 	if !h.through(a.user, ref) {
 		if h.o.Private != nil && !shown {
-			h.refuseDigest(r.Context(), a, ref, d)
+			h.refuseDigest(a, ref, d)
 		}
 		return nil, "", errNoBlob
 	}
 	if v != nil && !v.open(h.o.Private, ref, d) { // what another's image has, or is being fetched for it, is no part of this one
 		if err := h.o.Upstream.Holds(r.Context(), ref, d, false); err != nil {
 			if !shown {
-				h.refuseDigest(r.Context(), a, ref, d)
+				h.refuseDigest(a, ref, d)
 			}
 			return nil, "", fromUpstream(err, errNoBlob)
 		}
@@ -115,11 +114,14 @@ func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a asked, d di
 }
 
 // readableRange is a Range header as http.ServeContent reads it, "" for one in another unit, which
-// is as if it weren't there (RFC 9110, section 14.2). ok is false for one that no blob can satisfy.
-func readableRange(header string) (ranges string, ok bool) {
+// is as if it weren't there (RFC 9110, section 14.2). One that no blob can satisfy is a fault.
+func readableRange(header string) (ranges string, err *fault) {
 	list, isBytes := strings.CutPrefix(header, "bytes=")
 	if !isBytes {
-		return "", header == "" || strings.Contains(header, "=")
+		if header == "" || strings.Contains(header, "=") {
+			return "", nil
+		}
+		return "", errRange
 	}
 	var out []string
 	for _, r := range strings.Split(list, ",") {
@@ -131,7 +133,7 @@ func readableRange(header string) (ranges string, ok bool) {
 		to, toOK := position(last)
 		switch {
 		case !ok || !fromOK || !toOK || r == "-" || first != "" && last != "" && from > to:
-			return "", false
+			return "", errRange
 		case from == math.MaxInt64 || first == "" && last != "" && to == 0:
 			continue // no blob has those bytes; others of the list may be there
 		case last != "" && to == math.MaxInt64: // beyond any end
@@ -141,14 +143,14 @@ func readableRange(header string) (ranges string, ok bool) {
 			first = "0"
 		}
 		if len(out) == limits.Ranges {
-			return "", false // each is an answer of its own (RFC 9110, section 14.2)
+			return "", errRanges // each is an answer of its own (RFC 9110, section 14.2)
 		}
 		out = append(out, strings.TrimSpace(first)+"-"+strings.TrimSpace(last))
 	}
 	if len(out) == 0 {
-		return "", false
+		return "", errRange
 	}
-	return "bytes=" + strings.Join(out, ","), true
+	return "bytes=" + strings.Join(out, ","), nil
 }
 
 // position reads a number of bytes; one that is too large for a number is the largest.

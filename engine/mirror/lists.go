@@ -44,7 +44,7 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, user string) e
 
 // tags lists the tags of a repository, page by page ("Listing Tags"): those that upstream has
 // or, where that isn't asked or can't be, those of the images in the store.
-func (h *Handler) tags(w http.ResponseWriter, r *http.Request, a asked, rest string) error {
+func (h *Handler) tags(w http.ResponseWriter, r *http.Request, a *asked, rest string) error {
 	if rest != "list" {
 		return errPath
 	}
@@ -72,9 +72,9 @@ func (h *Handler) tags(w http.ResponseWriter, r *http.Request, a asked, rest str
 }
 
 // listTags are the tags of a repository, sorted.
-func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, a asked, ref reference.Image) ([]string, error) {
+func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, a *asked, ref reference.Image) ([]string, error) {
 	if !h.may(a.user, ref) {
-		h.refuse(r.Context(), a, ref)
+		h.refuse(a, ref)
 		return nil, errNoName
 	}
 	var fault error
@@ -98,7 +98,7 @@ func (h *Handler) listTags(w http.ResponseWriter, r *http.Request, a asked, ref 
 	of, ok := v.repos[displayed(ref, h.o.Registry)]
 	switch {
 	case ok && fault != nil:
-		w.Header().Set("Warning", `299 - "upstream can't be asked: these are the tags that are in the store"`)
+		w.Header().Set("Warning", `299 - "upstream unavailable: tags from the store"`)
 	case ok:
 	case fault != nil:
 		return nil, fault
@@ -138,7 +138,7 @@ func entries(q url.Values) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if n < 0 || err != nil && !errors.Is(err, strconv.ErrRange) {
-		return 0, errPage
+		return 0, &fault{status: http.StatusBadRequest, code: "PAGINATION_NUMBER_INVALID", message: fmt.Sprintf("invalid page size n=%.20q: must be a number, 0 or more", text)}
 	}
 	return min(n, limits.PageEntries), nil
 }
@@ -156,7 +156,7 @@ func follow(w http.ResponseWriter, r *http.Request, q url.Values, n int, last st
 
 // referrers lists what refers to a manifest ("Listing Referrers"): what upstream has or, where
 // that isn't asked or can't be, what is in the store.
-func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a asked, text string) error {
+func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a *asked, text string) error {
 	subject := digest.Digest(text)
 	if subject.Validate() != nil {
 		return errDigest
@@ -165,7 +165,6 @@ func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a asked, tex
 	if err != nil {
 		return err
 	}
-	h.refuse(r.Context(), a, ref)
 	q := r.URL.Query()
 	list, fault := h.upstreamReferrers(r.Context(), a, ref, subject)
 	if fault != nil || list == nil {
@@ -176,7 +175,7 @@ func (h *Handler) referrers(w http.ResponseWriter, r *http.Request, a asked, tex
 			return fault
 		}
 		if fault != nil {
-			w.Header().Set("Warning", `299 - "upstream can't be asked: this is what the store has"`)
+			w.Header().Set("Warning", `299 - "upstream unavailable: referrers from the store"`)
 		}
 	}
 	if want := q.Get("artifactType"); want != "" {
@@ -207,7 +206,7 @@ func descriptorPage(w http.ResponseWriter, r *http.Request, q url.Values, list [
 }
 
 // upstreamReferrers lists what upstream has; nil when it is not to be asked.
-func (h *Handler) upstreamReferrers(ctx context.Context, a asked, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
+func (h *Handler) upstreamReferrers(ctx context.Context, a *asked, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
 	if !h.through(a.user, ref) {
 		return nil, nil
 	}

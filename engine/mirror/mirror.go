@@ -1,4 +1,4 @@
-// Package mirror serves a store as a registry that can only be read, by the OCI
+// Package mirror serves a store as a read-only registry, by the OCI
 // distribution spec. What the store doesn't have may come from an upstream, and is given
 // to the client while it arrives.
 //
@@ -13,6 +13,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -66,11 +67,11 @@ type Blob interface {
 
 // Errors that an Upstream's wrap. Others tell of a fault upstream.
 var (
-	ErrUnknown = errors.New("not upstream either")
-	ErrDenied  = errors.New("upstream refuses it")
-	ErrBusy    = errors.New("upstream wants to be left alone")
+	ErrUnknown = errors.New("not found upstream")
+	ErrDenied  = errors.New("upstream denied access")
+	ErrBusy    = errors.New("upstream rate limit exceeded")
 	// ErrLocal: the store can't take what upstream gives.
-	ErrLocal = errors.New("the store can't be written")
+	ErrLocal = errors.New("store not writable")
 )
 
 // Hit says where the answer to a request came from.
@@ -93,12 +94,23 @@ type Options struct {
 	Allowed  func(registry string) bool
 	// Private says who may see what. To others it is as if it weren't there.
 	Private *Private
-	// Refused, if not nil, is told of each request that Private refuses: its context, the user, ""
-	// for nobody, and what was asked for.
-	Refused func(ctx context.Context, user, what string)
+	// Refused, if not nil, is told once of each request that is refused: its context, the user, ""
+	// for nobody, why, one of the words below, and what was asked for. What just isn't there is none.
+	Refused func(ctx context.Context, user, why, what string)
 	// Served, if not nil, is told of each manifest and blob that is served.
 	Served func(kind string, from Hit)
 }
+
+// Why requests are refused.
+const (
+	WhyPrivate = "private" // Private keeps it from the user: the answer is that of something unknown
+	WhyMethod  = "method"  // another one than GET and HEAD
+	WhyQuery   = "query"   // parameters that are too long
+	WhyRanges  = "ranges"  // too many ranges of a blob
+	WhyDenied  = "denied"  // by upstream
+	WhyBusy    = "busy"    // upstream's rate limit
+	WhyNoRoom  = "no-room" // the store can't take it
+)
 
 // Handler serves. It is a http.Handler for all below /v2/.
 type Handler struct {
@@ -118,7 +130,7 @@ func New(o Options) *Handler {
 		o.Served = func(string, Hit) {}
 	}
 	if o.Refused == nil {
-		o.Refused = func(context.Context, string, string) {}
+		o.Refused = func(context.Context, string, string, string) {}
 	}
 	return &Handler{o: o, views: views{store: o.Store, registry: o.Registry}, known: knownReferrers{store: o.Store}, used: useNotes{store: o.Store}}
 }
@@ -144,27 +156,33 @@ var (
 type fault struct {
 	status        int
 	code, message string
+	why           string // of a refusal; "" when it is none
 }
 
 func (f *fault) Error() string { return f.message }
 
 var (
-	errMethod     = &fault{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry can only be read"}
-	errPath       = &fault{http.StatusNotFound, "UNSUPPORTED", "there is no such thing in this API"}
-	errName       = &fault{http.StatusBadRequest, "NAME_INVALID", "the repository's name is malformed"}
-	errTag        = &fault{http.StatusNotFound, "MANIFEST_UNKNOWN", "the tag or digest is malformed"}
-	errDigest     = &fault{http.StatusBadRequest, "DIGEST_INVALID", "the digest is malformed"}
-	errNoManifest = &fault{http.StatusNotFound, "MANIFEST_UNKNOWN", "no such manifest here"}
-	errNoBlob     = &fault{http.StatusNotFound, "BLOB_UNKNOWN", "no such blob here"}
-	errNoName     = &fault{http.StatusNotFound, "NAME_UNKNOWN", "no such repository here"}
-	errQuery      = &fault{http.StatusRequestURITooLong, "UNSUPPORTED", "the request's parameters are longer than any of this API"}
-	errPage       = &fault{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is no number of entries"}
-	errUpstream   = &fault{http.StatusBadGateway, "UNAVAILABLE", "upstream doesn't give it"}
-	errDenied     = &fault{http.StatusForbidden, "DENIED", "upstream refuses it"}
-	errBusy       = &fault{http.StatusTooManyRequests, "TOOMANYREQUESTS", "upstream wants to be left alone"}
-	errLocal      = &fault{http.StatusInsufficientStorage, "UNKNOWN", "the store can't be written: its disk is full, or may not be written to"}
-	errBroken     = &fault{http.StatusInternalServerError, "UNKNOWN", "the store can't be read"}
+	errMethod     = &fault{http.StatusMethodNotAllowed, "UNSUPPORTED", "read-only registry: only GET and HEAD are supported", WhyMethod}
+	errPath       = &fault{http.StatusNotFound, "UNSUPPORTED", "no such API endpoint", ""}
+	errName       = &fault{http.StatusBadRequest, "NAME_INVALID", "invalid repository name", ""}
+	errTag        = &fault{http.StatusNotFound, "MANIFEST_UNKNOWN", "invalid tag or digest", ""}
+	errDigest     = &fault{http.StatusBadRequest, "DIGEST_INVALID", "invalid digest", ""}
+	errNoManifest = &fault{http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown", ""}
+	errNoBlob     = &fault{http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown", ""}
+	errNoName     = &fault{http.StatusNotFound, "NAME_UNKNOWN", "repository unknown", ""}
+	errQuery      = &fault{http.StatusRequestURITooLong, "UNSUPPORTED", fmt.Sprintf("query string too long (maximum %d bytes)", limits.QueryBytes), WhyQuery}
+	errRange      = &fault{http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID", "range not satisfiable", ""}
+	errRanges     = &fault{http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID", fmt.Sprintf("too many ranges (maximum %d)", limits.Ranges), WhyRanges}
+	errUpstream   = &fault{http.StatusBadGateway, "UNAVAILABLE", "upstream unavailable", ""}
+	errDenied     = &fault{http.StatusForbidden, "DENIED", "upstream denied access", WhyDenied}
+	errBusy       = &fault{http.StatusTooManyRequests, "TOOMANYREQUESTS", "upstream rate limit exceeded", WhyBusy}
+	errLocal      = &fault{http.StatusInsufficientStorage, "UNKNOWN", "store not writable: disk full, over its budget, or read-only", WhyNoRoom}
+	errBroken     = &fault{http.StatusInternalServerError, "UNKNOWN", "store not readable", ""}
+	errGone       = &fault{statusGone, "UNKNOWN", "client closed the request", ""}
 )
+
+// statusGone is for logs and metrics alone, by nginx's number for it: nobody is there to read it.
+const statusGone = 499
 
 // ServeHTTP implements http.Handler, for nobody in particular.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.Serve(w, r, "") }
@@ -172,9 +190,33 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.Serve(w,
 // Serve answers a request of a user, who has been let in; "" is nobody in particular.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, user string) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if err := h.serve(w, r, user); err != nil {
-		Fail(w, err)
+	a := asked{user: user}
+	err := h.serve(w, r, &a)
+	if err == nil {
+		return
 	}
+	if r.Context().Err() != nil { // whatever failed for it is no fault
+		Fail(w, errGone)
+		return
+	}
+	f := faultOf(err)
+	why, what := f.why, r.URL.Path
+	if a.hidden != "" && f.status == http.StatusNotFound {
+		why, what = WhyPrivate, a.hidden
+	}
+	if why != "" {
+		h.o.Refused(r.Context(), user, why, what)
+	}
+	Fail(w, f)
+}
+
+// faultOf is an error as clients are told of it.
+func faultOf(err error) *fault {
+	var f *fault
+	if !errors.As(err, &f) {
+		return errBroken
+	}
+	return f
 }
 
 // Concerns reports whether a path is of the API: /v2/… or, as Docker asks mirrors whose URL has
@@ -199,7 +241,7 @@ func cutRegistry(path string) (registry, rest string, ok bool) {
 // isRegistry reports whether a part of a path is a registry's name, by Docker's rule: it has a
 // dot or a port, or is localhost.
 func isRegistry(s string) bool {
-	if !strings.ContainsAny(s, ".:") && s != "localhost" {
+	if !strings.ContainsAny(s, ".:") && !strings.EqualFold(s, "localhost") {
 		return false
 	}
 	ref, err := reference.Parse(s + "/x")
@@ -208,11 +250,11 @@ func isRegistry(s string) bool {
 
 // Fail answers with an error in the spec's JSON.
 func Fail(w http.ResponseWriter, err error) {
-	var f *fault
-	if !errors.As(err, &f) {
-		f = errBroken
+	f := faultOf(err)
+	if f.status != http.StatusRequestedRangeNotSatisfiable { // else it tells the size
+		w.Header().Del("Content-Range")
 	}
-	for _, k := range []string{"Content-Length", "Content-Range", "Accept-Ranges", "Etag", "Docker-Content-Digest", "Cache-Control", "Last-Modified"} {
+	for _, k := range []string{"Content-Length", "Accept-Ranges", "Etag", "Docker-Content-Digest", "Cache-Control", "Last-Modified"} {
 		w.Header().Del(k)
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -221,9 +263,11 @@ func Fail(w http.ResponseWriter, err error) {
 }
 
 // Refuse is an error of a status, a code and a message, for Fail.
-func Refuse(status int, code, message string) error { return &fault{status, code, message} }
+func Refuse(status int, code, message string) error {
+	return &fault{status: status, code: code, message: message}
+}
 
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, user string) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, a *asked) error {
 	if len(r.URL.RawQuery) > limits.QueryBytes {
 		return errQuery
 	}
@@ -241,7 +285,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, user string) err
 		return errPath
 	}
 	if path == "_catalog" {
-		return h.catalog(w, r, user)
+		return h.catalog(w, r, a.user)
 	}
 	// The last two parts say what is asked for: the repository may have parts of any name.
 	parts := strings.Split(path, "/")
@@ -250,13 +294,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, user string) err
 		return errPath
 	}
 	kind, last := parts[len(parts)-2], parts[len(parts)-1]
-	serve := map[string]func(http.ResponseWriter, *http.Request, asked, string) error{
+	serve := map[string]func(http.ResponseWriter, *http.Request, *asked, string) error{
 		"manifests": h.manifest, "blobs": h.blob, "referrers": h.referrers, "tags": h.tags,
 	}[kind]
 	if serve == nil {
 		return errPath
 	}
-	a := asked{user: user, path: strings.Join(parts[:len(parts)-2], "/"), registry: registry}
+	a.path, a.registry = strings.Join(parts[:len(parts)-2], "/"), registry
 	a.repo = a.path
 	if ns := r.URL.Query().Get("ns"); ns != "" {
 		a.registry = ns
@@ -276,14 +320,19 @@ type asked struct {
 	path     string // as it stands in the request, between /v2/ and what is asked for
 	registry string // "" when the request doesn't say
 	repo     string
+	hidden   string // what is kept from the user, if that is why there is no answer
 }
 
 // image is the image that a request is for. Where it doesn't say of which registry, that is the
 // default one or, when that is not served and only one registry in the store has the
 // repository, that one.
-func (h *Handler) image(a asked, tagOrDigest string) (reference.Image, error) {
+func (h *Handler) image(a *asked, tagOrDigest string) (reference.Image, error) {
 	if a.registry != "" {
-		return named(a.registry, a.repo, tagOrDigest)
+		registry, err := h.registryOf(a.registry)
+		if err != nil {
+			return reference.Image{}, err
+		}
+		return named(registry, a.repo, tagOrDigest)
 	}
 	ref, err := named(h.o.Registry, a.repo, tagOrDigest)
 	if err != nil || h.through(a.user, ref) {
@@ -301,10 +350,32 @@ func (h *Handler) image(a asked, tagOrDigest string) (reference.Image, error) {
 	return other, nil
 }
 
+// registryOf is the name that a registry goes by in the store, or upstream, of a name that a request
+// has for it: hosts are compared without case, port 443 goes without saying, and Docker Hub has
+// several names. One that is known as it stands is taken as it stands.
+func (h *Handler) registryOf(name string) (string, error) {
+	if h.o.Upstream != nil && h.o.Allowed != nil && h.o.Allowed(name) {
+		return name, nil
+	}
+	v, err := h.views.get()
+	if err != nil {
+		return "", err
+	}
+	usual := usualName(name)
+	known := v.registries[usual] // sorted
+	switch {
+	case slices.Contains(known, name):
+		return name, nil
+	case len(known) == 0 || slices.Contains(known, usual) || h.o.Allowed != nil && h.o.Allowed(usual):
+		return usual, nil
+	}
+	return known[0], nil
+}
+
 // elsewhere is an image of another registry than the default one, if that has no such
 // repository in the store and exactly one other registry has. Several are an error that lists
 // them. What the user may not see isn't there.
-func (h *Handler) elsewhere(a asked, tagOrDigest string) (reference.Image, bool, error) {
+func (h *Handler) elsewhere(a *asked, tagOrDigest string) (reference.Image, bool, error) {
 	if a.registry != "" {
 		return reference.Image{}, false, nil
 	}
@@ -337,7 +408,7 @@ func (h *Handler) elsewhere(a asked, tagOrDigest string) (reference.Image, bool,
 	for _, name := range registries[:min(len(registries), most)] {
 		list = append(list, name+"/"+a.repo)
 	}
-	return reference.Image{}, false, &fault{http.StatusNotFound, "NAME_UNKNOWN", "several registries have it: ask for one of " + strings.Join(list, ", ")}
+	return reference.Image{}, false, &fault{status: http.StatusNotFound, code: "NAME_UNKNOWN", message: "ambiguous repository: several registries have it; request one of " + strings.Join(list, ", ")}
 }
 
 // named makes a reference of its parts.
@@ -363,26 +434,22 @@ func (h *Handler) through(user string, ref reference.Image) bool {
 	return h.o.Upstream != nil && h.o.Allowed != nil && h.o.Allowed(ref.Registry()) && h.may(user, ref)
 }
 
-// refuse tells of a refusal, if it is one: of an image that is another's.
-func (h *Handler) refuse(ctx context.Context, a asked, ref reference.Image) {
+// refuse notes that something is kept from a user, if it is: an image that is another's.
+func (h *Handler) refuse(a *asked, ref reference.Image) {
 	if !h.may(a.user, ref) {
-		h.o.Refused(ctx, a.user, ref.Name())
+		a.hidden = ref.Name()
 	}
 }
 
-// refuseDigest tells of a refusal, if it is one: of something that the store has for others.
-func (h *Handler) refuseDigest(ctx context.Context, a asked, ref reference.Image, d digest.Digest) {
-	if !h.may(a.user, ref) {
-		h.refuse(ctx, a, ref)
-		return
-	}
-	if _, err := h.o.Store.Stat(d); err == nil {
-		h.o.Refused(ctx, a.user, ref.Name())
+// refuseDigest notes that something is kept from a user, if it is: what the store has for others.
+func (h *Handler) refuseDigest(a *asked, ref reference.Image, d digest.Digest) {
+	if _, err := h.o.Store.Stat(d); err == nil || !h.may(a.user, ref) {
+		a.hidden = ref.Name()
 	}
 }
 
 // manifest serves a manifest by its tag or digest ("Pulling manifests").
-func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, a asked, tagOrDigest string) error {
+func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, a *asked, tagOrDigest string) error {
 	if digest.Digest(tagOrDigest).Validate() != nil && !tagForm.MatchString(tagOrDigest) {
 		return errTag
 	}
@@ -426,13 +493,13 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, a asked, tagO
 }
 
 // findManifest finds one in the store or upstream.
-func (h *Handler) findManifest(ctx context.Context, a asked, ref reference.Image) (Manifest, Hit, error) {
+func (h *Handler) findManifest(ctx context.Context, a *asked, ref reference.Image) (Manifest, Hit, error) {
 	through, err := h.through(a.user, ref), error(nil)
 	switch {
 	case h.o.Private == nil:
 	case ref.Digest() == "":
 		if !h.may(a.user, ref) {
-			h.refuse(ctx, a, ref)
+			h.refuse(a, ref)
 			return Manifest{}, "", errNoManifest
 		}
 	default:
@@ -459,7 +526,7 @@ func (h *Handler) findManifest(ctx context.Context, a asked, ref reference.Image
 // guardManifest finds out whether a user may have a manifest by its digest, and whether upstream
 // is to be asked. A digest alone opens nothing: an image that the user may see has to list it, or
 // upstream to have it in the repository that is asked.
-func (h *Handler) guardManifest(ctx context.Context, a asked, ref reference.Image, through bool) (bool, error) {
+func (h *Handler) guardManifest(ctx context.Context, a *asked, ref reference.Image, through bool) (bool, error) {
 	v, err := h.views.get()
 	if err != nil {
 		return false, err
@@ -470,11 +537,11 @@ func (h *Handler) guardManifest(ctx context.Context, a asked, ref reference.Imag
 	case v.shows(h.o.Private, a.user, d): // of another repository: it becomes no part of this one
 		return false, nil
 	case !through:
-		h.refuseDigest(ctx, a, ref, d)
+		h.refuseDigest(a, ref, d)
 		return false, errNoManifest
 	default:
 		if err := h.o.Upstream.Holds(ctx, ref, d, true); err != nil {
-			h.refuseDigest(ctx, a, ref, d)
+			h.refuseDigest(a, ref, d)
 			return false, fromUpstream(err, errNoManifest)
 		}
 		return true, nil

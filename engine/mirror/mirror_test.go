@@ -114,6 +114,14 @@ func TestManifestsByAllNames(t *testing.T) {
 		"/v2/a/b/c/manifests/v1?ns=r.example":         "r.example/a/b/c:v1",
 		"/v2/r.example:5000/d/manifests/v1":           "r.example:5000/d:v1",
 		"/v2/d/manifests/v1?ns=r.example:5000":        "r.example:5000/d:v1",
+
+		// Hosts are compared without case, port 443 goes without saying, and Docker Hub has several names.
+		"/v2/REGISTRY-1.docker.io:443/library/alpine/manifests/3": "docker.io/library/alpine:3",
+		"/v2/library/alpine/manifests/3?ns=Index.Docker.IO":       "docker.io/library/alpine:3",
+		"/registry-1.docker.io:443/v2/team/app/manifests/1":       "docker.io/team/app:1",
+		"/v2/R.EXAMPLE/a/b/c/manifests/v1":                        "r.example/a/b/c:v1",
+		"/R.Example:443/v2/a/b/c/manifests/v1":                    "r.example/a/b/c:v1",
+		"/v2/R.example:05000/d/manifests/v1":                      "r.example:5000/d:v1",
 	} {
 		img := images[name]
 		for _, p := range []string{path, strings.Replace(path, "/manifests/"+strings.SplitAfter(name, ":")[strings.Count(name, ":")], "/manifests/"+img.Descriptor.Digest.String(), 1)} {

@@ -29,7 +29,7 @@ func ParsePrivate(rules []string) (*Private, error) {
 	for _, text := range rules {
 		place, users, ok := strings.Cut(text, "=")
 		if !ok {
-			return nil, fmt.Errorf("%q: want REGISTRY[/PREFIX]=USER[,USER...], such as ghcr.io/team=ann,bob", text)
+			return nil, fmt.Errorf("%q: invalid rule: must be REGISTRY[/PREFIX]=USER[,USER...], e.g. ghcr.io/team=ann,bob", text)
 		}
 		registry, prefix, err := parsePlace(strings.TrimSpace(place))
 		if err != nil {
@@ -46,7 +46,7 @@ func ParsePrivate(rules []string) (*Private, error) {
 		for _, user := range strings.Split(users, ",") {
 			switch user = strings.TrimSpace(user); {
 			case user == "" || strings.Contains(user, ":"):
-				return nil, fmt.Errorf("%q: %q is no user's name", text, user)
+				return nil, fmt.Errorf("%q: invalid user name %q: must not be empty or contain a colon", text, user)
 			case user == "*":
 				r.all = true
 			default:
@@ -69,10 +69,10 @@ func parsePlace(place string) (registry, prefix string, err error) {
 	lower := strings.ToLower(registry)
 	ref, err := reference.Parse(lower + "/x")
 	if err != nil || ref.Registry() != lower && canonical(lower) != hubName {
-		return "", "", fmt.Errorf("%q: %q is no name of a registry, such as ghcr.io or registry.example:5000", place, registry)
+		return "", "", fmt.Errorf("%q: invalid registry %q: must be HOST[:PORT], e.g. ghcr.io or registry.example:5000", place, registry)
 	}
 	if prefix != "" && !repositoryForm.MatchString(prefix) {
-		return "", "", fmt.Errorf("%q: %q is no repository, nor the first parts of one", place, prefix)
+		return "", "", fmt.Errorf("%q: invalid repository prefix %q: must be one or more whole path components, e.g. team or team/app", place, prefix)
 	}
 	return canonical(lower), prefix, nil
 }
@@ -81,13 +81,19 @@ const hubName = "docker.io"
 
 // canonical is a registry's name such that all names of the same are one: hosts have no capitals,
 // the ports of HTTPS and HTTP go without saying, and Docker Hub has several names.
-func canonical(registry string) string {
+func canonical(registry string) string { return oneName(registry, "443", "80") }
+
+// usualName is canonical for where a registry is, and not for who may see it: by HTTP there may be
+// another one.
+func usualName(registry string) string { return oneName(registry, "443") }
+
+// oneName is a registry's name without capitals and without the ports that go without saying.
+func oneName(registry string, ports ...string) string {
 	name := strings.ToLower(registry)
 	if i := strings.LastIndexByte(name, ':'); i >= 0 && !strings.HasSuffix(name, "]") { // else it is part of an address
-		switch port := strings.TrimLeft(name[i+1:], "0"); port {
-		case "443", "80":
+		if port := strings.TrimLeft(name[i+1:], "0"); slices.Contains(ports, port) {
 			name = name[:i]
-		default:
+		} else {
 			name = name[:i+1] + port
 		}
 	}

@@ -29,6 +29,8 @@ type view struct {
 	repos map[string]*repository // by those names
 	homes map[string][]string    // registries that have a repository, by its name in them, sorted
 
+	registries map[string][]string // all of them, by their usual names, sorted
+
 	listed func() map[digest.Digest][]int // which images list a digest, as indexes of refs
 
 	mu        sync.Mutex // held while manifests are read: whoever waits wants the same
@@ -74,7 +76,7 @@ func (v *views) get() (*view, error) {
 // viewOf makes the view of images. What names say is taken from the one before, for most are the same.
 func (v *views) viewOf(images *blobstore.Images, before *view) *view {
 	roots := images.Roots
-	out := &view{images: images, refs: make([]reference.Image, len(roots)), repos: make(map[string]*repository), homes: make(map[string][]string)}
+	out := &view{images: images, refs: make([]reference.Image, len(roots)), repos: make(map[string]*repository), homes: make(map[string][]string), registries: make(map[string][]string)}
 	for i, old := 0, 0; i < len(roots); i++ {
 		name := roots[i].Name
 		for before != nil && old < len(before.refs) && before.images.Roots[old].Name < name {
@@ -97,8 +99,10 @@ func (v *views) viewOf(images *blobstore.Images, before *view) *view {
 		}
 		slices.Sort(r.tags)
 	}
-	for _, registries := range out.homes {
-		slices.Sort(registries)
+	for _, lists := range []map[string][]string{out.homes, out.registries} {
+		for _, registries := range lists {
+			slices.Sort(registries)
+		}
 	}
 	out.names = slices.Sorted(maps.Keys(out.repos))
 	out.listed = sync.OnceValue(out.list)
@@ -106,6 +110,10 @@ func (v *views) viewOf(images *blobstore.Images, before *view) *view {
 }
 
 func (v *view) add(ref reference.Image, name, registry string) {
+	usual := usualName(ref.Registry())
+	if !slices.Contains(v.registries[usual], ref.Registry()) {
+		v.registries[usual] = append(v.registries[usual], ref.Registry())
+	}
 	display := displayed(ref, registry)
 	r := v.repos[display]
 	if r == nil {

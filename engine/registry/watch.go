@@ -47,7 +47,7 @@ type watched struct {
 }
 
 // errSlow ends an answer that would never have come as a whole.
-var errSlow = errors.New("it comes too slowly")
+var errSlow = errors.New("response too slow")
 
 // asWhole has a body watched that is read as a whole: one that drips a byte now and then is never
 // silent, and would never end.

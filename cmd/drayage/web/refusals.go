@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"drayage/engine/mirror"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -39,13 +41,10 @@ type refusal struct {
 }
 
 // whys are all kinds of refusals, as metrics have them.
-var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", "method", "query", "no-room", whyPrivate}
+var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", "method", "query", "no-room", mirror.WhyPrivate, mirror.WhyRanges}
 
-// whyPrivate: to who asked it is as if it weren't there.
-const whyPrivate = "private"
-
-// Private notes that a mirror keeps something from who asks, by the context of the request.
-func Private(ctx context.Context, _, _ string) { visitOf(ctx).why = whyPrivate }
+// Refused notes why a mirror refuses a request, by the request's context.
+func Refused(ctx context.Context, _, why, _ string) { visitOf(ctx).why = why }
 
 // NewRefusals begins to count. Close it when done.
 func NewRefusals(log *slog.Logger) *Refusals {
