@@ -248,3 +248,55 @@ func TestThroughExcludesNoGuestForWhatOthersSpoil(t *testing.T) {
 		t.Error("it is excluded")
 	}
 }
+
+// Whoever has spoiled one fetch is left out of those as well that it is taking part in.
+func TestThroughExcludesGuestsFromWhatIsUnderWay(t *testing.T) {
+	r := newFront(t, 2, time.Hour, 0)
+	r.through.Grace(time.Hour)
+	images := []registrytest.Image{
+		registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20)), registrytest.Build("linux/amd64", registrytest.Random(2, 1<<20)),
+	}
+	for i, s := range r.others {
+		for n, img := range images {
+			s.Push("team/app", fmt.Sprint(n), img)
+			r.get(r.of(i, "team/app/manifests/"+fmt.Sprint(n)))
+		}
+	}
+	evil := r.others[1].Host() + "/team/app"
+	var clients sync.WaitGroup
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	var given []chan string
+	var release []chan struct{}
+	for n, img := range images {
+		given, release = append(given, make(chan string, 100)), append(release, make(chan struct{}))
+		rest, begun := "team/app/blobs/"+img.Layers[0].Digest.String(), make(chan struct{}, 100)
+		r.others[0].Break(rest, registrytest.Always, crawls(nil, release[n], begun))
+		r.others[1].Break(rest, registrytest.Always, gave(given[n], func(next http.Handler) http.Handler {
+			other := otherContent(next)
+			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				for n == 1 && !r.through.Excluded(evil) && req.Context().Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+				other.ServeHTTP(w, req)
+			})
+		}))
+		clients.Go(func() {
+			resp, body, err := r.try(t.Context(), r.of(0, rest))
+			if n == 1 && (err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[img.Layers[0].Digest])) {
+				t.Errorf("%d, %d bytes, %v", resp.StatusCode, len(body), err)
+			}
+		})
+		<-begun
+		clients.Go(func() { _, _, _ = r.try(ctx, r.of(1, rest)) })
+	}
+	<-given[0]
+	close(release[0])
+	<-given[1]
+	close(release[1])
+	for r.through.Flights() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	leave()
+	clients.Wait()
+}
