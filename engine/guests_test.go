@@ -32,7 +32,7 @@ func (r *relay) lists(name string, d digest.Digest) bool {
 // and whatever manifests say.
 func TestThroughKeepsABlobWithThoseAloneThatHaveIt(t *testing.T) {
 	for _, has := range []bool{false, true} {
-		r := newFront(t, 2, time.Hour, 0)
+		r := newFrontOf(t, 2, time.Hour, 0, time.Minute)
 		img := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20))
 		layer := img.Layers[0].Digest
 		for _, s := range r.others {
@@ -146,7 +146,7 @@ func gave(to chan<- string, f chaos.Fault) chaos.Fault {
 // Whoever joins with other content than the digest says is found out, gets no part in what is fetched
 // for others for a while, and its images don't list the blob.
 func TestThroughExcludesGuestsThatSpoilWhatTheyJoin(t *testing.T) {
-	r := newFront(t, 2, time.Hour, 0)
+	r := newFrontOf(t, 2, time.Hour, 0, time.Minute)
 	r.through.Grace(time.Hour)
 	one, two := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20)), registrytest.Build("linux/amd64", registrytest.Random(2, 1<<20))
 	for _, s := range r.others {
@@ -220,7 +220,7 @@ func TestThroughExcludesGuestsThatSpoilWhatTheyJoin(t *testing.T) {
 
 // A guest whose content was right is not excluded for what the one that was first has spoiled.
 func TestThroughExcludesNoGuestForWhatOthersSpoil(t *testing.T) {
-	r := newFront(t, 2, time.Hour, 0)
+	r := newFrontOf(t, 2, time.Hour, 0, time.Minute)
 	r.through.Grace(time.Hour)
 	img := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20))
 	layer := img.Layers[0].Digest
@@ -251,7 +251,7 @@ func TestThroughExcludesNoGuestForWhatOthersSpoil(t *testing.T) {
 
 // Whoever has spoiled one fetch is left out of those as well that it is taking part in.
 func TestThroughExcludesGuestsFromWhatIsUnderWay(t *testing.T) {
-	r := newFront(t, 2, time.Hour, 0)
+	r := newFrontOf(t, 2, time.Hour, 0, time.Minute)
 	r.through.Grace(time.Hour)
 	images := []registrytest.Image{
 		registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20)), registrytest.Build("linux/amd64", registrytest.Random(2, 1<<20)),

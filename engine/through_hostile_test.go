@@ -44,6 +44,12 @@ type front struct {
 // below a budget if that isn't 0.
 func newFront(t *testing.T, registries int, fresh time.Duration, budget int64) *front {
 	t.Helper()
+	return newFrontOf(t, registries, fresh, budget, 2*time.Second)
+}
+
+// newFrontOf is newFront with so much patience.
+func newFrontOf(t *testing.T, registries int, fresh time.Duration, budget int64, patience time.Duration) *front {
+	t.Helper()
 	f := &front{relay: &relay{t: t}}
 	var hosts []string
 	for range registries {
@@ -57,7 +63,7 @@ func newFront(t *testing.T, registries int, fresh time.Duration, budget int64) *
 	if f.store, err = blobstore.Open(filepath.Join(t.TempDir(), "store")); err != nil {
 		t.Fatal(err)
 	}
-	policy := retry.Policy{Patience: 2 * time.Second}
+	policy := retry.Policy{Patience: patience}
 	client, manifests := registry.New(registry.Options{Retry: policy, PerHost: 100}), registry.New(registry.Options{Retry: policy, PerHost: 100})
 	t.Cleanup(client.Close)
 	t.Cleanup(manifests.Close)
