@@ -176,9 +176,14 @@ func (g *grant) usedCredentials() bool {
 
 // explain adds to an error that tells of missing rights why there were no credentials.
 func (g *grant) explain(e *Error) {
+	unverified := g.host.isUnverified()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.faults) > 0 && errors.Is(e, ErrDenied) && !g.withCreds {
+	switch {
+	case !errors.Is(e, ErrDenied) || g.withCreds:
+	case unverified && g.host.credentials:
+		e.Hint = "its HTTPS certificate can't be verified, and no password is sent by plain HTTP while that is so; trust its authority with --ca-cert FILE"
+	case len(g.faults) > 0:
 		e.Hint = g.faults[0].Error()
 	}
 }
@@ -575,12 +580,12 @@ func closeBody(resp *http.Response) {
 	}
 }
 
-// worksWithout reports whether a repository refuses the stored credentials, and works
-// without.
+// worksWithout reports whether a repository is asked without the stored credentials: it refuses
+// them, and works without, or they may not go to its host.
 func (h *host) worksWithout(repo string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.anonymously[repo]
+	return h.unverified || h.anonymously[repo]
 }
 
 // refused reports whether the registry itself, and not a host that it redirects to, refuses

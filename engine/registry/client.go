@@ -18,6 +18,7 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -126,6 +127,9 @@ type host struct {
 	downUntil   time.Time // for a mirror
 	hint        nsHint    // what it makes of the parameter ns
 	near        reach     // where it was when it last answered
+	// It speaks plain HTTP, beside TLS with a certificate that can't be verified: no password and
+	// no header of a hosts.toml goes there.
+	unverified bool
 }
 
 // under is a repository with the path that a mirror has before it: what credentials and
@@ -338,7 +342,7 @@ const (
 // dressed are headers with those that a hosts.toml has for the host. They may be keys, and
 // stay with the host and port that they were written for, wherever the registry has moved to.
 func (h *host) dressed(header http.Header, place string) http.Header {
-	if len(h.header) == 0 || !h.isAt(place) {
+	if len(h.header) == 0 || !h.isAt(place) || h.isUnverified() {
 		return header
 	}
 	out := make(http.Header)
@@ -398,14 +402,20 @@ func odd(status int) bool {
 	return false
 }
 
-// over sends a request by HTTPS or, where that is allowed and the host speaks no TLS, by plain
-// HTTP. While it isn't known which, HTTPS is tried first: who asks by plain HTTP for a name and
-// password gets them only when nobody speaks TLS there. Requests that come meanwhile find out by
-// themselves: if they waited, one slow answer would hold them all up.
+// over sends a request by HTTPS or, where that is allowed and HTTPS can't be had, by plain HTTP.
+// While it isn't known which, HTTPS is tried first: a server that asks for a name and password by
+// plain HTTP gets them only when there is no TLS to have. Where there is, with a certificate that
+// can't be verified, plain HTTP is asked without credentials: the certificate may be the
+// registry's own and only not be trusted yet, and a password must not be readable on the way for
+// that. Requests that come meanwhile find out by themselves: if they waited, one slow answer would
+// hold them all up.
 func (c *Client) over(ctx context.Context, h *host, g *grant, method, path string, header http.Header) (*http.Response, error) {
 	by := func(ctx context.Context, scheme string) (*http.Response, error) {
 		place := h.at(scheme, path)
 		return c.once(ctx, g, method, place, h.dressed(header, place))
+	}
+	if h.isUnverified() { // since who chose the grant has looked, perhaps
+		g = h.grant(g.repo, false)
 	}
 	switch h.spoken() {
 	case "https":
@@ -421,18 +431,21 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 		return resp, nil
 	}
 	p.end()
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return nil, err
-	}
-	if p.spoken() || !maySpeakPlain(err) {
-		if p.spoken() {
-			h.speaks("https")
-			if maySucceed(err) && !triesOf(ctx).once {
-				return by(ctx, "https")
-			}
+	case p.spoken():
+		h.speaks("https")
+		if maySucceed(err) && !triesOf(ctx).once {
+			return by(ctx, "https")
 		}
 		return nil, err
+	case causedBy(err, isCertificate):
+		return c.unverified(ctx, h, g, method, path, header, err)
+	case !maySpeakPlain(err):
+		return nil, err
 	}
+	noTLS := err
 	resp, err = c.upgrading(ctx, h, by)
 	if wantsTLS(resp, err) { // it was too slow to say so
 		tlsResp, tlsErr := by(ctx, "https")
@@ -449,7 +462,70 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 	if err == nil && h.spoken() == "" {
 		h.speaks("http")
 	}
-	return resp, err
+	return resp, bothWays(noTLS, err)
+}
+
+// bothWays adds to an error of plain HTTP, where nobody was reached, how the server has ended TLS.
+func bothWays(withTLS, plain error) error {
+	var first, second *Error
+	if errors.As(withTLS, &first) && errors.As(plain, &second) && causedBy(withTLS, isAlert) && causedBy(plain, isUnreachable) {
+		second.Detail += "; by HTTPS: " + first.Detail
+	}
+	return plain
+}
+
+// unverified asks by plain HTTP, without credentials, a host whose certificate can't be verified.
+// That error stands unless a registry answers.
+func (c *Client) unverified(ctx context.Context, h *host, g *grant, method, path string, header http.Header, failed error) (*http.Response, error) {
+	resp, err := c.once(upgradingByHand(unsurely(ctx)), h.grant(g.repo, false), method, h.at("http", path), header)
+	denied := errors.Is(err, ErrDenied)
+	if err == nil {
+		switch {
+		case isAnswer(resp):
+			h.mu.Lock()
+			h.scheme, h.unverified = "http", true
+			h.mu.Unlock()
+			return resp, nil
+		case method == http.MethodHead && resp.StatusCode >= http.StatusBadRequest:
+			return resp, nil // which says nothing; GET will tell
+		}
+		denied = isDenial(resp.StatusCode)
+		closeBody(resp)
+	}
+	var e *Error
+	if ctx.Err() == nil && denied && errors.As(failed, &e) {
+		e.Hint += unverifiedHint
+	}
+	return nil, failed
+}
+
+const unverifiedHint = "; it requires a login by plain HTTP, where no password is sent while its certificate can't be verified"
+
+// isUnverified reports whether a host speaks plain HTTP beside TLS that can't be verified.
+func (h *host) isUnverified() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.unverified
+}
+
+// isAnswer reports whether an answer to a request by plain HTTP is one of a registry: not a page,
+// an error of some other server, or the way to the same by HTTPS.
+func isAnswer(resp *http.Response) bool {
+	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	switch to, err := resp.Location(); {
+	case isRedirect(resp):
+		return err == nil && !isUpgrade(resp.StatusCode, resp.Request.URL, to)
+	case resp.StatusCode < http.StatusBadRequest:
+		return !strings.EqualFold(strings.TrimSpace(kind), "text/html")
+	case isDenial(resp.StatusCode):
+		return false
+	}
+	return resp.Header.Get("Docker-Distribution-Api-Version") != "" || len(parseErrors(bufferError(resp)).Errors) > 0
+}
+
+// isDenial reports whether a status says that a login is required, or another one.
+func isDenial(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
 // upgrading sends a request by plain HTTP, and by HTTPS where the answer leads there.
@@ -524,14 +600,44 @@ func (p *probe) until(resp *http.Response) {
 	p.end() // the body was read
 }
 
-// maySpeakPlain reports whether an error of trying TLS leaves it open that the server speaks
-// plain HTTP: it says so, it hangs up, nobody is there, or it says nothing.
+// maySpeakPlain reports whether an error of trying TLS leaves it open that the registry speaks
+// plain HTTP: nobody is there, or who is answers something else, hangs up, says nothing, or ends
+// the handshake, as servers do that have TLS for other names. One that wants a certificate of ours
+// has TLS for us, and so has one whose certificate can't be verified.
 func maySpeakPlain(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
 		return errors.Is(err, errNoTLS)
 	}
-	return e.plain || e.proxy != "" || wordless(err) || e.cause != nil && (isUnreachable(e.cause) || errors.As(e.cause, new(tls.RecordHeaderError)))
+	return e.plain || e.proxy != "" || causedBy(err, func(cause error) bool {
+		return isUnreachable(cause) || isAlert(cause) && !retry.CertificateRefused(cause) || isHandshake(cause) ||
+			isAny(cause, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE)
+	})
+}
+
+// causedBy reports whether an error is of a request that got no response for some cause.
+func causedBy(err error, is func(cause error) bool) bool {
+	var e *Error
+	return errors.As(err, &e) && e.cause != nil && is(e.cause)
+}
+
+func isAny(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+}
+
+// isAlert reports whether a server has ended a TLS handshake, or a connection, by an alert.
+func isAlert(err error) bool {
+	var op *net.OpError // crypto/tls has no type of its own for alerts
+	return errors.As(err, &op) && op.Op == "remote error"
+}
+
+// isHandshake reports whether what a server says is no TLS, or none that is spoken today.
+func isHandshake(err error) bool {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return errors.As(err, new(tls.RecordHeaderError)) || strings.HasPrefix(err.Error(), "tls: ") && !isCertificate(err)
 }
 
 // speaks remembers the scheme that a host answers to.
@@ -545,14 +651,6 @@ func (h *host) speaks(scheme string) {
 func maySucceed(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Status == 0 && e.passing
-}
-
-// wordless reports whether a server has closed the connection and said nothing, as some servers
-// of plain HTTP do with TLS.
-func wordless(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && (errors.Is(e.cause, io.EOF) || errors.Is(e.cause, io.ErrUnexpectedEOF) ||
-		errors.Is(e.cause, syscall.ECONNRESET) || errors.Is(e.cause, syscall.EPIPE))
 }
 
 // upgraded reports whether a registry that was asked by plain HTTP leads to the same by
@@ -652,7 +750,7 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 		e.kind = ErrQuota
 		return e
 	case isCertificate(err):
-		e.Hint, e.kind = "--ca-cert names an authority of your own", ErrInvalid
+		e.Hint, e.kind = "trust its authority with --ca-cert FILE", ErrInvalid
 	case retry.CertificateRefused(err):
 		e.Hint, e.kind = "it wants a TLS client certificate that it trusts: --cert and --key", ErrDenied
 	}

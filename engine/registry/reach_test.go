@@ -332,12 +332,16 @@ func TestPasswordsNeedTLSWhereItIsSpoken(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		// A certificate that isn't trusted is no reason to speak in the clear.
-		if err := pull(t.Context(), client(t, registry.Options{Credentials: login(), PlainHTTP: true}), parse(t, name)); !errors.Is(err, registry.ErrInvalid) {
+		if len(plain.all()) > 0 {
+			t.Error("it was asked by plain HTTP")
+		}
+		// A certificate that isn't trusted is no reason to send a password in the clear.
+		err := pull(t.Context(), client(t, registry.Options{Credentials: login(), PlainHTTP: true}), parse(t, name))
+		if !errors.Is(err, registry.ErrInvalid) || !strings.Contains(err.Error(), "--ca-cert") || !strings.Contains(err.Error(), "requires a login by plain HTTP") {
 			t.Errorf("%v", err)
 		}
-		if len(plain.all()) > 0 {
-			t.Errorf("asked by plain HTTP: %q", plain.all())
+		if strings.Join(plain.all(), "") != "" {
+			t.Errorf("a password by plain HTTP: %q", plain.all())
 		}
 	})
 	t.Run("a registry of plain HTTP", func(t *testing.T) {
@@ -374,15 +378,33 @@ func TestPasswordsNeedTLSWhereItIsSpoken(t *testing.T) {
 			t.Errorf("%d warnings", n)
 		}
 	})
+	t.Run("a registry that requires a client certificate", func(t *testing.T) {
+		s := httptest.NewUnstartedServer(http.NotFoundHandler())
+		s.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert}
+		s.StartTLS()
+		defer s.Close()
+		var plain log
+		both := bothWays(t, s.Listener.Addr().String(), func(_ http.ResponseWriter, r *http.Request) { plain.add(r.URL.Path) })
+		c := client(t, registry.Options{PlainHTTP: true, TLS: &tls.Config{InsecureSkipVerify: true}})
+		if err := lists(t, c, both)["tags"](); !errors.Is(err, registry.ErrDenied) || !strings.Contains(err.Error(), "--cert") || len(plain.all()) > 0 {
+			t.Errorf("%v, asked by plain HTTP: %q", err, plain.all())
+		}
+	})
 	t.Run("servers that know no TLS", func(t *testing.T) {
 		for name, answer := range map[string]func(net.Conn){
 			"hangs up": func(net.Conn) {},
 			"answers 400": func(c net.Conn) {
 				_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 			},
-			"answers a page": func(c net.Conn) { _, _ = io.WriteString(c, "<!DOCTYPE HTML><p>Bad request version") },
+			"answers a page":      func(c net.Conn) { _, _ = io.WriteString(c, "<!DOCTYPE HTML><p>Bad request version") },
+			"answers half a line": func(c net.Conn) { _, _ = io.WriteString(c, "220") },
+			"ends the handshake": func(c net.Conn) {
+				refusing := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("another name") }}
+				_ = tls.Server(c, refusing).HandshakeContext(t.Context())
+			},
+			"speaks an old TLS": func(c net.Conn) { _, _ = c.Write([]byte("\x15\x03\x01\x00\x02\x02\x46")) }, // protocol version
 			"resets": func(c net.Conn) {
-				if tcp, ok := c.(*net.TCPConn); ok {
+				if tcp, ok := c.(*peeked).Conn.(*net.TCPConn); ok {
 					_ = tcp.SetLinger(0)
 				}
 			},
@@ -399,6 +421,159 @@ func TestPasswordsNeedTLSWhereItIsSpoken(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestPlainHTTPBesideAForeignCertificate: where what speaks TLS at the port has a certificate that
+// can't be verified, the registry is asked by plain HTTP, and gets no password there.
+func TestPlainHTTPBesideAForeignCertificate(t *testing.T) {
+	other := registrytest.NewTLS()
+	defer other.Close()
+	login := func() *credential.Set {
+		c, err := credential.Login("ann", "secret-password")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	challenge := func(w http.ResponseWriter) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	for _, c := range []struct {
+		name   string
+		answer http.HandlerFunc
+		want   string // in the error, "" for none
+	}{
+		{"a registry", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"tags":["a"]}`) }, ""},
+		{"a registry that hasn't this", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"errors":[{"code":"NAME_UNKNOWN"}]}`)
+		}, "404"},
+		{"one that requires a login", func(w http.ResponseWriter, _ *http.Request) { challenge(w) }, "requires a login by plain HTTP"},
+		{"a page", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `<!DOCTYPE html><html>`) }, "--ca-cert"},
+		{"another server's error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusNotFound) }, "--ca-cert"},
+		{"a failure", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusBadGateway) }, "--ca-cert"},
+		{"the way to HTTPS", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://"+r.Host+r.URL.Path, http.StatusMovedPermanently)
+		}, "--ca-cert"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var sent log
+			host := bothWays(t, other.Host(), func(w http.ResponseWriter, r *http.Request) {
+				sent.add(r.Header.Get("Authorization"))
+				c.answer(w, r)
+			})
+			cl := client(t, registry.Options{Credentials: login(), PlainHTTP: true})
+			for range 2 {
+				if err := lists(t, cl, host)["tags"](); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v, want %q", err, c.want)
+				}
+			}
+			if strings.Join(sent.all(), "") != "" {
+				t.Errorf("a password by plain HTTP: %q", sent.all())
+			}
+		})
+	}
+	t.Run("a login that is required later", func(t *testing.T) {
+		var sent log
+		host := bothWays(t, other.Host(), func(w http.ResponseWriter, r *http.Request) {
+			sent.add(r.Header.Get("Authorization"))
+			if strings.Contains(r.URL.Path, "/manifests/") {
+				challenge(w)
+				return
+			}
+			fmt.Fprint(w, `{"tags":["a"]}`)
+		})
+		cl := client(t, registry.Options{Credentials: login(), PlainHTTP: true})
+		if err := lists(t, cl, host)["tags"](); err != nil {
+			t.Fatal(err)
+		}
+		if err := lists(t, cl, host)["manifest"](); !errors.Is(err, registry.ErrDenied) || !strings.Contains(err.Error(), "can't be verified") {
+			t.Errorf("%v", err)
+		}
+		if strings.Join(sent.all(), "") != "" {
+			t.Errorf("a password by plain HTTP: %q", sent.all())
+		}
+	})
+	t.Run("HEAD", func(t *testing.T) {
+		host := bothWays(t, other.Host(), func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead {
+				w.WriteHeader(http.StatusMethodNotAllowed)
+				return
+			}
+			fmt.Fprint(w, `{"tags":["a"]}`)
+		})
+		cl := client(t, registry.Options{PlainHTTP: true})
+		if _, err := cl.Head(t.Context(), parse(t, host+"/team/app:1"), "1"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("without -I", func(t *testing.T) {
+		var sent log
+		host := bothWays(t, other.Host(), func(_ http.ResponseWriter, r *http.Request) { sent.add(r.URL.Path) })
+		if err := lists(t, client(t, registry.Options{Mirrors: []registry.Mirror{itself(t, host)}}), host)["tags"](); err == nil || len(sent.all()) > 0 {
+			t.Errorf("%v, asked: %q", err, sent.all())
+		}
+	})
+}
+
+// itself is a registry that is known to speak HTTPS.
+func itself(t *testing.T, host string) registry.Mirror {
+	t.Helper()
+	u, err := registry.ParseMirrorURL("https://" + host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return registry.Mirror{Registry: host, URL: u, Origin: true}
+}
+
+// TestPlainHTTPBesideTheTLSPort: a registry of plain HTTP at port 80, with something else at 443.
+func TestPlainHTTPBesideTheTLSPort(t *testing.T) {
+	const address = "127.83.19.7"
+	listen := func(t *testing.T, port string) net.Listener {
+		t.Helper()
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(address, port))
+		if err != nil {
+			t.Skip(err) // it takes root
+		}
+		t.Cleanup(func() { l.Close() })
+		return l
+	}
+	start := func(t *testing.T, port string, answer http.HandlerFunc, conf *tls.Config) {
+		t.Helper()
+		s := &httptest.Server{Listener: listen(t, port), Config: &http.Server{Handler: answer}, TLS: conf}
+		if conf != nil {
+			s.StartTLS()
+		} else {
+			s.Start()
+		}
+		t.Cleanup(s.Close)
+	}
+	page := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }
+	for name, other := range map[string]func(t *testing.T){
+		"a closed port":         func(*testing.T) {},
+		"plain HTTP":            func(t *testing.T) { start(t, "443", page, nil) },
+		"a foreign certificate": func(t *testing.T) { start(t, "443", page, &tls.Config{MinVersion: tls.VersionTLS12}) },
+		"an alert": func(t *testing.T) {
+			start(t, "443", page, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("another name") }})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			start(t, "80", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"tags":["a"]}`) }, nil)
+			other(t)
+			if err := lists(t, client(t, registry.Options{PlainHTTP: true}), address)["tags"](); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Run(name+" and nobody", func(t *testing.T) {
+			listen(t, "80").Close()
+			other(t)
+			err := lists(t, client(t, registry.Options{PlainHTTP: true, Retry: quick}), address)["tags"]()
+			if err == nil || name == "an alert" && !strings.Contains(err.Error(), "; by HTTPS: remote error: tls") || name == "a foreign certificate" && !strings.Contains(err.Error(), "--ca-cert") {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // peeked is a connection whose first byte was read.
@@ -451,11 +626,7 @@ func sorted(t *testing.T, withTLS, plain func(net.Conn)) string {
 // plainly serves a list of tags by plain HTTP, and does something else with TLS.
 func plainly(t *testing.T, withTLS func(net.Conn)) string {
 	t.Helper()
-	return sorted(t, func(c net.Conn) {
-		if p, ok := c.(*peeked); ok {
-			withTLS(p.Conn)
-		}
-	}, func(c net.Conn) {
+	return sorted(t, withTLS, func(c net.Conn) {
 		buf := make([]byte, 4096)
 		_, _ = c.Read(buf)
 		_, _ = c.Read(buf)
