@@ -28,7 +28,7 @@ func TestWorldReach(t *testing.T) {
 		{"a name that resolves to one", "localhost:*", "localhost", nil, 1, []string{"127.0.0.0/8", "--allow-address"}, false},
 		{"one in IPv6's clothes", "[::ffff:127.0.0.1]:*", "::ffff:127.0.0.1,127.0.0.1", nil, 1, []string{"--allow-address"}, false},
 		{"an address, through the proxy", "127.0.0.1:*", "-", nil, 1, []string{"127.0.0.0/8", "--allow-address"}, false},
-		{"a private one, through the proxy", "10.0.0.1:*", "-", nil, 1, []string{"10.0.0.0/8", "--allow-address"}, false},
+		{"a private one, through the proxy", "10.0.0.1:*", "-", nil, 1, []string{"reached through a proxy", "use --allow-address 10.0.0.0/8 to permit it"}, false},
 		{"metadata, through the proxy", "169.254.169.254", "-", []string{"--allow-address", "0.0.0.0/0"}, 1, []string{"no registry may lead there"}, false},
 		{"a number, through the proxy", "2130706433:*", "-", nil, 1, []string{"--allow-address"}, false},
 		{"a short form, through the proxy", "127.1:*", "-", nil, 1, []string{"--allow-address"}, false},

@@ -36,6 +36,7 @@ type Blob struct {
 	lease     *lease
 	direct    bool          // the registry sends the blob itself
 	resolving chan struct{} // closed when who finds out which has done so
+	met       bool          // who has named the url was asked where it is
 }
 
 // lease is a signed URL of another host, and when to ask for a new one.
@@ -83,22 +84,66 @@ func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image)
 		b.by = append(b.by, c.home(ref).host)
 	}
 	for _, h := range b.by {
-		if u.Scheme != "https" && h.spoken() != "http" {
-			return nil, fmt.Errorf("%w: a layer's URL is one of plain HTTP, at %s", ErrInvalid, printable.Line(u.Host))
+		if u.Scheme != "https" && h.spoken() == "https" {
+			return nil, plainURL(u)
 		}
 	}
 	u.User = nil
 	return b, nil
 }
 
+func plainURL(u *url.URL) error {
+	return fmt.Errorf("%w: a layer's URL is one of plain HTTP, at %s", ErrInvalid, printable.Line(u.Host))
+}
+
+// meet asks the registries that have named a foreign layer's URL where they are, if they haven't
+// answered anything yet: what they say may come out of the store, in a pull that goes on. It
+// reports whether some were asked, which is done once.
+func (b *Blob) meet(ctx context.Context) bool {
+	b.mu.Lock()
+	again := b.met
+	b.met = true
+	b.mu.Unlock()
+	asked := false
+	for _, h := range b.by {
+		if again || h.hasAnswered() {
+			continue
+		}
+		asked = true
+		// What it answers is no matter. One that doesn't is nowhere, and leads nowhere.
+		ctx := withTries(ctx, tries{host: h.name, once: true})
+		if resp, err := b.client.over(ctx, h, h.grant("", false), http.MethodGet, h.base+"/", nil); err == nil {
+			closeBody(resp)
+		}
+	}
+	return asked
+}
+
+// foreign asks the URL of a foreign layer.
+func (b *Blob) foreign(ctx context.Context, header http.Header) (*http.Response, error) {
+	if b.url.Scheme != "https" {
+		b.meet(ctx)
+		for _, h := range b.by {
+			if h.spoken() != "http" {
+				return nil, plainURL(b.url)
+			}
+		}
+	}
+	resp, err := b.fromStorage(withTrail(ctx, b.foreignTrail()), b.url, header)
+	if causedBy(err, isRefusedAddress) && b.meet(ctx) {
+		return b.fromStorage(withTrail(ctx, b.foreignTrail()), b.url, header)
+	}
+	return resp, err
+}
+
 // foreignTrail is the trail to the URL of a foreign layer.
 func (b *Blob) foreignTrail() *trail {
 	out := &trail{most: loopback}
 	for _, h := range b.by {
-		out.over(h.where())
+		out.over(h.where(), h.isProxied())
 	}
 	if len(b.by) == 0 {
-		out.over(anywhere)
+		out.over(anywhere, false)
 	}
 	return out
 }
@@ -190,7 +235,9 @@ func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, rang
 			return nil, err
 		}
 		var resp *http.Response
-		if l != nil {
+		if b.url != nil {
+			resp, err = b.foreign(ctx, header)
+		} else if l != nil {
 			resp, err = b.fromStorage(withTrail(ctx, l.by), l.url, header)
 		} else {
 			resp, l, err = b.fromRegistry(ctx, header, again)
@@ -262,7 +309,7 @@ func stale(status int) bool {
 // be called with what was found there. While one finds out, the others wait.
 func (b *Blob) leased(ctx context.Context) (*lease, func(*lease, error), error) {
 	if b.url != nil {
-		return &lease{url: b.url, by: b.foreignTrail()}, func(*lease, error) {}, nil
+		return &lease{url: b.url}, func(*lease, error) {}, nil
 	}
 	for {
 		b.mu.Lock()

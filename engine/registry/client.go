@@ -127,6 +127,8 @@ type host struct {
 	downUntil   time.Time // for a mirror
 	hint        nsHint    // what it makes of the parameter ns
 	near        reach     // where it was when it last answered
+	answered    bool
+	proxied     bool // through a proxy, which hides where it is
 	// It speaks plain HTTP, beside TLS with a certificate that can't be verified: no password and
 	// no header of a hosts.toml goes there.
 	unverified bool

@@ -113,7 +113,8 @@ func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Ima
 // Follow takes over from another client where a reference's registry is, which says where it may
 // lead.
 func (c *Client) Follow(other *Client, ref reference.Image) {
-	c.home(ref).host.isNear(other.home(ref).host.where())
+	theirs := other.home(ref).host
+	c.home(ref).host.isNear(theirs.where(), theirs.isProxied())
 }
 
 // Expiry is when a signed URL stops working, the zero time when it doesn't tell.

@@ -129,22 +129,27 @@ func ParseAllowed(s string) (netip.Prefix, error) {
 
 // addressError refuses to go where a registry leads to.
 type addressError struct {
-	host  string // as it was named
-	block block
+	host    string // as it was named
+	block   block
+	proxied bool // who leads there was asked through a proxy
 }
 
 func (e *addressError) Error() string {
-	return fmt.Sprintf("it leads to %s, an address of %s (%s)", e.host, e.block.reach, e.block.Prefix)
+	return fmt.Sprintf("refusing to connect to %s: its address is one of %s (%s)", e.host, e.block.reach, e.block.Prefix)
 }
 
 // Is makes it a retry.ErrLasting.
 func (e *addressError) Is(target error) bool { return target == retry.ErrLasting }
 
 func (e *addressError) hint() string {
-	if e.block.reach == never {
+	permit := "; use --allow-address " + e.block.String() + " to permit it"
+	switch {
+	case e.block.reach == never:
 		return "no registry may lead there"
+	case e.proxied:
+		return "the registry that leads there was reached through a proxy, which counts as being anywhere" + permit
 	}
-	return "a registry that isn't there itself may not lead there, unless --allow-address " + e.block.String() + " allows it"
+	return "a registry may lead no closer than it is itself" + permit
 }
 
 // check refuses an address for who may lead as close as that, unless it is allowed to all.
@@ -202,8 +207,9 @@ func literal(u *url.URL) (addr netip.Addr, known, bad bool) {
 type trail struct {
 	host *host // the registry or mirror, nil for none
 
-	mu   sync.Mutex
-	most reach // as close as the hosts may lead that it went over
+	mu      sync.Mutex
+	most    reach // as close as the hosts may lead that it went over
+	proxied bool  // one of them was reached through a proxy
 }
 
 // newTrail begins at a registry.
@@ -219,18 +225,25 @@ func (t *trail) may() reach {
 	return min(t.most, t.host.where())
 }
 
-// over notes an answer of a host that others have named.
-func (t *trail) over(at reach) {
+// over notes an answer of a host that others have named, and whether it came through a proxy.
+func (t *trail) over(at reach, proxied bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.most = min(t.most, at)
+	t.most, t.proxied = min(t.most, at), t.proxied || proxied
+}
+
+// isProxied reports whether a proxy hides where one of those is who have led here.
+func (t *trail) isProxied() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.proxied || t.host != nil && t.host.isProxied()
 }
 
 // fork is the trail so far. What comes after that is its own.
 func (t *trail) fork() *trail {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return &trail{host: t.host, most: t.most}
+	return &trail{host: t.host, most: t.most, proxied: t.proxied}
 }
 
 // isOwn reports whether a URL is one of the host that the user has named.
@@ -252,10 +265,23 @@ func (h *host) where() reach {
 	return h.near
 }
 
-func (h *host) isNear(at reach) {
+// isNear notes where the host was when it answered: through a proxy, that is anywhere.
+func (h *host) isNear(at reach, proxied bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.near = at
+	h.near, h.proxied, h.answered = at, proxied, true
+}
+
+func (h *host) isProxied() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.proxied
+}
+
+func (h *host) hasAnswered() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.answered
 }
 
 type trailKey struct{}
@@ -352,7 +378,7 @@ func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		if err != nil {
 			closeRequest(req)
-			return nil, err
+			return nil, t.refused(err, way)
 		}
 	default:
 		next = t.led[way.may()]
@@ -362,11 +388,11 @@ func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {
 		GotConn: func(i httptrace.GotConnInfo) { conn = i.Conn.RemoteAddr() },
 	})))
 	if err != nil {
-		return nil, err
+		return nil, t.refused(err, way)
 	}
-	at := anywhere
+	at, hidden := anywhere, proxy != nil
 	if addr, known, _ := literal(req.URL); proxy != nil && known {
-		at = blockOf(addr).reach
+		at, hidden = blockOf(addr).reach, false
 	} else if tcp, ok := conn.(*net.TCPAddr); proxy == nil && ok {
 		at = blockOf(tcp.AddrPort().Addr()).reach
 	}
@@ -374,11 +400,20 @@ func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {
 		at = private
 	}
 	if way.isOwn(req.URL) {
-		way.host.isNear(at)
+		way.host.isNear(at, hidden)
 	} else {
-		way.over(at)
+		way.over(at, hidden)
 	}
 	return resp, nil
+}
+
+// refused adds to an error that refuses an address whether a proxy hides who has led there.
+func (t *transports) refused(err error, way *trail) error {
+	var led *addressError
+	if !errors.As(err, &led) || !way.isProxied() {
+		return err
+	}
+	return &addressError{host: led.host, block: led.block, proxied: true}
 }
 
 // closeRequest closes the body of a request that isn't sent, as an http.RoundTripper must.

@@ -187,6 +187,73 @@ func TestARegistryLeadsNoCloserThanItIs(t *testing.T) {
 	})
 }
 
+// TestForeignURLsOfManifestsOutOfTheStore: a pull that goes on may have asked the registry nothing
+// when it comes to a foreign layer: it is asked once where it is, and leads no closer.
+func TestForeignURLsOfManifestsOutOfTheStore(t *testing.T) {
+	own := outside(t)
+	for _, c := range []struct {
+		name, from, to string
+		want           bool
+	}{
+		{"this machine to itself", "127.0.0.1", "127.0.0.1", true},
+		{"private to private", own, own, true},
+		{"private to this machine", own, "127.0.0.1", false},
+		{"nobody to this machine", "", "127.0.0.1", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var asked, told atomic.Int64
+			target := at(t, c.to, func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				fmt.Fprint(w, "x")
+			})
+			host := "127.0.0.1:1"
+			if c.from != "" {
+				host = at(t, c.from, func(w http.ResponseWriter, _ *http.Request) {
+					told.Add(1)
+					w.WriteHeader(http.StatusTeapot)
+				})
+			}
+			cl := client(t, registry.Options{PlainHTTP: true})
+			for range 2 {
+				b, err := cl.Foreign("http://"+target+"/x", digest.FromString("x"), parse(t, host+"/team/app:1"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := b.Open(t.Context(), transfer.Ask{To: 1, Size: 1})
+				if (err == nil) != c.want || (asked.Load() > 0) != c.want {
+					t.Errorf("asked: %v, %v", asked.Load(), err)
+				}
+				if err == nil {
+					_ = body.Close()
+				}
+				if !c.want && c.from != "" && !strings.Contains(err.Error(), "--allow-address 127.0.0.0/8") {
+					t.Error(err)
+				}
+			}
+			if c.from != "" && told.Load() != 1 {
+				t.Errorf("the registry was asked %d times", told.Load())
+			}
+		})
+	}
+	t.Run("HTTPS", func(t *testing.T) {
+		target := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "x") }))
+		defer target.Close()
+		roots := x509.NewCertPool()
+		roots.AddCert(target.Certificate())
+		host := answering(t, func(http.ResponseWriter, *http.Request) {})
+		cl := client(t, registry.Options{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})
+		b, err := cl.Foreign(target.URL+"/x", digest.FromString("x"), parse(t, host+"/team/app:1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := b.Open(t.Context(), transfer.Ask{To: 1, Size: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = body.Close()
+	})
+}
+
 // TestWhatOthersSayIsNotTold: bodies of hosts that a registry leads to, of whatever status.
 func TestWhatOthersSayIsNotTold(t *testing.T) {
 	const said = "the inside answer"
