@@ -404,8 +404,8 @@ type Dir struct {
 // unless it is to be written into. Of the options Force and NoSync count. The caller
 // must call Close.
 func CreateDir(path string, o FileOptions) (*Dir, error) {
-	if durable.Planted(path) { // whose it is could change what is in it
-		return nil, fmt.Errorf("output folder: %w", &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrForeign})
+	if durable.Planted(path) && (!o.Force || os.Geteuid() != 0) { // whose it is could change what is in it
+		return nil, fmt.Errorf("output folder: %w", &fs.PathError{Op: "writing to", Path: path, Err: errForeignFolder()})
 	}
 	entries, err := os.ReadDir(path)
 	made := errors.Is(err, fs.ErrNotExist)
@@ -432,6 +432,15 @@ func CreateDir(path string, o FileOptions) (*Dir, error) {
 		return nil, errors.Join(fmt.Errorf("output folder %s: %w", path, err), d.closeFiles())
 	}
 	return d, nil
+}
+
+// errForeignFolder is durable.ErrForeign, and says how root may have it nevertheless: who gives
+// files to other users writes into their folders.
+func errForeignFolder() error {
+	if os.Geteuid() == 0 {
+		return fmt.Errorf("%w; --force writes into it, and its owner can change what is there", durable.ErrForeign)
+	}
+	return durable.ErrForeign
 }
 
 // dirMark is a file in a folder that is being written. What a run left that was killed has it,

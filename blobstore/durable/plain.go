@@ -30,6 +30,9 @@ func OpenPlain(path string, flag int, mode fs.FileMode) (*os.File, error) {
 		}
 	}
 	f, err := os.OpenFile(path, flag|NoFollow, mode)
+	if wouldWait(err) && isRegular(os.Lstat(path)) {
+		f, err = os.OpenFile(path, flag|noLinks, mode)
+	}
 	return plain(f, path, err)
 }
 
@@ -39,8 +42,13 @@ func OpenPlainIn(root *os.Root, name string, flag int, mode fs.FileMode) (*os.Fi
 		return nil, &fs.PathError{Op: "open", Path: filepath.Join(root.Name(), name), Err: ErrNotPlain}
 	}
 	f, err := root.OpenFile(name, flag|NoFollow, mode)
+	if wouldWait(err) && isRegular(root.Lstat(name)) {
+		f, err = root.OpenFile(name, flag|noLinks, mode)
+	}
 	return plain(f, filepath.Join(root.Name(), name), err)
 }
+
+func isRegular(info fs.FileInfo, err error) bool { return err == nil && info.Mode().IsRegular() }
 
 func plain(f *os.File, path string, err error) (*os.File, error) {
 	if notPlain(err) {
@@ -107,28 +115,43 @@ func ownerOfNew(folder string) int {
 // (protected_symlinks, protected_fifos; proc(5)), for whatever has the name.
 func Planted(path string) bool {
 	info, err := os.Lstat(path)
-	if err != nil {
-		return false
-	}
-	folder, err := os.Stat(filepath.Dir(path))
+	return err == nil && plantedIn(filepath.Dir(path), info)
+}
+
+// plantedIn is Planted for what stands in a folder.
+func plantedIn(folder string, info fs.FileInfo) bool {
+	in, err := os.Stat(folder)
 	const everybody = 0o002
-	if err != nil || folder.Mode()&fs.ModeSticky == 0 || folder.Mode()&everybody == 0 {
+	if err != nil || in.Mode()&fs.ModeSticky == 0 || in.Mode()&everybody == 0 {
 		return false
 	}
 	uid, _, ok := ownership(info)
-	owner, _, okFolder := ownership(folder)
+	owner, _, okFolder := ownership(in)
 	return ok && okFolder && uid != os.Geteuid() && uid != owner
 }
 
-// CheckLinks reports with ErrForeign that a link on the way to a folder is neither this user's
-// nor root's, and may lead elsewhere at any moment.
+// checkLink reports with ErrForeign a symbolic link that may have been planted. Root's are
+// followed everywhere.
+func checkLink(path string, link fs.FileInfo) error {
+	if uid, _, ok := ownership(link); ok && uid != 0 && plantedIn(filepath.Dir(path), link) {
+		return &fs.PathError{Op: "following", Path: path, Err: fmt.Errorf("%w (user id %d)", ErrForeign, uid)}
+	}
+	return nil
+}
+
+// mostLinks is how many are followed, as the kernel has it.
+const mostLinks = 40
+
+var errManyLinks = errors.New("too many symbolic links")
+
+// CheckLinks reports with ErrForeign that a link on the way to a folder may have been put there by
+// another user, and may lead elsewhere at any moment.
 func CheckLinks(folder string) error {
 	path, err := filepath.Abs(folder)
 	if err != nil {
 		return err
 	}
-	const most = 40 // as the kernel has it
-	for range most {
+	for range mostLinks {
 		link, err := firstLink(path)
 		if err != nil || link == "" {
 			return err
@@ -146,7 +169,7 @@ func CheckLinks(folder string) error {
 		}
 		path = filepath.Join(to, rest)
 	}
-	return &fs.PathError{Op: "open", Path: folder, Err: errors.New("too many symbolic links")}
+	return &fs.PathError{Op: "open", Path: folder, Err: errManyLinks}
 }
 
 // firstLink is the first part of an absolute path that is a symbolic link, or "".
@@ -162,10 +185,7 @@ func firstLink(path string) (string, error) {
 	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
 		return "", nil // it is to be made, or it is told when it is used
 	}
-	if uid, _, ok := ownership(info); ok && uid != os.Geteuid() && uid != 0 {
-		return "", &fs.PathError{Op: "following", Path: path, Err: fmt.Errorf("%w (user id %d)", ErrForeign, uid)}
-	}
-	return path, nil
+	return path, checkLink(path, info)
 }
 
 // createBeside makes a file that nobody has, in the folder of another and named after it.

@@ -10,7 +10,9 @@ import (
 
 // NoFollow are flags for opening a file: a symbolic link is an error, and a pipe without a reader
 // or writer, too, in place of waiting for one.
-const NoFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+const NoFollow = noLinks | syscall.O_NONBLOCK
+
+const noLinks = syscall.O_NOFOLLOW
 
 // plainByName is whether it must be looked up beforehand what a name stands for.
 const plainByName = false
@@ -19,6 +21,22 @@ const plainByName = false
 // pipe or socket. FreeBSD says EMLINK of links, where others say ELOOP.
 func notPlain(err error) bool {
 	return errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) || errors.Is(err, syscall.ENXIO)
+}
+
+// wouldWait reports whether an error of opening with NoFollow says that another has a lease on the
+// file, as Samba and NFS servers have for their clients: the kernel has asked for it back, and an
+// opening that waits gets it (fcntl(2), "Leases").
+func wouldWait(err error) bool { return errors.Is(err, syscall.EWOULDBLOCK) }
+
+// duplicate is another number for an open file.
+func duplicate(fd int) (int, error) {
+	syscall.ForkLock.RLock() // no child that is started meanwhile is to get it
+	defer syscall.ForkLock.RUnlock()
+	another, err := syscall.Dup(fd)
+	if err == nil {
+		syscall.CloseOnExec(another)
+	}
+	return another, err
 }
 
 // ownership is who a file belongs to, and how many names it has.

@@ -1,13 +1,22 @@
 package durable
 
-import "io/fs"
+import (
+	"errors"
+	"io/fs"
+)
 
 // NoFollow has no counterpart here.
 const NoFollow = 0
 
+const noLinks = 0
+
 const plainByName = true
 
 func notPlain(error) bool { return false }
+
+func wouldWait(error) bool { return false }
+
+func duplicate(int) (int, error) { return 0, errors.ErrUnsupported }
 
 // ownership can't be told here.
 func ownership(fs.FileInfo) (uid int, links uint64, ok bool) { return 0, 0, false }

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"drayage/bench"
@@ -258,46 +255,17 @@ func (o *benchOptions) write(s streams, r *bench.Report) error {
 	return errors.Join(errs...)
 }
 
-// isOpenFile reports whether a name is of what a process has open, as /dev/stdout is: the system
-// has such names, and what they stand for may be a regular file, but they are no file's place.
-func isOpenFile(path string) bool {
-	to, err := os.Readlink(path)
-	for _, name := range []string{filepath.Clean(path), to} {
-		if strings.HasPrefix(name, "/proc/") || strings.HasPrefix(name, "/dev/") {
-			return err == nil
-		}
-	}
-	return false
-}
-
-// toFile writes to a file, or to standard output for "-". A link is replaced, and not followed; a
-// device or pipe is written to. One that can't be replaced, as it is mounted or its folder is
-// not this user's to change, is written over.
+// toFile writes to what a user has named, as durable.WriteFile does, or to standard output for "-".
+// On a terminal, text is made fit to print.
 func toFile(s streams, path string, write func(io.Writer) error) error {
 	if path == "-" {
 		return write(s.out.document())
 	}
-	open := func() (*os.File, error) { return durable.OpenPlain(path, os.O_WRONLY|os.O_TRUNC, 0) }
-	if isOpenFile(path) {
-		open = func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0) }
-	} else if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		if durable.Planted(path) {
-			return &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrForeign}
+	const mode = 0o644
+	return durable.WriteFile(path, mode, func(w io.Writer) error {
+		if f, ok := w.(*os.File); ok {
+			w = stream{f}.document()
 		}
-		open = func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY, 0) }
-	} else {
-		const mode = 0o644
-		err := durable.Replace(path, mode, write)
-		if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EBUSY) && !errors.Is(err, syscall.EROFS) {
-			return err
-		}
-		if isThere, _ := os.Lstat(path); isThere == nil {
-			return err
-		}
-	}
-	f, err := open()
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(f), f.Close())
+		return write(w)
+	})
 }

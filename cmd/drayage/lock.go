@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"drayage/blobstore/durable"
 	"drayage/engine"
 	"drayage/engine/reference"
 
@@ -75,7 +74,7 @@ func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) 
 		}
 		return refs, nil
 	}
-	if o.relock {
+	if o.relock || isOutput(o.lock) {
 		return refs, nil
 	}
 	lock, err := readLock(o.lock)
@@ -111,7 +110,7 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 	if o.lock == "" {
 		return nil
 	}
-	if _, err := os.Stat(o.lock); err == nil && !o.relock {
+	if _, err := os.Stat(o.lock); err == nil && !o.relock && !isOutput(o.lock) {
 		return nil
 	}
 	var lines []string
@@ -119,16 +118,15 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 		lines = append(lines, r.Ref.At(r.Image.Target().Digest).String()+"\n")
 	}
 	slices.Sort(lines)
-	if err := replace(o.lock, lockHead+o.with()+strings.Join(slices.Compact(lines), "")); err != nil {
+	if err := writeText(o.lock, lockHead+o.with()+strings.Join(slices.Compact(lines), "")); err != nil {
 		return fmt.Errorf("writing the lock: %w", err)
 	}
 	return nil
 }
 
-// replace replaces a small file of text: after a crash it is the old one or the new one.
-func replace(path, text string) error {
-	const mode = 0o644
-	return durable.Replace(path, mode, func(w io.Writer) error {
+// writeText writes a small file of text, as durable.WriteFile does.
+func writeText(path, text string) error {
+	return toFile(streams{}, path, func(w io.Writer) error {
 		_, err := io.WriteString(w, text)
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/progress"
 	"drayage/engine"
 	"drayage/engine/compose"
@@ -49,7 +50,7 @@ func (o *outputFlags) layout() tarwriter.Layout {
 
 // check finds what is wrong with the outputs asked for.
 func (o *outputFlags) check(s streams) error {
-	if o.file == "-" {
+	if fd, open := namesOpen(o.file); o.file == "-" || open && fd == standardOutput {
 		o.file, o.stdout = "", true
 	}
 	if o.loadWith != "" {
@@ -71,6 +72,8 @@ func (o *outputFlags) check(s streams) error {
 		return usageError{errors.New("--compress is for an archive: it goes with -o or -O")}
 	case o.split > 0 && o.file == "":
 		return usageError{errors.New("--split is for an archive in a file: it goes with -o")}
+	case o.split > 0 && o.isOpen():
+		return usageError{fmt.Errorf("--split is for an archive in a file, and %s is none", o.file)}
 	case o.split > 0 && o.split < tarwriter.VolumeUnit:
 		return usageError{fmt.Errorf("--split: want volumes of at least %d KiB", tarwriter.VolumeUnit>>10)}
 	case o.since != "" && !o.any():
@@ -142,7 +145,7 @@ func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs out
 		outs = append(outs, namedOutput{l.name(), l})
 	}
 	if o.file != "" {
-		f, err := tarwriter.CreateFile(o.file, tarwriter.FileOptions{Force: o.force, Compress: compression, Split: int64(o.split), NoSync: o.noSync})
+		f, err := o.create(compression)
 		if err != nil {
 			return outs, err
 		}
@@ -158,6 +161,61 @@ func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs out
 	return outs, nil
 }
 
+// create begins the archive in a file: in the one that links lead to, as durable.Follow has it.
+func (o *outputFlags) create(compression squeeze.Format) (output, error) {
+	path, err := durable.Follow(o.file)
+	if err != nil {
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	if fd, open := durable.Descriptor(path); open {
+		f, err := durable.OpenDescriptor(fd, o.file)
+		if err != nil {
+			return nil, fmt.Errorf("output: %w", err)
+		}
+		return openOutput{tarwriter.Stream{Out: f, Compress: compression}, f}, nil
+	}
+	if o.split > 0 {
+		path = o.file // which is the beginning of the volumes' names
+	}
+	return tarwriter.CreateFile(path, tarwriter.FileOptions{Force: o.force, Compress: compression, Split: int64(o.split), NoSync: o.noSync})
+}
+
+// openOutput is an archive into what the process had open.
+type openOutput struct {
+	tarwriter.Stream
+	file *os.File
+}
+
+// Close closes the file.
+func (o openOutput) Close() error { return o.file.Close() }
+
+// isOpen reports whether the archive goes to what the process had open.
+func (o *outputFlags) isOpen() bool {
+	_, open := namesOpen(o.file)
+	return open
+}
+
+// The numbers of the streams that every process has.
+const (
+	standardOutput = 1
+	standardError  = 2
+)
+
+// namesOpen is the number of the open file that a name leads to, as /dev/stdout does.
+func namesOpen(path string) (fd int, open bool) {
+	to, err := durable.Follow(path)
+	if err != nil || path == "" {
+		return 0, false // it is told when it is used
+	}
+	return durable.Descriptor(to)
+}
+
+// isOutput reports whether a name leads to standard output or error, which can't be read.
+func isOutput(path string) bool {
+	fd, open := namesOpen(path)
+	return open && (fd == standardOutput || fd == standardError)
+}
+
 func (outs outputs) Close() error {
 	var errs []error
 	for _, o := range outs {
@@ -171,8 +229,11 @@ func (o *outputFlags) folder() string {
 	if o.file == "" {
 		return o.dir
 	}
-	if info, err := os.Stat(o.file); err == nil && !info.Mode().IsRegular() {
+	if info, err := os.Stat(o.file); o.isOpen() || err == nil && !info.Mode().IsRegular() {
 		return o.dir // a device or a pipe takes none
+	}
+	if path, err := durable.Follow(o.file); err == nil && o.split == 0 {
+		return filepath.Dir(path)
 	}
 	return filepath.Dir(o.file)
 }

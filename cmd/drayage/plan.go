@@ -57,7 +57,7 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 
 // wouldExist refuses outputs that are there already.
 func (o *pullOptions) wouldExist() error {
-	if info, err := os.Stat(o.file); o.file != "" && !o.force && err == nil && info.Mode().IsRegular() {
+	if info, err := os.Stat(o.file); o.file != "" && !o.force && err == nil && info.Mode().IsRegular() && !o.isOpen() {
 		return fmt.Errorf("output %s: %w", o.file, tarwriter.ErrExists)
 	}
 	return nil

@@ -35,10 +35,10 @@ func (w *world) precious() (path string, check func(what string)) {
 	}
 }
 
+// What is written beside a file until it is whole has names that others can guess.
 func TestFilesThatAreWrittenFollowNoLink(t *testing.T) {
 	w := newWorld(t)
 	precious, check := w.precious()
-	missing := strings.Replace(w.image, ":1", ":none", 1)
 	for _, c := range []struct {
 		name   string
 		status int
@@ -46,12 +46,8 @@ func TestFilesThatAreWrittenFollowNoLink(t *testing.T) {
 	}{
 		{"x.tar.drayage-part", 7, []string{"pull", "-o", "x.tar", w.image}},
 		{"images.lock.tmp", 0, []string{"pull", "--lock", "images.lock", w.image}},
-		{"images.lock", 0, []string{"pull", "--lock", "images.lock", "--update-lock", w.image}},
-		{"failed", 4, []string{"pull", "--keep-going", "--failed", "failed", missing}},
-		{"report", 0, []string{"pull", "--report", "report", w.image}},
 		{"out/manifest.json.drayage-part", 0, []string{"pull", "-d", "out", "--force", w.image}},
 		{"dir/.drayage-part", 7, []string{"pull", "-d", "dir", "--force", w.image}},
-		{"ready", 0, []string{"warm", "--once", "-c", "warm.yaml"}},
 		{"ready.tmp", 0, []string{"warm", "--once", "-c", "warm.yaml"}},
 	} {
 		w.write("warm.yaml", fmt.Sprintf("groups:\n- name: g\n  every: 1h\n  images: [%q]\n  ready_file: ready\n", w.image))
@@ -65,9 +61,7 @@ func TestFilesThatAreWrittenFollowNoLink(t *testing.T) {
 		if err := errors.Join(syscall.Mkfifo(path, 0o666)); err != nil {
 			t.Fatal(err)
 		}
-		if c.name != "report" { // a pipe that is named is written to
-			w.want(w.run(c.args...), c.status)
-		}
+		w.want(w.run(c.args...), c.status)
 		os.Remove(path)
 		os.Remove(filepath.Join(w.home, "images.lock"))
 	}
@@ -75,6 +69,124 @@ func TestFilesThatAreWrittenFollowNoLink(t *testing.T) {
 		if _, err := os.Lstat(filepath.Join(w.home, name)); err == nil {
 			t.Errorf("there is %s", name)
 		}
+	}
+}
+
+// named are the files that users name, and commands that write them, with their status.
+func (w *world) named() map[string]func(path string) ([]string, int) {
+	missing := strings.Replace(w.image, ":1", ":none", 1)
+	return map[string]func(path string) ([]string, int){
+		"an archive": func(path string) ([]string, int) { return []string{"pull", "-o", path, "--force", w.image}, 0 },
+		"a lock": func(path string) ([]string, int) {
+			return []string{"pull", "--lock", path, "--update-lock", w.image}, 0
+		},
+		"failures": func(path string) ([]string, int) {
+			return []string{"pull", "--keep-going", "--failed", path, missing}, 4
+		},
+		"a report": func(path string) ([]string, int) { return []string{"pull", "--report", path, w.image}, 0 },
+		"ready": func(path string) ([]string, int) {
+			w.write("warm.yaml", fmt.Sprintf("groups:\n- name: g\n  every: 1h\n  images: [%q]\n  ready_file: %s\n", w.image, path))
+			return []string{"warm", "--once", "-c", "warm.yaml"}, 0
+		},
+	}
+}
+
+// A user's own link at the name of a file leads to where it is written: the target is replaced, and
+// the link stays.
+func TestOwnLinksLeadToWhatIsWritten(t *testing.T) {
+	w := newWorld(t)
+	for what, command := range w.named() {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			link, target := filepath.Join(dir, "link"), filepath.Join(dir, "sub", "target")
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "sub"), 0o755), os.Symlink("sub/../sub/target", link)); err != nil {
+				t.Fatal(err)
+			}
+			for _, there := range []bool{false, true} { // it may lead to what isn't there yet
+				var old os.FileInfo
+				if there {
+					if err := errors.Join(os.Remove(target), os.WriteFile(target, []byte("old"), 0o600)); err != nil {
+						t.Fatal(err)
+					}
+					f, err := os.Open(target) // so that nothing else gets its number
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer f.Close()
+					if old, err = f.Stat(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				args, status := command(link)
+				w.want(w.run(args...), status)
+				if to, err := os.Readlink(link); err != nil || to != "sub/../sub/target" {
+					t.Errorf("the link is %q, %v", to, err)
+				}
+				info, err := os.Lstat(target)
+				if err != nil || info.Size() <= 3 || there && os.SameFile(info, old) {
+					t.Errorf("the target is %v, %v", info, err)
+				}
+			}
+		})
+	}
+}
+
+// In a folder where everybody may make names, as /tmp, another user's link or file is refused;
+// root's is not, and elsewhere all links are followed, as by Linux (protected_symlinks).
+func TestAnothersLinksAreRefusedInSharedFolders(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this takes root")
+	}
+	const stranger = 54321
+	w := newWorld(t)
+	for what, command := range w.named() {
+		for _, c := range []struct {
+			name  string
+			mode  os.FileMode
+			owner int
+			taken bool
+		}{
+			{"a stranger's, shared", os.ModeSticky | 0o777, stranger, false},
+			{"root's, shared", os.ModeSticky | 0o777, 0, true},
+			{"a stranger's, not shared", 0o755, stranger, true},
+			{"a stranger's, of one group", os.ModeSticky | 0o775, stranger, true},
+		} {
+			t.Run(what+", "+c.name, func(t *testing.T) {
+				dir, to := t.TempDir(), filepath.Join(t.TempDir(), "to")
+				link := filepath.Join(dir, "link")
+				if err := errors.Join(os.Chmod(dir, c.mode), os.Symlink(to, link), os.Lchown(link, c.owner, c.owner)); err != nil {
+					t.Fatal(err)
+				}
+				args, status := command(link)
+				if c.taken {
+					w.want(w.run(args...), status)
+				} else if o := w.run(args...); !strings.Contains(o.err, "belongs to another user") {
+					t.Errorf("%s", o.err)
+				}
+				if _, err := os.Lstat(to); (err == nil) != c.taken {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+	}
+}
+
+// Root may write a folder of another user when that is said.
+func TestRootWritesIntoAnothersFolderByForce(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this takes root")
+	}
+	const stranger = 54321
+	w := newWorld(t)
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out")
+	if err := errors.Join(os.Chmod(dir, os.ModeSticky|0o777), os.Mkdir(out, 0o755), os.Chown(out, stranger, stranger)); err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.run("pull", "-d", out, w.image), 7, "belongs to another user", "--force")
+	w.want(w.run("pull", "-d", out, "--force", w.image), 0)
+	if _, err := os.Stat(filepath.Join(out, "manifest.json")); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -87,7 +199,8 @@ func TestReadyFilesDontFollowAnothersFolders(t *testing.T) {
 	elsewhere := t.TempDir()
 	for _, place := range []string{"link", "link/below", "above/link/below/deeper"} {
 		link := filepath.Join(w.home, place[:strings.Index(place, "link")+len("link")])
-		if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink(elsewhere, link)); err != nil {
+		// Elsewhere than in a folder that all may write to, links are their owners' business.
+		if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Chmod(filepath.Dir(link), os.ModeSticky|0o777), os.Symlink(elsewhere, link)); err != nil {
 			t.Fatal(err)
 		}
 		w.write("warm.yaml", fmt.Sprintf("groups:\n- name: g\n  every: 1h\n  images: [%q]\n  ready_file: %s/ready\n", w.image, place))
@@ -99,6 +212,10 @@ func TestReadyFilesDontFollowAnothersFolders(t *testing.T) {
 		if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
 			t.Errorf("%s: it is written elsewhere: %v, %v", place, left, err)
 		}
+		if err := os.Chmod(filepath.Dir(link), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		w.want(w.run("warm", "--once", "-c", "warm.yaml"), 0, "!another user")
 		os.Remove(link)
 	}
 }

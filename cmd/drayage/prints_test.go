@@ -24,7 +24,8 @@ var raw = []string{
 	"cmd/drayage.fail",        // report's lines
 	"cmd/drayage.row",         // cells by printable.Text
 	"cmd/drayage.plainUsage",  // of our own flags
-	"cmd/drayage.replace",     // a file
+	"cmd/drayage.writeText",   // a file
+	"cmd/drayage.Ready",       // a file
 	"cmd/drayage.warmSchemaCommand",
 	"cmd/drayage/progress.Log",   // display's lines, with colours
 	"cmd/drayage/progress.erase", // codes

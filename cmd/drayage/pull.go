@@ -519,7 +519,7 @@ func (o *pullOptions) writeFailed(failed failures, results []engine.Result) erro
 			printable.Fprintf(&b, "%s # %v\n", r.Ref, r.Err)
 		}
 	}
-	if err := replace(o.failed, b.String()); err != nil {
+	if err := writeText(o.failed, b.String()); err != nil {
 		return fmt.Errorf("writing the list of failures: %w", err)
 	}
 	return nil

@@ -517,20 +517,24 @@ func (w *warmWork) Ready(g warm.Group, yes bool) error {
 	if g.ReadyFile == "" {
 		return nil
 	}
+	if err := durable.CheckLinks(filepath.Dir(g.ReadyFile)); err != nil {
+		return err
+	}
+	path, err := durable.Follow(g.ReadyFile)
+	if err != nil {
+		return err
+	}
 	if !yes {
-		if err := os.Remove(g.ReadyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
+		return durable.Withdraw(path)
 	}
-	folder := filepath.Dir(g.ReadyFile)
-	if err := durable.CheckLinks(folder); err != nil {
+	const mode, folderMode = 0o644, 0o755
+	if err := os.MkdirAll(filepath.Dir(path), folderMode); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	return durable.Rewrite(path, mode, func(w io.Writer) error {
+		_, err := io.WriteString(w, time.Now().UTC().Format(time.RFC3339)+"\n")
 		return err
-	}
-	return replace(g.ReadyFile, time.Now().UTC().Format(time.RFC3339)+"\n")
+	})
 }
 
 // Log implements warm.Work.
