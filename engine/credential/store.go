@@ -186,27 +186,27 @@ func openDocument(path string) (*document, error) {
 	if d.parsed, err = parseText(text); err != nil {
 		return nil, err
 	}
-	if d.top, err = fields(text); err != nil {
+	if d.top, err = fieldsOrNone(text); err != nil {
 		return nil, err
-	}
-	if d.top == nil { // null
-		d.top = make(map[string]json.RawMessage)
-	}
-	if d.top == nil { // the file is "null"
-		d.top = make(map[string]json.RawMessage)
 	}
 	if !hasAny(d.top, formKeys...) {
 		d.modernize()
 	}
 	if auths := d.top["auths"]; len(auths) > 0 {
-		if d.auths, err = fields(auths); err != nil {
+		if d.auths, err = fieldsOrNone(auths); err != nil {
 			return nil, fmt.Errorf("its auths: %w", err)
 		}
 	}
-	if d.auths == nil { // "auths": null
-		d.auths = make(map[string]json.RawMessage)
-	}
 	return d, nil
+}
+
+// fieldsOrNone is fields of an object that is to be changed: null is one without any.
+func fieldsOrNone(raw []byte) (map[string]json.RawMessage, error) {
+	out, err := fields(raw)
+	if out == nil {
+		out = make(map[string]json.RawMessage)
+	}
+	return out, err
 }
 
 // modernize makes entries of auths of those that the oldest form has at the top, since they
