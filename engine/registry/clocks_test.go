@@ -51,6 +51,56 @@ func TestABodyMayBeSilentForAsLongAsAllowed(t *testing.T) {
 	}
 }
 
+// What is no blob has 30 s, and then has to come with 1 KiB/s.
+func TestTheTimeOfAnswersThatAreNoBlobs(t *testing.T) {
+	c := New(Options{})
+	defer c.Close()
+	for _, of := range []struct {
+		name   string
+		chunks int // of which each has bytes
+		bytes  int
+		each   time.Duration // a chunk takes
+		whole  bool
+		ok     bool
+	}{
+		{"29 s", 1, 1, 29 * time.Second, true, true},
+		{"30 s", 1, 1, 30 * time.Second, true, true},
+		{"31 s", 1, 1, 31 * time.Second, true, false},
+		{"31 s, of a blob", 1, 1, 31 * time.Second, false, true},
+		{"a little faster", 1000, 1025, time.Second, true, true},
+		{"1 KiB/s", 1000, 1024, time.Second, true, true},
+		{"a little slower", 40_000, 1023, time.Second, true, false}, // a millisecond each second adds up to 30 s
+		{"a little slower, of a blob", 40_000, 1023, time.Second, false, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			body, out := pipeBody(watch{stall: time.Hour, grace: c.opts.Grace}, http.StatusOK)
+			if of.whole {
+				asWhole(body)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for range of.chunks {
+					time.Sleep(of.each) // the clock is synctest's
+					if _, err := out.Write(make([]byte, of.bytes)); err != nil {
+						return
+					}
+				}
+				out.Close()
+			}()
+			_, err := io.Copy(io.Discard, onlyReader{body})
+			if of.ok && err != nil || !of.ok && !errors.Is(err, errSlow) {
+				t.Errorf("%s: %v", of.name, err)
+			}
+			body.Close()
+			<-done
+		})
+	}
+}
+
+// onlyReader hides a reader's other methods.
+type onlyReader struct{ io.Reader }
+
 func TestBodiesTogetherStayUnderTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const perSecond, each, bodies = 100_000, 200_000, 4

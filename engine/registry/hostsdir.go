@@ -225,7 +225,7 @@ func deepTOML(text string) int {
 		case c == ']' || c == '}':
 			depth--
 		}
-		if depth > limits.HostsDepth || dots > limits.HostsDepth {
+		if depth > limits.HostsDepth || dots >= limits.HostsDepth {
 			return line
 		}
 	}
