@@ -12,12 +12,12 @@ import (
 
 var (
 	// ErrNotPlain is wrapped where a regular file is wanted, and something else has its name.
-	ErrNotPlain = errors.New("it is a link, a pipe or a device, and not a regular file; remove it, or choose another place")
+	ErrNotPlain = errors.New("not a regular file but a link, a pipe or a device; remove it, or choose another path")
 	// ErrForeign is wrapped where a file or link is another user's, who may have put it there to
 	// have the work of this one.
-	ErrForeign = errors.New("it belongs to another user; remove it, or choose another place")
+	ErrForeign = errors.New("it belongs to another user; remove it, or choose another path")
 	// ErrLinked is wrapped where a file has a second name, under which it may be something else.
-	ErrLinked = errors.New("it has a second name (a hard link); remove it, or choose another place")
+	ErrLinked = errors.New("it has another hard link; remove it, or choose another path")
 )
 
 // OpenPlain is os.OpenFile for a regular file: what a folder's other users may have put in its

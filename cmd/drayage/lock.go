@@ -57,7 +57,7 @@ func readLock(path string) (map[reference.Image]digest.Digest, error) {
 			return nil, usageError{fmt.Errorf("%s: %w", w.where(), err)}
 		}
 		if ref.Digest() == "" {
-			return nil, usageError{fmt.Errorf("%s: %s has no digest: this is not a lock", w.where(), w.word)}
+			return nil, usageError{fmt.Errorf("%s: %s has no digest; this is not a lock file", w.where(), w.word)}
 		}
 		if ref.Tag() != "" {
 			out[ref.At("")] = ref.Digest()
@@ -70,7 +70,7 @@ func readLock(path string) (map[reference.Image]digest.Digest, error) {
 func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) {
 	if o.lock == "" {
 		if o.relock {
-			return nil, usageError{errors.New("--update-lock goes with --lock FILE")}
+			return nil, usageError{errors.New("--update-lock requires --lock FILE")}
 		}
 		return refs, nil
 	}
@@ -91,9 +91,9 @@ func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) 
 		switch {
 		case ref.Digest() != "" && (!ok || d == ref.Digest()): // is pinned by its name
 		case !ok:
-			return nil, usageError{fmt.Errorf("%s is not in the lock %s; --update-lock writes it anew", ref, o.lock)}
+			return nil, usageError{fmt.Errorf("%s is not in lock file %s; use --update-lock to rewrite it", ref, o.lock)}
 		case ref.Digest() != "":
-			return nil, usageError{fmt.Errorf("%s has another digest in the lock %s: %s", ref, o.lock, d)}
+			return nil, usageError{fmt.Errorf("%s has another digest in lock file %s: %s", ref, o.lock, d)}
 		default:
 			out[i] = ref.At(d)
 			if o.named == nil {
@@ -119,7 +119,7 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 	}
 	slices.Sort(lines)
 	if err := writeText(o.lock, lockHead+o.with()+strings.Join(slices.Compact(lines), "")); err != nil {
-		return fmt.Errorf("writing the lock: %w", err)
+		return fmt.Errorf("writing the lock file: %w", err)
 	}
 	return nil
 }

@@ -96,7 +96,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 func (o *loginOptions) ask(s streams) error {
 	if o.stdin {
 		if o.user == "" || o.password != "" {
-			return usageError{errors.New("--password-stdin goes with -u USER, and without --password")}
+			return usageError{errors.New("--password-stdin requires -u USER, and excludes --password")}
 		}
 		raw, err := io.ReadAll(io.LimitReader(s.in, 1<<20))
 		o.password = strings.TrimRight(string(raw), "\r\n")
@@ -104,7 +104,7 @@ func (o *loginOptions) ask(s streams) error {
 	}
 	in, ok := s.in.(*os.File)
 	if (o.user == "" || o.password == "") && (!ok || !isTerminal(in)) {
-		return usageError{errors.New("there is no terminal to ask at: give -u USER and --password-stdin")}
+		return usageError{errors.New("no terminal to prompt at; use -u USER and --password-stdin")}
 	}
 	if o.user == "" {
 		printable.Fprintf(s.err, "Username: ")

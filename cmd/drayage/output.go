@@ -63,31 +63,31 @@ func (o *outputFlags) check(s streams) error {
 	_, compressErr := o.compression()
 	switch {
 	case o.layout() == nil:
-		return usageError{fmt.Errorf("--format %q: want docker, oci or legacy", o.format)}
+		return usageError{fmt.Errorf("invalid --format %q; expected docker, oci or legacy", o.format)}
 	case layersErr != nil:
 		return usageError{fmt.Errorf("--layers: %w", layersErr)}
 	case compressErr != nil:
 		return usageError{fmt.Errorf("--compress: %w", compressErr)}
 	case o.compress != "" && o.file == "" && !o.stdout:
-		return usageError{errors.New("--compress is for an archive: it goes with -o or -O")}
+		return usageError{errors.New("--compress requires -o or -O")}
 	case o.split > 0 && o.file == "":
-		return usageError{errors.New("--split is for an archive in a file: it goes with -o")}
+		return usageError{errors.New("--split requires -o FILE")}
 	case o.split > 0 && o.isOpen():
-		return usageError{fmt.Errorf("--split is for an archive in a file, and %s is none", o.file)}
+		return usageError{fmt.Errorf("--split requires a file, and %s is none", o.file)}
 	case o.split > 0 && o.split < tarwriter.VolumeUnit:
-		return usageError{fmt.Errorf("--split: want volumes of at least %d KiB", tarwriter.VolumeUnit>>10)}
+		return usageError{fmt.Errorf("--split: volumes must have at least %d KiB", tarwriter.VolumeUnit>>10)}
 	case o.since != "" && !o.any():
-		return usageError{errors.New("--since is for an archive: it goes with -o, -O, -d or -l")}
+		return usageError{errors.New("--since requires -o, -O, -d or -l")}
 	case o.since != "" && o.format == "legacy":
-		return usageError{errors.New("--since goes with the formats docker and oci: legacy has no place to say what is left out")}
+		return usageError{errors.New("--since requires --format docker or oci: legacy archives cannot record what is left out")}
 	case o.load && o.format == "oci" && (o.loadWith == "" || o.loadWith == "docker"):
-		return usageError{errors.New("docker load wants --format docker, or legacy")}
+		return usageError{errors.New("docker load requires --format docker or legacy")}
 	case o.file != "" && o.file == o.dir:
-		return usageError{errors.New("-o and -d name the same place")}
+		return usageError{errors.New("-o and -d name the same path")}
 	case o.loadWith != "" && loaders[o.loadWith] == nil:
-		return usageError{fmt.Errorf("--load-with %q: want docker, podman, nerdctl or ctr", o.loadWith)}
+		return usageError{fmt.Errorf("invalid --load-with %q; expected docker, podman, nerdctl or ctr", o.loadWith)}
 	case o.stdout && isTerminal(s.out):
-		return usageError{errors.New("an archive is not for terminals: send standard output to a file or program")}
+		return usageError{errors.New("refusing to write an archive to a terminal; redirect standard output to a file or program")}
 	}
 	return nil
 }

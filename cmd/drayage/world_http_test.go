@@ -114,7 +114,7 @@ func TestWorldHTTP(t *testing.T) {
 			})
 			address := strings.TrimPrefix(proxy.URL, "http://")
 			w.set("HTTP_PROXY="+proxy.URL, "NO_PROXY=nothing")
-			said := "the proxy " + address + " does not allow registry.example"
+			said := "proxy " + address + " does not allow registry.example"
 			if !names {
 				said = "!" + address
 			}
@@ -407,8 +407,8 @@ func TestWorldHTTP(t *testing.T) {
 			next.ServeHTTP(rw, r)
 		})
 		o := w.pull(w.image)
-		w.want(o, 0, "says: one, and\n", "says: two\n", "number 1.", "number 9.", "!Stale", "!2026 08", "more warnings are not shown")
-		if n := strings.Count(o.err, " says"); n != 21 {
+		w.want(o, 0, "message from "+w.reg.Host()+": one, and\n", ": two\n", "number 1.", "number 9.", "!Stale", "!2026 08", "further messages from")
+		if n := strings.Count(o.err, "warning: "); n != 21 {
 			t.Errorf("%d warnings:\n%s", n, o.err)
 		}
 	})

@@ -152,7 +152,7 @@ func TestWorldCredentials(t *testing.T) {
 		o := w.pull("--give-up-after", "1s", w.image)
 		w.want(o, 0, "docker-credential-locked")
 		w.reg.RequireToken("ann", "a")
-		w.want(w.pull("--give-up-after", "1s", w.image), 3, "docker-credential-locked", "no answer within 1s")
+		w.want(w.pull("--give-up-after", "1s", w.image), 3, "docker-credential-locked", "no response within 1s")
 	})
 
 	t.Run("A7", func(t *testing.T) {
@@ -370,8 +370,8 @@ esac`)
 		for _, text := range []string{entry, fmt.Sprintf(`{"https://%s/v1/":{"username":"ann","password":"a"}}`, w.reg.Host()), b64(entry), "auth = " + b64("ann:a") + "\nemail = x@example\n"} {
 			w.want(w.pull("-a", "file:"+w.write("dockercfg", text), w.image), 0)
 		}
-		w.want(w.pull("-a", "file:"+w.write("dockercfg", `{"auths":{}}`), w.image), 2, "there are no credentials in it")
-		w.want(w.pull("-a", "file:"+w.write("dockercfg", auths("other.example", "a:b")), w.image), 3, "there are none for "+w.reg.Host())
+		w.want(w.pull("-a", "file:"+w.write("dockercfg", `{"auths":{}}`), w.image), 2, "no credentials found")
+		w.want(w.pull("-a", "file:"+w.write("dockercfg", auths("other.example", "a:b")), w.image), 3, "no entry for "+w.reg.Host())
 	})
 
 	t.Run("A19", func(t *testing.T) {

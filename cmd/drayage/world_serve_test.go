@@ -97,9 +97,9 @@ func TestWorldHostsToml(t *testing.T) {
 			"server = \"https://docker.io\"\n[host.\"http://good\"]\n[host.\"fd00::10:30020/v2\"]\n": ":3:",
 		} {
 			w.write("certs.d/docker.io/hosts.toml", text)
-			w.want(w.pull("--hosts-dir", filepath.Join(w.home, "certs.d"), "app:1"), 2, "docker.io/hosts.toml"+line, "write [fd00::10]:30020")
+			w.want(w.pull("--hosts-dir", filepath.Join(w.home, "certs.d"), "app:1"), 2, "docker.io/hosts.toml"+line, "brackets: [fd00::10]:30020")
 		}
-		w.want(w.pull("--mirror", "docker.io=http://fd00::10:30020", "app:1"), 2, "write [fd00::10]:30020")
+		w.want(w.pull("--mirror", "docker.io=http://fd00::10:30020", "app:1"), 2, "brackets: [fd00::10]:30020")
 		w.want(w.pull("--mirror", "docker.io=mirror.example", "app:1"), 2, "https://")
 	})
 }

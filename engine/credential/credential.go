@@ -145,7 +145,7 @@ func (s *Set) Get(ctx context.Context, registry, repository string, secret func(
 		}
 	}
 	if s.given != "" && len(faults) == 0 {
-		faults = append(faults, &Error{Where: s.given, Err: fmt.Errorf("there are none for %s", registry)})
+		faults = append(faults, &Error{Where: s.given, Err: fmt.Errorf("no entry for %s", registry)})
 	}
 	return Credential{}, faults, nil
 }
@@ -186,7 +186,7 @@ func (s *Set) warnLocked(fault *Error) {
 		return
 	}
 	s.warned[text] = true
-	s.options.Warn(text + "; going on without")
+	s.options.Warn(text + "; continuing without")
 }
 
 // fromFile finds a credential in a file of Docker's or Podman's kind: by the helper that the
@@ -287,12 +287,12 @@ func normalKey(key string) string {
 }
 
 // ErrNone is wrapped for what was given as credentials and has none.
-var ErrNone = errors.New("there are no credentials in it")
+var ErrNone = errors.New("no credentials found")
 
 // Login makes credentials of a name and a password, for whichever registry asks.
 func Login(user, password string) (*Set, error) {
 	if user == "" || password == "" || strings.ContainsAny(user, ":\n\r\x00") {
-		return nil, errors.New("a user name without a colon and a password are required")
+		return nil, errors.New("a user name (without a colon) and a password are required")
 	}
 	return oneFor("the command line", Credential{User: user, Password: password}), nil
 }

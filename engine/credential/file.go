@@ -61,7 +61,7 @@ func parseText(text []byte) (*file, error) {
 		// The oldest form, .dockercfg, has the registries at its top.
 	} else if auths = nil; len(top["auths"]) > 0 {
 		if auths, err = fields(top["auths"]); err != nil {
-			return nil, fmt.Errorf("its auths: %w", err)
+			return nil, fmt.Errorf("auths: %w", err)
 		}
 	}
 	keys := make([]string, 0, len(auths))
@@ -80,18 +80,18 @@ func parseText(text []byte) (*file, error) {
 	if len(top["credHelpers"]) > 0 {
 		helpers, err := fields(top["credHelpers"])
 		if err != nil {
-			return nil, fmt.Errorf("its credHelpers: %w", err)
+			return nil, fmt.Errorf("credHelpers: %w", err)
 		}
 		for key, raw := range helpers {
 			var name string
 			if json.Unmarshal(raw, &name) != nil {
-				return nil, errors.New("its credHelpers is not an object of names")
+				return nil, errors.New("credHelpers is not an object of strings")
 			}
 			f.helpers[normalKey(key)] = name
 		}
 	}
 	if len(top["credsStore"]) > 0 && json.Unmarshal(top["credsStore"], &f.store) != nil {
-		return nil, errors.New("its credsStore is not a name")
+		return nil, errors.New("credsStore is not a string")
 	}
 	return f, nil
 }
@@ -112,7 +112,7 @@ func fields(text []byte) (map[string]json.RawMessage, error) {
 		if depth == 1 && begins >= 0 && (c == ',' || c == '}') {
 			out[key] = bytes.TrimSpace(text[begins:i])
 			if n++; n > limits.Logins {
-				return nil, fmt.Errorf("it has more than %d entries", limits.Logins)
+				return nil, fmt.Errorf("more than %d entries", limits.Logins)
 			}
 			begins = -1
 		}
@@ -136,7 +136,7 @@ func fields(text []byte) (map[string]json.RawMessage, error) {
 			}
 		case '{', '[':
 			if depth++; depth > limits.JSONDepth {
-				return nil, fmt.Errorf("it is nested more than %d deep", limits.JSONDepth)
+				return nil, fmt.Errorf("nested more than %d levels deep", limits.JSONDepth)
 			}
 		case '}', ']':
 			depth--
@@ -157,9 +157,9 @@ func jsonError(text []byte, err error) error {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
 		line := 1 + bytes.Count(text[:min(int(syntax.Offset), len(text))], []byte("\n"))
-		return fmt.Errorf("it is not valid JSON (line %d)", line)
+		return fmt.Errorf("invalid JSON (line %d)", line)
 	}
-	return errors.New("it is not a JSON object")
+	return errors.New("not a JSON object")
 }
 
 // empty reports whether nobody's credentials are in the file.
@@ -243,7 +243,7 @@ func decodeAuth(s string) (user, password string, err error) {
 	}
 	user, password, ok := strings.Cut(strings.TrimRight(string(raw), "\x00"), ":")
 	if !ok || user == "" || !utf8.ValidString(user+password) || hasControl(user+password) {
-		return "", "", errors.New("its auth is not user:password in base64")
+		return "", "", errors.New("auth is not user:password in base64")
 	}
 	return user, password, nil
 }
@@ -256,7 +256,7 @@ func decodeBase64(s string) ([]byte, error) {
 	}
 	raw, err := encoding.DecodeString(s)
 	if err != nil {
-		return nil, errors.New("its auth is not base64") // the decoder's own words may quote it
+		return nil, errors.New("auth is not base64") // the decoder's own words may quote it
 	}
 	return raw, nil
 }

@@ -36,7 +36,7 @@ func Given(s string) (*Set, error) {
 		where = "the environment variable " + name
 		raw = []byte(os.Getenv(name))
 		if len(raw) == 0 {
-			return nil, &Error{Where: where, Err: errors.New("it is not set")}
+			return nil, &Error{Where: where, Err: errors.New("not set")}
 		}
 	} else if path, ok := strings.CutPrefix(s, "file:"); ok {
 		where = path
@@ -76,7 +76,7 @@ func parseGiven(where string, raw []byte) (*Set, error) {
 	if f, ok := firstYears(string(text)); ok {
 		return oneFor(where, f), nil
 	}
-	return nil, fmt.Errorf("%w: neither user:password, plainly or in base64, nor JSON as in Docker's config.json", ErrNone)
+	return nil, fmt.Errorf("%w: expected user:password, plain or in base64, or JSON as in Docker's config.json", ErrNone)
 }
 
 // givenStore is JSON that was given.

@@ -78,7 +78,7 @@ func (s *Set) ask(ctx context.Context, name, server string) (Credential, error) 
 	}
 }
 
-var errCancelled = errors.New("asking was cancelled")
+var errCancelled = errors.New("the request was cancelled")
 
 func helperProgram(name string) string { return "docker-credential-" + printable.Line(name) }
 
@@ -96,7 +96,7 @@ func runHelper(ctx context.Context, deadline time.Duration, name, server string)
 	}
 	var found struct{ Username, Secret string }
 	if err := json.Unmarshal(out, &found); err != nil {
-		return Credential{}, errors.New("it answers with something that is not JSON")
+		return Credential{}, errors.New("its response is not JSON")
 	}
 	if found.Username == "<token>" {
 		return Credential{Identity: found.Secret}, nil
@@ -129,7 +129,7 @@ func none(err error) bool {
 // ctx is done or the deadline has come. Of what it says when it fails secrets are kept out.
 func callHelper(ctx context.Context, deadline time.Duration, name, verb, input string, secrets ...string) ([]byte, error) {
 	if !helperName.MatchString(name) {
-		return nil, errors.New("that is not the name of a credential helper")
+		return nil, errors.New("invalid credential helper name")
 	}
 	program, err := exec.LookPath(helperProgram(name))
 	if err != nil {
@@ -149,7 +149,7 @@ func callHelper(ctx context.Context, deadline time.Duration, name, verb, input s
 	case ctx.Err() != nil:
 		return nil, errors.Join(errCancelled, context.Cause(ctx))
 	case inner.Err() != nil:
-		return nil, fmt.Errorf("no answer within %v: it may be waiting for a prompt or a locked keychain", deadline.Round(time.Millisecond))
+		return nil, fmt.Errorf("no response within %v; it may be waiting for a prompt or a locked keychain", deadline.Round(time.Millisecond))
 	case errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success():
 		// It has ended well; what it has started, an agent perhaps, goes on.
 	case err != nil:
@@ -163,7 +163,7 @@ func callHelper(ctx context.Context, deadline time.Duration, name, verb, input s
 }
 
 // errNoProgram says that a helper isn't installed.
-var errNoProgram = errors.New("there is no such program")
+var errNoProgram = errors.New("program not found in PATH")
 
 // withoutSecrets is what a helper said as it may be shown: not if that is an answer, which may
 // hold a secret in part or in a form of its own, and nothing of what it was given to store or

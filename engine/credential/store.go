@@ -35,7 +35,7 @@ const storeDeadline = 2 * time.Minute
 func Store(ctx context.Context, registry, user, password string) (where string, plain bool, err error) {
 	path := dockerConfig()
 	if path == "" {
-		return "", false, &Error{Where: "config.json", Err: errors.New("there is no home folder; set DOCKER_CONFIG to one")}
+		return "", false, &Error{Where: "config.json", Err: errors.New("no home directory; set DOCKER_CONFIG to a directory")}
 	}
 	doc, err := openDocument(path)
 	if err != nil {
@@ -194,7 +194,7 @@ func openDocument(path string) (*document, error) {
 	}
 	if auths := d.top["auths"]; len(auths) > 0 {
 		if d.auths, err = fieldsOrNone(auths); err != nil {
-			return nil, fmt.Errorf("its auths: %w", err)
+			return nil, fmt.Errorf("auths: %w", err)
 		}
 	}
 	return d, nil
@@ -271,7 +271,7 @@ func (d *document) change(f func(auths map[string]json.RawMessage) error) error 
 		err = d.overwrite(raw) // it is mounted, as into a container
 	}
 	if err != nil {
-		return fmt.Errorf("writing it: %w", err)
+		return fmt.Errorf("writing the file: %w", err)
 	}
 	return nil
 }

@@ -228,7 +228,7 @@ func (c *Client) once(ctx context.Context, g *grant, method, place string, heade
 		}
 		if again == "" {
 			e := &Error{Method: method, URL: bareURL(resp.Request.URL), Status: resp.StatusCode, kind: ErrDenied,
-				Detail: "login required", Hint: "run drayage login " + g.host.registry + ", or use -a"}
+				Detail: "login required", Hint: "run `drayage login " + g.host.registry + "`, or use -a"}
 			g.explain(e)
 			return nil, e
 		}
@@ -272,7 +272,7 @@ func (c *Client) bare(ctx context.Context, method, place string, header http.Hea
 // inPlain warns, once a host, of a password that anybody on the way can read.
 func (c *Client) inPlain(u *url.URL) {
 	if u.Scheme == "http" && !isLoopback(u.Host) {
-		c.warnOnce("the password for " + printable.Line(u.Host) + " goes over the network without encryption, since it speaks plain HTTP")
+		c.warnOnce("the password for " + printable.Line(u.Host) + " is sent over the network unencrypted: the registry speaks plain HTTP")
 	}
 }
 
@@ -390,8 +390,8 @@ func notOfRegistry(err error) error {
 // inTheClear refuses to send a password without encryption.
 func (c *Client) inTheClear(g *grant, ch challenge, realm *url.URL) *Error {
 	return &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrDenied,
-		Detail: fmt.Sprintf("it wants the password sent without encryption to its token server %s", c.secrets.Line(bareURL(realm))),
-		Hint:   "the operator of " + g.host.name + " should set an https realm; -A does without credentials"}
+		Detail: fmt.Sprintf("it requires the password to be sent unencrypted to its token server %s", c.secrets.Line(bareURL(realm))),
+		Hint:   "the operator of " + g.host.name + " should set an https realm; -A pulls without credentials"}
 }
 
 // realms are the one that a challenge names, and the places where its tokens may be had.
@@ -402,7 +402,7 @@ func (c *Client) realms(g *grant, ch challenge, secret bool) (realm *url.URL, ou
 	realm, err = url.Parse(text)
 	bad := &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrInvalid}
 	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || nowhere(realm) {
-		bad.Detail = fmt.Sprintf("the registry names a token server that is not a URL: %q", c.secrets.Line(text))
+		bad.Detail = fmt.Sprintf("the realm of its token server is not a valid URL: %q", c.secrets.Line(text))
 		return nil, nil, bad
 	}
 	realm.User, realm.Fragment = nil, ""
@@ -513,12 +513,12 @@ func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, ti
 		ExpiresIn   json.RawMessage `json:"expires_in"`
 	}
 	if len(raw) > limits.TokenBytes || json.Unmarshal(raw, &answer) != nil {
-		e.Detail = "the token server's answer is not a token"
+		e.Detail = "the token server's response is not valid"
 		return "", 0, e
 	}
 	token := cmp.Or(answer.Token, answer.AccessToken)
 	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		e.Detail = "the token server's answer has no token"
+		e.Detail = "the token server's response contains no token"
 		return "", 0, e
 	}
 	const longest = 1e9
@@ -569,7 +569,7 @@ func (c *Client) authorized(ctx context.Context, at site, method, below string, 
 	h.mu.Unlock()
 	if first {
 		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
-			"%s refuses the stored credentials for %s; going on without. Log in again, or leave them out with -A", h.name, at.repo)})
+			"%s rejected the stored credentials for %s; continuing without them; run `drayage login` again, or use -A", h.name, at.repo)})
 	}
 	return again, nil
 }

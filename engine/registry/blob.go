@@ -77,7 +77,7 @@ func (b *Blob) Where() string {
 func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image) (*Blob, error) {
 	u, err := url.Parse(place)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || nowhere(u) {
-		return nil, fmt.Errorf("%w: a layer's URL %q", ErrInvalid, printable.Line(place))
+		return nil, fmt.Errorf("%w: invalid layer URL %q", ErrInvalid, printable.Line(place))
 	}
 	b := &Blob{client: c, digest: d, url: u}
 	for _, ref := range refs {
@@ -93,7 +93,7 @@ func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image)
 }
 
 func plainURL(u *url.URL) error {
-	return fmt.Errorf("%w: a layer's URL is one of plain HTTP, at %s", ErrInvalid, printable.Line(u.Host))
+	return fmt.Errorf("%w: the layer URL at %s is plain HTTP, and the registry speaks HTTPS", ErrInvalid, printable.Line(u.Host))
 }
 
 // meet asks the registries that have named a foreign layer's URL where they are, if they haven't
@@ -179,7 +179,7 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		if page := bufferError(resp); ownWords(resp) {
 			title = b.client.secrets.Hide(pageTitle(page))
 		}
-		return nil, fmt.Errorf("%w: %s answers with a web page%s", transfer.ErrOdd, resp.Request.URL.Host, title)
+		return nil, fmt.Errorf("%w: %s returned a web page%s", transfer.ErrOdd, resp.Request.URL.Host, title)
 	}
 	if resp.StatusCode != http.StatusPartialContent {
 		return &transfer.Body{ReadCloser: resp.Body}, nil // the whole blob, range or not (G11)
@@ -195,7 +195,7 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		if !ownWords(resp) {
 			text = "another range"
 		}
-		return nil, fmt.Errorf("%w: asked for bytes from %d, it answers %q", transfer.ErrRange, a.From, b.client.secrets.Line(text))
+		return nil, fmt.Errorf("%w: requested bytes from %d, got Content-Range %q", transfer.ErrRange, a.From, b.client.secrets.Line(text))
 	}
 	return &transfer.Body{ReadCloser: resp.Body, From: r.first, Ranged: ranged}, nil
 }
@@ -450,7 +450,7 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a page for people, perhaps (G9)
 		resp.Body.Close()
 		if err != nil {
-			err = fmt.Errorf("%w: its location is malformed", errRedirect)
+			err = fmt.Errorf("%w: malformed Location header", errRedirect)
 		} else {
 			err = mayFollow(from, to, nth)
 		}

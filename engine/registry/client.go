@@ -544,7 +544,7 @@ func (c *Client) upgrading(ctx context.Context, h *host, by func(ctx context.Con
 // firewalls drop what they don't know, and some servers wait for a line that TLS doesn't send.
 const probeTime = 4 * time.Second
 
-var errNoTLS = errors.New("it doesn't speak TLS in time")
+var errNoTLS = errors.New("no TLS handshake in time")
 
 // probe is a request that finds out whether a server speaks TLS.
 type probe struct {
@@ -737,9 +737,9 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 	case strings.Contains(text, "socks connect") && strings.Contains(text, "authentication failed"):
 		e.kind = ErrDenied
 		e.proxy = "SOCKS"
-		e.Hint = "the proxy refuses the user name and password in HTTPS_PROXY or HTTP_PROXY"
+		e.Hint = "the proxy rejected the user name and password in HTTPS_PROXY or HTTP_PROXY"
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
-		e.Hint, e.kind, e.plain = "the registry speaks plain HTTP: -I allows that", ErrInvalid, true
+		e.Hint, e.kind, e.plain = "the registry speaks plain HTTP; allow it with -I", ErrInvalid, true
 	case strings.Contains(text, `malformed HTTP response "\x15`):
 		e.kind, e.alert = ErrInvalid, true
 	case errors.As(err, &led):
@@ -747,14 +747,14 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 	case errors.Is(err, errRedirect):
 		e.kind = ErrInvalid
 	case isLargeHeader(err):
-		e.Detail, e.kind = fmt.Sprintf("its header is larger than %d KiB", limits.HeaderBytes>>10), ErrInvalid
+		e.Detail, e.kind = fmt.Sprintf("response header larger than %d KiB", limits.HeaderBytes>>10), ErrInvalid
 	case errors.Is(err, errHeldBack):
 		e.kind = ErrQuota
 		return e
 	case isCertificate(err):
 		e.Hint, e.kind = "trust its authority with --ca-cert FILE", ErrInvalid
 	case retry.CertificateRefused(err):
-		e.Hint, e.kind = "it wants a TLS client certificate that it trusts: --cert and --key", ErrDenied
+		e.Hint, e.kind = "the server requires a TLS client certificate that it trusts; use --cert and --key", ErrDenied
 	}
 	e.passing = e.passing && errors.Is(e.kind, ErrUnavailable) && retry.Error(err)
 	return e

@@ -28,15 +28,15 @@ var (
 	// ErrNotFound: the registry has no such repository, manifest or blob.
 	ErrNotFound = fault.New(fault.NotFound, "not found")
 	// ErrDenied: the registry refuses the credentials, or wants some.
-	ErrDenied = fault.New(fault.Denied, "not allowed")
+	ErrDenied = fault.New(fault.Denied, "access denied")
 	// ErrQuota: the registry wants fewer requests, for longer than we wait.
-	ErrQuota = fault.New(fault.Quota, "the registry's quota is used up")
+	ErrQuota = fault.New(fault.Quota, "rate limit exceeded")
 	// ErrUnavailable: the network or the server failed, again and again.
 	ErrUnavailable = fault.New(fault.Network, "unavailable")
 	// ErrContent: what came is not what its digest says.
 	ErrContent = fault.New(fault.Content, "content does not match its digest")
 	// ErrInvalid: the answer is not one of a registry.
-	ErrInvalid = errors.New("not a registry's answer")
+	ErrInvalid = errors.New("invalid response from the registry")
 )
 
 // Error is a request that did not get what it was for. It holds no secret: the
@@ -127,7 +127,7 @@ func plainBody(resp *http.Response, limit int64) (io.Reader, error) {
 	}
 	const most = 4 // one within the other
 	if len(encodings) > most {
-		return nil, fmt.Errorf("%w: it is encoded %d times", ErrInvalid, len(encodings))
+		return nil, fmt.Errorf("%w: encoded %d times", ErrInvalid, len(encodings))
 	}
 	for i := len(encodings) - 1; i >= 0; i-- { // the last one was applied last
 		var err error
@@ -138,10 +138,10 @@ func plainBody(resp *http.Response, limit int64) (io.Reader, error) {
 		case "deflate":
 			body, err = zlib.NewReader(body)
 		default:
-			err = fmt.Errorf("%w: it is encoded as %q, which nobody asked for", ErrInvalid, printable.Line(encodings[i]))
+			err = fmt.Errorf("%w: unrequested Content-Encoding %q", ErrInvalid, printable.Line(encodings[i]))
 		}
 		if errors.Is(err, gzip.ErrHeader) || errors.Is(err, zlib.ErrHeader) {
-			err = fmt.Errorf("%w: it is not encoded as it says", ErrInvalid)
+			err = fmt.Errorf("%w: content does not match its Content-Encoding", ErrInvalid)
 		}
 		if err != nil {
 			return nil, err
@@ -204,14 +204,14 @@ func (c *Client) responseError(resp *http.Response, registryHost string, until t
 	switch {
 	case resp.StatusCode == http.StatusProxyAuthRequired:
 		e.kind, e.proxy = ErrDenied, "HTTP_PROXY"
-		e.Hint = "the proxy wants a user name and password, in HTTP_PROXY or HTTPS_PROXY"
+		e.Hint = "proxy authentication required; set user name and password in HTTP_PROXY or HTTPS_PROXY"
 		if proxy, err := http.ProxyFromEnvironment(resp.Request); err == nil && proxy != nil {
 			e.proxy = proxy.Host
-			e.Hint = "the proxy " + proxy.Host + " wants another user name and password, in HTTP_PROXY or HTTPS_PROXY"
+			e.Hint = "proxy " + proxy.Host + " requires authentication; check user name and password in HTTP_PROXY or HTTPS_PROXY"
 		}
 	case resp.StatusCode == http.StatusForbidden && saysProxy(resp) && throughProxy(resp.Request) != "":
 		e.kind, e.proxy = ErrDenied, throughProxy(resp.Request)
-		e.Hint = "the proxy " + e.proxy + " does not allow " + resp.Request.URL.Host + "; NO_PROXY goes past it"
+		e.Hint = "proxy " + e.proxy + " does not allow " + resp.Request.URL.Host + "; bypass it with NO_PROXY"
 	case resp.StatusCode == http.StatusPaymentRequired, resp.StatusCode == http.StatusUnavailableForLegalReasons:
 		e.kind = ErrDenied
 	case throttled(resp.StatusCode, body):
@@ -220,15 +220,15 @@ func (c *Client) responseError(resp *http.Response, registryHost string, until t
 		e.kind = transfer.ErrRange
 	case !strings.EqualFold(resp.Request.URL.Host, registryHost) && resp.StatusCode < 500:
 		e.kind = ErrUnavailable
-		e.Hint = "the registry sent us to that host for the content"
+		e.Hint = "the registry redirected to that host"
 	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
 		e.kind = ErrDenied
-		e.Hint = "it is missing, or needs other credentials: the registry does not tell which"
+		e.Hint = "the repository does not exist, or requires other credentials"
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone:
 		e.kind = ErrNotFound
 	case resp.StatusCode == http.StatusNetworkAuthenticationRequired:
 		e.kind = ErrUnavailable
-		e.Hint = "the network wants a login before it lets anything through"
+		e.Hint = "the network requires a login (captive portal)"
 	case resp.StatusCode >= 500, retry.Status(resp.StatusCode):
 		e.kind = ErrUnavailable
 	default:

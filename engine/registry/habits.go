@@ -15,7 +15,7 @@ import (
 )
 
 // errNoAnswer ends a request whose answer didn't begin in time.
-var errNoAnswer = errors.New("no answer in time")
+var errNoAnswer = errors.New("no response in time")
 
 // habits remember how long hosts take to begin an answer, so that a dead
 // connection is noticed early and a slow cache is left its time. Blobs are apart

@@ -140,7 +140,7 @@ func (e hostEntry) itself(dir, registry string, base *tls.Config) (Mirror, error
 // parseHosts reads a hosts.toml. Its errors begin with the line, as in ":3: …".
 func parseHosts(text, dir, registry string, base *tls.Config) ([]Mirror, error) {
 	if line := deepTOML(text); line > 0 {
-		return nil, fmt.Errorf(":%d: it is nested more than %d deep", line, limits.HostsDepth)
+		return nil, fmt.Errorf(":%d: nested more than %d levels deep", line, limits.HostsDepth)
 	}
 	var f hostsFile
 	meta, err := toml.Decode(text, &f)
@@ -308,7 +308,7 @@ func (e hostEntry) tls(dir string, base *tls.Config) (*tls.Config, error) {
 				return nil, err
 			}
 			if !pool.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("%s has no certificate in PEM form", ca)
+				return nil, fmt.Errorf("%s contains no PEM certificate", ca)
 			}
 		}
 		conf.RootCAs = pool

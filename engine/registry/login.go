@@ -20,7 +20,7 @@ func ParseName(s string) (string, error) {
 	}
 	ref, err := reference.Parse(name + "/x")
 	if err != nil || ref.Registry() != name {
-		return "", fmt.Errorf("%q is no name of a registry, such as ghcr.io or registry.example:5000", s)
+		return "", fmt.Errorf("invalid registry name %q; examples: ghcr.io, registry.example:5000", s)
 	}
 	return name, nil
 }
@@ -41,7 +41,7 @@ func (c *Client) Ping(ctx context.Context, registry string) error {
 	if resp.StatusCode != http.StatusOK {
 		e := c.refusal(resp, at, "/v2/")
 		if errors.Is(e, ErrDenied) {
-			e.Hint = "the user name or the password is wrong"
+			e.Hint = "incorrect user name or password"
 		}
 		return e
 	}

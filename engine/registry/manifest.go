@@ -42,7 +42,7 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 	raw, announced := got.raw, got.announced
 	if want == "" && announced != "" && !matches(announced, raw) {
 		if at.mirror { // some write manifests anew; the registry decides what a tag is
-			return image.Document{}, fmt.Errorf("manifest %s: %w: it announces %s, and sends %s", tagOrDigest, ErrContent, announced, digest.FromBytes(raw))
+			return image.Document{}, fmt.Errorf("manifest %s: %w: the registry announced %s but sent %s", tagOrDigest, ErrContent, announced, digest.FromBytes(raw))
 		}
 		// Either the body was damaged on the way or the header is wrong, as
 		// caches have it (G42). Asking for the digest tells: if it has no
@@ -57,14 +57,14 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 	}
 	if want != "" && !matches(want, raw) {
 		if at.mirror {
-			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
+			return image.Document{}, fmt.Errorf("manifest %s: %w: got %s", want, ErrContent, want.Algorithm().FromBytes(raw))
 		}
 		if got, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
 			return image.Document{}, err
 		}
 		raw = got.raw
 		if !matches(want, raw) {
-			return image.Document{}, fmt.Errorf("manifest %s: %w: what came has %s", want, ErrContent, want.Algorithm().FromBytes(raw))
+			return image.Document{}, fmt.Errorf("manifest %s: %w: got %s", want, ErrContent, want.Algorithm().FromBytes(raw))
 		}
 	}
 	var doc image.Document
@@ -216,7 +216,7 @@ func (c *Client) blobSize(ctx context.Context, at site, d digest.Digest) (int64,
 	}
 	resp.Body.Close()
 	if resp.ContentLength < 0 {
-		return 0, &Error{Method: http.MethodGet, URL: bareURL(resp.Request.URL), Detail: "it doesn't tell the blob's size", kind: ErrInvalid}
+		return 0, &Error{Method: http.MethodGet, URL: bareURL(resp.Request.URL), Detail: "the registry did not report the blob's size", kind: ErrInvalid}
 	}
 	return resp.ContentLength, nil
 }

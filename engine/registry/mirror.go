@@ -40,14 +40,14 @@ type Mirror struct {
 func ParseMirror(s string) (Mirror, error) {
 	name, place, ok := strings.Cut(s, "=")
 	if !ok {
-		return Mirror{}, fmt.Errorf("mirror %q: want HOST=URL, such as docker.io=https://mirror.example", s)
+		return Mirror{}, fmt.Errorf("invalid mirror %q; expected HOST=URL, e.g. docker.io=https://mirror.example", s)
 	}
 	registry, err := ParseName(name)
 	if err != nil {
 		return Mirror{}, err
 	}
 	if !strings.Contains(place, "://") {
-		return Mirror{}, fmt.Errorf("mirror %q: a URL begins with https:// or http://", printable.Line(place))
+		return Mirror{}, fmt.Errorf("mirror %q: the URL must begin with https:// or http://", printable.Line(place))
 	}
 	u, err := ParseMirrorURL(place)
 	if err != nil {
@@ -64,13 +64,13 @@ func ParseMirrorURL(s string) (*url.URL, error) {
 	shown := printable.Line(s)
 	u, err := url.Parse(s)
 	if err == nil && u.User != nil || strings.Contains(s, "@") {
-		return nil, errors.New("a mirror's URL has no user name and password: they are stored with drayage login")
+		return nil, errors.New("the URL of a mirror must not contain a user name or password; store them with `drayage login`")
 	}
 	if right, bare := bracketed(s); bare {
-		return nil, fmt.Errorf("%q: an IPv6 address stands in brackets: write %s", shown, right)
+		return nil, fmt.Errorf("%q: IPv6 addresses need brackets: %s", shown, right)
 	}
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || nowhere(u) {
-		return nil, fmt.Errorf("%q is not the URL of a mirror, such as https://mirror.example", shown)
+		return nil, fmt.Errorf("invalid mirror URL %q; example: https://mirror.example", shown)
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")
 	return u, nil
@@ -234,6 +234,6 @@ func (c *Client) mirrorFailed(h *host, why error) {
 	c.told["mirror "+h.name] = true
 	c.mu.Unlock()
 	if !known {
-		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("mirror %s: %v; the next mirror or the registry is asked instead", h.name, why)})
+		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("mirror %s: %v; trying the next mirror or the registry", h.name, why)})
 	}
 }

@@ -21,7 +21,7 @@ type proxyError struct {
 }
 
 func (e *proxyError) Error() string {
-	return fmt.Sprintf("the proxy %s refuses to connect to %s: %d %s", e.proxy, e.target, e.status, http.StatusText(e.status))
+	return fmt.Sprintf("proxy %s refused to connect to %s: %d %s", e.proxy, e.target, e.status, http.StatusText(e.status))
 }
 
 // lasting reports whether the proxy is going to refuse again.
@@ -32,9 +32,9 @@ func (e *proxyError) Is(target error) bool { return target == retry.ErrLasting &
 
 func (e *proxyError) hint() string {
 	if e.status == http.StatusProxyAuthRequired {
-		return "it wants a user name and password, in HTTPS_PROXY"
+		return "proxy authentication required; set user name and password in HTTPS_PROXY"
 	}
-	return "it does not allow that host or port; NO_PROXY goes past it"
+	return "the proxy does not allow that host or port; bypass it with NO_PROXY"
 }
 
 // proxyAnswer makes an error of a proxy's answer to CONNECT that is not a connection.
@@ -101,7 +101,7 @@ func CheckProxies() error {
 			name = names[1]
 		}
 		if value := os.Getenv(name); value != "" && !isProxy(value) {
-			return fmt.Errorf("%s is not a proxy's URL, such as http://user:password@proxy.example:3128 (characters like %%, #, / and @ in the password must be escaped: %%25, %%23, %%2F, %%40)", name)
+			return fmt.Errorf("%s is not a valid proxy URL; example: http://user:password@proxy.example:3128 (escape %%, #, / and @ in the password as %%25, %%23, %%2F and %%40)", name)
 		}
 	}
 	return nil

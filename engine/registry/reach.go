@@ -117,7 +117,7 @@ func ParseAllowed(s string) (netip.Prefix, error) {
 		p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	if err != nil || p.Addr().Zone() != "" || p.Addr().Is4In6() {
-		return p, fmt.Errorf("%q is no range of addresses, such as 10.1.0.0/16", printable.Line(s))
+		return p, fmt.Errorf("invalid address range %q; example: 10.1.0.0/16", printable.Line(s))
 	}
 	for _, b := range blocks {
 		if b.reach == never && b.Bits() <= p.Bits() && b.Contains(p.Addr()) {

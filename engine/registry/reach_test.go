@@ -441,7 +441,7 @@ func TestPasswordsNeedTLSWhereItIsSpoken(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if n := strings.Count(events.text(), "goes over the network without encryption"); n != 1 {
+		if n := strings.Count(events.text(), "is sent over the network unencrypted"); n != 1 {
 			t.Errorf("%d warnings", n)
 		}
 	})

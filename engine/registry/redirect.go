@@ -32,7 +32,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return err
 	}
 	if req.Method == http.MethodPost && !sameOrigin(via[0].URL, req.URL) {
-		return fmt.Errorf("%w: a token server sends credentials on to %s", errRedirect, req.URL.Host)
+		return fmt.Errorf("%w: the token server redirected credentials to %s", errRedirect, req.URL.Host)
 	}
 	req.Header.Del("Referer")
 	for _, hop := range append(via[1:len(via):len(via)], req) {
@@ -65,10 +65,10 @@ func mayFollow(from, to *url.URL, nth int) error {
 		return fmt.Errorf("%w: from HTTPS to %s at %s", errRedirect, strings.ToUpper(to.Scheme), to.Host)
 	}
 	if to.Scheme != "http" && to.Scheme != "https" {
-		return fmt.Errorf("%w: to the scheme %q", errRedirect, to.Scheme)
+		return fmt.Errorf("%w: to unsupported scheme %q", errRedirect, to.Scheme)
 	}
 	if nowhere(to) {
-		return fmt.Errorf("%w: to %q, which is no host and port", errRedirect, printable.Line(to.Host))
+		return fmt.Errorf("%w: to %q, which is not a valid host and port", errRedirect, printable.Line(to.Host))
 	}
 	return nil
 }

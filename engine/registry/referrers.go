@@ -30,7 +30,7 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 	seen := make(map[string]bool)
 	for pages := 0; ; pages++ {
 		if pages >= limits.ReferrerPages {
-			return nil, fmt.Errorf("what refers to %s: %w: more than %d pages", subject, image.ErrInvalid, limits.ReferrerPages)
+			return nil, fmt.Errorf("referrers of %s: %w: more than %d pages", subject, image.ErrInvalid, limits.ReferrerPages)
 		}
 		resp, err := c.send(ctx, http.MethodGet, at, path, header, http.StatusOK)
 		var e *Error
@@ -42,15 +42,15 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		}
 		raw, err := readManifest(resp)
 		if err != nil {
-			return nil, fmt.Errorf("what refers to %s: %w", subject, err)
+			return nil, fmt.Errorf("referrers of %s: %w", subject, err)
 		}
 		var page []ocispec.Descriptor
 		c.opts.Work.Do(func() { page, err = readReferrers(raw) })
 		if errors.Is(err, image.ErrInvalid) && !ownWords(resp) {
-			return nil, fmt.Errorf("what refers to %s: %w: what %s sends is no list", subject, image.ErrInvalid, resp.Request.URL.Host)
+			return nil, fmt.Errorf("referrers of %s: %w: %s did not send a list", subject, image.ErrInvalid, resp.Request.URL.Host)
 		}
 		if errors.Is(err, image.ErrInvalid) {
-			return nil, fmt.Errorf("what refers to %s: %w", subject, err)
+			return nil, fmt.Errorf("referrers of %s: %w", subject, err)
 		}
 		if err != nil || page == nil && resp.Header.Get("Content-Type") != ocispec.MediaTypeImageIndex {
 			return c.taggedReferrers(ctx, ref, subject) // a page for people, where others answer 404
@@ -61,13 +61,13 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		}
 		next, more, err := nextPage(resp)
 		if err == nil && more && seen[next] {
-			err = errors.New("it leads back to a page that was read")
+			err = errors.New("pagination loop")
 		}
 		if err == nil && more && len(page) == 0 {
-			err = errors.New("a page leads on that has nothing")
+			err = errors.New("an empty page links to another")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("what refers to %s: %w: the list can't be read to its end: %s", subject, image.ErrInvalid, c.bareError(err))
+			return nil, fmt.Errorf("referrers of %s: %w: the list is incomplete: %s", subject, image.ErrInvalid, c.bareError(err))
 		}
 		if !more {
 			break
@@ -79,7 +79,7 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 }
 
 func tooManyReferrers(subject digest.Digest) error {
-	return fmt.Errorf("what refers to %s: %w: more than %d manifests", subject, image.ErrInvalid, limits.Referrers)
+	return fmt.Errorf("referrers of %s: %w: more than %d manifests", subject, image.ErrInvalid, limits.Referrers)
 }
 
 // readReferrers reads the descriptors of a page, which are nil when there is no list of them. What
@@ -135,7 +135,7 @@ func (c *Client) taggedReferrers(ctx context.Context, ref reference.Image, subje
 func checked(descs []ocispec.Descriptor) error {
 	for _, d := range descs {
 		if d.Digest.Validate() != nil || d.Size < 0 {
-			return fmt.Errorf("%w: it lists a malformed digest or size", image.ErrInvalid)
+			return fmt.Errorf("%w: malformed digest or size in the list", image.ErrInvalid)
 		}
 	}
 	return nil
@@ -154,7 +154,7 @@ func nextPage(resp *http.Response) (query string, more bool, err error) {
 			rest := value
 			if target, params, value, ok = cutLink(rest); !ok {
 				if strings.Contains(strings.ToLower(rest), "next") || strings.Contains(rest, "last=") {
-					return "", false, errors.New("its Link header is malformed")
+					return "", false, errors.New("malformed Link header")
 				}
 				break
 			}
@@ -171,16 +171,16 @@ func nextPage(resp *http.Response) (query string, more bool, err error) {
 			}
 			u, err := url.Parse(target)
 			if err != nil {
-				return "", false, errors.New("its Link header leads to no URL")
+				return "", false, errors.New("the Link header is not a valid URL")
 			}
 			if u.RawQuery == "" {
-				return "", false, errors.New("its Link header has no query")
+				return "", false, errors.New("the Link header has no query")
 			}
 			return "?" + u.RawQuery, true, nil
 		}
 	}
 	if len(unnamed) > 1 {
-		return "", false, errors.New("its Link header doesn't say which page is the next")
+		return "", false, errors.New("the Link header does not say which page is next")
 	}
 	for query = range unnamed {
 		more = true

@@ -265,7 +265,7 @@ func TestG32StaleLoginDoesNotStandInTheWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := strings.Count(rec.text(), "refuses the stored credentials"); got != 1 {
+	if got := strings.Count(rec.text(), "rejected the stored credentials"); got != 1 {
 		t.Errorf("warned %d times, want once", got)
 	}
 	// Credentials given for this call are not left out.
@@ -671,7 +671,7 @@ func TestSilentBodiesEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer body.Close()
-	if n, err := io.Copy(io.Discard, body); err == nil || !strings.Contains(err.Error(), "no byte came") {
+	if n, err := io.Copy(io.Discard, body); err == nil || !strings.Contains(err.Error(), "no data received") {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 }

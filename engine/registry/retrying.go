@@ -237,7 +237,7 @@ type holding struct {
 
 // errHeldBack ends a request to a host that wants to be left alone for a while,
 // when others can be asked instead.
-var errHeldBack = errors.New("the host wants to be left alone for a while")
+var errHeldBack = errors.New("rate limit exceeded: the host asked to wait")
 
 func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 	for {
@@ -260,7 +260,7 @@ func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 		// signature and all.
 		if _, bad := url.Parse(resp.Header.Get("Location")); bad != nil {
 			resp.Body.Close()
-			return nil, fmt.Errorf("%w: its location is malformed", errRedirect)
+			return nil, fmt.Errorf("%w: malformed Location header", errRedirect)
 		}
 	}
 	if err == nil {
@@ -349,12 +349,12 @@ func (c *Client) passOn(resp *http.Response) {
 // passOnText shows one warning of a host, unless there were too many of it.
 func (c *Client) passOnText(host, text string) {
 	const most = 20 // different ones of a host, in a run
-	message := fmt.Sprintf("%s says: %s", host, text)
+	message := fmt.Sprintf("message from %s: %s", host, text)
 	c.mu.Lock()
 	switch {
 	case c.told[message]:
 	case c.warnings[host] >= most:
-		message = host + " says more; more warnings are not shown"
+		message = "further messages from " + host + " are not shown"
 	default:
 		c.warnings[host]++
 	}

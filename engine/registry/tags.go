@@ -48,15 +48,15 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 		}
 		switch {
 		case err != nil:
-			return nil, fault("can't be read: " + c.bareError(err))
+			return nil, fault("is invalid: " + c.bareError(err))
 		case linkErr != nil:
-			return nil, fault("can't be read to its end: " + c.bareError(linkErr))
+			return nil, fault("is incomplete: " + c.bareError(linkErr))
 		case !more:
 			return list.tags, nil
 		case seen["/tags/list"+next]:
-			return nil, fault("leads back to a page that was read")
+			return nil, fault("has a pagination loop")
 		case len(list.tags) == before:
-			return nil, fault("can't be read to its end: a page leads on that has no new tags")
+			return nil, fault("is incomplete: a page with no new tags links to another")
 		case page == limits.Pages:
 			return nil, fault(fmt.Sprintf("has more than %d pages", limits.Pages))
 		}
@@ -105,7 +105,7 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 				return skipValue(d)
 			}
 			if found {
-				return fmt.Errorf("%w: it has two", errTags)
+				return fmt.Errorf("%w: the field occurs twice", errTags)
 			}
 			found = true
 			return l.add(d)
@@ -117,7 +117,7 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 	case errors.Is(err, errTags), errors.Is(err, errTagsMost):
 		return err
 	case isSyntax(err):
-		return errors.New("it is not JSON")
+		return errors.New("not valid JSON")
 	case err != nil:
 		return err
 	case !found && !ownWords(resp):
@@ -129,7 +129,7 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 }
 
 var (
-	errTags     = errors.New("its tags are not a list of names")
+	errTags     = errors.New("tags are not a list of names")
 	errTagsMost = fmt.Errorf("it has more than %d tags, or more than %d MiB of them", limits.Tags, limits.TagListBytes>>20)
 )
 

@@ -14,7 +14,7 @@ import (
 )
 
 // errStalled ends a body that has been silent for too long.
-var errStalled = errors.New("no byte came for too long")
+var errStalled = errors.New("no data received for too long")
 
 // watch makes bodies end with an error when a read gets nothing for a while,
 // and come no faster than allowed. Bodies of every kind are watched, those of

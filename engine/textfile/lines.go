@@ -14,7 +14,7 @@ import (
 const MostLine = 64 << 10
 
 // ErrLine is wrapped for a line that is longer.
-var ErrLine = errors.New("a line of it is too long")
+var ErrLine = errors.New("line too long")
 
 // EachLine calls f with each line of a text file of at most limit bytes, without its end, which
 // may be a line feed, a carriage return, or both. It reads what Decode reads, and holds no more
@@ -135,7 +135,7 @@ func (u *fromUTF16) unit() (rune, error) {
 	var two [2]byte
 	_, err := io.ReadFull(u.in, two[:])
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return 0, fmt.Errorf("%w: it is UTF-16 that ends within a character", ErrEncoding)
+		return 0, fmt.Errorf("%w: truncated UTF-16", ErrEncoding)
 	}
 	return rune(u.order(two[:])), err
 }

@@ -97,7 +97,7 @@ func utf16Order(head []byte) (binary.ByteOrder, bool) {
 func Decode(raw []byte) ([]byte, error) {
 	if order, ok := utf16Order(raw); ok {
 		if len(raw)%2 != 0 {
-			return nil, fmt.Errorf("%w: it is UTF-16 that ends within a character", ErrEncoding)
+			return nil, fmt.Errorf("%w: truncated UTF-16", ErrEncoding)
 		}
 		units := make([]uint16, len(raw)/2)
 		for i := range units {
