@@ -200,6 +200,15 @@ func sample() *bench.Report {
 }
 
 // The page needs nothing from elsewhere, and lets no name become markup.
+// A report that has a knee and no results, as a damaged file may, has nothing to say of it.
+func TestKneeOfNothing(t *testing.T) {
+	target := bench.ReportTarget{Name: "a", Knee: 4}
+	r := bench.Report{Targets: []bench.ReportTarget{target}}
+	if got := r.KneeText(target); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestHTMLStandsAlone(t *testing.T) {
 	var b strings.Builder
 	if err := sample().WriteHTML(&b); err != nil {

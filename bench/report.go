@@ -264,11 +264,11 @@ func merge(rs []*Recorder, warm *Recorder) Summary {
 	return out
 }
 
-// KneeText says what a target's knee tells.
+// KneeText says what a target's knee tells, "" when there is none or nothing was measured.
 func (r *Report) KneeText(t ReportTarget) string {
 	ns := r.connections()
 	switch {
-	case t.Knee == 0:
+	case t.Knee == 0 || len(ns) == 0:
 		return ""
 	case t.Knee < slices.Max(ns):
 		return fmt.Sprintf("the knee is at %d connections: more bring less than 5%% beyond that", t.Knee)

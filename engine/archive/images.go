@@ -302,7 +302,7 @@ func (i *importer) indexOf(roots []blobstore.Root) (index ocispec.Index, ok bool
 			}
 			d.Platform = &p
 		}
-		key := image.FormatPlatform(*d.Platform) + " " + d.Platform.OSVersion
+		key := image.FormatPlatform(*d.Platform)
 		if seen[key] {
 			return index, false, nil
 		}

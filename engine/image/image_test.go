@@ -209,7 +209,7 @@ func TestChoose(t *testing.T) {
 func TestParsePlatform(t *testing.T) {
 	for in, want := range map[string]string{
 		"linux/amd64": "linux/amd64", "amd64": "linux/amd64", "x86_64": "linux/amd64", "aarch64": "linux/arm64",
-		"arm": "linux/arm/v7", "linux/arm/v6": "linux/arm/v6", "windows/amd64": "windows/amd64", "ppc64le": "linux/ppc64le",
+		"arm": "linux/arm/v7", "linux/arm/v6": "linux/arm/v6", "windows/amd64": "windows/amd64", "windows(10.0.17763)/x86_64": "windows(10.0.17763)/amd64", "ppc64le": "linux/ppc64le",
 	} {
 		p, err := image.ParsePlatform(in)
 		if err != nil || p.String() != want || !p.Explicit {

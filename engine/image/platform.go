@@ -28,7 +28,7 @@ func DefaultPlatform() Platform {
 	return Platform{spec: platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH})}
 }
 
-// ParsePlatform reads OS/ARCH[/VARIANT], with the aliases that uname and
+// ParsePlatform reads OS[(VERSION)]/ARCH[/VARIANT], with the aliases that uname and
 // others use, such as x86_64 and aarch64. A lone ARCH means linux.
 func ParsePlatform(s string) (Platform, error) {
 	if !strings.Contains(s, "/") {
@@ -44,8 +44,8 @@ func ParsePlatform(s string) (Platform, error) {
 	return Platform{spec: platforms.Normalize(p), Explicit: true}, nil
 }
 
-// String is the platform as OS/ARCH[/VARIANT].
-func (p Platform) String() string { return platforms.Format(p.spec) }
+// String is the platform as OS[(VERSION)]/ARCH[/VARIANT], which ParsePlatform reads.
+func (p Platform) String() string { return platforms.FormatAll(p.spec) }
 
 // Matches reports whether an image for q runs where p is wanted: the same
 // system and architecture, and the same variant or an older one.
@@ -255,5 +255,5 @@ func isIndexType(mediaType string) bool {
 	return mediaType == DockerList || mediaType == ocispec.MediaTypeImageIndex
 }
 
-// FormatPlatform is a platform as OS/ARCH[/VARIANT].
-func FormatPlatform(p ocispec.Platform) string { return Printable(platforms.Format(p)) }
+// FormatPlatform is a platform as OS[(VERSION)]/ARCH[/VARIANT].
+func FormatPlatform(p ocispec.Platform) string { return Printable(platforms.FormatAll(p)) }

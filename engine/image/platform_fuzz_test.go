@@ -27,11 +27,9 @@ func FuzzPlatform(f *testing.F) {
 		if err != nil || again.String() != p.String() {
 			t.Errorf("%q is %q, and that is %q, %v", s, p, again, err)
 		}
-		if strings.Contains(s, "(") {
-			return // the version of a system is matched, and not shown
-		}
 		parts := strings.Split(p.String(), "/")
-		own := ocispec.Platform{OS: parts[0], Architecture: parts[1]}
+		system, version, _ := strings.Cut(strings.TrimSuffix(parts[0], ")"), "(")
+		own := ocispec.Platform{OS: system, OSVersion: version, Architecture: parts[1]}
 		if len(parts) > 2 {
 			own.Variant = parts[2]
 		}
