@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -179,7 +181,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	}
 	defer display.Close()
 	warn := func(message string) { display.Observe(event.Warned{Message: message}) }
-	conf, err := o.serverTLS(warn)
+	conf, certificate, err := o.serverTLS()
 	if err != nil {
 		return err
 	}
@@ -253,14 +255,14 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	})
 	server.RegisterOnShutdown(endStreams)
 	watching, stopWatching := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		if passwords != nil {
-			passwords.Watch(watching, warn)
-		}
-	}()
-	defer func() { stopWatching(); <-watched }()
+	var watchers sync.WaitGroup
+	if passwords != nil {
+		watchers.Go(func() { passwords.Watch(watching, warn) })
+	}
+	if certificate != nil {
+		watchers.Go(func() { certificate.watch(watching, warn) })
+	}
+	defer func() { stopWatching(); watchers.Wait() }()
 	return o.run(ctx, store, budget, server, ls, display, cancel)
 }
 
@@ -367,17 +369,16 @@ func registries(list string) ([]string, error) {
 	return out, nil
 }
 
-// serverTLS is how HTTPS is spoken, nil for plain HTTP. The certificate is read again
-// when it has changed.
-func (o *serveOptions) serverTLS(warn func(string)) (*tls.Config, error) {
+// serverTLS is how HTTPS is spoken, and by what certificate; nil for plain HTTP.
+func (o *serveOptions) serverTLS() (*tls.Config, *reloading, error) {
 	if o.tlsCert == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
-	reload, err := newReloading(o.tlsCert, o.tlsKey, warn)
+	reload, err := newReloading(o.tlsCert, o.tlsKey)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--tls-cert and --tls-key: %w", err)}
+		return nil, nil, usageError{fmt.Errorf("--tls-cert and --tls-key: %w", err)}
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.get, NextProtos: []string{"h2", "http/1.1"}}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.get, NextProtos: []string{"h2", "http/1.1"}}, reload, nil
 }
 
 // logs are where requests and refusals are logged, nil for nowhere. Refusals are logged with
@@ -595,46 +596,80 @@ func servePprof(ctx context.Context, address string, d *display) (*web.Server, e
 	return server, nil
 }
 
-// reloading is a certificate that is read again when its files have changed. What was read before
-// stays good when they can't be read, or don't fit each other.
+// reloading is a certificate that watch reads again when its files have changed. What was read
+// before stays good when they can't be read, or don't fit each other; clients wait for no file.
 type reloading struct {
 	cert, key string
-	warn      func(string)
-	state     chan reloadState // holds one: a lock
-}
+	pair      atomic.Pointer[tls.Certificate]
 
-type reloadState struct {
-	pair   *tls.Certificate
+	mu     sync.Mutex
 	raw    [2][]byte // what the files had
 	looked time.Time
-	broken bool
+	err    error // of the latest look
 }
 
-func newReloading(cert, key string, warn func(string)) (*reloading, error) {
-	r := &reloading{cert: filepath.Clean(cert), key: filepath.Clean(key), warn: warn, state: make(chan reloadState, 1)}
-	st, err := r.read(reloadState{})
-	r.state <- st
-	return r, err
+func newReloading(cert, key string) (*reloading, error) {
+	r := &reloading{cert: filepath.Clean(cert), key: filepath.Clean(key)}
+	return r, r.look()
 }
 
-func (r *reloading) read(old reloadState) (reloadState, error) {
-	old.looked = time.Now()
-	var raw [2][]byte
-	for i, path := range []string{r.cert, r.key} {
-		var err error
+// watch reads the files again every few seconds until ctx is done, and warns when they break.
+func (r *reloading) watch(ctx context.Context, warn func(string)) {
+	broken := false
+	web.Poll(ctx, r.due, func() { _ = r.look() }, func() {
+		r.mu.Lock()
+		err := r.err
+		r.mu.Unlock()
+		switch {
+		case err != nil && !broken:
+			warn(fmt.Sprintf("--tls-cert and --tls-key can't be read again, and the certificate from before stays in use: %v", err))
+		case err == nil && broken:
+			warn("--tls-cert and --tls-key can be read again")
+		}
+		broken = err != nil
+	})
+}
+
+func (r *reloading) due() bool {
+	const often = 10 * time.Second
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Since(r.looked) >= often
+}
+
+// look reads the files. It is called by one at a time.
+func (r *reloading) look() error {
+	r.mu.Lock()
+	r.looked = time.Now()
+	old := r.raw
+	r.mu.Unlock()
+	raw, pair, err := readPair(r.cert, r.key, old)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+	if pair != nil {
+		r.raw = raw
+		r.pair.Store(pair)
+	}
+	return err
+}
+
+// readPair reads a certificate and its key; nil says that they are what they were.
+func readPair(cert, key string, old [2][]byte) (raw [2][]byte, pair *tls.Certificate, err error) {
+	for i, path := range []string{cert, key} {
 		const most = 1 << 20
 		if raw[i], err = readSome(path, most); err != nil {
-			return old, err
+			return raw, nil, err
 		}
 	}
-	if old.pair != nil && bytes.Equal(raw[0], old.raw[0]) && bytes.Equal(raw[1], old.raw[1]) {
-		return old, nil
+	if bytes.Equal(raw[0], old[0]) && bytes.Equal(raw[1], old[1]) {
+		return raw, nil, nil
 	}
-	pair, err := tls.X509KeyPair(raw[0], raw[1])
+	made, err := tls.X509KeyPair(raw[0], raw[1])
 	if err != nil {
-		return old, err
+		return raw, nil, err
 	}
-	return reloadState{&pair, raw, old.looked, old.broken}, nil
+	return raw, &made, nil
 }
 
 // readSome reads a file of at most so many bytes.
@@ -647,20 +682,4 @@ func readSome(path string, most int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, most))
 }
 
-func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	const often = 10 * time.Second
-	st := <-r.state
-	if time.Since(st.looked) > often {
-		var err error
-		st, err = r.read(st)
-		switch {
-		case err != nil && !st.broken:
-			r.warn(fmt.Sprintf("--tls-cert and --tls-key can't be read again, and the certificate from before stays in use: %v", err))
-		case err == nil && st.broken:
-			r.warn("--tls-cert and --tls-key can be read again")
-		}
-		st.broken = err != nil
-	}
-	r.state <- st
-	return st.pair, nil
-}
+func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.pair.Load(), nil }

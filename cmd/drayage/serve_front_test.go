@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -306,10 +308,14 @@ func TestServeKeepsItsCertificate(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
-		r, err := newReloading(cert, key, func(m string) { told = append(told, m) })
+		r, err := newReloading(cert, key)
 		if err != nil {
 			t.Fatal(err)
 		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.watch(ctx, func(m string) { told = append(told, m) }) }()
+		defer func() { cancel(); <-done }()
 		for _, raw := range [][]byte{whole[:len(whole)/2], nil, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("none")}), whole, whole} {
 			if err := os.WriteFile(cert, raw, 0o600); err != nil {
 				t.Fatal(err)
@@ -325,6 +331,40 @@ func TestServeKeepsItsCertificate(t *testing.T) {
 			t.Errorf("told: %q", told)
 		}
 	})
+}
+
+// A file that doesn't answer, as on a file system that hangs, holds up no client.
+func TestServeHasACertificateWhileItsFilesHang(t *testing.T) {
+	s := registrytest.NewTLS()
+	defer s.Close()
+	dir := t.TempDir()
+	cert, key := certificate(t, dir, s)
+	r, err := newReloading(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(cert), syscall.Mkfifo(cert, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- r.look() }()
+	f, err := os.OpenFile(cert, os.O_WRONLY, 0) // when it is being read
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pair, err := r.get(nil); err != nil || pair == nil {
+		t.Errorf("no certificate: %v", err)
+	}
+	if _, err := f.WriteString("none"); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := <-done; err == nil {
+		t.Error("a broken certificate is taken")
+	}
+	if pair, err := r.get(nil); err != nil || pair == nil {
+		t.Errorf("no certificate in the end: %v", err)
+	}
 }
 
 func TestServeRefusesHostsThatAreNone(t *testing.T) {

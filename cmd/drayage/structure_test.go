@@ -54,6 +54,7 @@ var goroutines = []string{
 	"cmd/drayage.tellReading",
 	"cmd/drayage/progress.NewBars",
 	"cmd/drayage/progress.Write", // a Patient's, which Flush waits for
+	"cmd/drayage/web.Poll",       // but for a reading that a file system holds up, which nothing can call off
 	"engine.do",
 	"engine.follow",
 	"engine.isDown",

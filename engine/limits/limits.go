@@ -87,6 +87,11 @@ const (
 	Ranges = 16
 	// QueryBytes is how long the parameters of a request may be, in bytes.
 	QueryBytes = 4 << 10
+	// PasswordChecks is how many passwords may wait to be checked, PasswordChecksPerNetwork how many
+	// of them of one address (of an IPv6 network of 64 bits), and PasswordWait for how long.
+	PasswordChecks           = 1024
+	PasswordChecksPerNetwork = 256
+	PasswordWait             = 5 * time.Second
 )
 
 // Answers of registries and token servers that are no blobs.
@@ -124,6 +129,8 @@ const (
 	// HostsDepth is how deep its tables and arrays may lie in each other, and how many parts a
 	// key may have.
 	HostsDepth = 16
+	// PasswordBytes is the largest file of passwords of a mirror, in bytes.
+	PasswordBytes = 16 << 20
 	// HelperBytes is how much of a credential helper's answer is read, in bytes.
 	HelperBytes = 1 << 20
 )

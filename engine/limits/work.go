@@ -16,6 +16,9 @@ func NewWork() *Work {
 	return &Work{make(chan struct{}, max(1, runtime.NumCPU()/share))}
 }
 
+// Places is how much may be worked out at once.
+func (w *Work) Places() int { return cap(w.places) }
+
 // Do works out f when it is its turn. f may wait for the turn of nothing else.
 func (w *Work) Do(f func()) {
 	w.enter()

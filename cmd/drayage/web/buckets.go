@@ -33,26 +33,46 @@ func (b *buckets) take(key netip.Prefix, now time.Time) (wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, room := b.of(key, now)
-	scale := 1.0
-	if !room {
-		scale = crowd
-	}
+	scale := b.scale(room)
 	k = k.after(now, b.perSecond*scale)
-	if k.used+1 > b.burst*scale {
-		return time.Duration((k.used + 1 - b.burst*scale) / (b.perSecond * scale) * float64(time.Second))
+	if wait := b.lacks(k, 1, scale); wait > 0 {
+		return wait
 	}
 	k.used++
 	b.put(key, k, room)
 	return 0
 }
 
-// give gives back one that was taken.
-func (b *buckets) give(key netip.Prefix, now time.Time) {
+// until is how long it will be until there are n of an address's allowance, without taking any.
+func (b *buckets) until(key netip.Prefix, n int, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, room := b.of(key, now)
-	k.used = max(0, k.used-1)
+	scale := b.scale(room)
+	return b.lacks(k.after(now, b.perSecond*scale), float64(n), scale)
+}
+
+// spend takes one whether it is there or not.
+func (b *buckets) spend(key netip.Prefix, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, room := b.of(key, now)
+	k = k.after(now, b.perSecond*b.scale(room))
+	k.used++
 	b.put(key, k, room)
+}
+
+// lacks is how long it will be until there are n. The caller holds b.mu.
+func (b *buckets) lacks(k bucket, n, scale float64) time.Duration {
+	return time.Duration(max(0, k.used+n-b.burst*scale) / (b.perSecond * scale) * float64(time.Second))
+}
+
+// scale is how much more the one has that many share.
+func (b *buckets) scale(own bool) float64 {
+	if own {
+		return 1
+	}
+	return crowd
 }
 
 // of is an address's allowance. room is false for the one that many share. The caller holds b.mu.

@@ -9,11 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,77 +23,9 @@ import (
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/crypto/bcrypt"
 )
 
 func from(address string) source { return sourceOf(net.JoinHostPort(address, "1")) }
-
-func askFrom(ctx context.Context, p *Passwords, address, user, password string) error {
-	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v2/", nil)
-	r.RemoteAddr = net.JoinHostPort(address, "1")
-	r.SetBasicAuth(user, password)
-	_, err := p.Check(r)
-	return err
-}
-
-// Few checks wait, in all and from one network; what is asked for many times is worked out once.
-func TestChecksThatWaitAreBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "users")
-	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
-	if err == nil {
-		err = os.WriteFile(path, []byte("ann:"+string(hash)+"\n"), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		p, err := ReadPasswords(path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		long := make(chan struct{})
-		var busy sync.WaitGroup
-		for range max(1, runtime.GOMAXPROCS(0)/2) { // checks that take long
-			busy.Go(func() { p.work.Do(func() { <-long }) })
-		}
-		synctest.Wait()
-		var waiting sync.WaitGroup
-		var good, wrong atomic.Int32
-		ask := func(address, password string) {
-			waiting.Go(func() {
-				if askFrom(t.Context(), p, address, "ann", password) == nil {
-					good.Add(1)
-				} else {
-					wrong.Add(1)
-				}
-			})
-		}
-		for i := range mostChecksOfOne {
-			ask("10.0.0.1", fmt.Sprint(i))
-		}
-		synctest.Wait()
-		if err := askFrom(t.Context(), p, "10.0.0.1", "ann", "one more"); !errors.Is(err, errGuesses) {
-			t.Errorf("one more from the same address: %v", err)
-		}
-		for i := range 100 { // that ask for the same
-			ask(fmt.Sprintf("10.0.1.%d", i), "s3cret")
-		}
-		synctest.Wait()
-		for i := range mostChecks - mostChecksOfOne - 1 {
-			ask(fmt.Sprintf("10.0.2.%d", i), fmt.Sprint("other", i))
-		}
-		synctest.Wait()
-		if err := askFrom(t.Context(), p, "10.0.3.1", "ann", "one more"); !errors.Is(err, errChecks) {
-			t.Errorf("one more than may wait: %v", err)
-		}
-		close(long)
-		busy.Wait()
-		waiting.Wait()
-		if good.Load() != 100 || wrong.Load() != mostChecks-1 || p.waiting != 0 || len(p.of) != 0 {
-			t.Errorf("%d good, %d wrong; then %d wait", good.Load(), wrong.Load(), p.waiting)
-		}
-	})
-}
 
 // Nobody gets a new allowance by coming from many addresses, and what is known of them is bounded.
 func TestBucketsAreBounded(t *testing.T) {
@@ -131,9 +59,12 @@ func TestBucketsAreBounded(t *testing.T) {
 	if n := spend(9999); n != 5 || len(b.known) > 100 {
 		t.Errorf("a new one has %d after an hour, and %d are known", n, len(b.known))
 	}
-	b.give(key(9999), now)
-	if n := spend(9999); n != 1 {
-		t.Errorf("what was given back: %d", n)
+	b.spend(key(9999), now) // though there is none
+	if short, long := b.until(key(9999), 1, now), b.until(key(9999), 3, now); short != 2*time.Second || long != 4*time.Second {
+		t.Errorf("there will be one in %s and three in %s", short, long)
+	}
+	if wait := b.until(key(8888), 5, now); wait != 0 || len(b.known) > 100 {
+		t.Errorf("who has taken none has to wait for %s", wait)
 	}
 }
 
@@ -443,45 +374,6 @@ func TestUpstreamWorkIsBounded(t *testing.T) {
 		}
 		if n := len(u.blobs.tasks) + len(u.blobs.queue) + len(u.blobs.ofHost) + len(u.blobs.waiting); n > 0 {
 			t.Errorf("%d are left", n)
-		}
-	})
-}
-
-// An edit of the file costs those nothing whose hash is what it was, and lets nobody stay whose is not.
-func TestEditsOfThePasswordFileForgetNoOther(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "users")
-	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(users ...string) {
-		t.Helper()
-		text := ""
-		for _, u := range users {
-			text += u + ":" + string(hash) + "\n"
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("ann", "bob")
-	synctest.Test(t, func(t *testing.T) {
-		p, err := ReadPasswords(path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, user := range []string{"ann", "bob"} {
-			if err := askFrom(t.Context(), p, "10.0.0.1", user, "s3cret"); err != nil {
-				t.Fatal(err)
-			}
-		}
-		write("ann", "carol")
-		time.Sleep(time.Minute)
-		if u := p.current(); len(u.good) != 1 {
-			t.Errorf("%d are known to be right", len(u.good))
-		}
-		if err := askFrom(t.Context(), p, "10.0.0.1", "bob", "s3cret"); !errors.Is(err, errPassword) {
-			t.Errorf("who was removed: %v", err)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"os"
@@ -20,36 +21,36 @@ import (
 )
 
 // Passwords are those of a file as htpasswd -B writes it, a user:hash a line, with hashes by
-// bcrypt alone. The file is read again every few seconds: who is no longer in it is refused then,
-// and so is everybody when it can't be read or is broken, until it is whole again.
+// bcrypt alone. Watch reads the file again every few seconds: who is no longer in it is refused
+// then, and so is everybody when it can't be read or is broken, until it is whole again. Nobody
+// else reads it: a file system that doesn't answer holds up no request.
 //
 // Guessing is slow, and costs little: an address has some wrong passwords, then one every few
 // seconds, and beyond that is refused before anything is worked out, but for passwords that were
-// found to be right. Few checks may wait. What is asked for by many at once is worked out once.
+// found to be right. Checks wait for their turn, those of all addresses fairly, for some seconds.
+// What is asked for by many at once is worked out once.
 type Passwords struct {
-	path    string
-	work    *limits.Work
-	reading chan struct{} // holds one while the file is read: a lock
-	wrong   *buckets      // of wrong passwords, by networks
+	path  string
+	work  *limits.Work
+	turns *checks
+	read  func(path string, old *users) (*users, error) // readUsers, but for tests
 
-	mu      sync.Mutex
-	looked  time.Time // when the file was last looked at
-	users   *users    // nil when nobody is let in
-	fault   error     // of the latest reading
-	tell    func(string)
-	waiting int // checks that are worked out, or wait to be
-	of      map[netip.Prefix]int
+	mu     sync.Mutex
+	looked time.Time // when the latest reading that has ended began
+	users  *users    // as of that; nil when it failed
+	fault  error     // of it
+	whole  *users    // the latest that the file had when it was whole
 }
 
 // users are what a file says, and what was found out by it.
 type users struct {
 	sum    [sha256.Size]byte // of the file
-	hashes map[string][]byte
-	dummy  []byte // a hash that is tried for users that aren't there, so that it takes as long
+	hashes map[string]string
+	dummy  string // a hash that is tried for users that aren't there, so that it takes as long
 
 	mu     sync.Mutex
-	good   map[[sha256.Size]byte]string // users whose passwords were right, by both
-	bad    map[[sha256.Size]byte]string // users whose passwords were wrong
+	good   map[string][sha256.Size]byte   // what was found to be right, by users
+	bad    map[[sha256.Size]byte]struct{} // what was found to be wrong
 	checks map[[sha256.Size]byte]*check
 }
 
@@ -61,7 +62,8 @@ type check struct {
 
 // Errors of Check.
 var (
-	errPassword = errors.New("a user name and password are wanted")
+	errPassword = errors.New("authentication required")
+	errNoLogin  = fmt.Errorf("%w: the request has no login", errPassword)
 	errGuesses  = errors.New("too many wrong passwords from this address")
 	errChecks   = errors.New("too many passwords are being checked")
 )
@@ -83,94 +85,87 @@ const (
 	// An address may be wrong so often at once, and then once in so long.
 	wrongAtOnce = 20
 	wrongEvery  = 2 * time.Second
-	// So many checks may be under way or wait, in all and of one network.
-	mostChecks, mostChecksOfOne = 64, 16
 	// So many networks are known that were wrong lately.
 	mostWrong = 20_000
+	// So many wrong passwords are remembered.
+	mostBad = 1000
 )
 
-// ReadPasswords reads a file. Hashes are worked out by turns of work; nil is work of their own.
+// The file is looked at so often, and when it is broken, so often. What it said counts for no longer
+// than mostOld, so that who is removed from it is refused within ten seconds whatever the file system does.
+const (
+	lookOften  = 4 * time.Second
+	lookBroken = time.Second
+	mostOld    = 8 * time.Second
+)
+
+// ReadPasswords reads a file, which is then Watch's. Hashes are worked out by turns of work; nil is
+// work of their own.
 func ReadPasswords(path string, work *limits.Work) (*Passwords, error) {
 	if work == nil {
 		work = limits.NewWork()
 	}
-	p := &Passwords{
-		path: path, work: work, reading: make(chan struct{}, 1),
-		wrong: newBuckets(1/wrongEvery.Seconds(), wrongAtOnce, mostWrong), of: make(map[netip.Prefix]int),
-	}
-	u, err := readUsers(path, nil)
-	p.users, p.looked = u, time.Now()
-	return p, err
+	p := &Passwords{path: path, work: work, read: readUsers, turns: newChecks(work.Places(), newBuckets(1/wrongEvery.Seconds(), wrongAtOnce, mostWrong))}
+	return p, p.look()
 }
 
-// Watch looks after the file until ctx is done, also when nobody asks, and tells when it breaks and
-// when it is whole again.
+// Watch looks after the file until ctx is done, and tells when it breaks and when it is whole
+// again. Nobody is let in for long without it.
 func (p *Passwords) Watch(ctx context.Context, tell func(string)) {
-	p.mu.Lock()
-	p.tell = tell
-	p.mu.Unlock()
-	tick := time.NewTicker(lookOften)
-	defer tick.Stop()
-	for {
-		p.current()
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
+	broken := false
+	Poll(ctx, p.due, func() { _ = p.look() }, func() {
+		switch err := p.Fault(); {
+		case err != nil && !broken:
+			tell("the password file can't be used, and nobody is let in: " + err.Error())
+			broken = true
+		case err == nil && broken:
+			tell("the password file " + p.path + " can be used again")
+			broken = false
 		}
-	}
+	})
 }
 
-// The file is looked at so often, and when it is broken, so often.
-const (
-	lookOften  = 4 * time.Second
-	lookBroken = time.Second
-)
-
-// Fault is why nobody is let in, nil when the file can be read.
-func (p *Passwords) Fault() error {
-	p.current()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.fault
-}
-
-// current is what the file says, nil when it can't be read. It waits for the file when that wasn't
-// looked at for some seconds.
-func (p *Passwords) current() *users {
-	if u, ok := p.recent(); ok {
-		return u
-	}
-	p.reading <- struct{}{}
-	defer func() { <-p.reading }()
-	old, ok := p.recent()
-	if ok { // somebody else has looked meanwhile
-		return old
-	}
-	u, err := readUsers(p.path, old)
-	p.mu.Lock()
-	was, tell := p.fault, p.tell
-	p.users, p.fault, p.looked = u, err, time.Now()
-	p.mu.Unlock()
-	switch {
-	case tell == nil:
-	case err != nil && was == nil:
-		tell("the password file can't be used, and nobody is let in: " + err.Error())
-	case err == nil && was != nil:
-		tell("the password file " + p.path + " can be used again")
-	}
-	return u
-}
-
-// recent is what the file said a moment ago. ok is false when it is to be looked at again.
-func (p *Passwords) recent() (u *users, ok bool) {
+// due reports whether the file is to be looked at again.
+func (p *Passwords) due() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	often := lookOften
 	if p.fault != nil {
 		often = lookBroken
 	}
-	return p.users, time.Since(p.looked) < often
+	return time.Since(p.looked) >= often
+}
+
+// look reads the file.
+func (p *Passwords) look() error {
+	p.mu.Lock()
+	old := p.whole
+	p.mu.Unlock()
+	began := time.Now()
+	u, err := p.read(p.path, old)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.users, p.fault, p.looked = u, err, began
+	if u != nil {
+		p.whole = u
+	}
+	return err
+}
+
+// Fault is why nobody is let in, nil when the file can be read.
+func (p *Passwords) Fault() error {
+	_, err := p.current()
+	return err
+}
+
+// current is what the file says.
+func (p *Passwords) current() (*users, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fault == nil && time.Since(p.looked) > mostOld {
+		return nil, fmt.Errorf("%s: not read for more than %s: its file system doesn't answer", p.path, mostOld)
+	}
+	return p.users, p.fault
 }
 
 // readUsers reads a file. What it says is that of old when it is the same. All of it is read every
@@ -183,159 +178,180 @@ func readUsers(path string, old *users) (*users, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a regular file", path)
 	}
-	const most = 16 << 20
-	text, err := textfile.Read(path, most)
+	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
-	sum := sha256.Sum256(text)
-	if old != nil && old.sum == sum {
-		return old, nil
+	defer f.Close()
+	if old != nil {
+		sum := sha256.New()
+		if _, err := io.CopyN(sum, f, limits.PasswordBytes+1); err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if bytes.Equal(sum.Sum(nil), old.sum[:]) {
+			return old, nil
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
 	}
-	u := &users{sum: sum, hashes: make(map[string][]byte), good: make(map[[sha256.Size]byte]string), bad: make(map[[sha256.Size]byte]string), checks: make(map[[sha256.Size]byte]*check)}
+	u, err := parseUsers(path, f)
+	if err != nil || old == nil {
+		return u, err
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	for user, sum := range old.good { // whose hash is what it was needn't be checked anew
+		if u.hashes[user] == old.hashes[user] {
+			u.good[user] = sum
+		}
+	}
+	return u, nil
+}
+
+// parseUsers reads what a file has.
+func parseUsers(path string, in io.Reader) (*users, error) {
+	sum := sha256.New()
+	u := &users{
+		hashes: make(map[string]string),
+		good:   make(map[string][sha256.Size]byte), bad: make(map[[sha256.Size]byte]struct{}), checks: make(map[[sha256.Size]byte]*check),
+	}
 	n, dearest := 0, 0
-	for line := range strings.Lines(string(text)) {
+	err := textfile.EachLine(io.TeeReader(in, sum), limits.PasswordBytes, func(line string) error {
 		n++
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
-			continue
+			return nil
 		}
 		user, hash, ok := strings.Cut(line, ":")
 		if !ok || user == "" {
-			return nil, fmt.Errorf("%s, line %d: want user:hash", path, n)
+			return fmt.Errorf("line %d: want user:hash", n)
 		}
 		cost, err := bcrypt.Cost([]byte(hash))
 		if err != nil || len(hash) > bcryptLength {
-			return nil, fmt.Errorf("%s, line %d: the hash is not by bcrypt, as htpasswd -B makes it", path, n)
+			return fmt.Errorf("line %d: the hash is not by bcrypt, as htpasswd -B makes it", n)
 		}
 		if cost > mostCost {
-			return nil, fmt.Errorf("%s, line %d: the hash has a cost of %d, which takes too long to check; want at most %d (htpasswd -B -C %d)", path, n, cost, mostCost, mostCost)
+			return fmt.Errorf("line %d: the hash has a cost of %d, which takes too long to check; want at most %d (htpasswd -B -C %d)", n, cost, mostCost, mostCost)
 		}
-		u.hashes[user] = []byte(hash)
+		u.hashes[user] = hash
 		if cost > dearest {
-			u.dummy, dearest = []byte(hash), cost
+			u.dummy, dearest = hash, cost
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(u.hashes) == 0 {
 		return nil, errors.New(path + " has no users")
 	}
-	if old != nil { // whose hash is what it was needn't be checked anew
-		old.mu.Lock()
-		defer old.mu.Unlock()
-		for sum, user := range old.good {
-			if bytes.Equal(u.hashes[user], old.hashes[user]) {
-				u.good[sum] = user
-			}
-		}
-	}
+	copy(u.sum[:], sum.Sum(nil))
 	return u, nil
 }
 
 // bcryptLength is how many bytes a hash by bcrypt has; with what follows it would match nothing.
 const bcryptLength = 60
 
-// Check finds who sends a request. Errors are errPassword where no password is right, and, as
-// waitErrors, errGuesses and errChecks where it wasn't looked at.
+// Check finds who sends a request. Errors are errPassword where no password is right, of which one is
+// errNoLogin, and, as waitErrors, errGuesses and errChecks where it wasn't looked at.
 func (p *Passwords) Check(r *http.Request) (user string, err error) {
 	user, password, given := r.BasicAuth()
-	if !given {
+	switch {
+	case r.Header.Get("Authorization") == "":
+		return "", errNoLogin
+	case !given:
 		return "", errPassword
 	}
-	u := p.current()
+	u, _ := p.current()
 	// What bcrypt doesn't read of a password must not make it another's.
 	if u == nil || len(password) > mostPassword || strings.Contains(user+password, "\x00") {
 		return user, errPassword
 	}
 	sum := sha256.Sum256([]byte(user + "\x00" + password))
 	u.mu.Lock()
-	_, good := u.good[sum]
-	if _, bad := u.bad[sum]; good || bad {
-		u.mu.Unlock()
-		if !good {
-			return user, errPassword
-		}
-		return user, nil
+	err, known := u.known(user, sum)
+	u.mu.Unlock()
+	if known {
+		return user, err
 	}
-	c := u.checks[sum]
-	if c != nil { // by somebody else
+	ctx, cancel := context.WithTimeout(r.Context(), limits.PasswordWait)
+	defer cancel()
+	return user, p.findOut(ctx, u, sourceOf(r.RemoteAddr).network, user, password, sum)
+}
+
+// known is what was found out of a password. The caller holds u.mu.
+func (u *users) known(user string, sum [sha256.Size]byte) (err error, known bool) {
+	if good, ok := u.good[user]; ok && good == sum {
+		return nil, true
+	}
+	if _, bad := u.bad[sum]; bad {
+		return errPassword, true
+	}
+	return nil, false
+}
+
+// findOut works out whether a password is right, or waits for who does.
+func (p *Passwords) findOut(ctx context.Context, u *users, network netip.Prefix, user, password string, sum [sha256.Size]byte) error {
+	for {
+		u.mu.Lock()
+		if err, known := u.known(user, sum); known {
+			u.mu.Unlock()
+			return err
+		}
+		c := u.checks[sum]
+		if c == nil {
+			c = &check{done: make(chan struct{})}
+			u.checks[sum] = c
+			u.mu.Unlock()
+			c.err = p.try(ctx, u, network, user, password)
+			u.settle(c, user, sum)
+			return c.err
+		}
 		u.mu.Unlock()
 		select {
 		case <-c.done:
-			return user, c.err
-		case <-r.Context().Done():
-			return user, errPassword // to nobody
+			if c.err == nil || errors.Is(c.err, errPassword) {
+				return c.err
+			} // else it had no turn there, and may have one here
+		case <-ctx.Done():
+			return waitError{errChecks, time.Second}
 		}
 	}
-	network := sourceOf(r.RemoteAddr).network
-	if err := p.enter(network); err != nil {
-		u.mu.Unlock()
-		return user, err
-	}
-	c = &check{done: make(chan struct{})}
-	u.checks[sum] = c
-	u.mu.Unlock()
-	c.err = p.try(u, user, password)
-	p.leave(network, c.err == nil)
+}
+
+// settle remembers what a check found out.
+func (u *users) settle(c *check, user string, sum [sha256.Size]byte) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.checks, sum)
-	if c.err == nil {
-		remember(u.good, sum, user)
-	} else {
-		remember(u.bad, sum, user)
+	switch {
+	case c.err == nil:
+		u.good[user] = sum
+	case errors.Is(c.err, errPassword):
+		if len(u.bad) >= mostBad {
+			clear(u.bad)
+		}
+		u.bad[sum] = struct{}{}
 	}
 	close(c.done)
-	return user, c.err
 }
 
-func remember(in map[[sha256.Size]byte]string, sum [sha256.Size]byte, user string) {
-	const most = 1000
-	if len(in) >= most {
-		clear(in)
+// try works out whether a password is right, when it is its turn.
+func (p *Passwords) try(ctx context.Context, u *users, network netip.Prefix, user, password string) error {
+	if err := p.turns.enter(ctx, network); err != nil {
+		return err
 	}
-	in[sum] = user
-}
-
-// try works out whether a password is right.
-func (p *Passwords) try(u *users, user, password string) error {
 	hash, known := u.hashes[user]
 	if !known {
 		hash = u.dummy
 	}
 	var err error
-	p.work.Do(func() { err = bcrypt.CompareHashAndPassword(hash, []byte(password)) })
-	if err != nil || !known {
+	p.work.Do(func() { err = bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) })
+	good := err == nil && known
+	p.turns.leave(network, good)
+	if !good {
 		return errPassword
 	}
 	return nil
-}
-
-// enter takes a check from what a network may have, as if the password were wrong.
-func (p *Passwords) enter(network netip.Prefix) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case p.waiting >= mostChecks:
-		return waitError{errChecks, time.Second}
-	case !network.IsValid():
-	case p.of[network] >= mostChecksOfOne:
-		return waitError{errGuesses, time.Second}
-	default:
-		if wait := p.wrong.take(network, time.Now()); wait > 0 {
-			return waitError{errGuesses, wait}
-		}
-	}
-	p.waiting++
-	p.of[network]++
-	return nil
-}
-
-func (p *Passwords) leave(network netip.Prefix, good bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waiting--
-	fewer(p.of, network)
-	if good && network.IsValid() {
-		p.wrong.give(network, time.Now())
-	}
 }

@@ -44,6 +44,20 @@ func ask(p *web.Passwords, from, user, password string) error {
 	return err
 }
 
+// reading reads a password file, and watches it until the test ends.
+func reading(t *testing.T, path string, tell func(string)) *web.Passwords {
+	t.Helper()
+	p, err := web.ReadPasswords(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); p.Watch(ctx, tell) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return p
+}
+
 // within is how soon who is no longer in the file is refused.
 const within = 10 * time.Second
 
@@ -83,10 +97,7 @@ func TestPasswordFileFailsClosed(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "users")
 		synctest.Test(t, func(t *testing.T) {
 			write(t, path, ann+bob)
-			p, err := web.ReadPasswords(path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			p := reading(t, path, func(string) {})
 			if err := errors.Join(ask(p, "10.0.0.1", "ann", "s3cret"), ask(p, "10.0.0.1", "bob", "other")); err != nil {
 				t.Fatalf("%s: at first: %v", name, err)
 			}
@@ -194,10 +205,7 @@ func TestGuessesAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
 	write(t, path, line(t, "ann", "s3cret")+line(t, "bob", "other"))
 	synctest.Test(t, func(t *testing.T) {
-		p, err := web.ReadPasswords(path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := reading(t, path, func(string) {})
 		site := web.Handler(web.Options{Mirror: answering(func(http.ResponseWriter, *http.Request) {}), Passwords: p, Metrics: web.NewMetrics()})
 		get := func(from, user, password string) (status int, retry string) {
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/", nil)

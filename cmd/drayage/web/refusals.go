@@ -41,7 +41,7 @@ type refusal struct {
 }
 
 // whys are all kinds of refusals, as metrics have them.
-var whys = []string{"password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", "method", "query", "no-room", mirror.WhyPrivate, mirror.WhyRanges}
+var whys = []string{"no-login", "password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", "method", "query", "no-room", mirror.WhyPrivate, mirror.WhyRanges}
 
 // Refused notes why a mirror refuses a request, by the request's context.
 func Refused(ctx context.Context, _, why, _ string) { visitOf(ctx).why = why }

@@ -156,7 +156,7 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		defer s.streams.leave(v.from)
 	}
 	var err error
-	if user, err = s.admit(w, r, v); err != nil && r.URL.Path == "/metrics" && v.why == "password" && s.o.Passwords.Fault() != nil {
+	if user, err = s.admit(w, r, v); err != nil && r.URL.Path == "/metrics" && (v.why == "password" || v.why == "no-login") && s.o.Passwords.Fault() != nil {
 		// Nobody has a password now, and whoever watches is to know: /readyz says no less.
 		w.Header().Del("WWW-Authenticate")
 		answer(w, http.StatusOK, "drayage_serve_password_file_ok 0\n")
@@ -220,11 +220,17 @@ func (s *site) admit(w http.ResponseWriter, r *http.Request, v *visit) (user str
 	switch {
 	case errors.As(err, &later) && errors.Is(err, errGuesses):
 		return user, v.refuse(w, "guesses", http.StatusTooManyRequests, "TOOMANYREQUESTS", errGuesses.Error(), later.wait)
+	case errors.As(err, &later) && r.Context().Err() != nil:
+		return user, err // to nobody
 	case errors.As(err, &later):
 		return user, v.refuse(w, "passwords-busy", http.StatusServiceUnavailable, "UNAVAILABLE", errChecks.Error(), later.wait)
 	case err != nil:
+		why := "password"
+		if errors.Is(err, errNoLogin) {
+			why = "no-login"
+		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="drayage", charset="UTF-8"`)
-		return user, v.refuse(w, "password", http.StatusUnauthorized, "UNAUTHORIZED", errPassword.Error(), 0)
+		return user, v.refuse(w, why, http.StatusUnauthorized, "UNAUTHORIZED", errPassword.Error(), 0)
 	}
 	return user, nil
 }
