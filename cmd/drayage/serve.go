@@ -201,7 +201,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	refusals := web.NewRefusals(audit)
+	refusals := web.NewRefusals(audit, warn)
 	defer func() {
 		refusals.Close()
 		err = errors.Join(err, closeLogs())

@@ -183,6 +183,18 @@ func TestServeLogsRefusals(t *testing.T) {
 	}
 }
 
+// Without a log, standard error has a line of each kind.
+func TestServeTellsOfRefusals(t *testing.T) {
+	d := startServe(t, t.TempDir())
+	for range 20 {
+		asHost(t, d.host, "/v2/", "evil.example")
+	}
+	_, out := d.stop(syscall.SIGTERM)
+	if n := strings.Count(out, "a host name that --allow-host doesn't have (host, latest client 127.0.0.1)"); n < 1 || n > 2 {
+		t.Errorf("it is told %d times:\n%s", n, out)
+	}
+}
+
 // What one address may have fetched is bounded: more waits, and much more is refused.
 func TestServeBoundsUpstreamWork(t *testing.T) {
 	s := registrytest.New()

@@ -87,6 +87,8 @@ const (
 	Ranges = 16
 	// QueryBytes is how long the parameters of a request may be, in bytes.
 	QueryBytes = 4 << 10
+	// RequestHeaderBytes is how large the header of a request may be, in bytes.
+	RequestHeaderBytes = 32 << 10
 	// PasswordChecks is how many passwords may wait to be checked, PasswordChecksPerNetwork how many
 	// of them of one address (of an IPv6 network of 64 bits), and PasswordWait for how long.
 	PasswordChecks           = 1024

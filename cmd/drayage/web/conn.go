@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,18 +34,41 @@ type conn struct {
 	// with an unknown Expect header.
 	handling atomic.Bool
 	acked    func() (int64, bool)
+	ended    atomic.Bool // by this server, which has noted why
+	seen     traffic     // since it was idle last, to tell of requests that no handler gets
 
 	// What it is doing, and since when; and why it has only a place of the reserve, "" when it has
 	// one of all. places.mu guards them.
 	state http.ConnState
 	since time.Time
 	spare string
+
+	greeted bool // it was idle once; http.Server tells of states one after the other
+}
+
+// traffic is what a connection carried.
+type traffic struct {
+	read, wrote atomic.Int64 // bytes; those that are written while a handler has a request don't count
+	late        atomic.Bool  // the client took longer than it may to send something
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.seen.read.Add(int64(n))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.seen.late.Store(true)
+	}
+	return n, err
 }
 
 // Write implements net.Conn.
 func (c *conn) Write(p []byte) (int, error) {
 	c.pace.begin(c)
 	defer c.pace.end()
+	if !c.handling.Load() {
+		c.seen.wrote.Add(int64(len(p)))
+	}
 	return c.Conn.Write(p)
 }
 
@@ -136,6 +160,7 @@ func (c *conn) drain() {
 
 // cut ends a connection whose client takes nothing. What the system was to send goes, too.
 func (c *conn) cut() {
+	c.ended.Store(true)
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0) // else the system keeps it for some minutes
 	}

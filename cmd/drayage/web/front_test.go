@@ -34,6 +34,7 @@ type front struct {
 type frontOptions struct {
 	site   web.Options
 	server web.ServerOptions
+	closed chan<- struct{} // gets one when a connection has been closed; nil is nobody
 }
 
 // answering is a mirror of a test's own, to which all users are the same.
@@ -52,12 +53,20 @@ func serve(t *testing.T, mirror http.HandlerFunc, o frontOptions) *front {
 		mirror = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }
 	}
 	f := &front{t: t, log: new(lines)}
-	refusals := web.NewRefusals(f.log.logger())
+	refusals := web.NewRefusals(f.log.logger(), nil)
 	t.Cleanup(refusals.Close)
 	o.site.Store, o.site.Mirror, o.site.Metrics, o.site.Refusals = store, answering(mirror), web.NewMetrics(), refusals
 	o.site.Timeouts = o.server.Timeouts
 	o.server.Handler, o.server.Refusals = web.Handler(o.site), refusals
 	server := web.NewServer(o.server)
+	if inner := server.ConnState; o.closed != nil {
+		server.ConnState = func(c net.Conn, s http.ConnState) {
+			inner(c, s)
+			if s == http.StateClosed {
+				o.closed <- struct{}{}
+			}
+		}
+	}
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

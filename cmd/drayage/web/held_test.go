@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,9 +11,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/web"
+	"drayage/engine/limits/limitstest"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -20,6 +24,14 @@ import (
 
 // site serves a store with so many images.
 func site(t *testing.T, images int, o web.Options) string {
+	t.Helper()
+	server := httptest.NewServer(handler(t, images, o))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// handler is that of a store with so many images.
+func handler(t *testing.T, images int, o web.Options) http.Handler {
 	t.Helper()
 	store, err := blobstore.OpenWith(filepath.Join(t.TempDir(), "store"), blobstore.Options{NoSync: true})
 	if err != nil {
@@ -39,9 +51,14 @@ func site(t *testing.T, images int, o web.Options) string {
 		t.Fatal(err)
 	}
 	o.Store, o.Metrics = store, web.NewMetrics()
-	server := httptest.NewServer(web.Handler(o))
-	t.Cleanup(server.Close)
-	return server.URL
+	return web.Handler(o)
+}
+
+// answerTo is a handler's answer to a GET.
+func answerTo(ctx context.Context, h http.Handler, path string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
+	return w
 }
 
 func get(t *testing.T, url string) string {
@@ -85,14 +102,68 @@ func TestOneLooksForAll(t *testing.T) {
 	}
 }
 
-// The page of a large store is no larger than a person can read.
+// However many images there are, a health check costs next to nothing: it reads none of them again.
+func TestHealthChecksDoNotReadAllImages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // in which nothing takes time, so that each check looks for itself
+		h := handler(t, 10_000, web.Options{})
+		for range 3 { // until what was read is believed
+			answerTo(t.Context(), h, "/readyz")
+			time.Sleep(time.Minute)
+		}
+		answerTo(t.Context(), h, "/readyz")
+		const runs, most = 100, 100
+		if n := testing.AllocsPerRun(runs, func() {
+			if w := answerTo(t.Context(), h, "/readyz"); w.Code != http.StatusOK {
+				t.Errorf("%d: %s", w.Code, w.Body)
+			}
+		}); n > most {
+			t.Errorf("a check takes %.0f allocations, and may take %d", n, most)
+		}
+	})
+}
+
+// The page of a large store is no larger than a person can read, and takes little memory.
 func TestThePageIsBounded(t *testing.T) {
-	url := site(t, 1100, web.Options{})
-	page := get(t, url+"/")
-	if n := strings.Count(page, "r.example/app-"); n != 1000 || !strings.Contains(page, "and 100 more") || !strings.Contains(page, "<dd>1100</dd>") {
-		t.Errorf("%d images on the page", n)
-	}
-	if got := get(t, url+"/metrics"); !strings.Contains(got, "drayage_store_images 1100") {
+	h := handler(t, 10_000, web.Options{})
+	const memory, size = 64 << 20, 1 << 20
+	limitstest.Within(t, memory, func() {
+		for range 10 {
+			page := answerTo(t.Context(), h, "/").Body.String()
+			if n := strings.Count(page, "r.example/app-"); n != 1000 || !strings.Contains(page, "and 9000 more") || !strings.Contains(page, "<dd>10000</dd>") {
+				t.Errorf("%d images on the page", n)
+			}
+			if len(page) > size {
+				t.Errorf("the page has %d bytes", len(page))
+			}
+		}
+	})
+	if got := answerTo(t.Context(), h, "/metrics").Body.String(); !strings.Contains(got, "drayage_store_images 10000") {
 		t.Error("the metrics don't tell of the images")
+	}
+}
+
+// Who leaves before there is an answer is no fault of the server.
+func TestWhoLeavesIsNoError(t *testing.T) {
+	var out lines
+	h := handler(t, 3, web.Options{Log: out.logger(), Mirror: answering(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2/fault" {
+			panic("a fault")
+		}
+		w.WriteHeader(http.StatusBadGateway)
+	})})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for path, want := range map[string]int{"/": 499, "/v2/app": 499, "/v2/fault": 500} {
+		answerTo(gone, h, path)
+		if text := fmt.Sprintf("path=%s status=%d", path, want); !strings.Contains(out.String(), text) {
+			t.Errorf("no %q in\n%s", text, &out)
+		}
+	}
+	answerTo(t.Context(), h, "/v2/app")
+	counts := answerTo(t.Context(), h, "/metrics").Body.String()
+	for _, want := range []string{`kind="page",status="499"} 1`, `kind="api",status="499"} 1`, `kind="api",status="500"} 1`, `kind="api",status="502"} 1`} {
+		if !strings.Contains(counts, "drayage_serve_requests_total{"+want) {
+			t.Errorf("%s isn't counted", want)
+		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -222,7 +224,7 @@ func TestHostsOfRequests(t *testing.T) {
 func TestFloodOfRefusalsIsAFewLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		r := NewRefusals(slog.New(slog.NewTextHandler(&out, nil)))
+		r := NewRefusals(slog.New(slog.NewTextHandler(&out, nil)), nil)
 		long := strings.Repeat("\x1b[31mx\n", 2000)
 		for range 3 {
 			for range 1000 {
@@ -251,6 +253,69 @@ func TestFloodOfRefusalsIsAFewLines(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Without a log, whoever runs the server has a line about each kind, and not again for ten seconds;
+// nobody who is refused waits for it.
+func TestRefusalsAreToldWithoutALog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var told []string
+		began := time.Now()
+		reading := make(chan struct{}) // standard error is read from when it is closed
+		r := NewRefusals(nil, func(message string) {
+			<-reading
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, fmt.Sprintf("%s %s", time.Since(began), message))
+		})
+		r.note(refusal{why: whyNoLogin, from: from("10.0.0.9"), status: 401}) // as each client begins
+		r.note(refusal{why: "password", from: from("10.0.0.1"), status: 401, user: "\x1b[31m", path: "/v2/\n"})
+		synctest.Wait()
+		for range 1000 {
+			r.note(refusal{why: "password", from: from("10.0.0.2"), status: 401})
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("refusals wait for %s", took)
+		}
+		close(reading)
+		time.Sleep(12 * time.Second)
+		r.note(refusal{why: "password", from: from("10.0.0.3")})
+		time.Sleep(time.Minute) // in which it is forgotten
+		r.note(refusal{why: "password", from: from("10.0.0.4")})
+		r.note(refusal{why: whyHTTP2})
+		synctest.Wait()
+		r.note(refusal{why: "password", from: from("10.0.0.5")})
+		r.Close()
+		r.note(refusal{why: "password", from: from("10.0.0.6")})
+		slices.Sort(told)
+		want := []string{
+			"0s refused a request: wrong user name or password (password, latest client 10.0.0.1)",
+			"10s refused 1000 requests: wrong user name or password (password, latest client 10.0.0.2)",
+			"1m12s refused a request: HTTP/2 protocol error (http2)",
+			"1m12s refused a request: wrong user name or password (password, latest client 10.0.0.4)",
+			"1m12s refused a request: wrong user name or password (password, latest client 10.0.0.5)",
+			"20s refused a request: wrong user name or password (password, latest client 10.0.0.3)",
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("%q\nwant %q", told, want)
+		}
+	})
+}
+
+// The documentation lists each kind of refusal.
+func TestKindsOfRefusalsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/serve.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "\n| `why` |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for why := range whys {
+		if !strings.Contains(table, "`"+why+"`") {
+			t.Errorf("docs/serve.md doesn't have %s", why)
+		}
+	}
 }
 
 // fakeUpstream has what it is asked for when it is told so.

@@ -32,7 +32,7 @@
       const bar = document.createElement("progress");
       bar.max = 100;
       bar.value = t.percent;
-      bar.setAttribute("aria-label", "here");
+      bar.setAttribute("aria-label", "fetched");
       cell(row, "td").append(bar, " " + t.percent.toFixed(0) + " %");
       cell(row, "td", size(t.rate) + "/s");
       cell(row, "td", t.left ? time(t.left) : "");
@@ -40,7 +40,7 @@
     });
     if (rows.length === 0) {
       const row = document.createElement("tr");
-      cell(row, "th", "nothing").className = "soft";
+      cell(row, "th", "none").className = "soft";
       for (let i = 0; i < 5; i++) cell(row, "td");
       rows.push(row);
     }

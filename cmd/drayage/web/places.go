@@ -1,13 +1,17 @@
 package web
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"drayage/engine/limits"
 )
 
 // Bounds are how many connections there may be; 0 is no bound.
@@ -282,12 +286,65 @@ func (p *places) changed(nc net.Conn, s http.ConnState) {
 	if c == nil {
 		return
 	}
-	if s == http.StateIdle {
-		c.handling.Store(false)
-	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	was, spare, since := c.state, c.spare, c.since
 	c.state, c.since = s, time.Now()
+	p.mu.Unlock()
+	switch s {
+	case http.StateActive:
+		c.seen.wrote.Store(0) // that of a handshake
+	case http.StateIdle, http.StateClosed:
+		if why := c.unheard(nc, was, s, since); why != "" && !p.closing.Load() {
+			p.refusals.note(refusal{why: cmp.Or(spare, why), from: c.from})
+		}
+		c.handling.Store(false)
+		c.seen.read.Store(0)
+		c.seen.late.Store(false)
+	}
+}
+
+// Why http.Server refuses requests by itself, as metrics have it.
+const (
+	whyHeader    = "header"
+	whyLate      = "timeout"
+	whyTLS       = "tls"
+	whyMalformed = "malformed"
+	whyHTTP2     = "http2"
+)
+
+// unheard is why http.Server refused what no handler has seen of a connection that is idle or
+// closed now, "" when it didn't.
+func (c *conn) unheard(nc net.Conn, was, now http.ConnState, since time.Time) string {
+	const (
+		notice = 64 // bytes that TLS has for a last message; any answer has more
+		packed = 2  // how much less a header takes in HTTP/2
+	)
+	read := c.seen.read.Load()
+	switch secure, _ := nc.(*tls.Conn); {
+	case c.handling.Load() || c.ended.Load():
+		return ""
+	case now == http.StateIdle && !c.greeted: // HTTP/2 is active once before any request
+		c.greeted = true
+		return ""
+	case now == http.StateIdle && read >= limits.RequestHeaderBytes/packed:
+		return whyHeader
+	case now == http.StateIdle:
+		return whyMalformed
+	case was == http.StateIdle: // or with the beginning of a request, which came with the one before
+		if c.seen.late.Load() && time.Since(since) < c.places.times.Idle {
+			return whyLate
+		}
+		return ""
+	case was == http.StateActive && read >= limits.RequestHeaderBytes:
+		return whyHeader
+	case c.seen.late.Load():
+		return whyLate
+	case was == http.StateNew && secure != nil && read > 0 && !secure.ConnectionState().HandshakeComplete:
+		return whyTLS
+	case was == http.StateActive && c.seen.wrote.Load() > notice:
+		return whyMalformed
+	}
+	return ""
 }
 
 // count is how many places are taken.

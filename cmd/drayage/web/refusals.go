@@ -2,7 +2,9 @@ package web
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,10 +15,13 @@ import (
 )
 
 // Refusals count what was refused, and log it: a line for each or, when they come in floods, some
-// lines a second of each kind, and how many were left out. Nil notes none.
+// lines a second of each kind, and how many were left out. Without a log, whoever runs the server is
+// told of each kind every few seconds. Nil notes none.
 type Refusals struct {
-	log   *slog.Logger // nil is none
-	total *prometheus.CounterVec
+	log     *slog.Logger // nil is none
+	tell    func(message string)
+	total   *prometheus.CounterVec
+	telling sync.WaitGroup // timers of floods that tell
 
 	mu     sync.Mutex
 	kinds  map[string]*flood
@@ -27,44 +32,93 @@ type Refusals struct {
 type flood struct {
 	second time.Time // that lines are counted of
 	lines  int
-	left   int // out of the log
+	left   int    // out of the log, or to be told of
+	latest source // of those
 	timer  *time.Timer
 }
 
 // refusal is what is told of one. Foreign texts are cut when it is noted.
 type refusal struct {
 	why    string
+	what   string // more of it, in our own words
 	from   source
 	status int // 0 where there was no request
 	user, method, host, path,
 	agent string
 }
 
-// whys are all kinds of refusals, as metrics have them.
-var whys = []string{"no-login", "password", "guesses", "passwords-busy", "rate", "host", "body", "denied", "unavailable", "upstream", "busy", whyFull, whyFullOfOne, "gave-way", "slow", "events", "streams", "method", "query", "no-room", mirror.WhyPrivate, mirror.WhyRanges}
+// whys are all kinds of refusals, as metrics have them, and what to tell of them; "" is nothing.
+var whys = map[string]string{
+	whyNoLogin:        "", // what clients begin with
+	"password":        "wrong user name or password",
+	"guesses":         "too many wrong passwords from one address",
+	"passwords-busy":  "too many passwords to check at once",
+	"rate":            "more than --client-requests",
+	"host":            "a host name that --allow-host doesn't have",
+	"body":            "a request with a body",
+	"denied":          "denied, most often by upstream",
+	"unavailable":     "unavailable, most often upstream",
+	"upstream":        "more than --client-upstream or --max-upstream",
+	"busy":            "rate limit of upstream exceeded",
+	whyFull:           "more than --max-connections",
+	whyFullOfOne:      "more than --max-per-client",
+	"gave-way":        "closed to make room for another connection",
+	"slow":            "the client reads too slowly",
+	"events":          "too many pages show the transfers",
+	"streams":         "too many requests at once by HTTP/2",
+	"method":          "a method other than GET and HEAD",
+	"query":           "parameters that are too long",
+	"no-room":         "no space left for a blob, on the disk or in --budget",
+	mirror.WhyPrivate: "an image that --private keeps from the user",
+	mirror.WhyRanges:  "ranges that a blob does not have, or too many of them",
+	whyHeader:         "a header that is too large",
+	whyLate:           "no complete header or TLS handshake in time",
+	whyTLS:            "TLS handshake failed",
+	whyMalformed:      "malformed request",
+	whyHTTP2:          "HTTP/2 protocol error",
+}
+
+// whyNoLogin: what a client asks for first, before it knows that a password is required.
+const whyNoLogin = "no-login"
 
 // Refused notes why a mirror refuses a request, by the request's context.
 func Refused(ctx context.Context, _, why, _ string) { visitOf(ctx).why = why }
 
-// NewRefusals begins to count. Close it when done.
-func NewRefusals(log *slog.Logger) *Refusals {
+// NewRefusals begins to count. Without a log, tell is called with a line about each kind, at once and
+// then every ten seconds while there are more; nil tells nobody. Close it when done.
+func NewRefusals(log *slog.Logger, tell func(message string)) *Refusals {
 	r := &Refusals{
-		log: log, kinds: make(map[string]*flood),
+		log: log, tell: tell, kinds: make(map[string]*flood),
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "drayage_serve_refused_total", Help: "Requests and connections that were refused, by why."}, []string{"why"}),
 	}
-	for _, why := range whys {
+	for why := range whys {
 		r.total.WithLabelValues(why)
 	}
 	return r
 }
 
-// Close logs what was left out so far.
+// Close logs what was left out so far, or tells of it.
 func (r *Refusals) Close() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.closed = true
+	var rest []string
 	for why, f := range r.kinds {
-		r.sum(why, f)
+		if r.log != nil {
+			r.sum(why, f)
+			continue
+		}
+		if f.timer != nil && f.timer.Stop() {
+			r.telling.Done()
+		}
+		if f.left > 0 {
+			rest = append(rest, f.message(why))
+		}
+	}
+	r.mu.Unlock()
+	r.telling.Wait()
+	slices.Sort(rest)
+	for _, message := range rest {
+		r.tell(message)
 	}
 }
 
@@ -73,11 +127,9 @@ func (r *Refusals) note(x refusal) {
 		return
 	}
 	r.total.WithLabelValues(x.why).Inc()
-	if r.log == nil {
+	if r.log == nil && (r.tell == nil || whys[x.why] == "") {
 		return
 	}
-	const lines = 10 // a second
-	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := r.kinds[x.why]
@@ -85,6 +137,16 @@ func (r *Refusals) note(x refusal) {
 		f = new(flood)
 		r.kinds[x.why] = f
 	}
+	if r.log == nil {
+		f.left++
+		f.latest = x.from
+		if f.timer == nil && !r.closed {
+			r.tellAfter(0, x.why, f)
+		}
+		return
+	}
+	const lines = 10 // a second
+	now := time.Now()
 	if now.Sub(f.second) >= time.Second {
 		r.sum(x.why, f)
 		f.second, f.lines = now, 0
@@ -101,6 +163,39 @@ func (r *Refusals) note(x refusal) {
 	}
 	f.lines++
 	r.log.Warn("refused", x.attrs()...)
+}
+
+// tellAfter tells of a kind's refusals after a while, and again while there are more. Nobody who is
+// refused waits for who is told. The caller holds r.mu.
+func (r *Refusals) tellAfter(wait time.Duration, why string, f *flood) {
+	const often = 10 * time.Second
+	r.telling.Add(1)
+	f.timer = time.AfterFunc(wait, func() {
+		defer r.telling.Done()
+		r.mu.Lock()
+		if f.left == 0 || r.closed { // Close tells the rest
+			f.timer = nil
+			r.mu.Unlock()
+			return
+		}
+		message := f.message(why)
+		f.left = 0
+		r.tellAfter(often, why, f)
+		r.mu.Unlock()
+		r.tell(message)
+	})
+}
+
+// message tells of the refusals that were not told of yet.
+func (f *flood) message(why string) string {
+	times, from := "a request", ""
+	if f.left > 1 {
+		times = fmt.Sprintf("%d requests", f.left)
+	}
+	if f.latest.known() {
+		from = ", latest client " + f.latest.host.Addr().String()
+	}
+	return fmt.Sprintf("refused %s: %s (%s%s)", times, whys[why], why, from)
 }
 
 // sum logs how many refusals of a kind were left out. The caller holds r.mu.
@@ -121,6 +216,9 @@ func (x refusal) attrs() []any {
 		client = x.from.host.Addr().String()
 	}
 	out := []any{"why", x.why, "client", client}
+	if x.what != "" {
+		out = append(out, "what", x.what)
+	}
 	if x.status == 0 {
 		return out
 	}

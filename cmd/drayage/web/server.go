@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"drayage/engine/limits"
 )
 
 // Timeouts bound how long a connection may wait for its client. A field that is 0 has its default.
@@ -55,18 +57,18 @@ type Server struct {
 // NewServer makes one. It serves what Serve is given.
 func NewServer(o ServerOptions) *Server {
 	const (
-		header  = 32 << 10 // bytes of a request's header
 		streams = 100      // requests at once over one connection in HTTP/2: what RFC 9113, section 6.5.2 asks for
 		window  = 64 << 10 // bytes of bodies, which nothing here has, that a client may send ahead
 	)
 	p := newPlaces(o.Bounds, o.Timeouts.orDefaults(), o.Refusals)
 	s := &http.Server{
-		Handler: handled(o.Handler), ReadHeaderTimeout: p.times.Header, IdleTimeout: p.times.Idle, MaxHeaderBytes: header, TLSConfig: o.TLS,
+		Handler: handled(o.Handler), ReadHeaderTimeout: p.times.Header, IdleTimeout: p.times.Idle, MaxHeaderBytes: limits.RequestHeaderBytes, TLSConfig: o.TLS,
 		ErrorLog:                     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what clients do wrong
 		DisableGeneralOptionsHandler: true,                                                    // which waits for a body
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: streams, MaxReceiveBufferPerConnection: 2 * window, MaxReceiveBufferPerStream: window,
 			SendPingTimeout: p.times.Idle / 2, PingTimeout: p.times.Header,
+			CountError: func(kind string) { o.Refusals.note(refusal{why: whyHTTP2, what: kind}) }, // of which connection isn't told
 		},
 		ConnState: p.changed,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {

@@ -127,6 +127,7 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		if p != nil && !errors.Is(err, http.ErrAbortHandler) {
 			if w.status == 0 {
 				mirror.Fail(w, errors.New("a fault of this program"))
+				w.status = http.StatusInternalServerError // whoever has left
 			}
 			if s.o.Fault != nil {
 				s.o.Fault(fmt.Sprintf("a fault of this program while it answered %s: %v", printable.Line(r.URL.Path), p))
@@ -156,7 +157,7 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		defer s.streams.leave(v.from)
 	}
 	var err error
-	if user, err = s.admit(w, r, v); err != nil && r.URL.Path == "/metrics" && (v.why == "password" || v.why == "no-login") && s.o.Passwords.Fault() != nil {
+	if user, err = s.admit(w, r, v); err != nil && r.URL.Path == "/metrics" && (v.why == "password" || v.why == whyNoLogin) && s.o.Passwords.Fault() != nil {
 		// Nobody has a password now, and whoever watches is to know: /readyz says no less.
 		w.Header().Del("WWW-Authenticate")
 		answer(w, http.StatusOK, "drayage_serve_password_file_ok 0\n")
@@ -227,7 +228,7 @@ func (s *site) admit(w http.ResponseWriter, r *http.Request, v *visit) (user str
 	case err != nil:
 		why := "password"
 		if errors.Is(err, errNoLogin) {
-			why = "no-login"
+			why = whyNoLogin
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="drayage", charset="UTF-8"`)
 		return user, v.refuse(w, why, http.StatusUnauthorized, "UNAUTHORIZED", errPassword.Error(), 0)
@@ -351,10 +352,16 @@ func (w *watched) code() int {
 	return w.status
 }
 
+// left is the status of what failed when its client had left, which nobody gets: it is no fault.
+const left = 499
+
 // WriteHeader implements http.ResponseWriter.
 func (w *watched) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
+		if status >= http.StatusInternalServerError && w.ctx.Err() != nil {
+			w.status = left
+		}
 	}
 	const longest = 8 << 10 // bytes, beyond which clients refuse the answer
 	head := w.Header()
