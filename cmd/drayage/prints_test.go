@@ -27,17 +27,31 @@ var raw = []string{
 	"cmd/drayage.writeText",   // a file
 	"cmd/drayage.Ready",       // a file
 	"cmd/drayage.warmSchemaCommand",
-	"cmd/drayage/progress.Log",   // display's lines, with colours
-	"cmd/drayage/progress.erase", // codes
+	"cmd/drayage.sayInTime",        // report's line
+	"cmd/drayage.printResults",     // of printable.Fprintf
+	"cmd/drayage.servePprof",       // our own words
+	"cmd/drayage/progress.Log",     // display's lines, with colours
+	"cmd/drayage/progress.erase",   // codes
+	"cmd/drayage/progress.Hide",    // as erase
+	"cmd/drayage/progress.paint",   // lines that are made fit, with codes
+	"cmd/drayage/progress.drain",   // what a stream wrote
+	"cmd/drayage/progress.Observe", // printable.JSON
+	// What goes to clients. Texts that are ours, or made fit to print by who has them written, since
+	// people read them by curl, too; and what mirrors give as it is.
+	"cmd/drayage/web.answer",
+	"cmd/drayage/web.NoBodies", // our own words, and a method, which is a token
+	"cmd/drayage/web.page",     // a template whose foreign texts go through text
+	"cmd/drayage/web.Write",
+	"cmd/drayage/web.write",
 }
 
-// TestEverythingForeignIsMadeFitToPrint: what is shown to people goes through printable.Fprintf, by
+// TestEverythingForeignIsMadeFitToPrint: what is shown to people, serve's clients among them, goes through printable.Fprintf, by
 // which arguments have no control over the terminal and make no lines, columns or endings of their
 // own, and then through a stream, which lets no control through whoever forgot.
 func TestEverythingForeignIsMadeFitToPrint(t *testing.T) {
 	used := map[string]bool{}
 	sources(t, func(pkg string, file *ast.File) {
-		if pkg != "cmd/drayage" && pkg != "cmd/drayage/progress" {
+		if !slices.Contains([]string{"cmd/drayage", "cmd/drayage/progress", "cmd/drayage/web"}, pkg) {
 			return
 		}
 		for _, decl := range file.Decls {
@@ -66,6 +80,9 @@ func TestEverythingForeignIsMadeFitToPrint(t *testing.T) {
 
 // bare is what prints as it is, or gives away what a stream writes to; "" for anything else.
 func bare(n ast.Node) string {
+	if call, ok := n.(*ast.CallExpr); ok {
+		return bareWrite(call)
+	}
 	sel, ok := n.(*ast.SelectorExpr)
 	if !ok {
 		return ""
@@ -83,6 +100,23 @@ func bare(n ast.Node) string {
 	stream, ok := sel.X.(*ast.SelectorExpr)
 	if ok && (stream.Sel.Name == "out" || stream.Sel.Name == "err") && slices.Contains([]string{"file", "archive", "document", "drawn"}, name) {
 		return "what a stream writes to"
+	}
+	return ""
+}
+
+// bareWrite is a call that writes bytes, a value or a page to something that is no stream of
+// standardStreams; "" for anything else.
+func bareWrite(call *ast.CallExpr) string {
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return ""
+	}
+	to, ok := sel.X.(*ast.SelectorExpr)
+	isStream := ok && (to.Sel.Name == "out" || to.Sel.Name == "err")
+	const bytes, page = 1, 2 // arguments
+	switch name, n := sel.Sel.Name, len(call.Args); {
+	case name == "Write" && n == bytes && !isStream, name == "Encode" && n == bytes, name == "Execute" && n == page, name == "Error" && n > page: // http.Error
+		return "a bare " + name
 	}
 	return ""
 }

@@ -142,6 +142,18 @@ func TestThePageIsBounded(t *testing.T) {
 	}
 }
 
+// What is foreign on the page and in /warm turns no text round, and has no control of a terminal.
+func TestForeignTextsAreShownWithEscapes(t *testing.T) {
+	const foreign = "\u202egone\x1b[31m\u009b"
+	h := handler(t, 1, web.Options{Groups: func() []web.Group { return []web.Group{{Name: "g", Images: 1, Problem: foreign}} }})
+	for _, path := range []string{"/", "/warm/g"} {
+		text := answerTo(t.Context(), h, path).Body.String()
+		if strings.ContainsAny(text, "\u202e\x1b\u009b") || !strings.Contains(text, "gone") {
+			t.Errorf("%s:\n%q", path, text)
+		}
+	}
+}
+
 // Who leaves before there is an answer is no fault of the server.
 func TestWhoLeavesIsNoError(t *testing.T) {
 	var out lines

@@ -17,6 +17,7 @@ import (
 	"drayage/engine/compose"
 	"drayage/engine/image"
 	"drayage/engine/mirror"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -70,6 +71,7 @@ type Freshness struct{ Checked, Changed time.Time }
 var files embed.FS
 
 var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMap{
+	"text": printable.Text,
 	"size": progress.Size,
 	"rate": func(r float64) string { return progress.Size(int64(r)) + "/s" },
 	"ago":  ago,
@@ -83,7 +85,7 @@ var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMa
 		if ref, err := reference.Parse(name); err == nil && digest.Digest(name).Validate() != nil {
 			return ref.String()
 		}
-		return name
+		return printable.Text(name)
 	},
 	"seconds": func(s float64) string { return time.Duration(s * float64(time.Second)).Round(time.Second).String() },
 }).ParseFS(files, "page.html"))
@@ -257,7 +259,7 @@ func (s *site) events(w http.ResponseWriter, r *http.Request) {
 		const alive = 15 // ticks, after which something is said in any case
 		if text := string(raw); text != last || n%alive == 0 {
 			last = text
-			if _, err := fmt.Fprintf(w, "data: %s\n\n", raw); err != nil {
+			if _, err := printable.Fprintf(w, "data: %s\n\n", printable.JSON(raw)); err != nil {
 				return
 			}
 			if err := out.Flush(); err != nil {
