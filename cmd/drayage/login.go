@@ -11,6 +11,7 @@ import (
 
 	"drayage/engine/credential"
 	"drayage/engine/event"
+	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry"
 	"drayage/engine/retry"
@@ -98,7 +99,7 @@ func (o *loginOptions) ask(s streams) error {
 		if o.user == "" || o.password != "" {
 			return usageError{errors.New("--password-stdin requires -u USER, and excludes --password")}
 		}
-		raw, err := io.ReadAll(io.LimitReader(s.in, 1<<20))
+		raw, err := io.ReadAll(io.LimitReader(s.in, limits.StdinBytes))
 		o.password = strings.TrimRight(string(raw), "\r\n")
 		return err
 	}

@@ -657,8 +657,7 @@ func (r *reloading) look() error {
 // readPair reads a certificate and its key; nil says that they are what they were.
 func readPair(cert, key string, old [2][]byte) (raw [2][]byte, pair *tls.Certificate, err error) {
 	for i, path := range []string{cert, key} {
-		const most = 1 << 20
-		if raw[i], err = readSome(path, most); err != nil {
+		if raw[i], err = readSome(path, limits.CertificateBytes); err != nil {
 			return raw, nil, err
 		}
 	}

@@ -133,6 +133,10 @@ const (
 	HostsDepth = 16
 	// PasswordBytes is the largest file of passwords of a mirror, in bytes.
 	PasswordBytes = 16 << 20
+	// CertificateBytes is how much of a mirror's certificate, and of its key, is read, in bytes.
+	CertificateBytes = 1 << 20
+	// StdinBytes is how much is read of a standard input that has a password, in bytes.
+	StdinBytes = 1 << 20
 	// HelperBytes is how much of a credential helper's answer is read, in bytes.
 	HelperBytes = 1 << 20
 )
