@@ -41,6 +41,9 @@ func (t *Through) Excluded(repository string) bool {
 // Grace sets how long a blob is fetched on that nobody waits for.
 func (t *Through) Grace(d time.Duration) { t.grace = d }
 
+// Times are what Within and Grace set.
+func (t *Through) Times() (within, grace time.Duration) { return t.within, t.grace }
+
 // Waiting is how many wait for answers to questions.
 func (t *Through) Waiting() int {
 	return t.found.waiting() + t.sizes.waiting() + t.tagLists.waiting() + t.referring.waiting()
