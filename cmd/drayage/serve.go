@@ -78,20 +78,22 @@ func serveCommand(s streams) *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
-		Short: "Serve the store as a registry that can only be read",
-		Long: `Serve makes a registry of the store, for Docker, containerd, Podman and whatever else pulls
-images, directly or as a mirror; docs/serve.md says how to set each of them up. With
---pull-through it fetches what the store doesn't have from the registries that are named, and
-gives it to clients while it arrives, once for however many ask. A tag is taken as it is in the
-store for --fresh, then upstream is asked by HEAD; when upstream is down, what the tag was is
-served, and marked as stale.
+		Short: "Serve the store as a read-only registry",
+		Long: `Serve the store as a read-only registry or mirror for Docker, containerd, Podman
+and other clients; docs/serve.md shows how to set them up. With --pull-through,
+images that the store doesn't have are fetched from the registries named, and
+sent to clients while they arrive, each blob once for all clients. A tag is
+served from the store for --fresh, then checked upstream by HEAD; while upstream
+is unavailable, the stored image is served and marked as stale.
 
-A page for people is at /, metrics for Prometheus at /metrics, health checks at /healthz and
-/readyz. Credentials for upstream are those of pull, and never reach clients.
+A page for people is at /, metrics for Prometheus at /metrics, health checks at
+/healthz and /readyz. Credentials for upstream are those of pull, and are never
+sent to clients.
 
-It listens to this machine alone unless --listen says otherwise, and then is asked for as localhost
-or by an address of this machine, unless --allow-host adds names. SIGTERM lets what is under way
-end, for --drain at most. Under systemd it takes its sockets, and tells when it is ready.`,
+It listens on loopback unless --listen says otherwise, and then answers requests
+for localhost and loopback addresses only, unless --allow-host adds names.
+SIGTERM lets requests under way complete, within --drain. Under systemd it takes
+its sockets, and reports when it is ready.`,
 		Example: `  drayage serve
   drayage serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users
   drayage serve --pull-through docker.io,ghcr.io --fresh 1h --budget 500GiB`,
@@ -103,31 +105,31 @@ end, for --drain at most. Under systemd it takes its sockets, and tells when it 
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.listen, "listen", "127.0.0.1:5000", "serve at `HOST:PORT`")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:5000", "listen on `HOST:PORT`")
 	storeFlag(cmd, &o.dir)
-	f.StringVar(&o.tlsCert, "tls-cert", "", "`FILE` with the certificate to serve HTTPS with")
-	f.StringVar(&o.tlsKey, "tls-key", "", "`FILE` with its key")
-	f.StringVar(&o.htpasswd, "htpasswd", "", "want a user name and password of `FILE`, as htpasswd -B writes it")
-	f.StringArrayVar(&o.private, "private", nil, "give images of `REGISTRY[/PREFIX]=USER[,USER...]` to these users alone, * being every user; may be repeated")
-	f.StringVar(&o.through, "pull-through", "", "fetch what the store doesn't have from these `REGISTRIES`: docker.io,ghcr.io")
-	f.DurationVar(&o.fresh, "fresh", 5*time.Minute, "take a tag as it is in the store for `DUR`, then ask upstream")
-	f.StringVar(&o.registry, "default-registry", "docker.io", "the `REGISTRY` of images whose names don't have one")
-	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections to upstream for one blob, at most `N`")
-	f.IntVar(&o.perHost, "per-host", 8, "connections to one host upstream, at most `N`")
-	f.DurationVar(&o.patience, "give-up-after", 30*time.Second, "tell clients of a failure when no byte has come from upstream for `DUR`")
-	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
-	f.StringArrayVar(&o.allowed, "allow-host", nil, "answer requests for the host `NAME`, * for any; repeatable (default on loopback: this machine's names, else any)")
-	f.IntVar(&o.connections, "max-connections", 4096, "at most `N` connections of all clients, 0 for no bound; more get status 503")
-	f.IntVar(&o.perClient, "max-per-client", 256, "at most `N` connections of one address, 0 for no bound; more get status 429")
-	f.Float64Var(&o.requests, "client-requests", defaultRequests, "at most `N` requests a second of one address, 0 for no bound; the default allows 2000 at once, and is not for loopback")
-	f.IntVar(&o.clientUp, "client-upstream", 32, "at most `N` blobs fetched from upstream at once for one address, 0 for no bound")
-	f.IntVar(&o.upstreams, "max-upstream", 256, "at most `N` blobs fetched from upstream at once, 0 for no bound")
-	f.Var(&o.clientRate, "client-rate", "bytes a second to one address, at most `RATE` (default: no bound)")
-	f.Var(&o.budget, "budget", "keep the store under `SIZE`: half-fetched blobs go, then images that were used longest ago (default: no bound)")
-	f.StringVar(&o.log, "access-log", "", "write a line for each request to `FILE`, - for standard output")
-	f.StringVar(&o.audit, "audit-log", "", "write a line for each refusal to `FILE`, - for standard output (default: to the access log)")
-	f.StringVar(&o.pprof, "pprof", "", "serve profiles of the program at `HOST:PORT`")
-	f.DurationVar(&o.drain, "drain", 30*time.Second, "when told to end, let requests under way end within `DUR`")
+	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate `FILE` for HTTPS")
+	f.StringVar(&o.tlsKey, "tls-key", "", "private key `FILE` for HTTPS")
+	f.StringVar(&o.htpasswd, "htpasswd", "", "require a login listed in `FILE` (htpasswd -B)")
+	f.StringArrayVar(&o.private, "private", nil, "serve `REGISTRY[/PREFIX]=USER[,USER...]` to these users only (repeatable)")
+	f.StringVar(&o.through, "pull-through", "", "fetch missing images from `REGISTRIES`, e.g. docker.io,ghcr.io")
+	f.DurationVar(&o.fresh, "fresh", 5*time.Minute, "check a tag upstream after `DUR`")
+	f.StringVar(&o.registry, "default-registry", "docker.io", "`REGISTRY` of image names without one")
+	f.IntVarP(&o.jobs, "jobs", "j", 16, "maximum connections `N` to upstream per blob")
+	f.IntVar(&o.perHost, "per-host", 8, "maximum connections `N` per upstream host")
+	f.DurationVar(&o.patience, "give-up-after", 30*time.Second, "report a failure after `DUR` without a byte from upstream")
+	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk; a power cut may damage the store")
+	f.StringArrayVar(&o.allowed, "allow-host", nil, "answer requests for host `NAME`, * for any (repeatable)")
+	f.IntVar(&o.connections, "max-connections", 4096, "maximum connections `N` (0: no limit)")
+	f.IntVar(&o.perClient, "max-per-client", 256, "maximum connections `N` per address (0: no limit)")
+	f.Float64Var(&o.requests, "client-requests", defaultRequests, "maximum requests `N` per second and address (0: no limit)")
+	f.IntVar(&o.clientUp, "client-upstream", 32, "maximum upstream blobs `N` per address (0: no limit)")
+	f.IntVar(&o.upstreams, "max-upstream", 256, "maximum upstream blobs `N` at once (0: no limit)")
+	f.Var(&o.clientRate, "client-rate", "limit `RATE` in bytes per second and address (default: no limit)")
+	f.Var(&o.budget, "budget", "disk quota `SIZE`; unused images are deleted (default: no limit)")
+	f.StringVar(&o.log, "access-log", "", "log requests to `FILE`, - for standard output")
+	f.StringVar(&o.audit, "audit-log", "", "log refusals to `FILE`, - for standard output")
+	f.StringVar(&o.pprof, "pprof", "", "serve profiles of the program on `HOST:PORT`")
+	f.DurationVar(&o.drain, "drain", 30*time.Second, "let requests under way complete within `DUR`")
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)
 	return cmd
@@ -150,7 +152,7 @@ func (o *serveOptions) check() error {
 	case o.jobs < 1 || o.perHost < 1 || o.connections < 0 || o.perClient < 0 || o.requests < 0 || o.clientUp < 0 || o.upstreams < 0:
 		return usageError{errors.New("--jobs and --per-host must be at least 1, and other numbers not less than 0")}
 	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
-		return usageError{errors.New("--fresh and --drain must not be less than nothing, and --give-up-after more")}
+		return usageError{errors.New("--fresh and --drain must not be negative, and --give-up-after must be positive")}
 	}
 	return nil
 }

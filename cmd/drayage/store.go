@@ -25,13 +25,13 @@ import (
 func storeCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
-		Short: "Look after the store",
-		Long: `Store lists the images of the store, moves them between it and archives, verifies it and
-sweeps it, without a network but for the repair of what was damaged. Each of them may run
-beside pulls, and beside what serves the store.`,
+		Short: "Manage the store",
+		Long: `List the images of the store, move them between it and archives, verify it and
+delete unreferenced blobs. Only the repair of damaged blobs needs a network. All
+commands may run at the same time as pulls and serve.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("say what to do with the store: ls, info, verify, gc, rm, import or export")}
+			return usageError{errors.New("a command is required: ls, info, verify, gc, rm, import or export")}
 		},
 	}
 	cmd.AddCommand(storeListCommand(s), storeInfoCommand(s), storeVerifyCommand(s), storeGCCommand(s), storeRemoveCommand(s), storeImportCommand(s), storeExportCommand(s))
@@ -39,7 +39,7 @@ beside pulls, and beside what serves the store.`,
 }
 
 func storeFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
+	cmd.Flags().StringVar(dir, "store", "", "store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
 }
 
 func peekStore(given string) (*blobstore.Store, error) {
@@ -75,7 +75,7 @@ func storeImportCommand(s streams) *cobra.Command {
 	var ratio maxRatio
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
-		Short: "Take images out of archives into the store",
+		Short: "Import images from archives into the store",
 		Long: `Import reads archives into the store: those that drayage writes, in every format
 and as a folder or in volumes, those of pull --since together with what they build on, and those
 of docker save, podman, skopeo, crane and ctr, compressed with gzip, bzip2, zstd or
@@ -98,9 +98,9 @@ there.`,
 		},
 	}
 	storeFlag(cmd, &dir)
-	cmd.Flags().BoolVar(&opts.NoReplace, "no-replace", false, "refuse names that the store has for other images")
+	cmd.Flags().BoolVar(&opts.NoReplace, "no-replace", false, "refuse names that the store has with another digest")
 	ratio.add(cmd.Flags())
-	cmd.Flags().BoolVar(&noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
+	cmd.Flags().BoolVar(&noSync, "no-sync", false, "don't wait for the disk; a power cut may damage the store")
 	return cmd
 }
 
@@ -176,7 +176,7 @@ func storeExportCommand(s streams) *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
 		Use:   "export [flags] [IMAGE...]",
-		Short: "Write images of the store into an archive",
+		Short: "Export images from the store to an archive",
 		Long: `Export writes images of the store, or all of them, into an archive, as pull does,
 without a network. Images have all platforms that are in the store.`,
 		Example: "  drayage store export -o all.tar\n  drayage store export -l alpine:3.20",
@@ -186,7 +186,7 @@ without a network. Images have all platforms that are in the store.`,
 	f.SortFlags = false
 	o.outputFlags.add(f)
 	storeFlag(cmd, &o.dir)
-	platformFlag(f, &o.platform, "which image of several docker load gets")
+	platformFlag(f, &o.platform, "platform that docker load gets of a multi-platform image")
 	o.displayFlags.add(f)
 	return cmd
 }

@@ -54,15 +54,15 @@ func storeGCCommand(s streams) *cobra.Command {
 	var o gcOptions
 	cmd := &cobra.Command{
 		Use:   "gc",
-		Short: "Remove what no image needs",
-		Long: `Gc works out what can go, tells it, and removes it: blobs that no image needs, but for those
-that are younger than a day, since they may be of a pull that was broken off, and half-fetched
-blobs that nobody has continued for two weeks. With --unused and --budget images go, too, those
-that were used longest ago first; before them, for the budget, half-fetched blobs that nobody is
-at. It may run beside pulls, and beside what serves the store:
-what they hold stays, and so do the images that drayage warm pins.
+		Short: "Delete unreferenced blobs and report what was freed",
+		Long: `Delete blobs that no image references, but for those younger than a day, which
+may belong to an interrupted pull, and partial downloads that were not resumed
+for two weeks. With --unused and --budget images are deleted, too, the least
+recently used first; for the budget, partial downloads that nothing continues go
+before them. It may run at the same time as pulls and serve: blobs in use are
+kept, and so are the images that drayage warm pins.
 
-Standard output has one line for each image that goes, and one that sums it up.`,
+Standard output has one line per deleted image, and a summary.`,
 		Example: `  drayage store gc -n
   drayage store gc --budget 200GiB --pin 'registry.example/base/*'
   drayage store gc --unused 30d`,
@@ -72,13 +72,13 @@ Standard output has one line for each image that goes, and one that sums it up.`
 	f := cmd.Flags()
 	f.SortFlags = false
 	storeFlag(cmd, &o.dir)
-	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "tell what would go, and remove nothing")
-	f.Var((*days)(&o.unused), "unused", "remove images that were not used for `DUR`: 30d, 12h")
-	f.Var(&o.budget, "budget", "remove half-fetched blobs, then images, those used longest ago first, until all takes at most `SIZE`")
-	f.StringArrayVar(&o.pins, "pin", nil, "keep the images whose names match `PATTERN`, whatever else is said; may be repeated")
-	f.Var((*days)(&o.grace), "grace", "keep blobs that no image needs for `DUR` (default 1d)")
-	f.Var((*days)(&o.partials), "partials", "keep half-fetched blobs that nobody continues for `DUR` (default 14d)")
-	f.BoolVar(&o.quarantined, "quarantined", false, "remove what was found damaged, too")
+	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show what would be deleted, and delete nothing")
+	f.Var((*days)(&o.unused), "unused", "delete images not used for `DUR`, e.g. 30d or 12h")
+	f.Var(&o.budget, "budget", "delete images, least recently used first, until the store fits `SIZE`")
+	f.StringArrayVar(&o.pins, "pin", nil, "keep images whose names match `PATTERN` (repeatable)")
+	f.Var((*days)(&o.grace), "grace", "keep unreferenced blobs for `DUR` (default 1d)")
+	f.Var((*days)(&o.partials), "partials", "keep partial downloads for `DUR` (default 14d)")
+	f.BoolVar(&o.quarantined, "quarantined", false, "delete quarantined blobs, too")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing")
 	return cmd
 }
@@ -249,8 +249,8 @@ no other image needs, at once with --gc.`,
 		},
 	}
 	storeFlag(cmd, &dir)
-	cmd.Flags().BoolVar(&all, "all", false, "remove all of them")
-	cmd.Flags().BoolVar(&sweep, "gc", false, "and what nothing needs then, as gc does")
+	cmd.Flags().BoolVar(&all, "all", false, "remove all images")
+	cmd.Flags().BoolVar(&sweep, "gc", false, "delete blobs that are unreferenced then, as gc does")
 	return cmd
 }
 
@@ -269,13 +269,15 @@ func storeVerifyCommand(s streams) *cobra.Command {
 	var o verifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Hold all blobs against their digests",
-		Long: `Verify reads all blobs of the store on all cores, and holds them against their digests.
-What is damaged goes to quarantine, and is fetched by the next pull of an image that needs
-it, or with --repair at once. One that was interrupted goes on where it was.
+		Short: "Verify the digests of all blobs",
+		Long: `Read all blobs of the store, on all cores, and verify their digests. Damaged
+blobs are quarantined, and fetched again by the next pull of an image that
+references them, or at once with --repair. A run that was interrupted is
+resumed.
 
-Standard output has one line for each damaged blob, with the images that need it, and one that
-sums it up. The exit status is 6 when blobs are damaged or missing, and not repaired.`,
+Standard output has one line per damaged blob, with the images that reference
+it, and a summary. The exit status is 6 when blobs are damaged or missing, and
+not repaired.`,
 		Example: "  drayage store verify\n  drayage store verify --read-rate 50M --repair",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runVerify(cmd.Context(), s, o) },
@@ -283,9 +285,9 @@ sums it up. The exit status is 6 when blobs are damaged or missing, and not repa
 	f := cmd.Flags()
 	f.SortFlags = false
 	storeFlag(cmd, &o.dir)
-	f.BoolVar(&o.again, "again", false, "begin anew where an earlier one was interrupted")
-	f.Var(&o.limit, "read-rate", "read at most `RATE` bytes a second: 50M")
-	f.BoolVar(&o.repair, "repair", false, "fetch what is damaged or missing from the images' registries")
+	f.BoolVar(&o.again, "again", false, "start over instead of resuming an interrupted run")
+	f.Var(&o.limit, "read-rate", "limit reading to `RATE` bytes per second, e.g. 50M")
+	f.BoolVar(&o.repair, "repair", false, "fetch damaged and missing blobs from their registries")
 	foreignFlag(f, &o.foreign)
 	o.networkFlags.add(f)
 	o.displayFlags.add(f)

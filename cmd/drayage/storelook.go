@@ -193,8 +193,8 @@ func storeInfoCommand(s streams) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "info",
-		Short:   "Tell what the store has and takes",
-		Long:    "Info tells how many images and blobs the store has, what they take of the disk, and what of it could go.",
+		Short:   "Show store contents and disk usage",
+		Long:    "Show how many images and blobs the store has, their disk usage, and what gc\ncould free.",
 		Example: "  drayage store info\n  drayage store info --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -27,7 +27,7 @@ func NewHosts(names []string, loopback bool) (*Hosts, error) {
 		}
 		host, ok := hostOf(name)
 		if !ok || strings.ContainsAny(name, "/ @*") {
-			return nil, fmt.Errorf("%q is no host name; want one such as mirror.example, or * for any", name)
+			return nil, fmt.Errorf("invalid host name %q; example: mirror.example, or * for any", name)
 		}
 		h.names[host] = true
 	}
