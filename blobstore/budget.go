@@ -1,8 +1,12 @@
 package blobstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -14,43 +18,64 @@ import (
 )
 
 // Budget keeps a store below a number of bytes: what is added to it is announced, and something
-// else goes before there would be too much. Its methods may be called from several goroutines.
+// else is deleted before there would be too much. Its methods may be called from several goroutines.
 type Budget struct {
 	store  *Store
 	most   int64
 	pinned func() (func(name string) bool, error)
 
-	sweeping sync.Mutex // held while room is made
+	sweeping chan struct{} // holds a token while room is made
 
 	mu       sync.Mutex
-	running  map[digest.Digest]int // rooms of blobs on their way; what is there of those isn't in used
-	coming   int64                 // bytes that they have taken
+	making   *Room                 // for which room is made
+	rooms    map[*Room]bool        // of blobs on their way
+	running  map[digest.Digest]int // rooms by the names of their files; what is there under those isn't in used
+	coming   int64                 // bytes that the rooms have taken
 	came     int64                 // of those that were
 	used     int64                 // bytes of all others, at most
+	changed  chan struct{}         // closed when a room ends
 	vain     time.Time             // when a sweep last made no room
 	vainNeed int64                 // how much
+	fixed    int64                 // bytes that can't be deleted
+	fixedAt  time.Time             // when that was found out
 }
 
-// otherShare is the part of a budget that is left for what the store has beside blobs.
-const otherShare = 64
+const (
+	// otherShare is the part of a budget that is left for what the store has beside blobs.
+	otherShare = 64
+	// often is how long what was found out about the store is good for.
+	often = time.Second
+	// graceOfRooms is how long a transfer may take until its progress is judged.
+	graceOfRooms = 3 * time.Second
+	// growthHalves is the time in which what a transfer has grown counts half.
+	growthHalves = 3 * time.Second
+	// growthShare is the part of its room that a transfer must have grown by lately, or it is stalled.
+	// A room of 16 MiB that grows by 30 KiB/s is not.
+	growthShare = 128
+)
 
 // NewBudget makes the budget of a store, in bytes. pinned, if not nil, finds out which images stay,
 // whatever comes. Until the first Keep the store counts as full.
 func NewBudget(s *Store, most int64, pinned func() (func(name string) bool, error)) *Budget {
-	return &Budget{store: s, most: most, pinned: pinned, running: make(map[digest.Digest]int), used: most}
+	return &Budget{
+		store: s, most: most, pinned: pinned, used: most, sweeping: make(chan struct{}, 1), changed: make(chan struct{}),
+		rooms: make(map[*Room]bool), running: make(map[digest.Digest]int),
+	}
 }
 
 // BudgetError says that a blob doesn't fit into a store's budget. It is an ENOSPC.
 type BudgetError struct {
 	Need, Most int64 // bytes: of the blob, of the budget
-	Stays      int64 // bytes that can't go: what is pinned, in use, or on its way
+	Stays      int64 // bytes that can't be deleted: what is pinned, in use, or on its way
+	Stalled    bool  // the blob was on its way, and gave way to another
 }
 
 func (e *BudgetError) Error() string {
-	if e.Need > e.Most {
-		return fmt.Sprintf("the blob has %s, and the store's budget is %s", mebibytes(e.Need), mebibytes(e.Most))
+	text := fmt.Sprintf("disk quota exceeded: %s needed, %s of %s available (--budget)", mebibytes(e.Need), mebibytes(max(0, e.Most-e.Stays)), mebibytes(e.Most))
+	if e.Stalled {
+		text += "; the transfer was the slowest and gave way to another"
 	}
-	return fmt.Sprintf("the blob has %s, and of the store's budget of %s what is pinned, in use or on its way takes %s", mebibytes(e.Need), mebibytes(e.Most), mebibytes(e.Stays))
+	return text
 }
 
 // FaultKind is its kind: see fault.Of.
@@ -59,28 +84,48 @@ func (*BudgetError) FaultKind() fault.Kind { return fault.Local }
 // Is makes it what the system says when a disk is full.
 func (e *BudgetError) Is(target error) bool { return target == syscall.ENOSPC }
 
-// Room is what a blob that is on its way has of a budget: what has arrived, and as much ahead. So
-// whoever announces much and sends little takes little, and nothing goes for it.
+// Room is what a blob that is on its way has of a budget: what has arrived, and some ahead. So
+// whoever announces much and sends little takes little, and nothing is deleted for it.
 type Room struct {
-	budget *Budget
-	desc   ocispec.Descriptor
+	budget  *Budget
+	desc    ocispec.Descriptor
+	from    string      // the registry that it comes from
+	giveWay func(error) // ends the transfer; nil for one that goes on in any case
+	begun   time.Time
+	gone    chan struct{} // closed when it has ended
 
-	taken int64 // bytes; guarded by the budget's mu
-	ended bool
+	// Guarded by the budget's mu.
+	taken   int64     // bytes
+	arrived int64     // bytes
+	grown   float64   // bytes that arrived, those of a while ago counting less
+	at      time.Time // when that was so
+	yielded bool
+	ended   bool
 }
 
-// Begin announces a blob, whose room is to be ended. It is a *BudgetError when the blob is larger
-// than the budget, or there is no room to begin with it.
-func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor) (*Room, error) {
-	if desc.Size > b.most-b.most/otherShare {
-		return nil, &BudgetError{Need: desc.Size, Most: b.most}
+// Begin announces a blob, whose room is to be ended. It is a *BudgetError when the blob can't fit,
+// whatever would be deleted for it, or there is no room to begin with it. giveWay, if not nil, is
+// called with a *BudgetError when another blob needs the room, and this one has stalled or its
+// registry has more of the budget than the other one's; it must have the room ended soon.
+func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor, from string, giveWay func(error)) (*Room, error) {
+	r := &Room{budget: b, desc: desc, from: from, giveWay: giveWay, begun: time.Now(), gone: make(chan struct{})}
+	if err := b.fits(desc); err != nil {
+		return nil, err
 	}
-	there := b.store.Partial(desc.Digest)
-	r := &Room{budget: b, desc: desc}
+	var there int64
+	for _, name := range r.names() {
+		n := b.there(name)
+		there += n
+		b.mu.Lock()
+		if b.running[name]++; b.running[name] == 1 { // it is part of what comes now
+			b.used = max(0, b.used-n)
+			b.came -= n
+		}
+		b.mu.Unlock()
+	}
 	b.mu.Lock()
-	if b.running[desc.Digest]++; b.running[desc.Digest] == 1 {
-		b.used = max(0, b.used-there) // it is part of what comes now
-	}
+	b.rooms[r] = true
+	r.arrived, r.at = there, r.begun
 	b.mu.Unlock()
 	if err := r.Grow(ctx, there); err != nil {
 		r.End()
@@ -89,57 +134,226 @@ func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor) (*Room, err
 	return r, nil
 }
 
-// Grow tells how many bytes of the blob have arrived. What nobody fetches, and images that were
-// used longest ago, go for those that are to come, if that makes room for them. It is a
-// *BudgetError when that isn't enough.
+// names are those that the blob's files may have.
+func (r *Room) names() [2]digest.Digest { return [2]digest.Digest{r.desc.Digest, apartName(r.desc)} }
+
+// there is how many bytes there are of a blob, whole or half-fetched.
+func (b *Budget) there(name digest.Digest) int64 {
+	if n, err := b.store.Stat(name); err == nil {
+		return n
+	}
+	return b.store.Partial(name)
+}
+
+// fits is a *BudgetError for a blob that can't fit beside what can't be deleted for it.
+func (b *Budget) fits(desc ocispec.Descriptor) error {
+	most := b.most - b.most/otherShare
+	if desc.Size > most {
+		return &BudgetError{Need: desc.Size, Most: b.most}
+	}
+	b.mu.Lock()
+	easily := desc.Size <= b.most-b.used-b.coming
+	fixed, known := b.fixed, time.Since(b.fixedAt) < often
+	b.mu.Unlock()
+	if easily {
+		return nil
+	}
+	if !known {
+		var err error
+		if fixed, err = b.findFixed(); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		b.fixed, b.fixedAt = fixed, time.Now()
+		b.mu.Unlock()
+	}
+	if desc.Size > most-fixed+b.there(desc.Digest) { // which may be part of that
+		return &BudgetError{Need: desc.Size, Most: b.most, Stays: b.most - most + fixed}
+	}
+	return nil
+}
+
+// findFixed is how many bytes can't be deleted: of pinned images, and of what other processes hold.
+func (b *Budget) findFixed() (n int64, err error) {
+	fixed, err := b.store.leased(b.store.isOwnLease)
+	if err != nil {
+		return 0, err
+	}
+	if b.pinned != nil {
+		pinned, err := b.pinned()
+		if err != nil {
+			return 0, err
+		}
+		roots, err := b.store.allRoots()
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range roots {
+			if pinned(r.Name) {
+				for _, d := range r.all() {
+					fixed[d] = true
+				}
+			}
+		}
+	}
+	for d := range fixed {
+		n += b.there(d)
+	}
+	return n, nil
+}
+
+// Grow tells how many bytes of the blob have arrived. For those that are to come, half-fetched blobs
+// that nobody fetches and then images that were used longest ago are deleted, and then transfers
+// give way that have stalled, or that take more than their registry's share. It waits for those,
+// and is a *BudgetError when that isn't enough.
 func (r *Room) Grow(ctx context.Context, arrived int64) error {
+	least := min(r.desc.Size, arrived+firstRoom+aheadOf(arrived)) // as a file has its space reserved
+	if r.take(arrived, least) {
+		return nil
+	}
 	b := r.budget
-	// What is reserved ahead of what arrives counts: the beginning, and some at each place that is written.
-	least := min(r.desc.Size, arrived+arrived/aheadShare+firstRoom)
-	want := min(r.desc.Size, least+arrived/aheadShare+firstRoom)
-	if r.take(least, want) {
-		return nil
+	for {
+		b.mu.Lock()
+		changed := b.changed
+		b.mu.Unlock()
+		made, until, err := b.makeRoom(ctx, r, arrived, least)
+		if made || err != nil {
+			return err
+		}
+		b.mu.Lock()
+		over := &BudgetError{Need: r.desc.Size, Most: b.most, Stays: b.used + b.coming - r.taken}
+		b.mu.Unlock()
+		if until.IsZero() {
+			return over
+		}
+		judged := time.NewTimer(time.Until(until))
+		select {
+		case <-judged.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+		judged.Stop()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 	}
-	b.sweeping.Lock()
-	defer b.sweeping.Unlock()
-	if r.take(least, want) { // who was before has made room
-		return nil
+}
+
+// makeRoom has a room take so many bytes in all, and makes room for them. When it can't, until is
+// when a transfer may be found to have stalled, or zero.
+func (b *Budget) makeRoom(ctx context.Context, r *Room, arrived, least int64) (made bool, until time.Time, err error) {
+	select {
+	case b.sweeping <- struct{}{}:
+		defer func() { <-b.sweeping }()
+	case <-ctx.Done():
+		return false, until, context.Cause(ctx)
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	b.mu.Lock()
+	b.making = r // who comes now doesn't take what is freed for it
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		b.making = nil
+		b.mu.Unlock()
+	}()
+	if r.take(arrived, least) { // who was before has made room
+		return true, until, nil
 	}
-	const share, often = 20, time.Second // a share of the budget is freed beyond what is needed, so that not each blob is a sweep
+	const share = 20 // of the budget, that is freed beyond what is needed, so that not each blob is a sweep
 	b.mu.Lock()
 	lacking := least - r.taken
 	useless := lacking >= b.vainNeed && time.Since(b.vain) < often
 	b.mu.Unlock()
 	if !useless {
 		if err := b.sweep(ctx, lacking, lacking+b.most/share); err != nil {
-			return err
+			return false, until, err
 		}
-		if r.take(least, want) {
-			return nil
+		if r.take(arrived, least) {
+			return true, until, nil
 		}
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !useless {
+		b.mu.Lock()
 		b.vain, b.vainNeed = time.Now(), lacking
+		b.mu.Unlock()
 	}
-	return &BudgetError{Need: r.desc.Size, Most: b.most, Stays: b.used + b.coming - r.taken}
+	yielding, until := b.yielding(r, lacking)
+	for _, v := range yielding {
+		v.giveWay(&BudgetError{Need: v.desc.Size, Most: b.most, Stays: b.most, Stalled: true})
+	}
+	for _, v := range yielding {
+		select {
+		case <-v.gone:
+		case <-ctx.Done():
+			return false, until, context.Cause(ctx)
+		}
+	}
+	if len(yielding) > 0 {
+		if err := b.sweep(ctx, lacking, lacking); err != nil {
+			return false, until, err
+		}
+	}
+	return r.take(arrived, least), until, nil
 }
 
-// take takes so many bytes in all, or as many more than least as there are, if it has less than
-// least, and reports whether it has that much.
-func (r *Room) take(least, want int64) bool {
+// yielding are the transfers that are to give way to a room that lacks some bytes, or none when all
+// of those would not be enough: those that have stalled, and those of registries that have more
+// left without them than the room's registry would have. until is when another may be judged.
+func (b *Budget) yielding(r *Room, lacking int64) (out []*Room, until time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	need := lacking - (b.most - b.used - b.coming)
+	held := make(map[string]int64)
+	for v := range b.rooms {
+		held[v.from] += v.taken
+	}
+	slowest := slices.SortedFunc(maps.Keys(b.rooms), func(v, w *Room) int { return cmp.Compare(v.growth(now), w.growth(now)) })
+	for _, v := range slowest {
+		if v == r || v.giveWay == nil || v.yielded || v.taken == 0 || need <= 0 {
+			continue
+		}
+		judged := now.Sub(v.begun) >= graceOfRooms
+		stalled := judged && v.growth(now) < 1.0/growthShare
+		if !stalled && (v.from == r.from || held[v.from]-v.taken < held[r.from]+lacking) {
+			if at := v.begun.Add(graceOfRooms); !judged && (until.IsZero() || at.Before(until)) {
+				until = at
+			}
+			continue
+		}
+		out = append(out, v)
+		need -= v.taken
+		held[v.from] -= v.taken
+	}
+	if need > 0 {
+		return nil, until
+	}
+	for _, v := range out {
+		v.yielded = true
+	}
+	return out, until
+}
+
+// growth is the part of its room that has arrived lately. The caller holds the budget's mu.
+func (r *Room) growth(now time.Time) float64 {
+	return r.grown * math.Exp2(-float64(now.Sub(r.at))/float64(growthHalves)) / float64(max(1, r.taken))
+}
+
+// take notes what has arrived, takes so many bytes in all, and reports whether it has that much.
+func (r *Room) take(arrived, least int64) bool {
 	b := r.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if arrived > r.arrived {
+		now := time.Now()
+		r.grown = r.grown*math.Exp2(-float64(now.Sub(r.at))/float64(growthHalves)) + float64(arrived-r.arrived)
+		r.arrived, r.at = arrived, now
+	} else if arrived < r.arrived/2 { // it has begun anew
+		r.arrived = arrived
+	}
 	if r.ended || r.taken >= least {
 		return true
 	}
-	more := min(want-r.taken, b.most-b.used-b.coming)
-	if r.taken+more < least {
+	more := least - r.taken
+	if more > b.most-b.used-b.coming || r.taken == 0 && b.making != nil && b.making != r {
 		return false
 	}
 	r.taken += more
@@ -151,9 +365,10 @@ func (r *Room) take(least, want int64) bool {
 // be called again.
 func (r *Room) End() {
 	b := r.budget
-	there, err := b.store.Stat(r.desc.Digest)
-	if err != nil {
-		there = b.store.Partial(r.desc.Digest)
+	names := r.names()
+	var there [len(names)]int64
+	for i, name := range names {
+		there[i] = b.there(name)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -161,26 +376,36 @@ func (r *Room) End() {
 		return
 	}
 	r.ended = true
+	delete(b.rooms, r)
 	b.coming -= r.taken
-	if b.running[r.desc.Digest]--; b.running[r.desc.Digest] == 0 {
-		delete(b.running, r.desc.Digest)
-		b.came += there
-		b.used += there
+	for i, name := range names {
+		if b.running[name]--; b.running[name] == 0 {
+			delete(b.running, name)
+			b.came += there[i]
+			b.used += there[i]
+		}
 	}
 	b.vain = time.Time{}
+	close(r.gone)
+	close(b.changed)
+	b.changed = make(chan struct{})
 }
 
 // Keep removes what is over the budget now.
 func (b *Budget) Keep(ctx context.Context) error {
-	b.sweeping.Lock()
-	defer b.sweeping.Unlock()
-	return b.sweep(ctx, 0, 0)
+	select {
+	case b.sweeping <- struct{}{}:
+		defer func() { <-b.sweeping }()
+		return b.sweep(ctx, 0, 0)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // sweep removes what is over the budget when more bytes are to come beside what is on its way, and
 // counts what is left. When even all that may go would not make room for least of them, no image
 // goes for them. Blobs on their way may be anything until they are verified: those that were used
-// just now don't go for them when they would have most of the budget. The caller holds b.sweeping.
+// just now don't go for them when they would have most of the budget. The caller has the token of b.sweeping.
 func (b *Budget) sweep(ctx context.Context, least, more int64) error {
 	const lately = 90 * time.Second // uses are noted once a minute
 	b.mu.Lock()
@@ -189,7 +414,7 @@ func (b *Budget) sweep(ctx context.Context, least, more int64) error {
 	for d := range b.running {
 		k.Coming[d] = true
 	}
-	if len(b.running) > 1 && b.coming+least > b.most/4*3 {
+	if len(b.rooms) > 1 && b.coming+least > b.most/4*3 {
 		k.Spare = time.Now().Add(-lately)
 	}
 	b.mu.Unlock()

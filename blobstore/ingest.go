@@ -61,11 +61,16 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 // IngestApart is as Ingest, but doesn't wait for who is adding a blob of the same digest with
 // another size: one of them is wrong, and the other one should not have to wait for it.
 func (l *Lease) IngestApart(ctx context.Context, desc ocispec.Descriptor, waiting func()) (*Ingest, error) {
-	at := digest.FromString(fmt.Sprintf("%s of %d bytes", desc.Digest, desc.Size))
+	at := apartName(desc)
 	if err := l.keep(at); err != nil { // so that nobody takes it for abandoned
 		return nil, err
 	}
 	return l.ingest(ctx, desc, at, waiting)
+}
+
+// apartName is what names the files of a blob that is added apart.
+func apartName(desc ocispec.Descriptor) digest.Digest {
+	return digest.FromString(fmt.Sprintf("%s of %d bytes", desc.Digest, desc.Size))
 }
 
 // ingest is Ingest with what is named like a digest's files.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"drayage/blobstore/durable"
@@ -43,7 +44,7 @@ func (s *Store) Lease() (*Lease, error) {
 	s.dropDeadLeases()
 	s.dropDeadIngests()
 	s.dropDeadDrafts()
-	id := strconv.Itoa(os.Getpid()) + "-" + randomHex(6)
+	id := ownLease() + randomHex(6)
 	f, err := durable.Lock(context.Background(), s.paths.lease(id), nil)
 	if err != nil {
 		return nil, fmt.Errorf("taking a lease on the store: %w", err)
@@ -53,6 +54,14 @@ func (s *Store) Lease() (*Lease, error) {
 		return nil, errors.Join(fmt.Errorf("taking a lease on the store: %w", err), os.Remove(f.Name()), f.Close())
 	}
 	return &Lease{store: s, file: f, gate: gate, kept: make(map[digest.Digest]bool)}, nil
+}
+
+// ownLease is what the names of this process's leases begin with.
+func ownLease() string { return strconv.Itoa(os.Getpid()) + "-" }
+
+// isOwnLease reports whether a file is a lease of this process.
+func (s *Store) isOwnLease(path string) bool {
+	return strings.HasPrefix(filepath.Base(path), ownLease())
 }
 
 // Close ends the lease.

@@ -11,13 +11,14 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// reservation is what of a file has its space on the disk reserved: what was written, and ahead of
-// it a share of that, so that large files don't come in pieces, and whoever announces much and
-// sends little takes little.
+// reservation is what of a file has its space on the disk reserved: what was written, its beginning,
+// and ahead of all ranges that are written together a share of what was, so that large files don't
+// come in pieces, and whoever announces much and sends little takes little.
 type reservation struct {
-	mu      sync.Mutex
-	written int64  // bytes so far
-	ranges  []span // by offset; none touches another
+	mu       sync.Mutex
+	written  int64  // bytes so far
+	reserved int64  // bytes of all ranges
+	ranges   []span // by offset; none touches another
 }
 
 // span is a range of offsets.
@@ -25,17 +26,22 @@ type span struct{ from, to int64 }
 
 const (
 	firstRoom  = 16 << 20 // of a blob, before any of it comes: most are no larger
-	leastAhead = 4 << 20
+	usualAhead = 4 << 20  // of all ranges, while that is left of the first room
 	mostAhead  = 32 << 20
 	aheadShare = 4 // a part of what was written
 )
+
+// aheadOf is how many bytes are reserved ahead, beside the beginning of a file, when so many were
+// written.
+func aheadOf(written int64) int64 { return min(written/aheadShare, mostAhead) }
 
 // begin has the space of a file's beginning reserved.
 func (r *reservation) begin(f durable.File, size int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ranges = []span{{0, min(size, firstRoom)}}
-	return f.Reserve(0, min(size, firstRoom))
+	r.reserved = min(size, firstRoom)
+	r.ranges = []span{{0, r.reserved}}
+	return f.Reserve(0, r.reserved)
 }
 
 // reserve has the space of n bytes reserved that are to be written at an offset of a file that is
@@ -57,7 +63,9 @@ func (r *reservation) reserve(f durable.File, size, off, n int64) error {
 	if inside && end <= r.ranges[at].to {
 		return nil
 	}
-	ahead := min(max(r.written/aheadShare, leastAhead), mostAhead)
+	left := r.written + firstRoom + aheadOf(r.written) - r.reserved // for all ranges
+	share := max(aheadOf(r.written), usualAhead) / int64(len(r.ranges))
+	ahead := min(share, max(0, left-n))
 	added := span{off, max(end, min(end+ahead, size))}
 	if inside {
 		added.from = r.ranges[at].to
@@ -65,8 +73,10 @@ func (r *reservation) reserve(f durable.File, size, off, n int64) error {
 	if err := f.Reserve(added.from, added.to-added.from); err != nil {
 		return err
 	}
+	r.reserved += added.to - added.from
 	last := at
 	for ; last < len(r.ranges) && r.ranges[last].from <= added.to; last++ {
+		r.reserved -= max(0, min(added.to, r.ranges[last].to)-max(added.from, r.ranges[last].from)) // it has them already
 		added.from, added.to = min(added.from, r.ranges[last].from), max(added.to, r.ranges[last].to)
 	}
 	r.ranges = slices.Replace(r.ranges, at, last, added)
@@ -126,6 +136,7 @@ func (c *coming) others(s *Store, but digest.Digest) (n int64) {
 			n += promised(b.size, s.Partial(d))
 		}
 	}
+	const little = 4 << 20 // bytes
 	entries, _ := os.ReadDir(s.paths.ingests())
 	for _, e := range entries { // of other processes
 		algorithm, hex, _ := strings.Cut(e.Name(), "-")
@@ -138,7 +149,7 @@ func (c *coming) others(s *Store, but digest.Digest) (n int64) {
 			continue
 		}
 		there := durable.Allocated(info)
-		if info.Size()-there > leastAhead && isHeld(s.paths.ingestLock(d)) {
+		if info.Size()-there > little && isHeld(s.paths.ingestLock(d)) {
 			n += promised(info.Size(), there)
 		}
 	}

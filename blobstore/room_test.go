@@ -2,6 +2,7 @@ package blobstore_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"drayage/blobstore"
@@ -42,13 +44,13 @@ func begin(t *testing.T, l *blobstore.Lease, d ocispec.Descriptor, start []byte)
 // A blob takes of the disk what has arrived of it, and little more, wherever that is in it.
 func TestSpaceFollowsWhatArrives(t *testing.T) {
 	s, l := open(t, filepath.Join(t.TempDir(), "store"))
-	const size, most = 1 << 30, 6 << 20 // bytes, for each place that is written at
+	const size, most = 1 << 30, 20 << 20
 	if room(t, s) < size {
 		t.Skip("the disk has no room for what is announced")
 	}
 	d := announced("much", size)
 	in := begin(t, l, d, []byte("x"))
-	if got := s.Partial(d.Digest); got > 20<<20 {
+	if got := s.Partial(d.Digest); got > most {
 		t.Errorf("one byte takes %d bytes of the disk", got)
 	}
 	const places = 16
@@ -57,11 +59,38 @@ func TestSpaceFollowsWhatArrives(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := s.Partial(d.Digest); got > 20<<20+places*most {
+	if got := s.Partial(d.Digest); got > most {
 		t.Errorf("%d bytes in as many places take %d bytes of the disk", places, got)
 	}
 	if err := in.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Ranges that are written together have no more reserved ahead than one would.
+func TestRangesShareWhatIsReserved(t *testing.T) {
+	s, l := open(t, filepath.Join(t.TempDir(), "store"))
+	const size, piece, rounds = 1 << 30, 128 << 10, 8
+	if room(t, s) < size {
+		t.Skip("the disk has no room for what is announced")
+	}
+	for _, ranges := range []int64{1, 4, 64} {
+		d := announced(fmt.Sprint(ranges, " ranges"), size)
+		in := begin(t, l, d, nil)
+		written := int64(0)
+		for n := range int64(rounds * 64) {
+			off := n%ranges*(size/ranges) + n/ranges*piece
+			if _, err := in.WriteAt(make([]byte, piece), off); err != nil {
+				t.Fatal(err)
+			}
+			written += piece
+			if got, most := s.Partial(d.Digest), written+written/4+16<<20+1<<20; got > most {
+				t.Fatalf("%d bytes in %d ranges take %d bytes of the disk, and may take %d", written, ranges, got, most)
+			}
+		}
+		if err := errors.Join(in.Forget(), in.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -233,7 +262,7 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	}
 	refused := func(size int64) {
 		t.Helper()
-		_, err := b.Begin(t.Context(), announced(fmt.Sprint("of ", size), size))
+		_, err := b.Begin(t.Context(), announced(fmt.Sprint("of ", size), size), "", nil)
 		var over *blobstore.BudgetError
 		if !errors.As(err, &over) || !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%d bytes: %v", size, err)
@@ -247,7 +276,7 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	if images() != 11 {
 		t.Errorf("%d images after what can't fit anyhow", images())
 	}
-	half, err := b.Begin(t.Context(), announced("half", most/2))
+	half, err := b.Begin(t.Context(), announced("half", most/2), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +289,7 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	}
 	half.End()
 	half.End()
-	again, err := b.Begin(t.Context(), announced("three quarters", most/4*3))
+	again, err := b.Begin(t.Context(), announced("three quarters", most/4*3), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +323,7 @@ func TestBudgetFollowsWhatArrives(t *testing.T) {
 	}
 	var rooms []*blobstore.Room
 	for i := range 2 {
-		r, err := b.Begin(t.Context(), announced(fmt.Sprint("much ", i), most/64*62))
+		r, err := b.Begin(t.Context(), announced(fmt.Sprint("much ", i), most/64*62), "", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +332,7 @@ func TestBudgetFollowsWhatArrives(t *testing.T) {
 	if n := images(); n != 8 {
 		t.Errorf("%d images are left", n)
 	}
-	if err := rooms[0].Grow(t.Context(), most/4); err != nil {
+	if err := rooms[0].Grow(t.Context(), most/3); err != nil {
 		t.Error(err)
 	}
 	if n := images(); n > 5 || n < 3 {
@@ -327,7 +356,7 @@ func TestBudgetSparesWhatIsInUse(t *testing.T) {
 	b := blobstore.NewBudget(s.store, most, nil)
 	begin := func(name string) *blobstore.Room {
 		t.Helper()
-		r, err := b.Begin(t.Context(), announced(name, most/4*3))
+		r, err := b.Begin(t.Context(), announced(name, most/4*3), "", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -349,6 +378,183 @@ func TestBudgetSparesWhatIsInUse(t *testing.T) {
 		t.Errorf("alone: %v", err)
 	}
 	first.End()
+}
+
+// A blob that can't fit beside what is pinned is refused before any of it comes.
+func TestBudgetRefusesAheadWhatCannotFitBesideWhatIsPinned(t *testing.T) {
+	s := newShelf(t)
+	s.image("a.example/pinned:1", strings.Repeat("p", 10<<20))
+	s.image("a.example/other:1", strings.Repeat("o", 10<<20))
+	b := blobstore.NewBudget(s.store, 64<<20, func() (func(string) bool, error) {
+		return func(name string) bool { return name == "a.example/pinned:1" }, nil
+	})
+	_, err := b.Begin(t.Context(), announced("large", 60<<20), "", nil)
+	var over *blobstore.BudgetError
+	if !errors.As(err, &over) || !strings.Contains(err.Error(), "disk quota exceeded: 60.0 MiB needed, 53.0 MiB of 64.0 MiB available (--budget)") {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.store.Root("a.example/other:1"); err != nil {
+		t.Errorf("an image was deleted for it: %v", err)
+	}
+	r, err := b.Begin(t.Context(), announced("what fits", 50<<20), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.End()
+}
+
+// A blob that is whole before its room is ended counts once.
+func TestBudgetCountsABlobOnce(t *testing.T) {
+	s := newShelf(t)
+	const each = 3 << 20
+	b := blobstore.NewBudget(s.store, 16<<20, nil)
+	content := strings.Repeat("b", each)
+	r, err := b.Begin(t.Context(), describe([]byte(content)), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.image("a.example/b:1", content)
+	if err := b.Keep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.End()
+	for i := range 4 {
+		r, err := b.Begin(t.Context(), announced(fmt.Sprint("beside ", i), each), "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.End()
+	}
+	if _, err := s.store.Root("a.example/b:1"); err != nil {
+		t.Errorf("it is gone, and there was room for it: %v", err)
+	}
+}
+
+// transfers are blobs of 64 MiB that are on their way, of some registries.
+type transfers struct {
+	t      *testing.T
+	budget *blobstore.Budget
+	gone   []string // in the order in which they gave way
+}
+
+// begin begins one, which ends when it is to give way.
+func (f *transfers) begin(name, from string) (*blobstore.Room, error) {
+	f.t.Helper()
+	ctx, cancel := context.WithCancelCause(f.t.Context())
+	var r *blobstore.Room
+	r, err := f.budget.Begin(ctx, announced(name, 64<<20), from, func(why error) {
+		f.gone = append(f.gone, name)
+		cancel(why)
+		r.End()
+	})
+	return r, err
+}
+
+// Transfers that have stalled give way to others, and so do those of a registry that has more of
+// the budget than others. One that comes fast doesn't.
+func TestBudgetStalledTransfersGiveWay(t *testing.T) {
+	const from, other = "slow.example", "a.example"
+	for _, c := range []struct {
+		name  string
+		from  string
+		drips bool // and doesn't come fast
+		gives bool
+	}{
+		{"stalled ones, to one of their registry", from, true, true},
+		{"stalled ones, to one of another registry", other, true, true},
+		{"fast ones, to one of their registry", from, false, false},
+		{"fast ones, to one of another registry", other, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &transfers{t: t, budget: blobstore.NewBudget(newShelf(t).store, 160<<20, nil)}
+				var rooms []*blobstore.Room
+				defer func() {
+					for _, r := range rooms {
+						r.End()
+					}
+				}()
+				arrived := make(map[*blobstore.Room]int64)
+				for i := range 9 {
+					r, err := f.begin(fmt.Sprint(i), from)
+					if err != nil {
+						t.Fatal(err)
+					}
+					rooms = append(rooms, r)
+				}
+				for range 20 {
+					time.Sleep(200 * time.Millisecond)
+					for _, r := range rooms {
+						arrived[r] += 10
+						if !c.drips {
+							arrived[r] += 50 << 10
+						}
+						if err := r.Grow(t.Context(), arrived[r]); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				r, err := f.begin("new", c.from)
+				if c.gives != (err == nil) || c.gives != (len(f.gone) == 1) {
+					t.Errorf("%q gave way, %v", f.gone, err)
+				}
+				if err == nil {
+					rooms = append(rooms, r)
+				}
+			})
+		})
+	}
+}
+
+// Who asks while nobody can be said yet to have stalled waits until that can be.
+func TestBudgetWaitsUntilOneHasStalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &transfers{t: t, budget: blobstore.NewBudget(newShelf(t).store, 160<<20, nil)}
+		for i := range 9 {
+			if _, err := f.begin(fmt.Sprint(i), "slow.example"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := f.begin("new", "slow.example")
+		if err != nil || len(f.gone) == 0 {
+			t.Fatalf("%q gave way, %v", f.gone, err)
+		}
+		for n := range int64(32) { // as it comes, others give way
+			if err := r.Grow(t.Context(), n<<21); err != nil {
+				t.Fatalf("at %d MiB, when %q have given way: %v", n<<1, f.gone, err)
+			}
+		}
+	})
+}
+
+// Of registries that have stalled together nobody gives way for what would not fit even so.
+func TestBudgetNobodyGivesWayInVain(t *testing.T) {
+	s := newShelf(t)
+	s.image("a.example/pinned:1", strings.Repeat("p", 40<<20))
+	synctest.Test(t, func(t *testing.T) {
+		f := &transfers{t: t, budget: blobstore.NewBudget(s.store, 84<<20, func() (func(string) bool, error) {
+			return func(string) bool { return true }, nil
+		})}
+		// What can't give way leaves less than a beginning.
+		still, err := f.budget.Begin(t.Context(), announced("stays", 28<<20), "b.example", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer still.End()
+		if err := still.Grow(t.Context(), 28<<20); err != nil {
+			t.Fatal(err)
+		}
+		small, err := f.budget.Begin(t.Context(), announced("small", 4<<20), "slow.example", func(error) { t.Error("it gave way in vain") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer small.End()
+		time.Sleep(time.Minute)
+		var over *blobstore.BudgetError
+		if _, err := f.budget.Begin(t.Context(), announced("new", 40<<20), "a.example", nil); !errors.As(err, &over) || over.Stays < 70<<20 {
+			t.Errorf("%v", err)
+		}
+	})
 }
 
 // A descriptor with a size that is not its blob's costs a comparison, however often it comes.

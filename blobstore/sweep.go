@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,7 +29,7 @@ type Keep struct {
 	Budget int64
 	// Pinned reports images that stay, whatever the above says; nil is none.
 	Pinned func(name string) bool
-	// Coming are half-fetched blobs that stay, and aren't counted.
+	// Coming are blobs on their way, or whole by now, that stay and aren't counted.
 	Coming map[digest.Digest]bool
 	// Spare, if not zero, has images stay that were used since.
 	Spare time.Time
@@ -91,6 +92,7 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 	if err != nil {
 		return Garbage{}, err
 	}
+	blobs = slices.DeleteFunc(blobs, func(b found) bool { return k.Coming[b.Digest] })
 	g := Garbage{found: now}
 	stay := func(r use) bool {
 		return k.Pinned != nil && k.Pinned(r.Name) || !k.Spare.IsZero() && r.used.After(k.Spare)
@@ -142,7 +144,10 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 			released[d] = true
 		}
 	}
-	stays := make(map[digest.Digest]bool)
+	stays := maps.Clone(k.Coming)
+	if stays == nil {
+		stays = make(map[digest.Digest]bool)
+	}
 	var graced []found
 	for _, b := range blobs {
 		switch {

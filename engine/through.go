@@ -393,7 +393,7 @@ func (t *Through) put(ctx context.Context, ref reference.Image, doc image.Docume
 		return err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
-	if err := lease.Put(ctx, doc.Descriptor, doc.Raw); err != nil {
+	if err := t.add(ctx, lease, ref, doc); err != nil {
 		return err
 	}
 	g := gathering{lease: lease, ref: ref, roots: roots, taking: taking{most: t.taking}, seen: map[digest.Digest]int64{doc.Descriptor.Digest: doc.Descriptor.Size}}
@@ -410,6 +410,21 @@ func (t *Through) extend(lease *blobstore.Lease, roots map[string]digest.Digest,
 		}
 	}
 	return nil
+}
+
+// add adds a manifest to the store, within its budget.
+func (t *Through) add(ctx context.Context, lease *blobstore.Lease, ref reference.Image, doc image.Document) error {
+	if t.opts.Budget != nil {
+		if has, err := lease.Has(doc.Descriptor); has || err != nil {
+			return err
+		}
+		room, err := t.opts.Budget.Begin(ctx, doc.Descriptor, ref.Registry(), nil)
+		if err != nil {
+			return err
+		}
+		defer room.End()
+	}
+	return lease.Put(ctx, doc.Descriptor, doc.Raw)
 }
 
 // gathering is what is found out below one manifest.
@@ -759,8 +774,8 @@ func (t *Through) follow(ctx context.Context, ref reference.Image, d digest.Dige
 		}
 		known = true
 	}
-	f := t.flights[key] // it may be another one now
-	if f == nil {
+	f := t.flights[key]                 // it may be another one now
+	if f == nil || f.ctx.Err() != nil { // it is ending
 		f = newFlight(t.ctx, t.opts.Store, ocispec.Descriptor{Digest: d, Size: size})
 		f.idle = func() { t.idle(key, f) }
 		for other := range t.flights {
@@ -887,7 +902,7 @@ func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
 	}
 	d := f.desc
 	if t.opts.Budget != nil {
-		room, err := t.opts.Budget.Begin(ctx, d)
+		room, err := t.opts.Budget.Begin(ctx, d, o.ref.Registry(), f.cancel)
 		if err != nil {
 			return err
 		}
