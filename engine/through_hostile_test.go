@@ -321,6 +321,166 @@ func TestThroughStaysWithinItsBudget(t *testing.T) {
 	}
 }
 
+// Manifests count against the budget as blobs do.
+func TestThroughManifestsStayWithinTheBudget(t *testing.T) {
+	const budget, manifests = 24 << 20, 20
+	r := newFront(t, 1, time.Hour, budget)
+	for i := range manifests {
+		raw := registrytest.Index(ocispec.MediaTypeImageIndex, ocispec.Descriptor{
+			MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(fmt.Sprint(i)), Size: 1000,
+			Annotations: map[string]string{"a": strings.Repeat("x", image.MaxSize-1000)},
+		})
+		r.upstream.PushManifest("team/app", fmt.Sprint(i), ocispec.MediaTypeImageIndex, raw)
+		if resp, body := r.get("/v2/team/app/manifests/" + fmt.Sprint(i)); resp.StatusCode != http.StatusOK || !bytes.Equal(body, raw) {
+			t.Errorf("manifest %d: %d, %d bytes", i, resp.StatusCode, len(body))
+		}
+		usage, err := r.store.Usage(t.Context())
+		if err != nil || usage.Bytes+usage.PartialSize > budget {
+			t.Errorf("after manifest %d: %d bytes, %v", i, usage.Bytes+usage.PartialSize, err)
+		}
+	}
+	// One for which there is no room is refused.
+	r = newFront(t, 1, time.Hour, 2<<20)
+	raw := registrytest.Index(ocispec.MediaTypeImageIndex, ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x"), Size: 1000, Annotations: map[string]string{"a": strings.Repeat("x", 3<<20)},
+	})
+	r.upstream.PushManifest("team/app", "1", ocispec.MediaTypeImageIndex, raw)
+	if resp, body := r.get("/v2/team/app/manifests/1"); resp.StatusCode != http.StatusInsufficientStorage {
+		t.Errorf("one that is larger than the budget: %d, %d bytes", resp.StatusCode, len(body))
+	}
+}
+
+// Blobs that come by drops, whoever sends them, keep no other from having its room.
+func TestThroughDripsKeepNobodyOutOfTheBudget(t *testing.T) {
+	const budget, drips, size = 160 << 20, 12, 18 << 20
+	r := newFront(t, 2, time.Hour, budget)
+	evil := func(n int) string { return digest.FromString(fmt.Sprint("evil ", n)).String() }
+	begun := make(chan struct{}, 100)
+	r.others[0].Break("evil/app/blobs/", registrytest.Always, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(64<<20))
+			if req.Method == http.MethodHead {
+				return
+			}
+			begun <- struct{}{}
+			for req.Context().Err() == nil {
+				_, _ = w.Write([]byte("x"))
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-req.Context().Done():
+				case <-time.After(50 * time.Millisecond):
+				}
+			}
+		})
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	var attackers sync.WaitGroup
+	defer attackers.Wait()
+	defer leave()
+	var n atomic.Int64
+	for range drips {
+		attackers.Go(func() {
+			for ctx.Err() == nil {
+				_, _, _ = r.try(ctx, r.of(0, "evil/app/blobs/"+evil(int(n.Add(1)))))
+			}
+		})
+	}
+	for range 8 {
+		<-begun
+	}
+	for i, registry := range []int{1, 0} { // another one's blob, and one of the registry that drips
+		img := registrytest.Build("linux/amd64", registrytest.Random(uint64(i), size))
+		r.others[registry].Push("team/app", "1", img)
+		r.get(r.of(registry, "team/app/manifests/1"))
+		_, content := r.blob(img, 0)
+		if resp, body := r.get(r.of(registry, "team/app/blobs/"+img.Layers[0].Digest.String())); resp.StatusCode != http.StatusOK || !bytes.Equal(body, content) {
+			t.Errorf("of registry %d: %d, %d bytes, %.300s", registry, resp.StatusCode, len(body), body)
+		}
+	}
+}
+
+// Blobs that fit into the budget together come together.
+func TestThroughPullsInParallelNearTheBudget(t *testing.T) {
+	const budget, size, blobs, times = 160 << 20, 18 << 20, 6, 3
+	r := newFront(t, 1, time.Hour, budget)
+	for n := range uint64(times) { // what came before goes for what comes
+		var layers [][]byte
+		for i := range uint64(blobs) {
+			layers = append(layers, registrytest.Random(n*blobs+i, size))
+		}
+		img := registrytest.Build("linux/amd64", layers...)
+		tag := fmt.Sprint(n)
+		r.upstream.Push("team/app", tag, img)
+		r.get("/v2/team/app/manifests/" + tag)
+		var all sync.WaitGroup
+		for i := range blobs {
+			all.Go(func() {
+				path, content := r.blob(img, i)
+				resp, body, err := r.try(t.Context(), path)
+				if err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(body, content) {
+					t.Errorf("image %d, blob %d: %d, %d bytes, %v", n, i, resp.StatusCode, len(body), err)
+				}
+			})
+		}
+		all.Wait()
+		r.through.Wait()
+		usage, err := r.store.Usage(t.Context())
+		if err != nil || usage.Bytes+usage.PartialSize > budget {
+			t.Errorf("after image %d: %d bytes, %v", n, usage.Bytes+usage.PartialSize, err)
+		}
+	}
+}
+
+// What came of a blob stays when who asked has left, as long as there is room, and is gone on with.
+func TestThroughGoesOnWithAPartialWithinTheBudget(t *testing.T) {
+	const budget, size, first = 96 << 20, 24 << 20, 10 << 20
+	r := newFront(t, 1, time.Hour, budget)
+	r.through.Grace(0)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, size), registrytest.Random(2, 30<<20))
+	r.upstream.Push("team/app", "1", img)
+	r.get("/v2/team/app/manifests/1")
+	path, content := r.blob(img, 0)
+	gone := make(chan struct{})
+	r.upstream.Break(img.Layers[0].Digest.String(), 1, drip(first, gone))
+	ctx, leave := context.WithCancel(t.Context())
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+path, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		if _, err := io.CopyN(io.Discard, resp.Body, first); err != nil {
+			t.Error(err)
+		}
+		leave()
+	})
+	reading.Wait()
+	<-gone
+	r.through.Wait()
+	if usage, err := r.store.Usage(t.Context()); err != nil || usage.Partial != 1 {
+		t.Errorf("%+v, %v", usage, err)
+	}
+	other, otherContent := r.blob(img, 1)
+	if resp, body := r.get(other); resp.StatusCode != http.StatusOK || !bytes.Equal(body, otherContent) {
+		t.Errorf("another one: %d, %d bytes", resp.StatusCode, len(body))
+	}
+	before := r.upstream.Sent()
+	if resp, body := r.get(path); resp.StatusCode != http.StatusOK || !bytes.Equal(body, content) {
+		t.Errorf("%d, %d bytes", resp.StatusCode, len(body))
+	}
+	r.through.Wait()
+	if sent := r.upstream.Sent() - before; sent > size-first/2 {
+		t.Errorf("%d of %d bytes came again", sent, size)
+	}
+}
+
 // A manifest that says that a blob is larger than it is, or than anything can be, costs one
 // failure: then the registry is asked.
 func TestThroughAsksWhenManifestsLieAboutSizes(t *testing.T) {
