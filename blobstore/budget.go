@@ -89,12 +89,12 @@ func (e *BudgetError) Is(target error) bool { return target == syscall.ENOSPC }
 type Room struct {
 	budget  *Budget
 	desc    ocispec.Descriptor
-	from    string      // the registry that it comes from
-	giveWay func(error) // ends the transfer; nil for one that goes on in any case
-	begun   time.Time
+	giveWay func(error)   // ends the transfer; nil for one that goes on in any case
 	gone    chan struct{} // closed when it has ended
 
 	// Guarded by the budget's mu.
+	from    []string  // registries that it is asked for of; the first one has its bytes counted
+	begun   time.Time // when it was last asked for of a new one
 	taken   int64     // bytes
 	arrived int64     // bytes
 	grown   float64   // bytes that arrived, those of a while ago counting less
@@ -108,7 +108,7 @@ type Room struct {
 // called with a *BudgetError when another blob needs the room, and this one has stalled or its
 // registry has more of the budget than the other one's; it must have the room ended soon.
 func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor, from string, giveWay func(error)) (*Room, error) {
-	r := &Room{budget: b, desc: desc, from: from, giveWay: giveWay, begun: time.Now(), gone: make(chan struct{})}
+	r := &Room{budget: b, desc: desc, from: []string{from}, giveWay: giveWay, begun: time.Now(), gone: make(chan struct{})}
 	if err := b.fits(desc); err != nil {
 		return nil, err
 	}
@@ -132,6 +132,28 @@ func (b *Budget) Begin(ctx context.Context, desc ocispec.Descriptor, from string
 		return nil, err
 	}
 	return r, nil
+}
+
+// For notes that the blob is asked for of another registry, too: it gives way to none of a registry's
+// for what others have of the budget, and has time to come from there.
+func (r *Room) For(registry string) {
+	r.budget.mu.Lock()
+	defer r.budget.mu.Unlock()
+	if !slices.Contains(r.from, registry) {
+		r.from = append(r.from, registry)
+		r.begun = time.Now()
+	}
+}
+
+// over reports whether registries have more left without a room than another one would have. The
+// caller holds the budget's mu.
+func (r *Room) over(held map[string]int64, other string, has int64) bool {
+	for _, registry := range r.from {
+		if registry == other || held[registry]-r.taken < has {
+			return false
+		}
+	}
+	return true
 }
 
 // names are those that the blob's files may have.
@@ -304,7 +326,7 @@ func (b *Budget) yielding(r *Room, lacking int64) (out []*Room, until time.Time)
 	need := lacking - (b.most - b.used - b.coming)
 	held := make(map[string]int64)
 	for v := range b.rooms {
-		held[v.from] += v.taken
+		held[v.from[0]] += v.taken
 	}
 	slowest := slices.SortedFunc(maps.Keys(b.rooms), func(v, w *Room) int { return cmp.Compare(v.growth(now), w.growth(now)) })
 	for _, v := range slowest {
@@ -313,7 +335,7 @@ func (b *Budget) yielding(r *Room, lacking int64) (out []*Room, until time.Time)
 		}
 		judged := now.Sub(v.begun) >= graceOfRooms
 		stalled := judged && v.growth(now) < 1.0/growthShare
-		if !stalled && (v.from == r.from || held[v.from]-v.taken < held[r.from]+lacking) {
+		if !stalled && !v.over(held, r.from[0], held[r.from[0]]+lacking) {
 			if at := v.begun.Add(graceOfRooms); !judged && (until.IsZero() || at.Before(until)) {
 				until = at
 			}
@@ -321,7 +343,7 @@ func (b *Budget) yielding(r *Room, lacking int64) (out []*Room, until time.Time)
 		}
 		out = append(out, v)
 		need -= v.taken
-		held[v.from] -= v.taken
+		held[v.from[0]] -= v.taken
 	}
 	if need > 0 {
 		return nil, until

@@ -506,6 +506,31 @@ func TestBudgetStalledTransfersGiveWay(t *testing.T) {
 	}
 }
 
+// A transfer that is asked for of another registry, too, gives way neither for what its first one has
+// nor at once for having stalled.
+func TestBudgetATransferForTwoRegistriesDoesNotGiveWayForOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &transfers{t: t, budget: blobstore.NewBudget(newShelf(t).store, 160<<20, nil)}
+		for i := range 9 {
+			r, err := f.begin(fmt.Sprint(i), "slow.example")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i < 8 {
+				time.Sleep(time.Second)
+				r.For("a.example")
+			}
+		}
+		r, err := f.begin("new", "a.example")
+		if err != nil || len(f.gone) != 1 || f.gone[0] == "7" {
+			t.Errorf("%q gave way, %v", f.gone, err)
+		}
+		if r != nil {
+			r.End()
+		}
+	})
+}
+
 // Who asks while nobody can be said yet to have stalled waits until that can be.
 func TestBudgetWaitsUntilOneHasStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

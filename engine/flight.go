@@ -34,6 +34,7 @@ type flight struct {
 	arrived atomic.Int64 // bytes
 
 	mu        sync.Mutex
+	room      *blobstore.Room    // of the budget; nil before it begins, or without one
 	origins   map[string]*origin // by repository, with its registry
 	followers int
 	left      int                // how often the last one of them has left
@@ -116,7 +117,20 @@ func (f *flight) add(at place, ref reference.Image, known bool) *origin {
 	defer f.mu.Unlock()
 	o := &origin{ref: ref, at: at, known: known, guest: len(f.origins) > 0}
 	f.origins[at.repository] = o
+	if f.room != nil {
+		f.room.For(ref.Registry())
+	}
 	return o
+}
+
+// takes has a flight take its room.
+func (f *flight) takes(room *blobstore.Room) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.room = room
+	for _, o := range f.origins {
+		room.For(o.ref.Registry())
+	}
 }
 
 // isKnown reports whether an origin is known to have the blob.

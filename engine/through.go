@@ -678,8 +678,11 @@ func (t *Through) Blob(ctx context.Context, ref reference.Image, d digest.Digest
 		if err = t.ready(ctx, r); err == nil { // so that the client is told, and not cut off
 			return r, nil
 		}
-		// What failed may have been another repository's fault: it counts for that alone.
-		again := try < tries && r.flight.several() && ctx.Err() == nil && !errors.Is(err, mirror.ErrLocal)
+		// What failed may have been another repository's fault: it counts for that alone. So does that
+		// it was slow, or that its registry has had its share of the disk quota.
+		var over *blobstore.BudgetError
+		quota := errors.As(err, &over)
+		again := try < tries && ctx.Err() == nil && (r.flight.several() && (quota || !errors.Is(err, mirror.ErrLocal)) || quota && over.Stalled)
 		if err = errors.Join(err, r.Close()); !again {
 			return nil, err
 		}
@@ -908,6 +911,7 @@ func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
 		}
 		defer room.End()
 		f.arrived.Store(t.opts.Store.Partial(d.Digest))
+		f.takes(room)
 		f.grow = func(n int64) error { return room.Grow(ctx, n) }
 	}
 	lease, err := t.opts.Store.Lease()

@@ -399,6 +399,59 @@ func TestThroughDripsKeepNobodyOutOfTheBudget(t *testing.T) {
 	}
 }
 
+// A transfer that a client of another registry has joined doesn't give way for what the first one
+// has of the budget.
+func TestThroughWhatIsJoinedDoesNotGiveWay(t *testing.T) {
+	const budget, size = 40 << 20, 18 << 20
+	r := newFront(t, 2, time.Hour, budget)
+	img := registrytest.Build("linux/amd64", registrytest.Random(1, size), registrytest.Random(2, size), registrytest.Random(3, size))
+	for i, s := range r.others {
+		s.Push("team/app", "1", img)
+		r.get(r.of(i, "team/app/manifests/1"))
+	}
+	rest := func(n int) string { return "team/app/blobs/" + img.Layers[n].Digest.String() }
+	slowest, slow, begun := make(chan struct{}), make(chan struct{}), make(chan struct{}, 1000)
+	for n, fault := range []chaos.Fault{drip(100, slowest), drip(1000, slow)} {
+		r.others[0].Break(img.Layers[n].Digest.String(), registrytest.Always, func(next http.Handler) http.Handler {
+			next = fault(next)
+			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				begun <- struct{}{}
+				next.ServeHTTP(w, req)
+			})
+		})
+	}
+	joined, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.others[1].Break(img.Layers[0].Digest.String(), registrytest.Always, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodGet {
+				once.Do(func() { close(joined) })
+				<-release
+			}
+			next.ServeHTTP(w, req)
+		})
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer leave()
+	for n := range 2 {
+		all.Go(func() { _, _, _ = r.try(ctx, r.of(0, rest(n))) })
+		<-begun
+	}
+	all.Go(func() {
+		resp, body, err := r.try(t.Context(), r.of(1, rest(0)))
+		if err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[img.Layers[0].Digest]) {
+			t.Errorf("who had joined it: %d, %d bytes, %v", resp.StatusCode, len(body), err)
+		}
+	})
+	<-joined
+	all.Go(func() { <-slow; close(release) })
+	if resp, body := r.get(r.of(1, rest(2))); resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[img.Layers[2].Digest]) {
+		t.Errorf("who another one gave way to: %d, %d bytes", resp.StatusCode, len(body))
+	}
+}
+
 // Blobs that fit into the budget together come together.
 func TestThroughPullsInParallelNearTheBudget(t *testing.T) {
 	const budget, size, blobs, times = 160 << 20, 18 << 20, 6, 3

@@ -176,7 +176,7 @@ var (
 	errUpstream   = &fault{http.StatusBadGateway, "UNAVAILABLE", "upstream unavailable", ""}
 	errDenied     = &fault{http.StatusForbidden, "DENIED", "upstream denied access", WhyDenied}
 	errBusy       = &fault{http.StatusTooManyRequests, "TOOMANYREQUESTS", "upstream rate limit exceeded", WhyBusy}
-	errLocal      = &fault{http.StatusInsufficientStorage, "UNKNOWN", "store not writable: disk full, over its budget, or read-only", WhyNoRoom}
+	errLocal      = &fault{http.StatusInsufficientStorage, "UNKNOWN", "store not writable: disk full, disk quota exceeded, or read-only", WhyNoRoom}
 	errBroken     = &fault{http.StatusInternalServerError, "UNKNOWN", "store not readable", ""}
 	errGone       = &fault{statusGone, "UNKNOWN", "client closed the request", ""}
 )
