@@ -44,7 +44,7 @@ func startServe(ctx context.Context, b bench, store string, flags ...string) (*m
 	said := bufio.NewReader(errs)
 	line, err := said.ReadString('\n')
 	go func() { _, _ = io.Copy(io.Discard, said) }() // to its end: it must not wait for who reads
-	m := regexp.MustCompile(`http://(\S+)`).FindStringSubmatch(line)
+	m := regexp.MustCompile(`https?://(\S+)`).FindStringSubmatch(line)
 	if err != nil || m == nil {
 		return nil, fmt.Errorf("it doesn't serve: %q", line)
 	}

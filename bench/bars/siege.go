@@ -24,11 +24,13 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// hostileRegistry is the registry of a siege, and writes its address.
+// hostileRegistry is the registry of a siege, and beside it one that means well. It writes their
+// addresses.
 func hostileRegistry(until io.Reader, names io.Writer) error {
-	server := httptest.NewServer(siege.Upstream())
+	server, good := httptest.NewServer(siege.Upstream()), httptest.NewServer(siege.Good())
 	defer server.Close()
-	fmt.Fprintf(names, "%s\n\n", server.Listener.Addr())
+	defer good.Close()
+	fmt.Fprintf(names, "%s\n%s\n\n", server.Listener.Addr(), good.Listener.Addr())
 	_, err := io.Copy(io.Discard, until)
 	return err
 }
@@ -57,25 +59,38 @@ func besieged(ctx context.Context, b bench) ([]bar, error) {
 	if _, err := b.timed(ctx, b.pull(place, s.ref)); err != nil {
 		return nil, err
 	}
-	users := filepath.Join(place, "users")
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.DefaultCost)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(users, fmt.Appendf(nil, "honest:%[1]s\nmallory:%[1]s\n", hash), 0o600); err != nil {
+	users, edit, err := siege.Passwords(place, string(hash))
+	if err != nil {
 		return nil, err
 	}
-	m, err := startServe(ctx, b, store, "--default-registry", s.host, "--pull-through", hostile.Lines[0], "--htpasswd", users, "--budget", fmt.Sprint(budget))
+	cert, key, err := siege.Certificate(place)
+	if err != nil {
+		return nil, err
+	}
+	upstream, good := hostile.Lines[0], hostile.Lines[1]
+	m, err := startServe(ctx, b, store, "--default-registry", s.host, "--pull-through", upstream+","+good, "--htpasswd", users, "--budget", fmt.Sprint(budget))
 	if err != nil {
 		return nil, err
 	}
 	defer m.stop()
+	secure, err := startServe(ctx, b, store, "--default-registry", s.host, "--htpasswd", users, "--tls-cert", cert, "--tls-key", key)
+	if err != nil {
+		return nil, err
+	}
+	defer secure.stop()
 	blobs, err := layersOf(store, s.ref)
 	if err != nil {
 		return nil, err
 	}
-	honest := siege.Honest{Host: m.host, User: "honest", Password: "s3cret", Repo: "bench", Tag: "1", Blobs: blobs.Manifest.Layers, Clients: clients, Every: every}
+	honest := siege.Honest{Host: m.host, User: "honest", Password: "s3cret", Repo: "bench", Tag: "1", Blobs: blobs.Manifest.Layers, Clients: clients, Every: every, FreshRepo: good + "/fresh", Secure: secure.host}
+	fresh := siege.Fresh()
 	run := func(d time.Duration) siege.Outcome {
+		honest.Fresh = fresh
+		fresh = fresh[int(d/time.Second)+1:] // one a second
 		ctx, cancel := context.WithTimeout(ctx, d)
 		defer cancel()
 		return honest.Run(ctx)
@@ -85,9 +100,11 @@ func besieged(ctx context.Context, b bench) ([]bar, error) {
 	under, stop := context.WithCancel(ctx)
 	var working wait.WaitGroup
 	var answers map[string]map[int]int
-	working.Go(func() {
-		answers = siege.Lay(under, siege.Target{Host: m.host, Upstream: hostile.Lines[0], User: "mallory", Password: "s3cret"})
-	})
+	target := siege.Target{Host: m.host, Upstream: upstream, User: "mallory", Password: "s3cret", Secure: secure.host, EditPasswords: edit}
+	for _, d := range fresh {
+		target.Fresh = append(target.Fresh, d.Digest)
+	}
+	working.Go(func() { answers = siege.Lay(under, target) })
 	var taken int64
 	working.Go(func() {
 		const often = 200 * time.Millisecond
@@ -108,7 +125,7 @@ func besieged(ctx context.Context, b bench) ([]bar, error) {
 	if before.P99 == 0 || before.Failures > 0 {
 		return nil, fmt.Errorf("it failed before the siege: %v", before.Failed)
 	}
-	peak, ratio := m.peak(), float64(during.P99)/float64(before.P99)
+	peak, ratio := max(m.peak(), secure.peak()), float64(during.P99)/float64(before.P99)
 	return []bar{
 		{"serve under all attacks at once for a minute, 20 clients: requests that failed", fmt.Sprintf("%d of %d", during.Failures, during.Requests), "0", during.Failures == 0 && during.Requests > 0},
 		atMost("the same: p99 of their requests / p99 without attacks", ratio, 5, fmt.Sprintf("(%.1f ms / %.1f ms)", ms(during.P99), ms(before.P99))),

@@ -2,6 +2,7 @@ package siege
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -13,60 +14,95 @@ import (
 // who has more processors.
 func attacks() []attack {
 	const often, now, seldom = 20 * time.Millisecond, 100 * time.Millisecond, time.Second
-	return []attack{
-		{"headers that announce a body", 4, holdPlaces("GET /healthz HTTP/1.1\r\nHost: %s\r\nContent-Length: 1000\r\n\r\n")},
-		{"headers that announce chunks", 2, holdPlaces("GET /v2/ HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n")},
-		{"headers that never end", 2, holdPlaces("GET /v2/ HTTP/1.1\r\nHost: %s\r\nX: ")},
-		{"connections without a word", 2, holdPlaces("")},
-		{"answers that nobody reads", 2, func(ctx context.Context, a *attacker) {
+	way := func(name string, many int, run func(context.Context, *attacker)) attack {
+		return attack{name: name, many: many, run: run}
+	}
+	return append(secureAttacks(), []attack{
+		way("headers that announce a body", 4, holdPlaces("GET /healthz HTTP/1.1\r\nHost: HOST\r\nContent-Length: 1000\r\n\r\n")),
+		way("headers that announce chunks", 2, holdPlaces("GET /v2/ HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n")),
+		way("headers that never end", 2, holdPlaces("GET /v2/ HTTP/1.1\r\nHost: HOST\r\nX: ")),
+		way("connections without a word", 2, holdPlaces("")),
+		way("answers that nobody reads", 2, func(ctx context.Context, a *attacker) {
 			each(ctx, now, func(int) { a.unread(ctx) })
-		}},
-		{"wrong passwords", 4, func(ctx context.Context, a *attacker) {
+		}),
+		way("wrong passwords", 4, func(ctx context.Context, a *attacker) {
 			each(ctx, often, func(n int) { a.get(ctx, "/v2/", fmt.Sprint("wrong", n), -1) })
-		}},
-		{"health checks", 2, func(ctx context.Context, a *attacker) {
+		}),
+		way("health checks", 2, func(ctx context.Context, a *attacker) {
 			each(ctx, often, func(int) { a.get(ctx, "/readyz", "", -1) })
-		}},
-		{"lists", 2, func(ctx context.Context, a *attacker) {
+		}),
+		way("lists", 2, func(ctx context.Context, a *attacker) {
 			each(ctx, often, func(n int) {
 				a.get(ctx, []string{"/v2/_catalog?n=1", "/", "/metrics", a.of("tags", "tags/list"), a.of("pages", "tags/list")}[n%5], a.target.Password, -1)
 			})
-		}},
-		{"ranges", 1, func(ctx context.Context, a *attacker) {
+		}),
+		way("ranges", 1, func(ctx context.Context, a *attacker) {
 			list := "bytes=" + strings.TrimSuffix(strings.Repeat("0-,", 10_000), ",")
 			each(ctx, now, func(int) {
 				a.get(ctx, a.of("wide", "blobs/"+layer().Digest.String()), a.target.Password, -1, "Range", list)
 			})
-		}},
-		{"an index of one image a thousand times", 1, a(now, "wide", "manifests/latest")},
-		{"a manifest of that image", 1, a(now, "wide", "manifests/"+wideManifest().Digest.String())},
-		{"wrong sizes", 1, a(now, "sizes", "manifests/latest")},
-		{"manifests of nothing but values", 4, func(ctx context.Context, a *attacker) {
+		}),
+		way("an index of one image a thousand times", 1, a(now, "wide", "manifests/latest")),
+		way("a manifest of that image", 1, a(now, "wide", "manifests/"+wideManifest().Digest.String())),
+		way("wrong sizes", 1, a(now, "sizes", "manifests/latest")),
+		way("manifests of nothing but values", 4, func(ctx context.Context, a *attacker) {
 			each(ctx, now, func(n int) {
 				a.get(ctx, a.of(fmt.Sprintf("values/%d", n), "manifests/latest"), a.target.Password, -1)
 			})
-		}},
-		{"indexes in indexes", 1, a(now, "nested", "manifests/latest")},
-		{"manifests by drops", 2, func(ctx context.Context, a *attacker) {
+		}),
+		way("indexes in indexes", 1, a(now, "nested", "manifests/latest")),
+		way("manifests by drops", 2, func(ctx context.Context, a *attacker) {
 			each(ctx, often, func(n int) { a.leave(ctx, a.of(fmt.Sprintf("drops/%d", n), "manifests/latest")) })
-		}},
-		{"blobs of a terabyte by drops", 2, func(ctx context.Context, a *attacker) {
+		}),
+		way("blobs of a terabyte by drops", 2, func(ctx context.Context, a *attacker) {
 			each(ctx, now, func(n int) { a.leave(ctx, a.of("huge", "blobs/"+madeUp(n).String())) })
-		}},
-		{"blobs that fill the budget", 2, func(ctx context.Context, a *attacker) {
+		}),
+		way("blobs that fill the budget", 2, func(ctx context.Context, a *attacker) {
 			each(ctx, seldom/4, func(n int) { a.leave(ctx, a.of("large", "blobs/"+madeUp(n).String())) })
-		}},
-		{"the honest blob from a slow holder", 1, func(ctx context.Context, a *attacker) {
-			each(ctx, seldom, func(int) { a.leave(ctx, a.of("slow", "blobs/"+layer().Digest.String())) })
-		}},
-		{"other hosts' names", 1, func(ctx context.Context, a *attacker) {
+		}),
+		way("blobs that honest clients ask for, from a slow holder", 1, func(ctx context.Context, a *attacker) {
+			each(ctx, seldom/5, func(n int) { // those are at one a second
+				if fresh := a.target.Fresh; len(fresh) > 0 {
+					a.leave(ctx, a.of("slow", "blobs/"+fresh[(n/5+n%2)%len(fresh)].String()))
+				}
+			})
+		}),
+		way("redirects upstream", 2, func(ctx context.Context, a *attacker) {
+			each(ctx, now, func(n int) {
+				a.get(ctx, a.of(fmt.Sprintf("redirects/%d", n), []string{"manifests/latest", "blobs/" + madeUp(n).String()}[n%2]), a.target.Password, -1)
+			})
+		}),
+		way("streams of events", 2, holdPlaces("GET /events HTTP/1.1\r\nHost: HOST\r\nAuthorization: Basic LOGIN\r\n\r\n")),
+		way("pages of events that are left at once", 2, func(ctx context.Context, a *attacker) {
+			each(ctx, often, func(int) { a.leave(ctx, "/events") })
+		}),
+		way("HEAD with a body", 2, holdPlaces("HEAD /v2/ HTTP/1.1\r\nHost: HOST\r\nAuthorization: Basic LOGIN\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("x", 1<<10))),
+		way("edits of the password file", 1, func(ctx context.Context, a *attacker) {
+			each(ctx, seldom/2, func(n int) {
+				if a.target.EditPasswords != nil {
+					a.target.EditPasswords(n)
+				}
+			})
+		}),
+		way("other hosts' names", 1, func(ctx context.Context, a *attacker) {
 			each(ctx, often, func(int) { a.get(ctx, "/v2/_catalog", a.target.Password, -1, "Host", "evil.example") })
-		}},
-		{"paths", 1, func(ctx context.Context, a *attacker) {
+		}),
+		way("paths", 1, func(ctx context.Context, a *attacker) {
 			each(ctx, often, func(n int) {
 				a.get(ctx, []string{"/v2/" + strings.Repeat("a/", 4000) + "tags/list", "/v2/x/blobs/sha256:" + strings.Repeat("%2e", 5000), "/warm/" + strings.Repeat("x", 20_000)}[n%3], a.target.Password, -1)
 			})
-		}},
+		}),
+	}...)
+}
+
+// secureAttacks are those over HTTPS.
+func secureAttacks() []attack {
+	const soon, while = 50 * time.Millisecond, 2 * time.Second
+	return []attack{
+		{name: "streams of HTTP/2 that are reset at once", many: 1, run: streams("/page.js", 0, soon), secure: true},
+		{name: "streams of HTTP/2 that nobody reads", many: 2, run: streams("/page.js", 1, while), secure: true},
+		{name: "streams of HTTP/2 with events", many: 1, run: streams("/events", 1, while), secure: true},
+		{name: "bodies of HTTP/2 that never end", many: 2, run: uploads, secure: true},
 	}
 }
 
@@ -85,11 +121,13 @@ func (a *attacker) leave(ctx context.Context, path string) {
 	a.get(ctx, path, a.target.Password, 1<<10)
 }
 
-// holdPlaces opens as many connections as it is let, says a beginning over each, and holds them
-// until they are closed; then it opens others.
+// holdPlaces opens as many connections as it is let, says a beginning over each, in which HOST and
+// LOGIN are the mirror and the attacker's, and holds them until they are closed; then it opens others.
 func holdPlaces(beginning string) func(context.Context, *attacker) {
 	const connections, pause = 300, 5 * time.Millisecond
 	return func(ctx context.Context, a *attacker) {
+		login := base64.StdEncoding.EncodeToString([]byte(a.target.User + ":" + a.target.Password))
+		text := strings.NewReplacer("HOST", a.target.Host, "LOGIN", login).Replace(beginning)
 		places := make(chan net.Conn, connections)
 		defer func() {
 			close(places)
@@ -112,7 +150,7 @@ func holdPlaces(beginning string) func(context.Context, *attacker) {
 				return
 			}
 			if beginning != "" {
-				_, _ = fmt.Fprintf(c, beginning, a.target.Host) // closed, if not
+				_, _ = io.WriteString(c, text) // closed, if not
 			}
 			places <- c
 		})

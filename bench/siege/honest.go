@@ -14,7 +14,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Honest are clients that ask a mirror, again and again, for an image that its store has.
+// Honest are clients that ask a mirror, again and again, for an image that its store has, each tenth
+// time for a blob that it doesn't have yet, and some of them over HTTPS.
 type Honest struct {
 	Host           string
 	User, Password string
@@ -22,6 +23,13 @@ type Honest struct {
 	Blobs          []ocispec.Descriptor
 	Clients        int
 	Every          time.Duration // a request of each client
+	// Fresh are the blobs that the store doesn't have, and FreshRepo the repository of them, with its
+	// registry. Each is asked for in its turn by all clients.
+	Fresh     []ocispec.Descriptor
+	FreshRepo string
+	// Secure is HOST:PORT where the same store is served over HTTPS, without what is upstream, to
+	// each fifth client; "" is nowhere.
+	Secure string
 }
 
 // Outcome is what they got.
@@ -42,9 +50,16 @@ func (h Honest) Run(ctx context.Context) Outcome {
 		took    []time.Duration
 		working sync.WaitGroup
 	)
-	for range h.Clients {
+	for i := range h.Clients {
 		working.Go(func() {
 			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
+			h := h
+			if h.Secure != "" && i%5 == 4 {
+				client.Transport = overHTTP2(nil)
+				h.Fresh, h.Host = nil, h.Secure
+			} else {
+				h.Secure = ""
+			}
 			defer client.CloseIdleConnections()
 			each(ctx, h.Every, func(n int) {
 				begun := time.Now()
@@ -77,12 +92,20 @@ func (h Honest) Run(ctx context.Context) Outcome {
 
 // ask asks for the manifest by its tag, or for one of the blobs.
 func (h Honest) ask(ctx context.Context, client *http.Client, n int) error {
-	path, want := "manifests/"+h.Tag, digest.Digest("")
-	if i := n % (len(h.Blobs) + 1); i > 0 {
+	const freshly = 10
+	path, want := h.Repo+"/manifests/"+h.Tag, digest.Digest("")
+	if i := n % (len(h.Blobs) + 1); n%freshly == freshly-1 && len(h.Fresh) > 0 {
+		want = h.Fresh[n/freshly%len(h.Fresh)].Digest
+		path = h.FreshRepo + "/blobs/" + want.String()
+	} else if i > 0 {
 		want = h.Blobs[i-1].Digest
-		path = "blobs/" + want.String()
+		path = h.Repo + "/blobs/" + want.String()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.Host+"/v2/"+h.Repo+"/"+path, nil)
+	scheme := "http"
+	if h.Secure != "" {
+		scheme = "https"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+h.Host+"/v2/"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -102,7 +125,7 @@ func (h Honest) ask(ctx context.Context, client *http.Client, n int) error {
 	}
 	v := want.Verifier()
 	if _, err := io.Copy(v, resp.Body); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	if !v.Verified() {
 		return errors.New(path + ": not what it should be")

@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Target is a mirror under siege.
@@ -22,6 +24,12 @@ type Target struct {
 	Upstream string
 	// User and Password are those of an attacker who has been let in.
 	User, Password string
+	// Secure is HOST:PORT where the same store is served over HTTPS; "" is nowhere.
+	Secure string
+	// Fresh are blobs that honest clients ask for, and that the hostile registry has, too.
+	Fresh []digest.Digest
+	// EditPasswords edits the file of passwords, in which honest clients and attackers stay.
+	EditPasswords func(n int)
 }
 
 // attack is one way to attack. It goes on until ctx is done.
@@ -29,6 +37,8 @@ type attack struct {
 	name string
 	many int // attackers, each with an address of its own
 	run  func(ctx context.Context, a *attacker)
+
+	secure bool // it takes HTTPS
 }
 
 // Lay lays siege until ctx is done, and waits until all attackers have left. It returns what each
@@ -39,6 +49,9 @@ func Lay(ctx context.Context, t Target) map[string]map[int]int {
 	out := make(map[string]map[int]int)
 	address := byte(0)
 	for _, k := range attacks() {
+		if k.secure && t.Secure == "" {
+			continue
+		}
 		counts := make(map[int]int)
 		out[k.name] = counts
 		for range k.many {
@@ -49,8 +62,10 @@ func Lay(ctx context.Context, t Target) map[string]map[int]int {
 				counts[status]++
 			}}
 			a.client = &http.Client{Transport: &http.Transport{DialContext: a.dial, MaxIdleConnsPerHost: 16}, Timeout: patience}
+			a.secure = &http.Client{Transport: overHTTP2(a.dial), Timeout: patience}
 			working.Go(func() {
 				defer a.client.CloseIdleConnections()
+				defer a.secure.CloseIdleConnections()
 				k.run(ctx, a)
 			})
 		}
@@ -67,6 +82,7 @@ type attacker struct {
 	target Target
 	from   net.IP
 	client *http.Client
+	secure *http.Client // for HTTPS, over HTTP/2
 	count  func(status int)
 }
 

@@ -2,11 +2,14 @@ package siege
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -42,8 +45,15 @@ func Upstream() http.Handler {
 		send(w, r, ocispec.MediaTypeImageManifest, wrongSizes())
 	})
 	mux.HandleFunc("GET /v2/nested/manifests/{of}", nested)
-	mux.HandleFunc("GET /v2/slow/blobs/{of}", func(w http.ResponseWriter, r *http.Request) { drip(w, r, layer().Size) })
-	mux.HandleFunc("GET /v2/huge/blobs/{of}", func(w http.ResponseWriter, r *http.Request) { drip(w, r, huge) })
+	mux.HandleFunc("GET /v2/slow/blobs/{of}", func(w http.ResponseWriter, r *http.Request) {
+		if raw, ok := freshBytes(r.PathValue("of")); ok { // as it should be, but slowly
+			drip(w, r, int64(len(raw)), raw)
+			return
+		}
+		http.NotFound(w, r)
+	})
+	mux.HandleFunc("GET /v2/huge/blobs/{of}", func(w http.ResponseWriter, r *http.Request) { drip(w, r, huge, nil) })
+	mux.HandleFunc("GET /v2/redirects/{n}/{kind}/{of}", redirect)
 	mux.HandleFunc("GET /v2/large/blobs/{of}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", strconv.Itoa(large))
 		if r.Method == http.MethodHead {
@@ -67,7 +77,79 @@ func Upstream() http.Handler {
 	mux.HandleFunc("GET /v2/values/{n}/manifests/latest", func(w http.ResponseWriter, r *http.Request) {
 		send(w, r, ocispec.MediaTypeImageManifest, values(r.PathValue("n")))
 	})
-	mux.HandleFunc("GET /v2/drops/{n}/manifests/latest", func(w http.ResponseWriter, r *http.Request) { drip(w, r, fullSize) })
+	mux.HandleFunc("GET /v2/drops/{n}/manifests/latest", func(w http.ResponseWriter, r *http.Request) { drip(w, r, fullSize, nil) })
+	return mux
+}
+
+// redirect leads on and on, elsewhere where nothing is, or to what isn't HTTP.
+func redirect(w http.ResponseWriter, r *http.Request) {
+	n := r.PathValue("n")
+	to := []string{
+		r.URL.Path + "?again=" + strconv.Itoa(len(r.FormValue("again"))),
+		r.URL.Path + "?again=" + r.FormValue("again") + "x",
+		"http://127.0.0.1:1/" + n,
+		"file:///etc/passwd",
+		"//127.0.0.1:1/" + strings.Repeat("x", 10_000),
+	}
+	of := 0
+	for _, c := range n {
+		of += int(c)
+	}
+	w.Header().Set("Location", to[of%len(to)])
+	w.WriteHeader(http.StatusTemporaryRedirect)
+}
+
+// Fresh blobs are those that honest clients ask for, and that a store doesn't have yet.
+const (
+	fresh     = 100
+	FreshSize = 1 << 20 // bytes
+)
+
+// Fresh are the descriptors of fresh blobs.
+func Fresh() []ocispec.Descriptor {
+	out := make([]ocispec.Descriptor, 0, fresh)
+	for n := range uint64(fresh) {
+		out = append(out, describe(ocispec.MediaTypeImageLayer, freshContent(n)))
+	}
+	return out
+}
+
+// freshContent is the content of a fresh blob.
+func freshContent(n uint64) []byte {
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], n)
+	raw := make([]byte, FreshSize)
+	_, _ = rand.NewChaCha8(seed).Read(raw) // never fails
+	return raw
+}
+
+// numbers are those of fresh blobs, by their digests.
+var numbers = sync.OnceValue(func() map[digest.Digest]uint64 {
+	out := make(map[digest.Digest]uint64)
+	for n, d := range Fresh() {
+		out[d.Digest] = uint64(n)
+	}
+	return out
+})
+
+func freshBytes(of string) ([]byte, bool) {
+	n, ok := numbers()[digest.Digest(of)]
+	if !ok {
+		return nil, false
+	}
+	return freshContent(n), true
+}
+
+// Good is a registry that has the fresh blobs, in the repository fresh.
+func Good() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v2/fresh/blobs/{of}", func(w http.ResponseWriter, r *http.Request) {
+		if raw, ok := freshBytes(r.PathValue("of")); ok {
+			send(w, r, "application/octet-stream", raw)
+			return
+		}
+		http.NotFound(w, r)
+	})
 	return mux
 }
 
@@ -78,8 +160,8 @@ func send(w http.ResponseWriter, r *http.Request, mediaType string, raw []byte) 
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(raw))
 }
 
-// drip sends size bytes, one now and then.
-func drip(w http.ResponseWriter, r *http.Request, size int64) {
+// drip sends size bytes, one now and then: those of raw, if it isn't nil.
+func drip(w http.ResponseWriter, r *http.Request, size int64, raw []byte) {
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	if r.Method == http.MethodHead {
 		return
@@ -87,8 +169,12 @@ func drip(w http.ResponseWriter, r *http.Request, size int64) {
 	out := http.NewResponseController(w)
 	tick := time.NewTicker(slow)
 	defer tick.Stop()
-	for range size {
-		if _, err := w.Write([]byte{'{'}); err != nil || out.Flush() != nil {
+	for i := range size {
+		one := []byte{'{'}
+		if raw != nil {
+			one = raw[i : i+1]
+		}
+		if _, err := w.Write(one); err != nil || out.Flush() != nil {
 			return
 		}
 		select {

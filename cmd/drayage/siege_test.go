@@ -22,6 +22,7 @@ import (
 	"drayage/bench/siege"
 	"drayage/engine/registry/registrytest"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/crypto/bcrypt"
 )
@@ -36,6 +37,8 @@ func TestSiege(t *testing.T) {
 	hostile := httptest.NewServer(siege.Upstream())
 	defer hostile.Close()
 	defer hostile.CloseClientConnections()
+	good := httptest.NewServer(siege.Good())
+	defer good.Close()
 	reg := registrytest.New()
 	defer reg.Close()
 	var blobs []ocispec.Descriptor
@@ -51,19 +54,30 @@ func TestSiege(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	users := filepath.Join(dir, "users")
-	if err := os.WriteFile(users, fmt.Appendf(nil, "honest:%[1]s\nmallory:%[1]s\n", hash), 0o600); err != nil {
+	users, edit, err := siege.Passwords(dir, string(hash))
+	if err != nil {
 		t.Fatal(err)
 	}
-	upstream := hostile.Listener.Addr().String()
-	d := startServe(t, dir, "--default-registry", reg.Host(), "--pull-through", upstream, "--htpasswd", users, "--budget", strconv.Itoa(budget))
+	cert, key, err := siege.Certificate(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream, from := hostile.Listener.Addr().String(), good.Listener.Addr().String()
+	d := startServe(t, dir, "--default-registry", reg.Host(), "--pull-through", upstream+","+from, "--htpasswd", users, "--budget", strconv.Itoa(budget))
 	defer d.stop(syscall.SIGKILL)
+	secure := startServe(t, dir, "--default-registry", reg.Host(), "--htpasswd", users, "--tls-cert", cert, "--tls-key", key)
+	defer secure.stop(syscall.SIGKILL)
+	fresh := siege.Fresh()
+	var wanted []digest.Digest
+	for _, d := range fresh {
+		wanted = append(wanted, d.Digest)
+	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	var working sync.WaitGroup
 	working.Go(func() {
-		siege.Lay(ctx, siege.Target{Host: d.host, Upstream: upstream, User: "mallory", Password: "s3cret"})
+		siege.Lay(ctx, siege.Target{Host: d.host, Upstream: upstream, User: "mallory", Password: "s3cret", Secure: secure.host, Fresh: wanted, EditPasswords: edit})
 	})
 	taken := int64(0)
 	working.Go(func() {
@@ -74,7 +88,7 @@ func TestSiege(t *testing.T) {
 			<-tick.C
 		}
 	})
-	got := siege.Honest{Host: d.host, User: "honest", Password: "s3cret", Repo: "app", Tag: "1", Blobs: blobs, Clients: 20, Every: 100 * time.Millisecond}.Run(ctx)
+	got := siege.Honest{Host: d.host, User: "honest", Password: "s3cret", Repo: "app", Tag: "1", Blobs: blobs, Clients: 20, Every: 100 * time.Millisecond, Fresh: fresh, FreshRepo: from + "/fresh", Secure: secure.host}.Run(ctx)
 	working.Wait()
 	if got.Failures > 0 || got.Requests == 0 {
 		t.Errorf("%d of %d requests failed: %v", got.Failures, got.Requests, got.Failed)
@@ -82,6 +96,15 @@ func TestSiege(t *testing.T) {
 	if taken > budget {
 		t.Errorf("the store took %d MiB of the disk, of %d", taken>>20, budget>>20)
 	}
+	for _, d := range []*daemonProcess{d, secure} {
+		checkPeak(t, d, most)
+	}
+	t.Logf("%d requests, %d MiB of disk", got.Requests, taken>>20)
+}
+
+// checkPeak checks how much memory a process has had at most.
+func checkPeak(t *testing.T, d *daemonProcess, most int64) {
+	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +120,7 @@ func TestSiege(t *testing.T) {
 	if peak <<= 10; peak > most && !withRaceDetector() { // which takes several times as much
 		t.Errorf("it took %d MiB of memory, and may take %d", peak>>20, most>>20)
 	}
-	t.Logf("%d requests, %d MiB of memory, %d MiB of disk", got.Requests, peak>>20, taken>>20)
+	t.Logf("%d MiB of memory", peak>>20)
 }
 
 // allocated is how many bytes of the disk a folder's files take.
