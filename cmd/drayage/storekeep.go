@@ -203,7 +203,7 @@ func runGC(ctx context.Context, s streams, o gcOptions) error {
 			count(g.Young, "blob"), progress.Size(g.YoungBytes), cmp.Or((*days)(&o.grace).String(), "a day"))
 	}
 	if all := g.Left + g.LeftPartial; o.budget > 0 && all > int64(o.budget) {
-		printable.Fprintf(s.err, "drayage: %s are over the budget of %s: what is pinned or in use stays\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
+		printable.Fprintf(s.err, "drayage: still %s over the disk quota of %s (--budget): pinned and in-use images were kept\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
 	}
 	return nil
 }
