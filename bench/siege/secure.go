@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -88,17 +87,11 @@ func uploads(ctx context.Context, a *attacker) {
 	each(ctx, pause, func(n int) {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		body, more := io.Pipe()
-		defer more.Close()
-		req, err := http.NewRequestWithContext(ctx, []string{http.MethodGet, http.MethodPost, http.MethodHead}[n%3], "https://"+a.target.Secure+"/v2/", body)
+		req, err := http.NewRequestWithContext(ctx, []string{http.MethodGet, http.MethodPost, http.MethodHead}[n%3], "https://"+a.target.Secure+"/v2/", &endless{ctx: ctx})
 		if err != nil {
 			panic(err) // a fault of this package
 		}
 		req.SetBasicAuth(a.target.User, a.target.Password)
-		var writing sync.WaitGroup
-		defer writing.Wait()
-		defer body.Close()
-		writing.Go(func() { _, _ = fmt.Fprint(more, "x") })
 		resp, err := a.secure.Do(req)
 		if err != nil {
 			return
@@ -106,4 +99,20 @@ func uploads(ctx context.Context, a *attacker) {
 		a.count(resp.StatusCode)
 		resp.Body.Close()
 	})
+}
+
+// endless is a body of one byte, and no end until ctx is done.
+type endless struct {
+	ctx  context.Context
+	said bool
+}
+
+// Read implements io.Reader.
+func (e *endless) Read(p []byte) (int, error) {
+	if !e.said && len(p) > 0 {
+		e.said, p[0] = true, 'x'
+		return 1, nil
+	}
+	<-e.ctx.Done()
+	return 0, context.Cause(e.ctx)
 }

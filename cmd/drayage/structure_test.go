@@ -40,6 +40,7 @@ var goroutines = []string{
 	"bench/race.loop",
 	"bench/siege.Lay",
 	"bench/siege.Run",
+	"bench/siege.streams",
 	"bench/bars.besieged",
 	"bench/bars.startServe", // ends with the process
 	"bench/race.measure",
