@@ -28,6 +28,7 @@ type Budget struct {
 
 	mu       sync.Mutex
 	making   *Room                 // for which room is made
+	promised int64                 // bytes of what is free that only it may take
 	rooms    map[*Room]bool        // of blobs on their way
 	running  map[digest.Digest]int // rooms by the names of their files; what is there under those isn't in used
 	coming   int64                 // bytes that the rooms have taken
@@ -270,17 +271,17 @@ func (b *Budget) makeRoom(ctx context.Context, r *Room, arrived, least int64) (m
 	case <-ctx.Done():
 		return false, until, context.Cause(ctx)
 	}
-	b.mu.Lock()
-	b.making = r // who comes now doesn't take what is freed for it
-	b.mu.Unlock()
-	defer func() {
-		b.mu.Lock()
-		b.making = nil
-		b.mu.Unlock()
-	}()
 	if r.take(arrived, least) { // who was before has made room
 		return true, until, nil
 	}
+	b.mu.Lock()
+	b.making, b.promised = r, least-r.taken // what is freed for it nobody else takes
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		b.making, b.promised = nil, 0
+		b.mu.Unlock()
+	}()
 	const share = 20 // of the budget, that is freed beyond what is needed, so that not each blob is a sweep
 	b.mu.Lock()
 	lacking := least - r.taken
@@ -374,8 +375,12 @@ func (r *Room) take(arrived, least int64) bool {
 	if r.ended || r.taken >= least {
 		return true
 	}
+	free := b.most - b.used - b.coming
+	if b.making != r {
+		free -= b.promised
+	}
 	more := least - r.taken
-	if more > b.most-b.used-b.coming || r.taken == 0 && b.making != nil && b.making != r {
+	if more > free {
 		return false
 	}
 	r.taken += more

@@ -531,6 +531,45 @@ func TestBudgetATransferForTwoRegistriesDoesNotGiveWayForOne(t *testing.T) {
 	})
 }
 
+// What a transfer frees by giving way is nobody's but who it gave way to: others that grow fast don't
+// take it meanwhile.
+func TestBudgetNobodyTakesWhatIsFreedForAnother(t *testing.T) {
+	b := blobstore.NewBudget(newShelf(t).store, 160<<20, nil)
+	var fast *blobstore.Room
+	var slow []*blobstore.Room
+	for i := range 4 {
+		var r *blobstore.Room
+		r, err := b.Begin(t.Context(), announced(fmt.Sprint(i), 150<<20), "evil.example", func(error) {
+			r.End()
+			const piece = 1 << 20
+			for n := int64(80 << 20); n < 150<<20; n += piece { // as much as there is
+				ctx, stop := context.WithCancel(t.Context())
+				stop()
+				if fast.Grow(ctx, n) != nil {
+					break
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow = append(slow, r)
+	}
+	fast, slow = slow[0], slow[1:]
+	for n := int64(0); n < 68<<20; n += 1 << 20 {
+		if err := fast.Grow(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := b.Begin(t.Context(), announced("new", 14<<20), "a.example", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range append(slow, fast, r) {
+		r.End()
+	}
+}
+
 // Who asks while nobody can be said yet to have stalled waits until that can be.
 func TestBudgetWaitsUntilOneHasStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
