@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -163,7 +164,7 @@ func (c *composer) jobs(ctx context.Context, v *plan.Variant) ([]job, error) {
 		return nil, err
 	}
 	if len(diffIDs) != len(v.Layers) {
-		return nil, fmt.Errorf("%w: the config tells of %d layers and the manifest of %d", image.ErrInvalid, len(diffIDs), len(v.Layers))
+		return nil, fmt.Errorf("%w: the config lists %d layers and the manifest %d", image.ErrInvalid, len(diffIDs), len(v.Layers))
 	}
 	c.wanted[v.Document.Descriptor.Digest] = diffIDs
 	var out []job
@@ -224,10 +225,15 @@ func (c *composer) compression(ctx context.Context, d digest.Digest) (squeeze.Fo
 		return squeeze.None, err
 	}
 	defer f.Close()
+	return formatOf(f)
+}
+
+// formatOf is how a file is compressed.
+func formatOf(f *os.File) (squeeze.Format, error) {
 	const look = 6
 	head := make([]byte, look)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return squeeze.None, err
 	}
 	format, err := squeeze.Detect(head[:n])
@@ -310,15 +316,15 @@ func (c *composer) convert(ctx context.Context, j job) (blobstore.Derived, error
 		return blobstore.Derived{}, err
 	}
 	defer f.Close()
-	in, format, err := squeeze.NewReader(f)
+	if format, err := formatOf(f); err == nil && format == squeeze.Zstd {
+		c.zstd.Lock() // one at a time: its window is memory, and it uses several processors itself
+		defer c.zstd.Unlock()
+	}
+	in, _, err := squeeze.NewReader(f)
 	if err != nil {
 		return blobstore.Derived{}, notALayer(err)
 	}
 	defer in.Close()
-	if format == squeeze.Zstd { // one at a time: its window is memory, and it uses several processors itself
-		c.zstd.Lock()
-		defer c.zstd.Unlock()
-	}
 	content := c.opts.MaxRatio.Reader(in, j.layer.Size)
 	d := blobstore.Derived{From: j.layer.Digest, Form: j.form}
 	if j.form == formDiffID {

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/metrics"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -236,6 +237,29 @@ func Detect(head []byte) (Format, error) {
 	return None, nil
 }
 
+// windowed is a zstd stream. Its window may be the largest part of a program's memory: it is
+// collected when the stream is closed, so that those of several streams, one after the other, don't
+// add up.
+type windowed struct {
+	*zstd.Decoder
+	before uint64
+}
+
+func (w *windowed) Close() error {
+	w.Decoder.Close()
+	if allocated()-w.before > MaxWindow/4 {
+		runtime.GC()
+	}
+	return nil
+}
+
+// allocated is how many bytes this program has allocated on the heap so far.
+func allocated() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
 // NewReader reads a stream decompressed, in whichever format it is; what is in
 // none comes as it is. The caller must call Close, which leaves r open.
 func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
@@ -259,11 +283,12 @@ func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(in)), f, nil
 	case Zstd:
+		before := allocated()
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(MaxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, f, err
 		}
-		return z.IOReadCloser(), f, nil
+		return &windowed{z, before}, f, nil
 	}
 	return io.NopCloser(in), None, nil
 }
