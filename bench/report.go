@@ -315,7 +315,7 @@ func ReadReport(in io.Reader) (*Report, error) {
 func entry[T any](s *jsonstream.Reader, to *[]T) (int, error) {
 	const perByte = 4 // numbers and names of errors take more than their text
 	var v T
-	n, err := s.Entry(&v, nil)
+	n, err := s.Entry(&v)
 	*to = append(*to, v)
 	return perByte*n + int(reflect.TypeFor[T]().Size()), err
 }

@@ -60,6 +60,9 @@ func (d *Draft) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadAt implements io.ReaderAt, for what was written so far.
+func (d *Draft) ReadAt(p []byte, at int64) (int, error) { return d.data.ReadAt(p, at) }
+
 // Size is how many bytes were written so far.
 func (d *Draft) Size() int64 { return d.size }
 

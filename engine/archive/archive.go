@@ -61,54 +61,24 @@ type member struct {
 	size int64
 	link string // the name that a link leads to
 	body io.Reader
+	own  int64 // bytes of the archive itself, as far as that is known yet
+	held int64 // bytes of memory that reading it may take
 }
 
-// meter holds what is unpacked against a ratio: bytes that a compression or the holes of sparse
-// files make out of an archive's own.
-type meter struct {
+// source is where an archive comes from.
+type source struct {
+	name  string    // a file, a folder, the first of several volumes, or "-" for stdin
+	stdin io.Reader // for "-"
 	ratio limits.MaxRatio
-	r     io.Reader
-	whole bool  // in is the archive's size, and else what was read so far
-	in    int64 // bytes
-	out   int64
-}
-
-func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	if !m.whole {
-		m.in += int64(n)
-	}
-	return n, err
-}
-
-// made notes bytes that were unpacked.
-func (m *meter) made(n int64) error {
-	m.out += n
-	if err := m.ratio.Check(m.in, m.out); err != nil {
-		return fmt.Errorf("%w: %w", errTooMuch, err)
-	}
-	return nil
-}
-
-// unpacked reads what is unpacked.
-type unpacked struct {
-	r io.Reader
-	m *meter
-}
-
-func (u unpacked) Read(p []byte) (int, error) {
-	n, err := u.r.Read(p)
-	if tooMuch := u.m.made(int64(n)); tooMuch != nil {
-		return 0, tooMuch
-	}
-	return n, err
+	temp  func() (tempFile, error)
 }
 
 // walk calls f with every file and link of an archive in the order in which they
 // are there. r may be an *os.File, of which what f doesn't read is skipped
 // without reading it. size is the archive's, 0 where that isn't known.
-func walk(ctx context.Context, r io.Reader, size int64, ratio limits.MaxRatio, f func(member) error) error {
-	m := &meter{ratio: ratio, r: r, whole: size > 0, in: size}
+func (s source) walk(ctx context.Context, r io.Reader, size int64, f func(member) error) (err error) {
+	m := &meter{ratio: s.ratio, temp: s.temp, r: r, whole: size > 0, in: size}
+	defer func() { err = errors.Join(err, m.close()) }()
 	in, packed := r, squeeze.None
 	var head []byte
 	if file, ok := r.(*os.File); ok && plainTar(file) {
@@ -155,10 +125,13 @@ func walk(ctx context.Context, r io.Reader, size int64, ratio limits.MaxRatio, f
 		if !ok {
 			continue
 		}
-		one.body = interruptible{ctx, tr}
+		one.body, one.own = interruptible{ctx, tr}, m.size()
+		if packed == squeeze.Zstd {
+			one.held = squeeze.MaxWindow / 2 // the other half is there for layers, too
+		}
 		if isSparse(h) {
-			if err := m.ratio.Check(m.in, m.out+h.Size); err != nil { // before any of it is read
-				return fmt.Errorf("%w: %q is a sparse file of %d bytes: %w", errTooMuch, image.Printable(h.Name), h.Size, err)
+			if err := m.expects(h.Size); err != nil { // before any of it is read
+				return fmt.Errorf("%q is a sparse file of %d bytes: %w", image.Printable(h.Name), h.Size, err)
 			}
 			one.body = unpacked{one.body, m}
 		}
@@ -331,6 +304,7 @@ func clean(name string) (string, error) {
 // walkFolder is walk for an unpacked archive.
 func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error {
 	_, noMark := root.Stat(storeMark)
+	own := int64(0)
 	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -349,7 +323,8 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 		if err != nil || d.IsDir() || leftByMacOS(name) {
 			return err
 		}
-		m := member{name: name, size: info.Size()}
+		own += info.Size()
+		m := member{name: name, size: info.Size(), own: own}
 		switch {
 		case d.Type()&fs.ModeSymlink != 0:
 			to, err := root.Readlink(name)
@@ -397,18 +372,18 @@ func within(root *os.Root, name, to string) (string, error) {
 	return link, nil
 }
 
-// walkPath is walk for what is at a path: a file, a folder, the first of several
-// volumes, or "-" for stdin.
-func walkPath(ctx context.Context, name string, stdin io.Reader, ratio limits.MaxRatio, f func(member) error) error {
+// walkAll is walk for a source, whatever it is.
+func (s source) walkAll(ctx context.Context, f func(member) error) error {
+	name := s.name
 	if name == "-" {
-		return walk(ctx, stdin, 0, ratio, f)
+		return s.walk(ctx, s.stdin, 0, f)
 	}
 	volumes, err := volumesOf(name)
 	if err != nil {
 		return err
 	}
 	if len(volumes) > 0 {
-		err := walkVolumes(ctx, volumes, ratio, f)
+		err := s.walkVolumes(ctx, volumes, f)
 		if errors.Is(err, ErrInvalid) {
 			err = blame(ctx, volumes[0], err)
 		}
@@ -434,9 +409,9 @@ func walkPath(ctx context.Context, name string, stdin io.Reader, ratio limits.Ma
 	}
 	defer file.Close()
 	if !info.Mode().IsRegular() {
-		return walk(ctx, file, 0, ratio, f)
+		return s.walk(ctx, file, 0, f)
 	}
-	err = walk(ctx, file, info.Size(), ratio, f)
+	err = s.walk(ctx, file, info.Size(), f)
 	if first := firstOf(name); first != "" && errors.Is(err, ErrInvalid) {
 		return fmt.Errorf("%w: %s is missing", ErrVolume, first)
 	}
@@ -584,7 +559,7 @@ func missingVolume(base string, width, n int) error {
 }
 
 // walkVolumes is walk for volumes, one after the other.
-func walkVolumes(ctx context.Context, names []string, ratio limits.MaxRatio, f func(member) error) error {
+func (s source) walkVolumes(ctx context.Context, names []string, f func(member) error) error {
 	size := int64(0)
 	var files []*os.File
 	var readers []io.Reader
@@ -605,7 +580,7 @@ func walkVolumes(ctx context.Context, names []string, ratio limits.MaxRatio, f f
 		}
 		size += info.Size()
 	}
-	return walk(ctx, io.MultiReader(readers...), size, ratio, f)
+	return s.walk(ctx, io.MultiReader(readers...), size, f)
 }
 
 // blobDigest is the digest that a member's name claims, or "".
@@ -623,8 +598,8 @@ func blobDigest(name string) digest.Digest {
 }
 
 // Digests lists the blobs that an archive carried, and those that it left out
-// because an earlier one did. name is as for Import, and so is ratio. What it names by digest is believed: it says what
-// to leave out, and who reads the result checks that.
+// because an earlier one did. name is as for Import, and so is ratio. What it names by digest is
+// believed: it says what to leave out, and who reads the result checks that.
 func Digests(ctx context.Context, name string, stdin io.Reader, ratio limits.MaxRatio) ([]digest.Digest, error) {
 	var out []digest.Digest
 	note := new(notes)
@@ -633,7 +608,8 @@ func Digests(ctx context.Context, name string, stdin io.Reader, ratio limits.Max
 		return note.add(costOfBlob)
 	}
 	known := false // anything that an archive of images has
-	err := walkPath(ctx, name, stdin, ratio, func(m member) error {
+	err := source{name: name, stdin: stdin, ratio: ratio, temp: newTemp}.walkAll(ctx, func(m member) error {
+		note.own, note.held = m.own, m.held
 		if m.link != "" {
 			return nil
 		}

@@ -507,7 +507,7 @@ func (i *importer) resolve(ctx context.Context, target ocispec.Descriptor) (*res
 }
 
 func absentTarget(d digest.Digest) error {
-	return fmt.Errorf("%w: index.json lists %s, which is not there", ErrInvalid, d)
+	return fmt.Errorf("%w: index.json lists %s, which is missing", ErrInvalid, d)
 }
 
 // has reports whether the store has a blob, which stays. It is looked at once, whatever sizes it
@@ -539,22 +539,22 @@ func (i *importer) whole(ctx context.Context, target ocispec.Descriptor, out *re
 	img, err := compose.Stored(ctx, i.store, root, image.DefaultPlatform())
 	var size *blobstore.SizeError
 	if errors.Is(err, blobstore.ErrNotFound) && !errors.As(err, &size) {
-		return fmt.Errorf("%w: some blobs of %s are not there", ErrInvalid, target.Digest)
+		return fmt.Errorf("%w: some blobs of %s are missing", ErrInvalid, target.Digest)
 	}
 	var none *image.NoPlatformError
 	if errors.As(err, &none) {
-		return fmt.Errorf("%w: of what the index %s lists nothing is there", ErrInvalid, target.Digest)
+		return fmt.Errorf("%w: everything that the index %s lists is missing", ErrInvalid, target.Digest)
 	}
 	if err != nil {
 		return wrongSize(invalid(err))
 	}
 	if !slices.ContainsFunc(img.Variants, func(v plan.Variant) bool { return v.Platform == nil || !image.IsUnknown(*v.Platform) }) {
-		return fmt.Errorf("%w: of %s nothing but attestations is whole", ErrInvalid, target.Digest)
+		return fmt.Errorf("%w: only the attestations of %s are complete", ErrInvalid, target.Digest)
 	}
 	for _, d := range img.Blobs() {
 		has, err := i.has(d) // keeps it
 		if err == nil && !has {
-			err = fmt.Errorf("%w: blob %s is not there", ErrInvalid, d.Digest)
+			err = fmt.Errorf("%w: blob %s is missing", ErrInvalid, d.Digest)
 		}
 		if err != nil {
 			return wrongSize(err)
@@ -601,11 +601,14 @@ func (i *importer) checkLayers(ctx context.Context, img *plan.Image) error {
 			return err
 		}
 		diffIDs, err := image.DiffIDs(raw)
-		if err != nil || len(diffIDs) == 0 { // some configs are of no container image, whatever they call themselves
+		if err != nil {
+			return fmt.Errorf("config %s: %w", v.Config.Digest, invalid(err))
+		}
+		if len(diffIDs) == 0 { // some configs are of no container image, whatever they call themselves
 			continue
 		}
 		if len(diffIDs) != len(v.Layers) {
-			return fmt.Errorf("%w: the config %s tells of %d layers and the manifest of %d", ErrInvalid, v.Config.Digest, len(diffIDs), len(v.Layers))
+			return fmt.Errorf("%w: the config %s lists %d layers and the manifest %d", ErrInvalid, v.Config.Digest, len(diffIDs), len(v.Layers))
 		}
 		for k, l := range v.Layers {
 			if p := (pair{l.Digest, diffIDs[k]}); !seen[p] {
@@ -646,7 +649,7 @@ func (i *importer) checkLayer(ctx context.Context, c layerCheck) error {
 		if sealed || errors.As(err, &unreadable) {
 			i.mu.Lock()
 			defer i.mu.Unlock()
-			i.options.Warn(fmt.Sprintf("layer %s can't be held against its image's config: it is of the media type %q", c.layer.Digest, image.Printable(c.layer.MediaType)))
+			i.options.Warn(fmt.Sprintf("layer %s can't be checked against its image's config: unknown media type %q", c.layer.Digest, image.Printable(c.layer.MediaType)))
 			return nil
 		}
 	}
@@ -726,7 +729,7 @@ func (i *importer) makeRoot(ctx context.Context, e *dockerImage) (blobstore.Root
 		return blobstore.Root{}, invalid(err)
 	}
 	if len(diffIDs) != len(e.Layers) {
-		return blobstore.Root{}, fmt.Errorf("%w: the config %q tells of %d layers and manifest.json of %d", ErrInvalid, image.Printable(e.Config), len(diffIDs), len(e.Layers))
+		return blobstore.Root{}, fmt.Errorf("%w: the config %q lists %d layers and manifest.json %d", ErrInvalid, image.Printable(e.Config), len(diffIDs), len(e.Layers))
 	}
 	layers := make([]ocispec.Descriptor, 0, len(e.Layers))
 	for n, name := range e.Layers {
@@ -807,21 +810,25 @@ func (i *importer) unpack(ctx context.Context, f file) (digest.Digest, squeeze.F
 		return "", squeeze.None, err
 	}
 	defer blob.Close()
-	in, format, err := squeeze.NewReader(blob)
+	format, err := squeeze.Detect(headOf(blob))
 	if err != nil {
 		return "", format, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	defer in.Close()
 	if format == squeeze.None && f.digest.Algorithm() == digest.SHA256 {
 		return f.digest, format, nil
 	}
 	if d, ok := i.lease.Derived(f.digest, form); ok {
 		return d.DiffID, format, nil
 	}
-	if format == squeeze.Zstd { // one at a time: its window is memory, and it uses several processors itself
-		i.zstd.Lock()
+	if format == squeeze.Zstd {
+		i.zstd.Lock() // one at a time: its window is memory, and it uses several processors itself
 		defer i.zstd.Unlock()
 	}
+	in, format, err := squeeze.NewReader(blob)
+	if err != nil {
+		return "", format, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	defer in.Close()
 	hash := digest.SHA256.Hash()
 	if _, err := io.CopyBuffer(hash, i.options.MaxRatio.Reader(interruptible{ctx, in}, f.size), make([]byte, 1<<20)); err != nil {
 		if ctx.Err() != nil {
@@ -850,7 +857,7 @@ func (i *importer) fromRepositories(ctx context.Context, known []blobstore.Root)
 		return cmp.Or(cmp.Compare(a.repo, b.repo), cmp.Compare(a.tag, b.tag))
 	}) {
 		name := e.repo + ":" + e.tag
-		if len(known) > 0 && (i.json[e.top+"/json"] == nil || have[fullName(name)]) {
+		if _, ok := i.json[e.top+"/json"]; len(known) > 0 && (!ok || have[fullName(name)]) {
 			continue
 		}
 		root, ok := made[e.top]
@@ -873,20 +880,30 @@ const maxLayers = 1000
 func (i *importer) historyRoot(ctx context.Context, top string) (blobstore.Root, error) {
 	var s image.Schema1
 	seen := make(map[string]bool)
+	size := 0
 	for id := top; id != ""; {
-		raw, ok := i.json[id+"/json"]
+		raw, ok, err := i.layerJSON(id)
+		if err != nil {
+			return blobstore.Root{}, err
+		}
+		if size += len(raw); size > limits.ManifestBytes { // as those of a schema 1 manifest are
+			return blobstore.Root{}, fmt.Errorf("%w: the history of layer %q has more than %d MiB", ErrInvalid, image.Printable(top), limits.ManifestBytes>>20)
+		}
 		if seen[id] {
 			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", ErrInvalid, image.Printable(id))
 		}
 		seen[id] = true
 		if !ok {
-			return blobstore.Root{}, fmt.Errorf("%w: it tells of layer %q, which is not there", ErrInvalid, image.Printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q is missing", ErrInvalid, image.Printable(id))
 		}
-		l := image.Schema1Layer{ID: id, JSON: raw}
-		var err error
+		l := image.Schema1Layer{ID: id}
+		if id == top {
+			l.JSON = raw // which becomes the config
+		}
 		if l.Config, err = image.DecodeHistory(raw); err != nil {
-			return blobstore.Root{}, fmt.Errorf("%w: the json of layer %q", ErrInvalid, image.Printable(id))
+			return blobstore.Root{}, fmt.Errorf("the json of layer %q: %w", image.Printable(id), invalid(err))
 		}
+		l.Config.ContainerConfig.Cmd = []string{strings.Join(l.Config.ContainerConfig.Cmd, " ")} // as the config has it
 		s.Layers = append(s.Layers, l)
 		if len(s.Layers) > maxLayers {
 			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", ErrInvalid, image.Printable(top), maxLayers)

@@ -63,18 +63,25 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 	n := new(notes)
 	i := &importer{
 		options: o, store: store, lease: lease, origin: originOf(name), notes: n, lists: lists{notes: n, texts: make(map[string]string)},
-		files: make(map[string]file), links: make(map[string]string), json: make(map[string][]byte), blobs: make(map[digest.Digest]blob),
+		files: make(map[string]file), links: make(map[string]string), json: make(map[string]extent), blobs: make(map[digest.Digest]blob),
 		rotten: make(map[digest.Digest]*rottenError), images: make(map[imageKey]*resolved), layers: make(map[digest.Digest]unpackedLayer), sound: make(map[digest.Digest]bool),
 	}
+	defer func() {
+		if i.texts != nil {
+			err = errors.Join(err, i.texts.Close())
+		}
+	}()
 	var pinned []blobstore.Root
 	defer func() {
 		if ctx.Err() == nil {
 			err = errors.Join(err, i.dropUnneeded(pinned))
 		}
 	}()
-	if err := walkPath(ctx, name, stdin, o.MaxRatio, func(m member) error { return i.take(ctx, m) }); err != nil {
+	from := source{name: name, stdin: stdin, ratio: o.MaxRatio, temp: i.temp}
+	if err := from.walkAll(ctx, func(m member) error { return i.take(ctx, m) }); err != nil {
 		return nil, err
 	}
+	i.notes.held = 0
 	roots, err := i.roots(ctx)
 	if err != nil {
 		return nil, err
@@ -199,7 +206,9 @@ type importer struct {
 	lists  lists
 	files  map[string]file        // members that are named otherwise than blobs
 	links  map[string]string      // names that lead to others
-	json   map[string][]byte      // old layers' json
+	json   map[string]extent      // old layers' json, in texts
+	texts  tempFile               // nil while there is none
+	wrote  int64                  // of texts, in bytes
 	blobs  map[digest.Digest]blob // what came from the archive, and what was made
 	sound  map[digest.Digest]bool // blobs that were looked at
 	images map[imageKey]*resolved // what index.json lists, each once
@@ -208,6 +217,9 @@ type importer struct {
 	// rotten are the blobs of which no right copy was found. Only images that need them fail.
 	rotten map[digest.Digest]*rottenError
 }
+
+// extent is a part of a file, in bytes.
+type extent struct{ offset, size int64 }
 
 // file is a member whose content is in the store.
 type file struct {
@@ -234,6 +246,7 @@ func (e *rottenError) Unwrap() error { return e.err }
 
 // take reads a member.
 func (i *importer) take(ctx context.Context, m member) error {
+	i.notes.own, i.notes.held = m.own, m.held
 	// What was appended later counts, as for tar itself.
 	delete(i.files, m.name)
 	delete(i.links, m.name)
@@ -242,7 +255,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 	switch base := path.Base(m.name); {
 	case m.link != "":
 		i.links[m.name] = m.link
-		return i.notes.add(costOfEntry + len(m.name) + len(m.link))
+		return i.notes.add(costOfEntry + costOf(m.name, m.link))
 	case base == "VERSION":
 		return nil
 	case heads[m.name], m.name == deltaFile:
@@ -250,7 +263,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 	case base == "json":
 		return i.takeJSON(m)
 	case want == "":
-		if err := i.notes.add(costOfEntry + costOfBlob + len(m.name)); err != nil {
+		if err := i.notes.add(costOfEntry + costOfBlob + costOf(m.name)); err != nil {
 			return err
 		}
 	default:
@@ -290,15 +303,39 @@ func (i *importer) takeJSON(m member) error {
 	if m.size > most {
 		return fmt.Errorf("%w: %q has %d bytes", ErrInvalid, image.Printable(m.name), m.size)
 	}
-	if err := i.notes.add(costOfEntry + len(m.name) + int(m.size)); err != nil {
+	if err := i.notes.add(costOfText + costOf(m.name)); err != nil {
 		return err
 	}
 	raw := make([]byte, m.size)
 	if _, err := io.ReadFull(m.body, raw); err != nil {
 		return broken(err)
 	}
-	i.json[m.name] = raw
+	if i.texts == nil {
+		var err error
+		if i.texts, err = i.temp(); err != nil {
+			return err
+		}
+	}
+	if _, err := i.texts.Write(raw); err != nil {
+		return fmt.Errorf("storing %q: %w", image.Printable(m.name), err)
+	}
+	i.json[m.name] = extent{i.wrote, m.size}
+	i.wrote += m.size
 	return nil
+}
+
+// temp makes a temporary file in the store.
+func (i *importer) temp() (tempFile, error) { return i.lease.Draft() }
+
+// layerJSON reads back what takeJSON has read. ok is false for a layer that has none.
+func (i *importer) layerJSON(id string) (raw []byte, ok bool, err error) {
+	at, ok := i.json[id+"/json"]
+	if !ok || at.size == 0 {
+		return nil, ok, nil
+	}
+	raw = make([]byte, at.size)
+	_, err = i.texts.ReadAt(raw, at.offset)
+	return raw, true, err
 }
 
 // keep stores a member's content.
@@ -335,7 +372,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 	}
 	got := digest.NewDigest(algorithm, hash)
 	if want != "" && got != want {
-		return file{}, fmt.Errorf("%w: %q has the digest %s", ErrMismatch, image.Printable(m.name), got)
+		return file{}, fmt.Errorf("%w: %q has digest %s", ErrMismatch, image.Printable(m.name), got)
 	}
 	has, err := i.lease.Has(ocispec.Descriptor{Digest: got, Size: draft.Size()})
 	if err != nil {
@@ -422,7 +459,7 @@ func (i *importer) find(name string) (file, error) {
 		}
 		break
 	}
-	return file{}, fmt.Errorf("%w: it tells of %q, which is not there", ErrInvalid, image.Printable(name))
+	return file{}, fmt.Errorf("%w: %q is missing", ErrInvalid, image.Printable(name))
 }
 
 // roots finds the images, by whichever of the files that tell is the best.
@@ -433,7 +470,7 @@ func (i *importer) roots(ctx context.Context) ([]blobstore.Root, error) {
 	index, manifest, repos := i.lists.index, i.lists.manifest, i.lists.repos
 	if index != nil && index.err != nil && (manifest != nil || repos != nil) {
 		if !index.blank {
-			i.options.Warn("index.json is no index: what else tells of the images is used")
+			i.options.Warn("index.json is not an image index; using manifest.json or repositories")
 		}
 		index = nil
 	}

@@ -22,8 +22,19 @@ const (
 	costOfMap    = 350
 	costOfString = 48
 	costOfRef    = 16
+	costOfText   = 100 // of what is kept in a file
 	costOfBlob   = 220 // of a digest in the maps that have it
 )
+
+// costOf is what texts take, in bytes of memory: twice their size, since the collector lets garbage
+// grow as large as what is in use.
+func costOf(texts ...string) int {
+	n := 0
+	for _, t := range texts {
+		n += 2 * len(t)
+	}
+	return n
+}
 
 // dockerImage is an entry of manifest.json.
 type dockerImage struct {
@@ -40,12 +51,17 @@ type dockerImage struct {
 
 // notes counts the memory that is taken by what is noted of an archive, in bytes, as well as that
 // can be told from outside: whoever made the archive decides how much there is to note.
-type notes struct{ taken int }
+type notes struct {
+	taken int64
+	own   int64 // bytes of the archive itself, as far as that is known yet
+	held  int64 // bytes of memory that reading it may take
+}
 
 // add takes memory, or refuses to. The error wraps ErrInvalid.
 func (n *notes) add(bytes int) error {
-	if n.taken += bytes; n.taken > limits.ArchiveNotes {
-		return fmt.Errorf("%w: its images, names and blobs are too many: noting them takes more than %d MiB", errTooMuch, limits.ArchiveNotes>>20)
+	n.taken += int64(bytes)
+	if most := min(limits.ArchiveNotes-n.held+n.own/limits.ArchiveNotesShare, limits.ArchiveNotesMost); n.taken > most {
+		return fmt.Errorf("%w: too many images, names and blobs for its size: they take more than %d MiB of memory", errTooMuch, most>>20)
 	}
 	return nil
 }
@@ -143,13 +159,13 @@ func (l *lists) readIndex(s *jsonstream.Reader) error {
 		}
 		return s.Array(func() error {
 			var d ocispec.Descriptor
-			size, err := s.Entry(&d, map[string]bool{"annotations": true})
+			size, err := s.Entry(&d)
 			if err != nil {
 				return err
 			}
 			kept := noted(d)
 			l.index.entries = append(l.index.entries, &kept)
-			return l.notes.add(costOfEntry + costOfMap + size)
+			return l.notes.add(costOfEntry + costOfMap + 2*size)
 		})
 	})
 	return s.EndAfter(err)
@@ -173,12 +189,12 @@ func noted(d ocispec.Descriptor) ocispec.Descriptor {
 func (l *lists) readManifest(s *jsonstream.Reader) error {
 	err := s.Array(func() error {
 		var e dockerImage
-		if _, err := s.Entry(&e, map[string]bool{"LayerSources": true}); err != nil {
+		if _, err := s.Entry(&e); err != nil {
 			return err
 		}
-		cost := costOfEntry + len(e.Config)
+		cost := costOfEntry + costOf(e.Config)
 		for _, tag := range e.RepoTags {
-			cost += costOfString + len(tag)
+			cost += costOfString + costOf(tag)
 		}
 		layers := make([]string, len(e.Layers)) // as many as there are, and each text once
 		for i, name := range e.Layers {
@@ -186,7 +202,7 @@ func (l *lists) readManifest(s *jsonstream.Reader) error {
 			if !ok {
 				known = name
 				l.texts[name] = name
-				cost += 2*costOfString + len(name)
+				cost += 2*costOfString + costOf(name)
 			}
 			layers[i] = known
 			cost += costOfRef
@@ -203,11 +219,11 @@ func (l *lists) readRepos(s *jsonstream.Reader) error {
 	err := s.Object(func(repo string) error {
 		return s.Object(func(tag string) error {
 			var top string
-			if _, err := s.Entry(&top, nil); err != nil {
+			if _, err := s.Entry(&top); err != nil {
 				return err
 			}
 			l.repos.entries = append(l.repos.entries, &repoTag{repo, tag, top})
-			return l.notes.add(costOfEntry + len(repo) + len(tag) + len(top))
+			return l.notes.add(costOfEntry + costOf(repo, tag, top))
 		})
 	})
 	return s.EndAfter(err)
@@ -220,10 +236,10 @@ func readDelta(s *jsonstream.Reader, f func(tarwriter.Absent) error) (since dige
 	err = s.Fields([]string{"version", "since", "absent"}, func(name string) error {
 		switch name {
 		case "version":
-			_, err := s.Entry(&version, nil)
+			_, err := s.Entry(&version)
 			return err
 		case "since":
-			_, err := s.Entry(&since, nil)
+			_, err := s.Entry(&since)
 			return err
 		}
 		if s.Null() {
@@ -231,7 +247,7 @@ func readDelta(s *jsonstream.Reader, f func(tarwriter.Absent) error) (since dige
 		}
 		return s.Array(func() error {
 			var a tarwriter.Absent
-			if _, err := s.Entry(&a, nil); err != nil {
+			if _, err := s.Entry(&a); err != nil {
 				return err
 			}
 			if a.Digest.Validate() != nil || a.Size < 0 {

@@ -214,7 +214,7 @@ func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Varia
 		if out.ConfigContent, err = c.read(ctx, v.Config); err != nil {
 			return out, err
 		}
-		if err := image.CheckJSON(out.ConfigContent); err != nil { // it is decoded for the layers' json
+		if err := image.CheckConfig(out.ConfigContent); err != nil { // it is decoded for the layers' json
 			return out, fmt.Errorf("the config: %w", err)
 		}
 	}

@@ -246,7 +246,7 @@ func Read(in io.Reader) (Pull, error) {
 // entry reads an entry of one of the lists.
 func entry[T any](s *jsonstream.Reader, to *[]T) error {
 	var v T
-	_, err := s.Entry(&v, nil)
+	_, err := s.Entry(&v)
 	*to = append(*to, v)
 	return err
 }

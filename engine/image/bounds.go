@@ -5,27 +5,31 @@ import (
 	"fmt"
 
 	"drayage/engine/limits"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// free are the fields whose names are anybody's, in manifests, indexes and configs.
-var free = map[string]bool{"annotations": true, "Labels": true, "ExposedPorts": true, "Volumes": true}
-
-// decodeJSON is json.Unmarshal of a foreign document into v, once the document was held against
-// the bounds of package limits. The error wraps ErrInvalid.
-func decodeJSON(raw []byte, v any) error {
-	if err := CheckJSON(raw); err != nil {
+// decodeJSON is json.Unmarshal of a foreign document into v, once the document was checked against
+// the bounds of package limits. also are values of other types that readers decode it into. The
+// error wraps ErrInvalid.
+func decodeJSON(raw []byte, v any, also ...any) error {
+	if err := checkJSON(raw, append(also, v)...); err != nil {
 		return err
 	}
 	return unmarshal(raw, v)
 }
 
-// CheckJSON holds a foreign document against the bounds of package limits. The error wraps
+// CheckConfig checks an image's config against the bounds of package limits. The error wraps
 // ErrInvalid.
-func CheckJSON(raw []byte) error {
+func CheckConfig(raw []byte) error { return checkJSON(raw, ocispec.Image{}, Schema1History{}) }
+
+// checkJSON checks a foreign document against the bounds of package limits. known are values of the
+// types that it is decoded into. The error wraps ErrInvalid.
+func checkJSON(raw []byte, known ...any) error {
 	if len(raw) > limits.ManifestBytes {
 		return fmt.Errorf("%w: larger than %d MiB", ErrInvalid, limits.ManifestBytes>>20)
 	}
-	if err := limits.CheckJSON(raw, free); err != nil {
+	if err := limits.CheckJSON(raw, known...); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, printableError{err})
 	}
 	return nil

@@ -128,12 +128,13 @@ func TestDecodeHoldsDocumentsToTheLimits(t *testing.T) {
 		{"deeper", deep(limits.JSONDepth + 1), "nested more than 64 deep"},
 		{"more values", `{"manifests":[],"x":[` + strings.Repeat("0,", limits.JSONValues) + `0]}`, "more than 250000 values"},
 		{"larger", `{"manifests":[]` + strings.Repeat(" ", image.MaxSize) + `}`, "larger than 4 MiB"},
-		{"layers twice", `{"config":` + desc + `,"layers":[],"layers":[` + desc + `]}`, `the field "layers" twice`},
-		{"layers in another case, too", `{"config":` + desc + `,"layers":[],"Layers":[` + desc + `]}`, `the field "Layers" twice`},
-		{"a digest twice", `{"manifests":[{"digest":"` + someDigest + `","Digest":"` + someDigest + `","size":0}]}`, `the field "Digest" twice`},
+		{"layers twice", `{"config":` + desc + `,"layers":[],"layers":[` + desc + `]}`, `duplicate field "layers"`},
+		{"layers in another case, too", `{"config":` + desc + `,"layers":[],"Layers":[` + desc + `]}`, `duplicate field "Layers"`},
+		{"a digest twice", `{"manifests":[{"digest":"` + someDigest + `","Digest":"` + someDigest + `","size":0}]}`, `duplicate field "Digest"`},
+		{"unknown fields that differ in case", `{"manifests":[],"x":1,"X":{"layers":1,"Layers":2}}`, ""},
 		{"annotations that differ in case", `{"manifests":[],"annotations":{"a":"","A":""}}`, ""},
-		{"an annotation twice", `{"manifests":[],"annotations":{"a":"","a":""}}`, `the field "a" twice`},
-		{"a field that paints the terminal", "{\"manifests\":[],\"\\u001b[31m\":1,\"\\u001b[31m\":2}", "twice"},
+		{"an annotation twice", `{"manifests":[],"annotations":{"a":"","a":""}}`, `duplicate field "a"`},
+		{"a field that paints the terminal", "{\"manifests\":[],\"\\u001b[31m\":1,\"\\u001b[31m\":2}", "duplicate field"},
 		{"a platform that is half empty", `{"manifests":[{"digest":"` + someDigest + `","size":0,"platform":{"os":"linux"}}]}`, ""},
 	} {
 		_, err := image.Decode([]byte(c.body))

@@ -60,10 +60,10 @@ type Document struct {
 // puts on it may be missing or wrong (G44), and isn't there any more when the
 // same bytes come from the store. The errors wrap ErrInvalid or ErrUnsupported.
 func Decode(raw []byte) (Document, error) {
-	if err := CheckJSON(raw); err != nil {
+	var look shape
+	if err := checkJSON(raw, look, ocispec.Index{}, ocispec.Manifest{}, schema1{}); err != nil {
 		return Document{}, err
 	}
-	var look shape
 	if err := json.Unmarshal(raw, &look); err != nil {
 		return Document{}, fmt.Errorf("%w: %s", ErrInvalid, notJSON(raw, err))
 	}

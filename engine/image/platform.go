@@ -245,7 +245,7 @@ func Platforms(ix *ocispec.Index) []string {
 // zero Platform when the config tells none.
 func ConfigPlatform(config []byte) (ocispec.Platform, error) {
 	var p ocispec.Platform
-	if err := decodeJSON(config, &p); err != nil {
+	if err := decodeJSON(config, &p, ocispec.Image{}); err != nil {
 		return ocispec.Platform{}, fmt.Errorf("reading the image's config: %w", err)
 	}
 	return p, nil

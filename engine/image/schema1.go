@@ -49,7 +49,7 @@ type Schema1History struct {
 // ErrInvalid.
 func DecodeHistory(raw []byte) (Schema1History, error) {
 	var h Schema1History
-	err := decodeJSON(raw, &h)
+	err := decodeJSON(raw, &h, ocispec.Image{}) // the top one becomes a config
 	return h, err
 }
 
@@ -84,16 +84,19 @@ func Payload(raw []byte) []byte {
 	return slices.Concat(raw[:format.Length], tail)
 }
 
+// schema1 is a schema 1 manifest as far as it is read.
+type schema1 struct {
+	FSLayers []struct {
+		BlobSum digest.Digest `json:"blobSum"`
+	} `json:"fsLayers"`
+	History []struct {
+		V1Compatibility string `json:"v1Compatibility"`
+	} `json:"history"`
+}
+
 // decodeSchema1 reads a schema 1 manifest without signatures.
 func decodeSchema1(raw []byte) (*Schema1, error) {
-	var m struct {
-		FSLayers []struct {
-			BlobSum digest.Digest `json:"blobSum"`
-		} `json:"fsLayers"`
-		History []struct {
-			V1Compatibility string `json:"v1Compatibility"`
-		} `json:"history"`
-	}
+	var m schema1
 	if err := decodeJSON(raw, &m); err != nil {
 		return nil, err
 	}
@@ -184,7 +187,7 @@ func DiffIDs(config []byte) ([]digest.Digest, error) {
 			DiffIDs []digest.Digest `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	if err := decodeJSON(config, &c); err != nil {
+	if err := decodeJSON(config, &c, ocispec.Image{}); err != nil {
 		return nil, fmt.Errorf("the config: %w", err)
 	}
 	for _, d := range c.RootFS.DiffIDs {

@@ -16,7 +16,7 @@ import (
 
 var (
 	// ErrJSON is wrapped for what is not the JSON that it should be.
-	ErrJSON = errors.New("it is not the JSON that it should be")
+	ErrJSON = errors.New("unexpected or malformed JSON")
 	// ErrTooMuch is wrapped for what exceeds a bound.
 	ErrTooMuch = errors.New("too much")
 )
@@ -123,7 +123,7 @@ func (s *Reader) Object(f func(name string) error) error {
 		if seen[name] {
 			return twice(name)
 		}
-		if err := s.cost(len(name) + costOfName); err != nil {
+		if err := s.cost(2*len(name) + costOfName); err != nil {
 			return err
 		}
 		seen[name] = true
@@ -153,8 +153,9 @@ func (s *Reader) Fields(known []string, f func(name string) error) error {
 	})
 }
 
-// costOfName is what a name takes beside its text, in bytes of memory.
-const costOfName = 48
+// costOfName is what a name takes beside its text, in bytes of memory. The text counts twice, since
+// the collector lets garbage grow as large as what is in use.
+const costOfName = 96
 
 // shown is as much of a foreign text as a message has.
 func shown(name string, most int) string {
@@ -163,7 +164,7 @@ func shown(name string, most int) string {
 
 func twice(name string) error {
 	const most = 60
-	return fmt.Errorf("%w: it has the field %q twice", ErrJSON, shown(name, most))
+	return fmt.Errorf("%w: duplicate field %q", ErrJSON, shown(name, most))
 }
 
 // Value reads one value of at most some bytes. It may be no JSON, but is not empty. It is good
@@ -218,7 +219,7 @@ func (s *Reader) bytes(f func(byte) error) error {
 			continue
 		case c == '{' || c == '[':
 			if depth++; depth > limits.JSONDepth {
-				return fmt.Errorf("%w: it is nested more than %d deep", ErrTooMuch, limits.JSONDepth)
+				return fmt.Errorf("%w: nested more than %d deep", ErrTooMuch, limits.JSONDepth)
 			}
 			continue
 		case c == '}' || c == ']':
@@ -268,14 +269,14 @@ func wrong(err error) error {
 	return fmt.Errorf("%w: %s", ErrJSON, text)
 }
 
-// Entry decodes the next value into v, once it was held against the bounds of package limits. free
-// is as for limits.CheckJSON. It returns the size of the text in bytes.
-func (s *Reader) Entry(v any, free map[string]bool) (size int, err error) {
+// Entry decodes the next value into v, once it was checked against the bounds of package limits. It
+// returns the size of the text in bytes.
+func (s *Reader) Entry(v any) (size int, err error) {
 	raw, err := s.Value(limits.EntryBytes)
 	if err != nil {
 		return 0, err
 	}
-	if err := limits.CheckJSON(raw, free); err != nil {
+	if err := limits.CheckJSON(raw, v); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrJSON, err)
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
@@ -322,7 +323,7 @@ func (s *Reader) Document(v any, lists map[string]func() error) error {
 		return err
 	}
 	raw := []byte("{" + strings.Join(rest, ",") + "}")
-	if err := limits.CheckJSON(raw, nil); err != nil {
+	if err := limits.CheckJSON(raw, v); err != nil {
 		return wrong(err)
 	}
 	if err := json.Unmarshal(raw, v); err != nil {

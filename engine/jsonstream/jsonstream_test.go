@@ -21,7 +21,7 @@ func read(text string) (document, error) {
 	var d document
 	err := s.Document(&d, map[string]func() error{"list": func() error {
 		var n int
-		_, err := s.Entry(&n, nil)
+		_, err := s.Entry(&n)
 		d.List = append(d.List, n)
 		return err
 	}})

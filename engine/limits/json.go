@@ -3,8 +3,12 @@ package limits
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"unicode"
+	"unicode/utf8"
 )
 
 // JSONError says which bound a JSON document exceeds, or which field it has twice.
@@ -12,21 +16,27 @@ type JSONError struct{ Reason string }
 
 func (e *JSONError) Error() string { return e.Reason }
 
-// CheckJSON holds a JSON document against JSONValues and JSONDepth, and refuses one that says
-// something twice: two keys of an object that are the same, or that differ in case alone, since
-// decoders disagree on which of them counts. In the objects that free has the keys of, such as
-// annotations, names are anybody's, and may differ in case; nil is none. It takes little memory,
-// whatever the document is, and is to be called before the document is decoded. What is no JSON
-// may pass: the decoder finds out. The error is a *JSONError.
-func CheckJSON(raw []byte, free map[string]bool) error {
-	s := jsonScan{raw: raw, free: free}
+// CheckJSON checks a JSON document against JSONValues and JSONDepth, and rejects ambiguous ones: an
+// object that has a key twice, or two keys that differ only in case where known has a field of that
+// name. known are values of the types that the document is decoded into: encoding/json ignores case
+// and other decoders don't, so they would read different values. Names that are not fields of
+// these types, such as labels and annotations, may differ in case. It takes little memory,
+// whatever the document is, and must be called before the document is decoded. What isn't JSON
+// may pass: the decoder reports it. The error is a *JSONError.
+func CheckJSON(raw []byte, known ...any) error {
+	s := jsonScan{raw: raw}
+	for _, v := range known {
+		if v != nil {
+			s.known = append(s.known, reflect.TypeOf(v))
+		}
+	}
 	return s.run()
 }
 
-// jsonScan is a document that is looked through from its beginning to its end.
+// jsonScan is a document that is scanned from its beginning to its end.
 type jsonScan struct {
 	raw    []byte
-	free   map[string]bool
+	known  []reflect.Type // of the whole document
 	values int
 	open   []jsonLevel
 }
@@ -34,10 +44,77 @@ type jsonScan struct {
 // jsonLevel is an object or array that has begun.
 type jsonLevel struct {
 	object bool
-	free   bool // names in it are anybody's
 	value  bool // a key was read: what comes is its value
-	key    string
-	keys   map[string]bool // as they are compared
+	// element are the types of an array's elements or of a map's values, and fields those of the
+	// fields of structs, by their folded names.
+	element []reflect.Type
+	fields  []map[string]reflect.Type
+	key     string          // the last one, folded
+	keys    map[string]bool // as they are compared
+}
+
+// below are the types of the value that comes next in a level.
+func (l *jsonLevel) below() []reflect.Type {
+	if !l.object {
+		return l.element
+	}
+	out := l.element
+	for _, f := range l.fields {
+		if t, ok := f[l.key]; ok {
+			out = append(slices.Clip(out), t)
+		}
+	}
+	return out
+}
+
+// knows reports whether a folded name is one of a field.
+func (l *jsonLevel) knows(folded string) bool {
+	return slices.ContainsFunc(l.fields, func(f map[string]reflect.Type) bool { _, ok := f[folded]; return ok })
+}
+
+var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+
+// level begins an object or array of some types. A type that decodes itself, such as
+// json.RawMessage, has no fields here.
+func level(object bool, types []reflect.Type) jsonLevel {
+	l := jsonLevel{object: object}
+	for _, t := range types {
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch {
+		case t.Implements(unmarshaler) || reflect.PointerTo(t).Implements(unmarshaler):
+		case object && t.Kind() == reflect.Struct:
+			l.fields = append(l.fields, fieldsOf(t))
+		case object && t.Kind() == reflect.Map, !object && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array):
+			l.element = append(l.element, t.Elem())
+		}
+	}
+	return l
+}
+
+// knownFields caches fieldsOf: map[reflect.Type]map[string]reflect.Type.
+var knownFields sync.Map
+
+// fieldsOf are the types of the fields that encoding/json decodes into a struct, by their folded
+// names.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	if known, ok := knownFields.Load(t); ok {
+		return known.(map[string]reflect.Type)
+	}
+	out := make(map[string]reflect.Type)
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if !f.IsExported() || f.Tag.Get("json") == "-" || f.Anonymous && name == "" {
+			continue // the fields of an embedded struct are visible as well
+		}
+		if name == "" {
+			name = f.Name
+		}
+		out[strings.Map(foldRune, name)] = f.Type
+	}
+	knownFields.Store(t, out)
+	return out
 }
 
 func (s *jsonScan) run() error {
@@ -98,7 +175,7 @@ func stringEnd(raw []byte, i int) int {
 
 func (s *jsonScan) count() error {
 	if s.values++; s.values > JSONValues {
-		return &JSONError{fmt.Sprintf("it has more than %d values", JSONValues)}
+		return &JSONError{fmt.Sprintf("more than %d values", JSONValues)}
 	}
 	return nil
 }
@@ -106,13 +183,13 @@ func (s *jsonScan) count() error {
 // begin begins an object or an array.
 func (s *jsonScan) begin(object bool) error {
 	if len(s.open) >= JSONDepth {
-		return &JSONError{fmt.Sprintf("it is nested more than %d deep", JSONDepth)}
+		return &JSONError{fmt.Sprintf("nested more than %d deep", JSONDepth)}
 	}
-	free := false
+	types := s.known
 	if n := len(s.open); n > 0 {
-		free = s.open[n-1].free || s.open[n-1].object && s.free[s.open[n-1].key]
+		types = s.open[n-1].below()
 	}
-	s.open = append(s.open, jsonLevel{object: object, free: free})
+	s.open = append(s.open, level(object, types))
 	return s.count()
 }
 
@@ -136,26 +213,27 @@ func (s *jsonScan) text(quoted []byte) error {
 	level := &s.open[n-1]
 	level.value = true
 	key := unquote(quoted)
-	level.key = key
 	same := key
-	if !level.free {
-		same = strings.Map(foldRune, key)
+	if len(level.fields) > 0 {
+		if level.key = strings.Map(foldRune, key); level.knows(level.key) {
+			same = level.key
+		}
 	}
 	if level.keys == nil {
 		level.keys = make(map[string]bool)
 	}
 	if level.keys[same] {
 		const most = 60
-		return &JSONError{fmt.Sprintf("it has the field %.*q twice in one object", most, key)}
+		return &JSONError{fmt.Sprintf("duplicate field %.*q in one object", most, key)}
 	}
 	level.keys[same] = true
 	return nil
 }
 
-// unquote is the text of a string, which may have escapes.
+// unquote is the text of a string as decoders read it: with escapes, or bytes that are not UTF-8.
 func unquote(quoted []byte) string {
 	plain := strings.Trim(string(quoted), `"`)
-	if !strings.Contains(plain, `\`) {
+	if !strings.Contains(plain, `\`) && utf8.ValidString(plain) {
 		return plain
 	}
 	var out string

@@ -54,12 +54,15 @@ const (
 	EntryBytes = 1 << 20
 	// ArchiveNotes is how much memory may be taken by what is noted of an archive, in bytes: its
 	// images, the names of its members, its blobs. Ten thousand images with fifty thousand blobs
-	// take 35 MiB.
-	ArchiveNotes = 40 << 20
+	// take 35 MiB. For every ArchiveNotesShare bytes of the archive itself it may be one more, up
+	// to ArchiveNotesMost.
+	ArchiveNotes      = 40 << 20
+	ArchiveNotesShare = 8
+	ArchiveNotesMost  = 256 << 20
 	// Ratio is how many times its size a compressed layer or archive, or a tar with holes, may
-	// unpack to, once that is more than RatioFrom bytes.
+	// expand to, once that is more than RatioFrom bytes.
 	Ratio = 200
-	// RatioFrom is how many bytes anything may unpack to.
+	// RatioFrom is how many bytes anything may expand to.
 	RatioFrom = 64 << 20
 )
 

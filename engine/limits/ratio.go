@@ -5,21 +5,21 @@ import (
 	"io"
 )
 
-// RatioError says that something unpacks to far more than its size.
+// RatioError says that a compressed file or a file with holes expands to far more than its size.
 type RatioError struct {
-	Size  int64 // bytes that it has itself
-	Ratio int64 // what is allowed
+	Size  int64 // of the file itself, in bytes
+	Ratio int64 // the largest one that is allowed
 }
 
 func (e *RatioError) Error() string {
-	return fmt.Sprintf("it unpacks to more than %d times its %d bytes, as what is made to fill disks does: --max-ratio N allows more, and 0 any", e.Ratio, e.Size)
+	return fmt.Sprintf("it expands to more than %d times its size (%d bytes); raise with --max-ratio N, 0 disables", e.Ratio, e.Size)
 }
 
-// MaxRatio is how many bytes may be unpacked from each byte. 0 is Ratio, and less than that any
-// number of them.
+// MaxRatio is the largest allowed ratio of expanded bytes to compressed ones. 0 means Ratio, and a
+// negative one any ratio.
 type MaxRatio int64
 
-// Check is a *RatioError when out bytes are too many of in, and more than RatioFrom.
+// Check returns a *RatioError when out bytes are more than RatioFrom, and too many for in.
 func (r MaxRatio) Check(in, out int64) error {
 	if r == 0 {
 		r = Ratio
@@ -30,7 +30,7 @@ func (r MaxRatio) Check(in, out int64) error {
 	return &RatioError{Size: in, Ratio: int64(r)}
 }
 
-// Reader reads what in bytes unpack to, until that is too much: then the error is a *RatioError.
+// Reader reads what in bytes expand to. The error is a *RatioError when that is too much.
 func (r MaxRatio) Reader(unpacked io.Reader, in int64) io.Reader {
 	return &ratioReader{r: unpacked, ratio: r, in: in}
 }

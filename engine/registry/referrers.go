@@ -85,7 +85,7 @@ func tooManyReferrers(subject digest.Digest) error {
 // readReferrers reads the descriptors of a page, which are nil when there is no list of them. What
 // has too many, or more than an index may have, is an image.ErrInvalid.
 func readReferrers(raw []byte) (page []ocispec.Descriptor, err error) {
-	if err := limits.CheckJSON(raw, map[string]bool{"annotations": true}); err != nil {
+	if err := limits.CheckJSON(raw, ocispec.Index{}); err != nil {
 		return nil, fmt.Errorf("%w: %w", image.ErrInvalid, err)
 	}
 	err = eachField(json.NewDecoder(bytes.NewReader(raw)), func(key string, d *json.Decoder) error {

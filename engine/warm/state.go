@@ -61,7 +61,7 @@ func ReadState(raw []byte, group string) State {
 			return jsonstream.ErrTooMuch
 		}
 		var i Image
-		_, err := in.Entry(&i, nil)
+		_, err := in.Entry(&i)
 		s.Images = append(s.Images, i)
 		return err
 	}}))
