@@ -38,9 +38,20 @@ func TestMain(m *testing.M) {
 			}
 			s.disk, s.checkpoint = blobstoretest.NewDeadly(p), 5*time.Millisecond
 		}
-		os.Exit(runProcess(s))
+		status := runProcess(s)
+		if file := os.Getenv(peakFile); file != "" {
+			raw, err := os.ReadFile("/proc/self/status")
+			if err := errors.Join(err, os.WriteFile(file, raw, 0o600)); err != nil {
+				panic(err)
+			}
+		}
+		os.Exit(status)
 	}})
 }
+
+// peakFile is the environment variable that names a file for what Linux says of the program under
+// test at its end.
+const peakFile = "DRAYAGE_TEST_PEAK"
 
 // deadlyPoint is the environment variable that names the call at which the
 // program under test dies.
