@@ -202,6 +202,7 @@ func hostileStreams(t *testing.T) map[string][]byte {
 	small := tarOf(t, part{name: "x", text: "x"})
 	return map[string][]byte{
 		"zstd, the largest window":          windowed(tar, squeeze.MaxWindow),
+		"zstd, a window and many names":     windowed(tarOf(t, part{name: "junk", text: string(bytes.Repeat(far, 40))}, hostileLists(8 << 20)["index.json: named entries"]), squeeze.MaxWindow),
 		"zstd, a larger window":             windowed(tar, 2*squeeze.MaxWindow),
 		"zstd, a layer with a window":       windowed(layers, squeeze.MaxWindow),
 		"zstd, many frames":                 pieces(tar[:1<<20], 16, func(p []byte) []byte { return windowed(p, 1<<10) }),
