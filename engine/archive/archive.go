@@ -127,7 +127,7 @@ func (s source) walk(ctx context.Context, r io.Reader, size int64, f func(member
 		}
 		one.body, one.own = interruptible{ctx, tr}, m.size()
 		if packed == squeeze.Zstd {
-			one.held = squeeze.MaxWindow / 2 // the other half is there for layers, too
+			one.held = squeeze.MaxWindow
 		}
 		if isSparse(h) {
 			if err := m.expects(h.Size); err != nil { // before any of it is read
