@@ -1,6 +1,9 @@
-// Package drawing draws the plots of reports: axes that people can count by, what stands between
-// them, and all of it as SVG that fits into a page. It needs no library, since those that were
-// tried cost every command megabytes of memory.
+// Package drawing draws the plots of reports as SVG: axes with round ticks, lines,
+// bars and signs. It uses no library, because those that were tried cost every command
+// megabytes of memory. All text is escaped.
+//
+// New makes a Plot, its methods add marks, and SVG draws it. Axes may be set at any
+// time before that.
 package drawing
 
 import (
@@ -10,63 +13,63 @@ import (
 )
 
 const (
-	// fonts are alike in width; the last is what there is anyway.
+	// fonts are of similar width; the last one is generic.
 	fonts = "Liberation Sans,Arial,Helvetica,sans-serif"
-	// Letters is the size of letters: a plot that is shown at two thirds is still legible.
+	// Letters is the size of letters in pixels, legible at two thirds of it.
 	Letters = 13
-	row     = 15  // the height of a row of letters
-	gap     = 5   // between texts and what they belong to
-	middle  = .35 // from the middle of a letter to the line it stands on, of its size
+	row     = 15  // height of a line of text
+	gap     = 5   // between texts and what they label
+	middle  = .35 // from the middle of a letter to its baseline, in units of its size
 
 	thin, thick = 1, 2 // lines
 	barLine     = 1.5
 	tickLength  = 4
 	capLength   = 8
 	signRadius  = 4.5
-	margin      = 6 // signs at the edge are whole
+	margin      = 6 // for signs at the edge
 )
 
-// Look is the colors of what is not data.
+// Look has the colors of everything except data.
 type Look struct{ Ink, Line, Shade string }
 
-// Axis is one of the two of a plot.
+// Axis is one of the two axes of a plot.
 type Axis struct {
 	Title    string
 	Min, Max float64
 	Ticks    []Tick
-	Bare     bool // it has names instead of values, and needs no line
+	Bare     bool // without a line, for names rather than values
 }
 
-// share is how far along the axis a value is.
+// share is the position of a value along the axis, from 0 to 1.
 func (a *Axis) share(v float64) float64 { return (v - a.Min) / (a.Max - a.Min) }
 
-// Plot is what will be drawn, in the order of its being added.
+// Plot is what will be drawn, in the order in which it was added.
 type Plot struct {
 	Title        string
 	X, Y         Axis
-	Above, Right float64 // how much room there has to be beside what is for data
+	Above, Right float64 // extra margins next to the data, in pixels
 	look         Look
 	marks        []func(*Canvas)
 }
 
-// New is a plot without paper.
+// New returns an empty plot with a transparent background.
 func New(l Look, xTitle, yTitle string) *Plot {
 	return &Plot{X: Axis{Title: xTitle}, Y: Axis{Title: yTitle}, look: l}
 }
 
-// Add adds what f draws.
+// Add adds what f draws once the size of the plot is known.
 func (p *Plot) Add(f func(*Canvas)) { p.marks = append(p.marks, f) }
 
-// XY is a point, in values of the axes.
+// XY is a point, in units of the axes.
 type XY struct{ X, Y float64 }
 
-// Bar is what a value lies between.
+// Bar is an interval of values at X, in units of the axes.
 type Bar struct{ X, Low, High float64 }
 
-// Sign is how a point is marked.
+// Sign is the shape that marks a point.
 type Sign int
 
-// The signs look equally large.
+// The signs, which look equally large.
 const (
 	Ring Sign = iota
 	Square
@@ -74,7 +77,7 @@ const (
 	Dot
 )
 
-// Grid adds a line at each tick of the values.
+// Grid adds a line at each tick of the vertical axis.
 func (p *Plot) Grid() {
 	p.Add(func(c *Canvas) {
 		var d strings.Builder
@@ -96,7 +99,7 @@ func (p *Plot) Line(color string, points []XY) {
 	})
 }
 
-// Bars adds bars with caps. Where one leaves the plot it is cut off, and has none.
+// Bars adds bars with caps. A bar is cut off, without a cap, where it leaves the plot.
 func (p *Plot) Bars(color string, bars []Bar) {
 	p.Add(func(c *Canvas) {
 		for _, b := range bars {
@@ -112,7 +115,7 @@ func (p *Plot) Bars(color string, bars []Bar) {
 	})
 }
 
-// Signs marks points.
+// Signs adds signs at points.
 func (p *Plot) Signs(color string, s Sign, points []XY) {
 	p.Add(func(c *Canvas) {
 		for _, at := range points {
@@ -121,20 +124,21 @@ func (p *Plot) Signs(color string, s Sign, points []XY) {
 	})
 }
 
-// Canvas is a picture in which the room for data is known, in pixels from its upper left.
+// Canvas is a picture whose area for data is known, in pixels from its upper left
+// corner.
 type Canvas struct {
 	Left, Right, Top, Bottom float64
 	plot                     *Plot
 	strings.Builder
 }
 
-// X is where a value of the horizontal axis is.
+// X is the position of a value of the horizontal axis.
 func (c *Canvas) X(v float64) float64 { return c.Left + c.plot.X.share(v)*(c.Right-c.Left) }
 
-// Y is where a value of the vertical axis is.
+// Y is the position of a value of the vertical axis.
 func (c *Canvas) Y(v float64) float64 { return c.Bottom - c.plot.Y.share(v)*(c.Bottom-c.Top) }
 
-// Stroke draws a path, which is written as SVG has it.
+// Stroke draws a path in SVG's notation.
 func (c *Canvas) Stroke(color string, width float64, path string) {
 	if path != "" {
 		fmt.Fprintf(c, `<path d="%s" stroke="%s" stroke-width="%g" fill="none"/>`+"\n", path, color, width)
@@ -146,20 +150,20 @@ func (c *Canvas) Fill(color string, left, top, right, bottom float64) {
 	fmt.Fprintf(c, `<path d="M%.1f %.1fH%.1fV%.1fH%.1fZ" fill="%s"/>`+"\n", left, top, right, bottom, left, color)
 }
 
-// Anchor is what of a text is at its place.
+// Anchor is the part of a text that is at its position.
 type Anchor string
 
-// The anchors have SVG's names.
+// The anchors, with SVG's names.
 const (
 	Start Anchor = "start"
 	Mid   Anchor = "middle"
-	End   Anchor = "end"
+	end   Anchor = "end"
 )
 
-// Text writes a line of text that stands at y.
+// Text draws a line of text with its baseline at y.
 func (c *Canvas) Text(a Anchor, x, y, size float64, text string) { c.text(a, x, y, size, "", text) }
 
-// Beside writes a line of text whose middle is at y.
+// Beside draws a line of text with its middle at y.
 func (c *Canvas) Beside(a Anchor, x, y float64, text string) {
 	c.Text(a, x, y+middle*Letters, Letters, text)
 }
@@ -183,7 +187,7 @@ func (c *Canvas) sign(color string, s Sign, x, y float64) {
 	}
 }
 
-// SVG draws a plot as a picture with a name, for what reads pages aloud.
+// SVG draws a plot of a size in pixels, with a name for screen readers.
 func SVG(p *Plot, width, height float64, name string) string {
 	c := p.canvas(width, height)
 	fmt.Fprintf(c, `<svg role="img" aria-label="%s" xmlns="http://www.w3.org/2000/svg" width="%g" height="%g" viewBox="0 0 %g %g" font-family="%s" stroke-linejoin="round">`+"\n",
@@ -195,7 +199,7 @@ func SVG(p *Plot, width, height float64, name string) string {
 	return c.String() + "</svg>\n"
 }
 
-// canvas leaves as much of a picture to data as titles and labels don't take.
+// canvas reserves space for titles and labels, and leaves the rest to data.
 func (p *Plot) canvas(width, height float64) *Canvas {
 	c := &Canvas{plot: p, Left: margin, Right: width - margin - p.Right, Top: margin, Bottom: height - margin}
 	widest, rows := 0.0, 0
@@ -209,7 +213,7 @@ func (p *Plot) canvas(width, height float64) *Canvas {
 	if p.Y.Title != "" {
 		c.Left += row + gap
 	}
-	if n := len(p.X.Ticks); n > 0 { // half of the last label may be beyond the axis
+	if n := len(p.X.Ticks); n > 0 { // half of the last label may extend beyond the axis
 		last := p.X.Ticks[n-1]
 		inside := (1 - p.X.share(last.Value)) * (c.Right - c.Left)
 		c.Right -= max(0, Width(last.Label, Letters)/2-inside-p.Right)
@@ -221,7 +225,7 @@ func (p *Plot) canvas(width, height float64) *Canvas {
 	if p.Title != "" {
 		c.Top += row
 	}
-	c.Top += max(p.Above, row/2) // of the highest label
+	c.Top += max(p.Above, row/2) // for the topmost label
 	return c
 }
 
@@ -249,13 +253,13 @@ func (c *Canvas) axes(height float64) {
 		if !p.Y.Bare {
 			fmt.Fprintf(&d, "M%.1f %.1fh-%d", c.Left, y, tickLength)
 		}
-		c.Beside(End, c.Left-tickLength-gap, y, t.Label)
+		c.Beside(end, c.Left-tickLength-gap, y, t.Label)
 	}
 	c.Stroke(p.look.Line, thin, d.String())
 	c.titles(height)
 }
 
-// titles writes those that there are: above the plot, below it, and upwards beside it.
+// titles draws the titles: above the plot, below it, and rotated to its left.
 func (c *Canvas) titles(height float64) {
 	p := c.plot
 	x, y := (c.Left+c.Right)/2, (c.Top+c.Bottom)/2
@@ -270,7 +274,7 @@ func (c *Canvas) titles(height float64) {
 	}
 }
 
-// lines are those of a label.
+// lines are the lines of a label.
 func lines(label string) []string {
 	if label == "" {
 		return nil
@@ -278,8 +282,8 @@ func lines(label string) []string {
 	return strings.Split(label, "\n")
 }
 
-// Width is about how wide a text's widest line is. Which font a browser has is not known, so it
-// is that of a wide one.
+// Width estimates the width of a text's widest line in pixels, for a wide font, since
+// the browser's is not known.
 func Width(text string, size float64) float64 {
 	const narrow, usual, capital, wide = .4, .64, .75, 1
 	widest := 0.0
@@ -291,7 +295,7 @@ func Width(text string, size float64) float64 {
 				w += narrow
 			case r >= 'A' && r <= 'Z' && r != 'M' && r != 'W':
 				w += capital
-			case strings.ContainsRune("mwMW%@", r), r > 'ÿ': // whatever script that is
+			case strings.ContainsRune("mwMW%@", r), r > 'ÿ': // any other script
 				w += wide
 			default:
 				w += usual

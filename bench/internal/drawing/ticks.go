@@ -5,17 +5,17 @@ import (
 	"strconv"
 )
 
-// ticks is about how many ticks an axis has.
+// ticks is the approximate number of ticks of an axis.
 const ticks = 6
 
-// Tick is a place on an axis. A label may have several lines, or none.
+// Tick is a labelled value of an axis. The label may be empty or have several lines.
 type Tick struct {
 	Value float64
 	Label string
 }
 
-// Step is a step between ticks that people can count in: 1, 2 or 5 times a power of ten.
-func Step(span float64) float64 {
+// tickStep is the distance of ticks for a span of values: 1, 2 or 5 times a power of ten.
+func tickStep(span float64) float64 {
 	rough := span / ticks
 	if rough <= 0 {
 		return 1
@@ -29,9 +29,9 @@ func Step(span float64) float64 {
 	return 10 * power
 }
 
-// Linear are the ticks from low to high.
+// Linear returns evenly spaced ticks from low to high. label makes labels of numbers.
 func Linear(low, high float64, label func(string) string) []Tick {
-	step := Step(high - low)
+	step := tickStep(high - low)
 	digits := max(0, -int(math.Floor(math.Log10(step))))
 	const rounding = 1e-9
 	var out []Tick
@@ -42,21 +42,22 @@ func Linear(low, high float64, label func(string) string) []Tick {
 	return out
 }
 
-// FromZero makes an axis of values one from 0 to at least high.
+// FromZero sets an axis to values from 0 to at least high.
 func FromZero(a *Axis, high float64) {
 	if high <= 0 {
 		high = 1
 	}
-	step := Step(high)
+	step := tickStep(high)
 	a.Min, a.Max = 0, step*math.Ceil(high/step)
 	a.Ticks = Linear(a.Min, a.Max, func(s string) string { return s })
 }
 
-// mostLog is how many ticks a logarithmic axis has at most, where powers of ten are no more.
+// mostLog is the largest number of ticks of a logarithmic axis, unless it has more
+// powers of ten.
 const mostLog = 10
 
-// Log are the ticks of a logarithmic axis from low to high: as many as there is room for, of
-// those that are easiest to read.
+// Log returns the values of ticks on a logarithmic axis from low to high: as many as
+// fit, and round ones.
 func Log(low, high float64) []float64 {
 	for _, ms := range [][]float64{{1, 1.5, 2, 3, 5, 7}, {1, 2, 5}, {1}} {
 		if out := multiples(low, high, ms, 1); len(out) <= mostLog {
@@ -67,8 +68,8 @@ func Log(low, high float64) []float64 {
 	return multiples(low, high, []float64{1}, int(math.Ceil(decades/mostLog)))
 }
 
-// LogAround are the ticks of a logarithmic axis that begins and ends with one: the first is no
-// more than low, the last no less than high.
+// LogAround returns the values of ticks on a logarithmic axis that starts and ends with
+// a tick: the first is at most low, the last at least high.
 func LogAround(low, high float64) []float64 {
 	const ten = 10
 	var out []float64
@@ -87,7 +88,7 @@ func LogAround(low, high float64) []float64 {
 	return out
 }
 
-// multiples are those of every so many powers of ten from low to high.
+// multiples are those of each power of ten, or of one in every so many, from low to high.
 func multiples(low, high float64, ms []float64, every int) []float64 {
 	const rounding = 1e-9
 	var out []float64
