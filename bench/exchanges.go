@@ -7,16 +7,20 @@ import (
 	"strings"
 	"sync"
 
+	"drayage/bench/internal/stats"
 	"drayage/engine/event"
 )
 
-// Exchanges gathers how long HTTP exchanges took that bring no blob: for tokens,
-// for manifests, and where the registry only says where a blob is. It is an
-// event.Observer.
+// Exchanges collects the response times of requests that transfer no blob: for
+// tokens, manifests and redirects. It is an event.Observer of a registry client; its
+// zero value is ready for use, and its methods may be called from several goroutines.
 type Exchanges struct {
 	mu     sync.Mutex
-	byKind map[[2]string]Times // by kind and host
+	byKind map[exchange]stats.Histogram
 }
+
+// exchange is a kind of request to a host.
+type exchange struct{ kind, host string }
 
 // Observe implements event.Observer.
 func (x *Exchanges) Observe(e event.Event) {
@@ -28,36 +32,42 @@ func (x *Exchanges) Observe(e event.Event) {
 	if err != nil {
 		return
 	}
-	kind := ""
-	switch {
-	case strings.Contains(u.Path, "/manifests/"):
-		kind = "manifest"
-	case strings.Contains(u.Path, "/blobs/") && r.Status >= 300 && r.Status < 400:
-		kind = "redirect"
-	case !strings.HasPrefix(u.Path, "/v2/") && strings.Contains(u.Path, "token"):
-		kind = "token"
-	default:
+	key := exchange{exchangeKind(u, r.Status), u.Host}
+	if key.kind == "" {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.byKind == nil {
-		x.byKind = make(map[[2]string]Times)
+		x.byKind = make(map[exchange]stats.Histogram)
 	}
-	key := [2]string{kind, u.Host}
 	if _, ok := x.byKind[key]; !ok {
-		x.byKind[key] = newTimes()
+		x.byKind[key] = stats.NewTimes()
 	}
-	x.byKind[key].add(r.Took)
+	x.byKind[key].AddTime(r.Took)
 }
 
-// Times are what was gathered so far.
-func (x *Exchanges) Times() []ExchangeTimes {
+// exchangeKind is the kind of a request; "" for one that transfers a blob, or for an
+// unknown one.
+func exchangeKind(u *url.URL, status int) string {
+	switch {
+	case strings.Contains(u.Path, "/manifests/"):
+		return "manifest"
+	case strings.Contains(u.Path, "/blobs/") && status >= 300 && status < 400:
+		return "redirect"
+	case !strings.HasPrefix(u.Path, "/v2/") && strings.Contains(u.Path, "token"):
+		return "token"
+	}
+	return ""
+}
+
+// times returns what was collected so far.
+func (x *Exchanges) times() []ExchangeTimes {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []ExchangeTimes
-	for k, t := range x.byKind {
-		out = append(out, ExchangeTimes{Kind: k[0], Host: k[1], Quantiles: t.quantiles()})
+	for k, h := range x.byKind {
+		out = append(out, ExchangeTimes{Kind: k.kind, Host: k.host, Quantiles: quantiles(h)})
 	}
 	slices.SortFunc(out, func(a, b ExchangeTimes) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Host, b.Host)) })
 	return out

@@ -15,17 +15,17 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// course is a registry with an image, and a client for it.
-type course struct {
+// testbed is a registry with an image, and a client for it.
+type testbed struct {
 	server *registrytest.Server
 	image  registrytest.Image
 	ref    reference.Image
 	client *registry.Client
 }
 
-func newCourse(t *testing.T, server *registrytest.Server, http2 bool) *course {
+func newTestbed(t *testing.T, server *registrytest.Server, http2 bool) *testbed {
 	t.Helper()
-	c := &course{server: server, image: registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20), registrytest.Random(2, 300_000))}
+	c := &testbed{server: server, image: registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20), registrytest.Random(2, 300_000))}
 	var err error
 	if c.ref, err = reference.Parse(server.Push("app", "1", c.image)); err != nil {
 		t.Fatal(err)
@@ -35,7 +35,7 @@ func newCourse(t *testing.T, server *registrytest.Server, http2 bool) *course {
 	return c
 }
 
-func (c *course) target(t *testing.T, m bench.Manner) *bench.Target {
+func (c *testbed) target(t *testing.T, m bench.TargetOptions) *bench.Target {
 	t.Helper()
 	x, err := bench.NewTarget("app", c.image.Descriptor.Digest, c.image.Layers, func(d digest.Digest) *registry.Blob { return c.client.Blob(c.ref, d) }, m)
 	if err != nil {
@@ -58,7 +58,7 @@ func measure(t *testing.T, o bench.Options, targets ...*bench.Target) *bench.Rep
 func TestBytesAreABound(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
-	c := newCourse(t, server, false)
+	c := newTestbed(t, server, false)
 	for _, o := range []bench.Options{
 		{Connections: []int{1, 2, 4}, Rounds: 2, Bytes: 4 << 20, WarmUp: time.Second},
 		{Connections: []int{4, 1}, Rounds: 1, Bytes: 700_000},
@@ -73,7 +73,7 @@ func TestBytesAreABound(t *testing.T) {
 				skipped++
 			}
 		}
-		r := measure(t, o, c.target(t, bench.Manner{Part: 64 << 10}))
+		r := measure(t, o, c.target(t, bench.TargetOptions{RangeSize: 64 << 10}))
 		const headers = 64 << 10
 		if sent := server.Sent() - before; sent > o.Bytes+headers {
 			t.Errorf("%+v: %d bytes were sent", o.Connections, sent)
@@ -97,14 +97,14 @@ func TestBytesAreABound(t *testing.T) {
 func TestDurationIsABound(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
-	c := newCourse(t, server, false)
+	c := newTestbed(t, server, false)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	// Of the bytes there are enough for ever: the time alone ends it. On a busy machine nothing
 	// may have been read in the shortest.
 	for within := 300 * time.Millisecond; ; within *= 2 {
 		begun := time.Now()
-		r, err := bench.Measure(ctx, bench.Options{Connections: []int{2}, Rounds: 1, Bytes: 1 << 40, Duration: within}, []*bench.Target{c.target(t, bench.Manner{})})
+		r, err := bench.Measure(ctx, bench.Options{Connections: []int{2}, Rounds: 1, Bytes: 1 << 40, Duration: within}, []*bench.Target{c.target(t, bench.TargetOptions{})})
 		took := time.Since(begun)
 		if err != nil || ctx.Err() != nil {
 			t.Fatal(err, ctx.Err())
@@ -123,9 +123,9 @@ func TestDurationIsABound(t *testing.T) {
 func TestWarmUpMakesConnections(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
-	c := newCourse(t, server, false)
+	c := newTestbed(t, server, false)
 	o := bench.Options{Connections: []int{4}, Rounds: 2, Bytes: 16 << 20, Duration: 30 * time.Second, WarmUp: time.Second}
-	r := measure(t, o, c.target(t, bench.Manner{Part: 16 << 10}))
+	r := measure(t, o, c.target(t, bench.TargetOptions{RangeSize: 16 << 10}))
 	warm := r.Targets[0].WarmUp
 	if warm == nil || warm.Cold.Count == 0 || r.Targets[0].All.Cold.Count < warm.Cold.Count || r.Targets[0].All.Connect.Count == 0 {
 		t.Errorf("warm-up: %+v", warm)
@@ -140,9 +140,9 @@ func TestHTTP2(t *testing.T) {
 	server := registrytest.NewTLS2()
 	defer server.Close()
 	for _, over2 := range []bool{false, true} {
-		c := newCourse(t, server, over2)
+		c := newTestbed(t, server, over2)
 		o := bench.Options{Connections: []int{4}, Rounds: 1, Bytes: 4 << 20, Duration: 30 * time.Second}
-		r := measure(t, o, c.target(t, bench.Manner{Part: 64 << 10, Verify: true}))
+		r := measure(t, o, c.target(t, bench.TargetOptions{RangeSize: 64 << 10, Verify: true}))
 		all := r.Targets[0].All
 		if (all.HTTP2 > 0) != over2 || len(all.Errors) > 0 || all.TLS.Count == 0 {
 			t.Errorf("HTTP/2 %v: %d connections speak it, errors %v, %d TLS handshakes", over2, all.HTTP2, all.Errors, all.TLS.Count)
@@ -154,8 +154,8 @@ func TestHTTP2(t *testing.T) {
 func TestMix(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
-	c := newCourse(t, server, false)
-	x := c.target(t, bench.Manner{Mix: bench.Mix{{Size: 1000, Weight: 90}, {Size: 200_000, Weight: 10}, {Size: 1 << 30, Weight: 1e-9}}})
+	c := newTestbed(t, server, false)
+	x := c.target(t, bench.TargetOptions{Mix: bench.Mix{{Size: 1000, Weight: 90}, {Size: 200_000, Weight: 10}, {Size: 1 << 30, Weight: 1e-9}}})
 	bytes, _ := x.Reads()
 	const mean = 0.9*1000 + 0.1*200_000
 	if got := float64(bytes) / 4096; got < 0.9*mean || got > 1.1*mean {
@@ -171,7 +171,7 @@ func TestMix(t *testing.T) {
 func TestDisk(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
-	c := newCourse(t, server, false)
+	c := newTestbed(t, server, false)
 	store, err := blobstore.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -182,14 +182,14 @@ func TestDisk(t *testing.T) {
 	}
 	defer lease.Close()
 	o := bench.Options{Connections: []int{2}, Rounds: 1, Bytes: 8 << 20, Duration: 30 * time.Second}
-	measure(t, o, c.target(t, bench.Manner{Part: 64 << 10, Disk: lease}))
+	measure(t, o, c.target(t, bench.TargetOptions{RangeSize: 64 << 10, Store: lease}))
 	for _, l := range c.image.Layers {
 		if has, err := store.Has(l); has || err != nil {
 			t.Errorf("%s after parts: %v, %v", l.Digest, has, err)
 		}
 	}
 	server.SetBlob("app", c.image.Layers[1].Digest, registrytest.Random(3, 300_000))
-	r := measure(t, o, c.target(t, bench.Manner{Disk: lease}))
+	r := measure(t, o, c.target(t, bench.TargetOptions{Store: lease}))
 	if r.Targets[0].All.Errors["wrong content"] == 0 {
 		t.Errorf("errors: %v", r.Targets[0].All.Errors)
 	}
@@ -204,13 +204,13 @@ func TestDisk(t *testing.T) {
 func TestReplay(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
-	c := newCourse(t, server, false)
+	c := newTestbed(t, server, false)
 	var reads []bench.Read
 	for i, l := range c.image.Layers {
 		reads = append(reads, bench.Read{Due: time.Duration(i) * 20 * time.Millisecond, Took: time.Second, Blob: l, From: int64(i) * 1000, Source: c.client.Blob(c.ref, l.Digest)})
 	}
 	reads = append(reads, bench.Read{Blob: c.image.Layers[0], From: c.image.Layers[0].Size, Source: c.client.Blob(c.ref, c.image.Layers[0].Digest)})
-	x, err := bench.NewReplay("again", reads, bench.Manner{Verify: true})
+	x, err := bench.NewReplay("again", reads, bench.TargetOptions{Verify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestReplay(t *testing.T) {
 	if len(r.Results) != 1 || r.Results[0].Requests != 4 || r.Results[0].ErrorCount() > 0 || r.Targets[0].Recorded.P50 < 0.99 {
 		t.Errorf("%+v", r.Results)
 	}
-	if _, err := bench.NewReplay("nothing", nil, bench.Manner{}); err == nil {
+	if _, err := bench.NewReplay("nothing", nil, bench.TargetOptions{}); err == nil {
 		t.Error("a replay of nothing")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"drayage/bench"
+	"drayage/bench/internal/stats"
 )
 
 // sweep is what a made-up report has measured.
@@ -30,7 +31,7 @@ type sweep struct {
 func (s sweep) report() *bench.Report {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	noisy := func(v float64) float64 { return v * math.Exp(s.noise*rnd.NormFloat64()) }
-	r := &bench.Report{Version: bench.ReportVersion, Started: time.Unix(1e9, 0).UTC(), Rounds: s.rounds}
+	r := &bench.Report{Version: 1, Started: time.Unix(1e9, 0).UTC(), Rounds: s.rounds}
 	rates := make(map[[2]int][]float64)
 	at := 0.0
 	for round := range s.rounds + 1 {
@@ -44,7 +45,7 @@ func (s sweep) report() *bench.Report {
 					rates[[2]int{i, k}] = append(rates[[2]int{i, k}], rate)
 				}
 				for range s.seconds {
-					r.Series = append(r.Series, bench.Point{At: at, Target: target(i), Connections: n, Round: round, Throughput: noisy(rate)})
+					r.Series = append(r.Series, bench.SeriesPoint{At: at, Target: target(i), Connections: n, Round: round, Throughput: noisy(rate)})
 					at++
 				}
 			}
@@ -56,11 +57,11 @@ func (s sweep) report() *bench.Report {
 			if n <= 8 && len(s.connections) > 1 {
 				knee = n
 			}
-			res := bench.Result{Target: target(i), Connections: n, Throughput: bench.Mean(rates[[2]int{i, k}]), ByRound: rates[[2]int{i, k}]}
+			res := bench.Result{Target: target(i), Connections: n, Throughput: bench.Interval(stats.Mean(rates[[2]int{i, k}])), ByRound: rates[[2]int{i, k}]}
 			for c := range 34 {
 				res.LatencyCurve = append(res.LatencyCurve, 0.005*math.Pow(1.1, float64(c))*float64(i+1))
 			}
-			c := bench.Comparison{Target: target(i), To: target(0), Connections: n, Throughput: bench.Compare(rates[[2]int{0, k}], rates[[2]int{i, k}])}
+			c := bench.Comparison{Target: target(i), To: target(0), Connections: n, Throughput: difference(rates[[2]int{0, k}], rates[[2]int{i, k}])}
 			if s.failing && k == 1 {
 				if i == 0 {
 					res.Failing, res.Throughput, res.LatencyCurve = true, bench.Interval{}, nil
@@ -75,6 +76,11 @@ func (s sweep) report() *bench.Report {
 		r.Targets = append(r.Targets, bench.ReportTarget{Name: target(i), Blobs: 3, Size: 3e8, Knee: knee})
 	}
 	return r
+}
+
+func difference(a, b []float64) bench.Difference {
+	r := stats.Compare(a, b)
+	return bench.Difference{Ratio: bench.Interval(r.Confidence), P: r.P, Real: r.Significant}
 }
 
 func target(i int) string { return fmt.Sprintf("registry-%d.example/app:1", i) }
@@ -115,8 +121,8 @@ func words(picture string) []string {
 const (
 	byConnections = "Throughput by connections"
 	overTime      = "Throughput over time"
-	latency       = "Latency of whole reads"
-	against       = "One against another"
+	latency       = "Latency"
+	against       = "Throughput ratio"
 )
 
 var sweeps = map[string]sweep{
@@ -284,7 +290,7 @@ func TestPlotsHaveTheirTicks(t *testing.T) {
 func TestFailingSettingsAreGaps(t *testing.T) {
 	s := sweeps["one fails"]
 	page := written(t, s.report())
-	if !strings.Contains(page, target(0)+": with 4 connections most reads failed") {
+	if !strings.Contains(page, target(0)+": most reads failed with 4 connections") {
 		t.Error("it doesn't say what failed")
 	}
 	s.failing = false

@@ -16,7 +16,7 @@ func FuzzReport(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	now := &bench.Report{Version: bench.ReportVersion, Targets: []bench.ReportTarget{{Name: "a"}, {Name: "b"}}, Results: []bench.Result{{Target: "a", Connections: 1}, {Target: "b", Connections: 5}}}
+	now := &bench.Report{Version: 1, Targets: []bench.ReportTarget{{Name: "a"}, {Name: "b"}}, Results: []bench.Result{{Target: "a", Connections: 1}, {Target: "b", Connections: 5}}}
 	raw, err := json.Marshal(now)
 	if err != nil {
 		f.Fatal(err)
@@ -27,10 +27,13 @@ func FuzzReport(f *testing.F) {
 		if err != nil {
 			return
 		}
-		now.Shares(old)
-		for _, w := range now.Baseline(old, 0.1) {
-			if !(w.Fraction > 0.1) {
-				t.Errorf("%q: %+v", raw, w)
+		regressions, err := now.Regressions(old, 0.1)
+		if err != nil && len(regressions) > 0 {
+			t.Errorf("%q: %+v and %v", raw, regressions, err)
+		}
+		for _, r := range regressions {
+			if !(r.Fraction > 0.1) {
+				t.Errorf("%q: %+v", raw, r)
 			}
 		}
 	})

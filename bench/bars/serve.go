@@ -20,8 +20,8 @@ import (
 	"syscall"
 	"time"
 
-	load "drayage/bench"
 	"drayage/bench/course"
+	"drayage/bench/internal/load"
 	"drayage/engine/registry/registrytest"
 )
 
@@ -207,41 +207,41 @@ func hammer(ctx context.Context, urls []string, connections int, d time.Duration
 	defer client.CloseIdleConnections()
 	var mu wait.Mutex
 	done := 0
-	load.Run(ctx, load.Load{Workers: connections, Duration: d}, func(n int) load.Work {
-		url := urls[n%len(urls)]
-		return func(ctx context.Context, s *load.Sample) {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-			if err == nil {
-				want := http.StatusOK
-				if strings.Contains(url, "/blobs/") {
-					const part = 16 << 10
-					from := n % 1000 * part
-					req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, from+part-1))
-					want = http.StatusPartialContent
-				}
-				var resp *http.Response
-				if resp, err = client.Do(req); err == nil {
-					_, err = io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
-					if resp.StatusCode != want {
-						err = errors.New(resp.Status)
-					}
-				}
-			}
-			if err != nil {
-				s.Err = err.Error()
-			}
-		}
-	}, func() bool { return true }, func(_ int, s load.Sample) {
+	load.Run(ctx, load.Options{Workers: connections, Duration: d}, func(ctx context.Context, n int, _ time.Time) {
+		err := get(ctx, client, urls[n%len(urls)], n)
 		mu.Lock()
 		defer mu.Unlock()
-		if s.Err != "" {
+		if err != nil {
 			failed++
 		} else {
 			done++
 		}
 	})
 	return float64(done) / d.Seconds(), failed
+}
+
+// get reads a manifest, or the n-th part of a blob.
+func get(ctx context.Context, client *http.Client, url string, n int) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	want := http.StatusOK
+	if strings.Contains(url, "/blobs/") {
+		const part = 16 << 10
+		from := n % 1000 * part
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, from+part-1))
+		want = http.StatusPartialContent
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err = io.Copy(io.Discard, resp.Body); err == nil && resp.StatusCode != want {
+		err = errors.New(resp.Status)
+	}
+	return err
 }
 
 // throughBars is what a cold blob costs by way of a mirror, over a line with 40 ms.

@@ -15,7 +15,7 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "engine/fault engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/transfer/internal/interval engine/transfer/internal/policy engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing",
+	0: "engine/fault engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/transfer/internal/interval engine/transfer/internal/policy engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing bench/internal/load bench/internal/stats",
 	1: "engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/transfer",
 	2: "engine/plan engine/event engine/mirror engine/warm",
 	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
@@ -31,8 +31,8 @@ var leaves = []string{"engine/limits", "engine/fault"}
 // own before it returns or is closed.
 var goroutines = []string{
 	"blobstore.Verify", // by its errgroup
-	"bench.Run",
-	"bench.open",
+	"bench/internal/load.Run",
+	"bench/internal/load.open",
 	"bench/bars.bareLoop",
 	"bench/bars.crowded",
 	"bench/bars.eightGets",

@@ -56,7 +56,7 @@ func TestWorldBench(t *testing.T) {
 		}
 		for _, c := range r.Comparisons {
 			if c.Throughput.Real || c.Why == "" {
-				t.Errorf("a comparison with what fails: %+v", c)
+				t.Errorf("a comparison with a failing target: %+v", c)
 			}
 		}
 		w.want(o, 0, "not compared", "–", "!times the throughput")
@@ -76,7 +76,7 @@ func TestWorldBench(t *testing.T) {
 		w.want(o, 0, "status 503 (")
 		for _, c := range r.Comparisons {
 			if c.Throughput.Real && c.Throughput.Ratio.Estimate > 1 {
-				t.Errorf("what fails is called faster: %+v", c)
+				t.Errorf("a failing target is called faster: %+v", c)
 			}
 		}
 	})

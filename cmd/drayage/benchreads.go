@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"drayage/bench"
+)
+
+// benchReads are options of reads to compare, with what is appended to the names of their targets.
+type benchReads struct {
+	bench.TargetOptions
+	suffix string
+}
+
+// reads returns what --range, --whole or --profile ask for.
+func (o *benchOptions) reads(connections []int, targets int) ([]benchReads, error) {
+	if o.profile != "" {
+		mix, err := parseMix(o.profile)
+		return []benchReads{{TargetOptions: bench.TargetOptions{Mix: mix}}}, err
+	}
+	if o.parts == "" {
+		return []benchReads{{TargetOptions: bench.TargetOptions{RangeSize: o.defaultRange(connections, targets)}}}, nil
+	}
+	var out []benchReads
+	words := strings.Split(o.parts, ",")
+	for _, word := range words {
+		n, err := rangeSize(word)
+		if err != nil {
+			return nil, err
+		}
+		r := benchReads{TargetOptions: bench.TargetOptions{RangeSize: n, Verify: o.verify}}
+		if len(words) > 1 {
+			r.suffix = " by " + strings.TrimSpace(word)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// defaultRange is the size of ranges: 4 MiB, or what leaves each connection 4 reads per round.
+func (o *benchOptions) defaultRange(connections []int, targets int) int64 {
+	const most, least, reads = 4 << 20, 64 << 10, 4
+	all := 0
+	for _, n := range connections {
+		all += n
+	}
+	part := int64(most)
+	for part > least && part*int64(reads*all*o.rounds*max(1, targets)) > int64(o.bytes) {
+		part /= 2
+	}
+	return part
+}
+
+// rangeSize parses a value of --range; 0 means whole layers.
+func rangeSize(word string) (int64, error) {
+	if strings.TrimSpace(word) == "whole" {
+		return 0, nil
+	}
+	n, err := parseSize(word)
+	if err == nil && n < 1 {
+		err = errors.New("must be at least one byte")
+	}
+	if err != nil {
+		return 0, usageError{fmt.Errorf("--range: %w", err)}
+	}
+	return n, nil
+}
+
+// parseMix parses a value of --profile: WEIGHT*SIZE or SIZE, separated by commas, or one per line of
+// a file.
+func parseMix(text string) (bench.Mix, error) {
+	words := strings.Split(text, ",")
+	if !strings.ContainsAny(text, ",*") {
+		if f, err := os.Open(text); err == nil {
+			defer f.Close()
+			words = nil
+			for lines := bufio.NewScanner(f); lines.Scan(); {
+				line, _, _ := strings.Cut(lines.Text(), "#")
+				if line = strings.TrimSpace(line); line != "" {
+					words = append(words, line)
+				}
+			}
+		}
+	}
+	var mix bench.Mix
+	for _, word := range words {
+		weight, text, ok := strings.Cut(word, "*")
+		if !ok {
+			weight, text = "1", word
+		}
+		w, errWeight := strconv.ParseFloat(strings.TrimSpace(weight), 64)
+		n, err := parseSize(strings.TrimSpace(text))
+		const heaviest = 1e9
+		if errWeight != nil || err != nil || n < 1 || !(w > 0 && w <= heaviest) {
+			return nil, usageError{fmt.Errorf("--profile %q: must be sizes with weights, e.g. 70*64KiB,30*4MiB, or a file with one per line", word)}
+		}
+		mix = append(mix, bench.Share{Size: n, Weight: w})
+	}
+	if len(mix) == 0 {
+		return nil, usageError{fmt.Errorf("--profile %s has no sizes", text)}
+	}
+	return mix, nil
+}

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"io"
+	"os"
+
+	"drayage/blobstore/durable"
+)
+
+// toFile writes to what a user has named, as durable.WriteFile does, or to standard output for "-".
+// On a terminal, text is made fit to print.
+func toFile(s streams, path string, write func(io.Writer) error) error {
+	if path == "-" {
+		return write(s.out.document())
+	}
+	const mode = 0o644
+	return durable.WriteFile(path, mode, func(w io.Writer) error {
+		if f, ok := w.(*os.File); ok {
+			w = stream{f}.document()
+		}
+		return write(w)
+	})
+}
