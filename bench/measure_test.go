@@ -3,16 +3,21 @@ package bench_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"net/http"
 	"testing"
 	"time"
 
 	"drayage/bench"
 	"drayage/blobstore"
+	"drayage/engine/chaos"
+	"drayage/engine/image"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // testbed is a registry with an image, and a client for it.
@@ -53,8 +58,8 @@ func measure(t *testing.T, o bench.Options, targets ...*bench.Target) *bench.Rep
 	return r
 }
 
-// Whatever is asked for, no more bytes than allowed come, and all settings that have
-// enough of them are measured.
+// Whatever the options, no more bytes than allowed are sent, and all settings with a
+// sufficient share are measured.
 func TestBytesAreABound(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
@@ -93,15 +98,14 @@ func TestBytesAreABound(t *testing.T) {
 	}
 }
 
-// A run ends with its time, with what is under way then.
+// A benchmark ends in time, including reads in flight.
 func TestDurationIsABound(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
 	c := newTestbed(t, server, false)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	// Of the bytes there are enough for ever: the time alone ends it. On a busy machine nothing
-	// may have been read in the shortest.
+	// Only the time ends it. On a busy machine nothing may be read within the shortest one.
 	for within := 300 * time.Millisecond; ; within *= 2 {
 		begun := time.Now()
 		r, err := bench.Measure(ctx, bench.Options{Connections: []int{2}, Rounds: 1, Bytes: 1 << 40, Duration: within}, []*bench.Target{c.target(t, bench.TargetOptions{})})
@@ -118,8 +122,7 @@ func TestDurationIsABound(t *testing.T) {
 	}
 }
 
-// Making connections is what the warm-up is for: rounds have it behind them, and the
-// report has what it took.
+// The warm-up establishes the connections, and the report has what that took.
 func TestWarmUpMakesConnections(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
@@ -135,7 +138,7 @@ func TestWarmUpMakesConnections(t *testing.T) {
 	}
 }
 
-// HTTP/2 is spoken when it is offered, and told.
+// HTTP/2 is used and reported when it is offered.
 func TestHTTP2(t *testing.T) {
 	server := registrytest.NewTLS2()
 	defer server.Close()
@@ -150,7 +153,7 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
-// A mix has its sizes as often as their weights say.
+// Sizes of a mix occur as often as their weights ask for.
 func TestMix(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
@@ -167,7 +170,7 @@ func TestMix(t *testing.T) {
 	}
 }
 
-// What is written to the disk is kept when it is whole and right, and else gone.
+// Only whole blobs with the right digest are kept in the store.
 func TestDisk(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
@@ -200,7 +203,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-// A replay reads what was read, from where it was read.
+// A replay reads the same blobs from the same offsets.
 func TestReplay(t *testing.T) {
 	server := registrytest.New()
 	defer server.Close()
@@ -223,6 +226,106 @@ func TestReplay(t *testing.T) {
 		t.Errorf("%+v", r.Results)
 	}
 	if _, err := bench.NewReplay("nothing", nil, bench.TargetOptions{}); err == nil {
-		t.Error("a replay of nothing")
+		t.Error("a replay without reads was made")
+	}
+}
+
+// Each fault has its kind of error, is counted, and is not retried.
+func TestErrorsAreCountedByKind(t *testing.T) {
+	for kind, fault := range map[string]chaos.Fault{
+		"not found":  chaos.Status(http.StatusNotFound),
+		"denied":     chaos.Status(http.StatusForbidden),
+		"status 503": chaos.Status(http.StatusServiceUnavailable),
+		"quota":      chaos.Status(http.StatusTooManyRequests),
+		"cut short":  chaos.CloseAfter(1000),
+		"connection": chaos.ResetAfter(0),
+		"no ranges":  chaos.Status(http.StatusRequestedRangeNotSatisfiable),
+	} {
+		t.Run(kind, func(t *testing.T) {
+			server := registrytest.New()
+			defer server.Close()
+			c := newTestbed(t, server, false)
+			const times = 1 // a registry that asks for a pause gets one each time
+			server.Break("/blobs/", times, fault)
+			r := measure(t, bench.Options{Connections: []int{1}, Rounds: 1, Bytes: 2 << 20, Duration: 30 * time.Second}, c.target(t, bench.TargetOptions{RangeSize: 64 << 10}))
+			all := r.Targets[0].All
+			if all.Errors[kind] != times || len(all.Errors) != 1 || all.Requests < 4 {
+				t.Errorf("%d requests, errors %v", all.Requests, all.Errors)
+			}
+		})
+	}
+}
+
+// Resolve selects the platform, reads each manifest once, and reports what there is
+// none of.
+func TestResolve(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	arm, amd := registrytest.Build("linux/arm64", registrytest.Random(1, 1000)), registrytest.Build("linux/amd64", registrytest.Random(2, 2000), registrytest.Random(3, 3000))
+	name := server.PushIndex("app", "1", ocispec.MediaTypeImageIndex, arm, amd)
+	ref, err := reference.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := registry.New(registry.Options{})
+	defer client.Close()
+	resolve := func(platform string) (*bench.Target, error) {
+		t.Helper()
+		p, err := image.ParsePlatform(platform)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bench.Resolve(t.Context(), client, ref, p, bench.TargetOptions{})
+	}
+	x, err := resolve("linux/amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes, _ := x.Reads(); bytes != amd.Layers[0].Size+amd.Layers[1].Size || len(x.Blobs) != 2 || x.Name != ref.String() {
+		t.Errorf("%s: %d bytes of %+v", x.Name, bytes, x.Blobs)
+	}
+	if n := server.Count("/blobs/"); n != 0 {
+		t.Errorf("%d blobs were read", n)
+	}
+	var none *image.NoPlatformError
+	if _, err := resolve("linux/s390x"); !errors.As(err, &none) {
+		t.Errorf("no such platform: %v", err)
+	}
+}
+
+// An image without layers is an error, and so is a limit below a single read.
+func TestNothingToRead(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newTestbed(t, server, false)
+	source := func(d digest.Digest) *registry.Blob { return c.client.Blob(c.ref, d) }
+	if _, err := bench.NewTarget("empty", "", nil, source, bench.TargetOptions{}); err == nil {
+		t.Error("a target without blobs was made")
+	}
+	x := c.target(t, bench.TargetOptions{})
+	if _, err := bench.Measure(t.Context(), bench.Options{Connections: []int{1}, Rounds: 1, Bytes: 1000, Duration: time.Second}, []*bench.Target{x}); err == nil {
+		t.Error("a read that exceeds all bytes was measured")
+	}
+	if n := server.Count("/blobs/"); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// A benchmark that is interrupted reports what was measured until then.
+func TestMeasureIsInterrupted(t *testing.T) {
+	server := registrytest.New()
+	defer server.Close()
+	c := newTestbed(t, server, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := bench.Options{Connections: []int{1, 2}, Rounds: 2, Bytes: 8 << 20, Duration: time.Minute}
+	o.Progress = func(st bench.Step) {
+		if st.N == 3 {
+			cancel()
+		}
+	}
+	r, err := bench.Measure(ctx, o, []*bench.Target{c.target(t, bench.TargetOptions{RangeSize: 64 << 10})})
+	if err != nil || len(r.Results) != 2 || len(r.Results[0].ByRound) != 1 || len(r.Results[1].ByRound) != 1 {
+		t.Errorf("%v: %+v", err, r)
 	}
 }

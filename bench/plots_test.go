@@ -18,7 +18,7 @@ import (
 	"drayage/bench/internal/stats"
 )
 
-// sweep is what a made-up report has measured.
+// sweep describes a made-up report.
 type sweep struct {
 	ratios      []float64 // of the targets' throughputs to the first's
 	connections []int
@@ -37,7 +37,7 @@ func (s sweep) report() *bench.Report {
 	for round := range s.rounds + 1 {
 		for k, n := range s.connections {
 			if round == 0 && k+1 < len(s.connections) {
-				continue // the warm-up is with all of them
+				continue // the warm-up has the largest number only
 			}
 			for i, ratio := range s.ratios {
 				rate := noisy(ratio * 1e7 * float64(min(n, 8)))
@@ -99,7 +99,7 @@ var (
 	texts    = regexp.MustCompile(`<text x="([^"]+)" y="([^"]+)" font-size="([^"]+)" text-anchor="([^"]+)"[^>]*>([^<]*)</text>`)
 )
 
-// picture is the light form of a plot, or "" where there is none.
+// picture returns the light form of a plot, or "" if there is none.
 func picture(page, title string) string {
 	for _, m := range pictures.FindAllStringSubmatch(page, -1) {
 		if m[1] == title {
@@ -142,7 +142,8 @@ var sweeps = map[string]sweep{
 	"faster than a disk": {[]float64{1e4, 2e4}, []int{1, 8}, 2, 2, 0.1, false},
 }
 
-// Whatever was measured, plots are whole SVG, of numbers, and no label is written over another.
+// Whatever was measured, plots are well-formed SVG with finite numbers, and no label overlaps
+// another.
 func TestPlotsAreLegible(t *testing.T) {
 	for name, s := range sweeps {
 		page := written(t, s.report())
@@ -183,8 +184,8 @@ func wellFormed(text string) error {
 
 const plotWidth, plotHeight = 860, 360
 
-// overlapping are two texts in the same place, or one outside of the plot, if there are any. Titles, one of which is
-// turned, are left out.
+// overlapping returns two texts that overlap, or one beyond the edge, if there are any. Titles, one
+// of which is rotated, are left out.
 func overlapping(picture string) (string, string) {
 	type box struct {
 		text                     string
@@ -217,7 +218,7 @@ func overlapping(picture string) (string, string) {
 	return "", ""
 }
 
-// What is uncertain has bars, and what was measured once has none.
+// Estimates with an interval have bars, and those without have none.
 func TestPlotsHaveBars(t *testing.T) {
 	r := sweeps["three targets"].report()
 	paths := func(title string) int { return strings.Count(picture(written(t, r), title), "<path") }
@@ -247,7 +248,7 @@ func TestPlotsHaveBars(t *testing.T) {
 	}
 }
 
-// A bar that is far longer than all values doesn't flatten them.
+// A bar that is far longer than all values does not flatten them.
 func TestLongBarsAreCutOff(t *testing.T) {
 	r := sweeps["three targets"].report()
 	r.Results[0].Throughput.High *= 1e6
@@ -256,7 +257,7 @@ func TestLongBarsAreCutOff(t *testing.T) {
 	}
 }
 
-// Each plot says where it is: by numbers that people count in.
+// Ticks have round numbers.
 func TestPlotsHaveTheirTicks(t *testing.T) {
 	for _, c := range []struct {
 		sweep, plot string
@@ -270,7 +271,7 @@ func TestPlotsHaveTheirTicks(t *testing.T) {
 		{"three targets", against, []string{"×0.7", "×1", "×1.5"}},
 		{"nearly equal", against, []string{"×0.98", "×1.00", "×1.02"}},
 		{"far from another", against, []string{"×0.01", "×1", "×100"}},
-		{"one setting", against, nil}, // the table says as much
+		{"one setting", against, nil}, // it is in the table
 		{"one setting", byConnections, nil},
 		{"nothing arrives", against, nil},
 	} {
@@ -286,7 +287,7 @@ func TestPlotsHaveTheirTicks(t *testing.T) {
 	}
 }
 
-// A setting that mostly failed isn't drawn as one without throughput, but told.
+// A failing setting is not drawn as one without throughput, but mentioned in the caption.
 func TestFailingSettingsAreGaps(t *testing.T) {
 	s := sweeps["one fails"]
 	page := written(t, s.report())
@@ -296,13 +297,13 @@ func TestFailingSettingsAreGaps(t *testing.T) {
 	s.failing = false
 	whole := picture(written(t, s.report()), byConnections)
 	const color = "#4a7fd4" // the first target's
-	// A sign, a bar, and the line, of which neither side has another point.
+	// A sign, a bar, and the line, whose two parts have a single point each.
 	if got, want := strings.Count(picture(page, byConnections), color), strings.Count(whole, color)-3; got != want {
 		t.Errorf("%d marks of the first target, want %d", got, want)
 	}
 }
 
-// A second by itself is a stroke as long as it took.
+// Single seconds are visible as strokes.
 func TestLoneSecondsAreSeen(t *testing.T) {
 	r := sweeps["one setting"].report()
 	got := 0

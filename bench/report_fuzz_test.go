@@ -8,7 +8,7 @@ import (
 	"drayage/bench"
 )
 
-// FuzzReport reads reports, and compares what was measured now with them.
+// FuzzReport reads reports, and compares a report with them.
 func FuzzReport(f *testing.F) {
 	for _, s := range []string{
 		`{"version":1}`, `{"version":1,"targets":[{"name":"a"}],"results":[{"target":"a","connections":1},{"target":"b","connections":-1}]}`, `{"version":1,"results":[null]}`, `{"version":2}`, `{"version":3}`, `{"version":1,"targets":[null]}`, `{`, `[]`,

@@ -104,7 +104,7 @@ func open(ctx context.Context, o Options, over func(n int) bool, do func(context
 		})
 	}
 	o.dispatch(ctx, over, waiting)
-	waiting.end(ctx.Err() != nil)
+	waiting.end()
 	workers.Wait()
 }
 

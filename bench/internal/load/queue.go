@@ -49,14 +49,10 @@ func (q *queue) take() (r request, ok bool) {
 	return r, true
 }
 
-// end announces that no more requests will be put. With drop, those that wait are
-// dropped.
-func (q *queue) end(drop bool) {
+// end announces that no more requests will be put.
+func (q *queue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ended = true
-	if drop {
-		q.list = nil
-	}
 	q.ready.Broadcast()
 }
