@@ -11,7 +11,6 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/registry"
-	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -38,7 +37,7 @@ func (t *Target) read(ctx context.Context, p part, s *Sample, received func(int6
 	w := t.wholes[p.blob]
 	s.Host = w.source.Host()
 	trace := &connectionTrace{sample: s}
-	body, err := w.source.Open(httptrace.WithClientTrace(ctx, trace.client()), transfer.Ask{From: p.from, To: p.to, Size: w.desc.Size, Once: true})
+	body, err := w.source.Open(httptrace.WithClientTrace(ctx, trace.client()), registry.Ask{From: p.from, To: p.to, Size: w.desc.Size, Once: true})
 	trace.finish()
 	if err != nil {
 		s.Err = errorKind(ctx, err)
@@ -161,7 +160,7 @@ func errorKind(ctx context.Context, err error) string {
 		return "denied"
 	case errors.Is(err, registry.ErrNotFound):
 		return "not found"
-	case errors.Is(err, transfer.ErrRange):
+	case errors.Is(err, registry.ErrRange):
 		return "no ranges"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "cut short"

@@ -15,12 +15,12 @@ import (
 
 	"drayage/engine/chaos"
 	"drayage/engine/fault"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/schedule"
+	"drayage/engine/internal/transfer"
 	"drayage/engine/plan"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
-	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -12,10 +12,10 @@ import (
 	"drayage/engine"
 	"drayage/engine/chaos"
 	"drayage/engine/image"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/schedule"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 )
 
 var (

@@ -14,15 +14,21 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/schedule"
 	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// Limits are how many connections there may be: in all, and to one host.
+type Limits = schedule.Limits
+
+// Retry says how long to try again.
+type Retry = retry.Policy
 
 // Options say what to pull with, and how. Store and Registry must be set.
 type Options struct {

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 
 	"drayage/blobstore"
+	"drayage/engine/internal/transfer"
 	"drayage/engine/reference"
-	"drayage/engine/transfer"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )

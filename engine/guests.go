@@ -6,7 +6,7 @@ import (
 	"hash/maphash"
 	"io"
 
-	"drayage/engine/transfer"
+	"drayage/engine/internal/transfer"
 )
 
 // stretch is what one answer of an origin gave of a blob, as far as it was read.

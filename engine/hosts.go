@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/engine/internal/schedule"
 	"drayage/engine/registry"
-	"drayage/engine/schedule"
 )
 
 // hostMemory is what runs have learned of hosts, as the store keeps it. It is

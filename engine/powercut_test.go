@@ -17,9 +17,9 @@ import (
 	"drayage/engine/chaos"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/internal/schedule"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/schedule"
 )
 
 // The power goes at any moment, and with it whatever was not synced, in any

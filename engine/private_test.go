@@ -14,11 +14,11 @@ import (
 	"drayage/blobstore"
 	"drayage/engine"
 	"drayage/engine/chaos"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/schedule"
 	"drayage/engine/mirror"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"

@@ -12,9 +12,9 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/fault"
 	"drayage/engine/image"
+	"drayage/engine/internal/schedule"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
-	"drayage/engine/schedule"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"

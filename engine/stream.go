@@ -5,7 +5,7 @@ import (
 	"os"
 
 	"drayage/blobstore"
-	"drayage/engine/schedule"
+	"drayage/engine/internal/schedule"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -17,12 +17,12 @@ import (
 	"drayage/blobstore"
 	"drayage/engine"
 	"drayage/engine/chaos"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/schedule"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 )
 
 // relay is a mirror before a registry.

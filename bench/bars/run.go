@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"drayage/bench/course"
+	"drayage/bench/internal/course"
 	"drayage/engine/registry/registrytest"
 )
 

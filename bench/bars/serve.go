@@ -20,7 +20,7 @@ import (
 	"syscall"
 	"time"
 
-	"drayage/bench/course"
+	"drayage/bench/internal/course"
 	"drayage/bench/internal/load"
 	"drayage/engine/registry/registrytest"
 )

@@ -16,7 +16,7 @@ import (
 	wait "sync"
 	"time"
 
-	"drayage/bench/course"
+	"drayage/bench/internal/course"
 	"drayage/bench/siege"
 	"drayage/blobstore"
 	"drayage/engine/image"

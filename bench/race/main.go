@@ -19,7 +19,7 @@ import (
 	"strings"
 	"syscall"
 
-	"drayage/bench/course"
+	"drayage/bench/internal/course"
 )
 
 func main() {

@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"drayage/bench/course"
+	"drayage/bench/internal/course"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"drayage/bench/course"
+	"drayage/bench/internal/course"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"

@@ -7,7 +7,7 @@ import (
 	"io"
 
 	"drayage/bench"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine/event"
 	"drayage/engine/printable"
 	"drayage/engine/registry"

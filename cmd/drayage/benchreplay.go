@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"drayage/bench"
-	"drayage/engine/history"
+	"drayage/cmd/drayage/internal/history"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"drayage/bench"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine/printable"
 )
 

@@ -13,8 +13,6 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -76,7 +74,7 @@ func findBenchTargets(ctx context.Context, o *benchOptions, args []string, obser
 	}
 	for _, version := range versions {
 		const patience = 30 * time.Second
-		client, err := o.newClient(credentials, images.refs, retry.Policy{Patience: patience}, observer, d, func(r *registry.Options) {
+		client, err := o.newClient(credentials, images.refs, engine.Retry{Patience: patience}, observer, d, func(r *registry.Options) {
 			r.PerHost, r.HTTP2, r.NeverWait = perHost, version == "2", true
 		})
 		if err != nil {
@@ -191,7 +189,7 @@ func (x *benchImages) targets(ctx context.Context, o *benchOptions, client *regi
 		return nil, err
 	}
 	results, _, err := engine.Plan(ctx, engine.Options{
-		Store: store, Registry: client, Platform: platform, Limits: schedule.Limits{Jobs: 1, PerHost: 1},
+		Store: store, Registry: client, Platform: platform, Limits: engine.Limits{Jobs: 1, PerHost: 1},
 	}, x.refs)
 	if err != nil {
 		return nil, err

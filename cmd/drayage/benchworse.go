@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"drayage/bench"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine/fault"
 )
 

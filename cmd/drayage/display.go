@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine/event"
 	"drayage/engine/printable"
 

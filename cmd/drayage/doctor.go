@@ -10,8 +10,8 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/doctor"
 	"drayage/engine"
-	"drayage/engine/doctor"
 	"drayage/engine/printable"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"

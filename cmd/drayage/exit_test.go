@@ -13,7 +13,6 @@ import (
 	"drayage/engine/fault"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/transfer"
 )
 
 func TestStatusOf(t *testing.T) {
@@ -32,7 +31,7 @@ func TestStatusOf(t *testing.T) {
 		{reset, 5},
 		{fault.As(fault.Local, &fs.PathError{Err: syscall.ENOSPC}), 7},
 		{&fs.PathError{Op: "write", Err: syscall.ENOSPC}, 7},
-		{&transfer.MismatchError{}, 6},
+		{fault.New(fault.Content, "x"), 6},
 		{registry.ErrQuota, 8},
 		{signalError{syscall.SIGINT}, 130},
 		{fmt.Errorf("x: %w", signalError{syscall.SIGTERM}), 143},

@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine"
 	"drayage/engine/image"
 	"drayage/engine/plan"

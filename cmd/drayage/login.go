@@ -9,12 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -74,7 +74,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 		return usageError{err}
 	}
 	const patience = 30 * time.Second
-	client, err := o.client(login, nil, 1, retry.Policy{Patience: patience}, display)
+	client, err := o.client(login, nil, 1, engine.Retry{Patience: patience}, display)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 )
 
 func main() { os.Exit(runProcess(standardStreams())) }

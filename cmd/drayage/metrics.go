@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"drayage/bench"
-	"drayage/cmd/drayage/web"
+	"drayage/cmd/drayage/internal/web"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"

@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore/durable"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/printable"

@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/plan"

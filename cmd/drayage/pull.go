@@ -17,18 +17,16 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/history"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
-	"drayage/engine/history"
 	"drayage/engine/image"
 	"drayage/engine/plan"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
@@ -140,7 +138,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		return err
 	}
 	defer display.Close()
-	policy := retry.Policy{Patience: o.giveUp}
+	policy := engine.Retry{Patience: o.giveUp}
 	observer := event.Observers{display}
 	if o.report != "" {
 		o.record = history.NewRecorder()
@@ -157,7 +155,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	opts := engine.Options{
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
-		Limits: schedule.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
+		Limits: engine.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
 		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
@@ -566,13 +564,13 @@ func (n *networkFlags) credentials(refs []reference.Image) (*credential.Set, err
 	return c, nil
 }
 
-func (n *networkFlags) client(c *credential.Set, refs []reference.Image, perHost int, policy retry.Policy, d *display) (*registry.Client, error) {
+func (n *networkFlags) client(c *credential.Set, refs []reference.Image, perHost int, policy engine.Retry, d *display) (*registry.Client, error) {
 	return n.newClient(c, refs, policy, d, d, func(o *registry.Options) { o.PerHost = perHost })
 }
 
 // newClient makes a client whose events go to an observer, which has the display among
 // others. change has the last word on its options.
-func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, policy retry.Policy, o event.Observer, d *display, change func(*registry.Options)) (*registry.Client, error) {
+func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, policy engine.Retry, o event.Observer, d *display, change func(*registry.Options)) (*registry.Client, error) {
 	if err := registry.CheckProxies(); err != nil {
 		return nil, usageError{err}
 	}

@@ -8,8 +8,6 @@ import (
 	"drayage/engine"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 
 	"github.com/spf13/pflag"
 )
@@ -53,7 +51,7 @@ func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name
 		return err
 	}
 	defer display.Close()
-	policy := retry.Policy{Patience: time.Minute} // somebody waits
+	policy := engine.Retry{Patience: time.Minute} // somebody waits
 	makeClient := func(change func(*registry.Options)) (*registry.Client, error) {
 		return q.newClient(credentials, refs, policy, display, display, change)
 	}
@@ -63,7 +61,7 @@ func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name
 	}
 	defer client.Close()
 	results, _, err := engine.Plan(ctx, engine.Options{
-		Store: store, Registry: client, Platform: platform, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 1, PerHost: 1},
+		Store: store, Registry: client, Platform: platform, Observer: display, Retry: policy, Limits: engine.Limits{Jobs: 1, PerHost: 1},
 	}, refs)
 	if err != nil {
 		return err

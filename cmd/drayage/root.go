@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine/event"
 	"drayage/engine/printable"
 

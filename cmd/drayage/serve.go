@@ -23,8 +23,8 @@ import (
 	"time"
 
 	"drayage/blobstore"
-	"drayage/cmd/drayage/progress"
-	"drayage/cmd/drayage/web"
+	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
 	"drayage/engine/event"
 	"drayage/engine/fault"
@@ -32,8 +32,6 @@ import (
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -431,7 +429,7 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 	if err != nil {
 		return nil, nil, err
 	}
-	policy := retry.Policy{Patience: o.patience}
+	policy := engine.Retry{Patience: o.patience}
 	// Together they have no more connections to a host than --per-host says.
 	forManifests := max(1, o.perHost/4)
 	client, err := o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = max(1, o.perHost-forManifests), work })
@@ -445,7 +443,7 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 		}
 	}
 	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
-		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: schedule.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.stall / 5,
+		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }

@@ -11,7 +11,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"

@@ -13,13 +13,11 @@ import (
 	"time"
 
 	"drayage/blobstore"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine"
 	"drayage/engine/fault"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -419,13 +417,13 @@ func (o *verifyOptions) mend(ctx context.Context, s streams, store *blobstore.St
 	if err != nil {
 		return err
 	}
-	policy := retry.Policy{}
+	policy := engine.Retry{}
 	client, err := o.client(credentials, refs, 8, policy, display)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	opts := engine.Options{Store: store, Registry: client, Observer: display, Retry: policy, Limits: schedule.Limits{Jobs: 16, PerHost: 8}, KeepGoing: true, ForeignLayers: o.foreign}
+	opts := engine.Options{Store: store, Registry: client, Observer: display, Retry: policy, Limits: engine.Limits{Jobs: 16, PerHost: 8}, KeepGoing: true, ForeignLayers: o.foreign}
 	n := 0
 	for _, i := range broken {
 		ref, err := reference.Parse(i.Name)

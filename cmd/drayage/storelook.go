@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
-	"drayage/cmd/drayage/progress"
+	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine/compose"
 	"drayage/engine/image"
 	"drayage/engine/printable"

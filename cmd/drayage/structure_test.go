@@ -15,11 +15,11 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "engine/fault engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/retry engine/chaos engine/transfer/internal/interval engine/transfer/internal/policy engine/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing bench/internal/load bench/internal/stats",
-	1: "engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/transfer",
-	2: "engine/plan engine/event engine/mirror engine/warm",
-	3: "bench/course engine/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/progress",
-	4: "bench/siege engine engine/archive engine/doctor bench cmd/drayage/web",
+	0: "engine/fault engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/internal/retry engine/chaos engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/internal/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing bench/internal/load bench/internal/stats",
+	1: "engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/internal/transfer",
+	2: "engine/plan engine/event engine/mirror cmd/drayage/internal/warm",
+	3: "bench/internal/course cmd/drayage/internal/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/internal/progress",
+	4: "bench/siege engine engine/archive cmd/drayage/internal/doctor bench cmd/drayage/internal/web",
 	5: "cmd/drayage cmd/demo cmd/structure bench/bars bench/race",
 }
 
@@ -53,9 +53,9 @@ var goroutines = []string{
 	"cmd/drayage.servePprof",
 	"cmd/drayage.startMetrics",
 	"cmd/drayage.tellReading",
-	"cmd/drayage/progress.NewBars",
-	"cmd/drayage/progress.Write", // a Patient's, which Flush waits for
-	"cmd/drayage/web.Poll",       // but for a reading that a file system holds up, which nothing can call off
+	"cmd/drayage/internal/progress.NewBars",
+	"cmd/drayage/internal/progress.Write", // a Patient's, which Flush waits for
+	"cmd/drayage/internal/web.Poll",       // but for a reading that a file system holds up, which nothing can call off
 	"engine.do",
 	"engine.follow",
 	"engine.isDown",
@@ -66,10 +66,10 @@ var goroutines = []string{
 	"engine/chaos.Start",
 	"engine/compose.convertAll",
 	"engine/compose.pump",
-	"engine/schedule.Run", // by its errgroup
-	"engine/transfer.Run",
-	"engine/warm.Run",
-	"engine/warm.pace",
+	"engine/internal/schedule.Run", // by its errgroup
+	"engine/internal/transfer.Run",
+	"cmd/drayage/internal/warm.Run",
+	"cmd/drayage/internal/warm.pace",
 	"tarwriter.scatter",
 	"tarwriter.sums",
 	"tarwriter/squeeze.NewWriter",

@@ -23,7 +23,8 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
-	"drayage/cmd/drayage/web"
+	"drayage/cmd/drayage/internal/warm"
+	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
@@ -31,9 +32,6 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/schedule"
-	"drayage/engine/warm"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/opencontainers/go-digest"
@@ -147,7 +145,7 @@ func runWarm(ctx context.Context, s streams, o warmOptions) error {
 		return err
 	}
 	// What the environment and the flags have wrong is told before the first round.
-	c, err := o.client(credentials, nil, o.perHost, retry.Policy{}, display)
+	c, err := o.client(credentials, nil, o.perHost, engine.Retry{}, display)
 	if err != nil {
 		return err
 	}
@@ -284,7 +282,7 @@ type warmWork struct {
 
 // client makes a client for one piece of work, so that each may have its own rate.
 func (w *warmWork) client(refs []reference.Image, observer event.Observer, change func(*registry.Options)) (*registry.Client, error) {
-	return w.o.newClient(w.credentials, refs, retry.Policy{Patience: w.o.giveUp}, observer, w.display, func(r *registry.Options) {
+	return w.o.newClient(w.credentials, refs, engine.Retry{Patience: w.o.giveUp}, observer, w.display, func(r *registry.Options) {
 		r.PerHost = w.o.perHost
 		change(r)
 	})
@@ -307,9 +305,9 @@ func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Obser
 		platforms = []image.Platform{image.DefaultPlatform()}
 	}
 	return engine.Options{
-		Store: w.store, Registry: c, Observer: observer, Retry: retry.Policy{Patience: w.o.giveUp}, KeepGoing: true,
+		Store: w.store, Registry: c, Observer: observer, Retry: engine.Retry{Patience: w.o.giveUp}, KeepGoing: true,
 		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers, ForeignLayers: w.o.foreign,
-		Limits: schedule.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.stall / 5, Checkpoint: w.s.checkpoint,
+		Limits: engine.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.stall / 5, Checkpoint: w.s.checkpoint,
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/warm"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/warm"
 )
 
 // What runs on a schedule has its first round at once, reads its file again when told

@@ -13,13 +13,20 @@ import (
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/transfer"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
-	"drayage/engine/retry"
-	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 )
+
+// Ask is a range of a blob that is asked for.
+type Ask = transfer.Ask
+
+// ErrRange is wrapped when a registry can give a blob from its start, but not
+// from where it was asked to begin.
+var ErrRange = transfer.ErrRange
 
 // Blob is one blob of a repository, as a source of a transfer. Where the
 // registry redirects to another host for it, that is asked once: the URL is

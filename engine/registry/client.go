@@ -26,10 +26,10 @@ import (
 
 	"drayage/engine/credential"
 	"drayage/engine/event"
+	"drayage/engine/internal/retry"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
-	"drayage/engine/retry"
 
 	"golang.org/x/time/rate"
 )

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"drayage/engine/retry"
+	"drayage/engine/internal/retry"
 
 	"golang.org/x/time/rate"
 )

@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"drayage/engine/fault"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/transfer"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
-	"drayage/engine/retry"
-	"drayage/engine/transfer"
 
 	"github.com/klauspost/compress/gzip"
 )

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"drayage/engine/retry"
+	"drayage/engine/internal/retry"
 )
 
 // errNoAnswer ends a request whose answer didn't begin in time.

@@ -11,8 +11,8 @@ import (
 
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/internal/retry"
 	"drayage/engine/reference"
-	"drayage/engine/retry"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"drayage/engine/retry"
+	"drayage/engine/internal/retry"
 )
 
 // proxyError is a proxy that refuses to connect.

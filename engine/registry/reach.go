@@ -14,8 +14,8 @@ import (
 	"sync"
 	"syscall"
 
+	"drayage/engine/internal/retry"
 	"drayage/engine/printable"
-	"drayage/engine/retry"
 )
 
 // What a user names, registries and mirrors, may be anywhere. What those name in turn, by

@@ -21,9 +21,9 @@ import (
 	"time"
 
 	"drayage/engine/credential"
+	"drayage/engine/internal/transfer"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -23,11 +23,11 @@ import (
 	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/transfer"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
-	"drayage/engine/retry"
-	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"drayage/engine/event"
+	"drayage/engine/internal/retry"
 	"drayage/engine/printable"
-	"drayage/engine/retry"
 
 	"github.com/hashicorp/go-retryablehttp"
 )

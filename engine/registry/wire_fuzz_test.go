@@ -12,9 +12,9 @@ import (
 	"time"
 	"unicode"
 
+	"drayage/engine/internal/retry"
+	"drayage/engine/internal/transfer"
 	"drayage/engine/registry"
-	"drayage/engine/retry"
-	"drayage/engine/transfer"
 
 	"github.com/opencontainers/go-digest"
 )
