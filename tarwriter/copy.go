@@ -6,39 +6,43 @@ import (
 	"sync"
 )
 
-// mover copies blobs to where an archive goes, and counts how.
+// piece is how many bytes are copied between two checks of the context: less than a tenth of a second
+// at 200 MB/s.
+const piece = 16 << 20
+
+// copier moves bytes from blobs into an archive, and counts how.
 //
-// Between files on a file system that shares extents it clones them; else the
-// kernel copies, between files and into pipes and sockets; and where it can't,
-// this process does. What is refused once is not tried again.
-type mover struct {
+// Between files on a file system that shares extents it shares them; otherwise the kernel copies,
+// between files and into pipes and sockets; and where it cannot, this process does. What the system
+// refuses once is not attempted again.
+type copier struct {
 	w     io.Writer
 	moved Moved
 
 	noClone, noKernel bool
 }
 
-// move copies some of the n bytes that a blob has from off on to where the
-// archive is written next.
-func (m *mover) move(blob *os.File, off, n int64) (int64, error) {
+// move copies some of the n bytes of a blob from offset off to the current end of the archive, and
+// returns how many.
+func (c *copier) move(blob *os.File, off, n int64) (int64, error) {
 	var out *os.File
 	last := true
-	switch w := m.w.(type) {
+	switch w := c.w.(type) {
 	case *os.File:
 		out = w
 	case *volumes:
-		f, room, err := w.current()
+		f, left, err := w.current()
 		if err != nil {
 			return 0, err
 		}
-		last = n <= room
-		out, n = f, min(n, room)
+		last = n <= left
+		out, n = f, min(n, left)
 		defer func() { w.at, _ = f.Seek(0, io.SeekCurrent) }()
 	default:
-		return m.byHand(m.w, blob, off, min(n, piece))
+		return c.byHand(c.w, blob, off, min(n, piece))
 	}
 	if at, err := out.Seek(0, io.SeekCurrent); err == nil && isFile(out) {
-		done, err := m.within(out, at, blob, off, n, last)
+		done, err := c.within(out, at, blob, off, n, last)
 		if done > 0 || err != nil {
 			_, seekErr := out.Seek(at+done, io.SeekStart)
 			if err == nil {
@@ -46,44 +50,43 @@ func (m *mover) move(blob *os.File, off, n int64) (int64, error) {
 			}
 			return done, err
 		}
-	} else if !m.noKernel {
+	} else if !c.noKernel {
 		done, handled, err := sendFile(out, blob, off, min(n, piece))
-		m.moved.Kernel += done
+		c.moved.Kernel += done
 		if handled {
 			return done, err
 		}
-		m.noKernel = true
+		c.noKernel = true
 	}
-	return m.byHand(out, blob, off, min(n, piece))
+	return c.byHand(out, blob, off, min(n, piece))
 }
 
-// within copies some of the n bytes that a blob has from off on to an offset of a
-// file, without leaving the kernel. It copies nothing where that can't be. last says that
-// the blob ends there.
-func (m *mover) within(out *os.File, at int64, blob *os.File, off, n int64, last bool) (int64, error) {
-	if !m.noClone {
+// within copies some of the n bytes of a blob from offset off to an offset of a file, within the
+// kernel, or nothing where that is not possible. last is whether the blob ends after them.
+func (c *copier) within(out *os.File, at int64, blob *os.File, off, n int64, last bool) (int64, error) {
+	if !c.noClone {
 		done, err := cloneRange(out, at, blob, off, n, last)
-		m.moved.Cloned += done
-		m.noClone = err != nil
+		c.moved.Cloned += done
+		c.noClone = err != nil
 		if done > 0 {
 			return done, nil
 		}
 	}
-	if m.noKernel {
+	if c.noKernel {
 		return 0, nil
 	}
 	done, handled, err := copyRange(out, at, blob, off, min(n, piece))
-	m.moved.Kernel += done
-	m.noKernel = !handled
+	c.moved.Kernel += done
+	c.noKernel = !handled
 	return done, err
 }
 
-// at copies some of the n bytes that a blob has from off on to an offset of a file.
-func (m *mover) at(out *os.File, at int64, blob *os.File, off, n int64) (int64, error) {
-	if done, err := m.within(out, at, blob, off, n, true); done > 0 || err != nil {
+// at copies some of the n bytes of a blob from offset off to an offset of a file.
+func (c *copier) at(out *os.File, at int64, blob *os.File, off, n int64) (int64, error) {
+	if done, err := c.within(out, at, blob, off, n, true); done > 0 || err != nil {
 		return done, err
 	}
-	return m.byHand(io.NewOffsetWriter(out, at), blob, off, min(n, piece))
+	return c.byHand(io.NewOffsetWriter(out, at), blob, off, min(n, piece))
 }
 
 func isFile(f *os.File) bool {
@@ -91,14 +94,15 @@ func isFile(f *os.File) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// copyBuffers are reused: a run copies thousands of blobs.
+// copyBuffers are reused: an archive may have thousands of blobs.
 var copyBuffers = sync.Pool{New: func() any { return new([1 << 20]byte) }}
 
-func (m *mover) byHand(w io.Writer, blob *os.File, off, n int64) (int64, error) {
+// byHand copies n bytes of a blob from offset off through a buffer of this process.
+func (c *copier) byHand(w io.Writer, blob *os.File, off, n int64) (int64, error) {
 	buf := copyBuffers.Get().(*[1 << 20]byte)
 	defer copyBuffers.Put(buf)
-	// Without their ReadFrom and WriteTo, which would copy by smaller buffers.
+	// Hides ReadFrom and WriteTo, which would use smaller buffers.
 	done, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{io.NewSectionReader(blob, off, n)}, buf[:])
-	m.moved.ByHand += done
+	c.moved.ByHand += done
 	return done, err
 }

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cloneRange lets a file, at an offset, share the extents of n bytes of another
-// from off on; last says that the other ends there. done is 0 when these offsets are
-// not fit for it; the error says that this pair of files never is.
+// cloneRange lets a file, at an offset, share the extents of n bytes of another file from offset off
+// on; last is whether the other file ends there. done is 0 when it is not possible at these offsets;
+// an error means that it never is for these two files.
 func cloneRange(out *os.File, at int64, in *os.File, off, n int64, last bool) (done int64, err error) {
 	const block = 4096 // file systems with larger ones refuse by themselves
 	if !last {
@@ -21,7 +21,7 @@ func cloneRange(out *os.File, at int64, in *os.File, off, n int64, last bool) (d
 	from := unix.FileCloneRange{Src_fd: int64(in.Fd()), Src_offset: uint64(off), Src_length: uint64(n), Dest_offset: uint64(at)}
 	err = unix.IoctlFileCloneRange(int(out.Fd()), &from)
 	switch {
-	case errors.Is(err, unix.EINVAL): // not at these offsets, or not at all; asking again is cheap
+	case errors.Is(err, unix.EINVAL): // not at these offsets, or never; another attempt is cheap
 		return 0, nil
 	case err != nil:
 		return 0, err
@@ -29,9 +29,8 @@ func cloneRange(out *os.File, at int64, in *os.File, off, n int64, last bool) (d
 	return n, nil
 }
 
-// copyRange lets the kernel copy up to n bytes between offsets of two files.
-// handled is false when this pair of files can't do that; then nothing was
-// copied.
+// copyRange lets the kernel copy up to n bytes between offsets of two files. handled is false when
+// that is not possible for these two files; then nothing was copied.
 func copyRange(out *os.File, at int64, in *os.File, off, n int64) (done int64, handled bool, err error) {
 	for {
 		moved, err := unix.CopyFileRange(int(in.Fd()), &off, int(out.Fd()), &at, int(n), 0)
@@ -41,7 +40,7 @@ func copyRange(out *os.File, at int64, in *os.File, off, n int64) (done int64, h
 		if err != nil {
 			return 0, !refused(err), unlessRefused("copy_file_range", err)
 		}
-		// Some file systems say that nothing is left where there is.
+		// Some file systems report that nothing is left although there is.
 		return int64(moved), moved > 0, nil
 	}
 }
@@ -72,8 +71,7 @@ func sendFile(out, in *os.File, off, n int64) (done int64, handled bool, err err
 	return int64(moved), moved > 0, nil
 }
 
-// refused reports whether a call was refused for this pair of files, and not
-// failed.
+// refused reports whether a call was refused for these two files, as opposed to failed.
 func refused(err error) bool {
 	for _, refusal := range []error{unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.EXDEV, unix.EPERM, unix.EBADF} {
 		if errors.Is(err, refusal) {
@@ -83,6 +81,7 @@ func refused(err error) bool {
 	return false
 }
 
+// unlessRefused is the error of a system call that failed, and nil for one that was refused.
 func unlessRefused(call string, err error) error {
 	if refused(err) {
 		return nil
@@ -90,8 +89,8 @@ func unlessRefused(call string, err error) error {
 	return os.NewSyscallError(call, err)
 }
 
-// widen makes a pipe hold as much as anybody may: fewer turns between writer
-// and reader. What is no pipe is left.
+// widen gives a pipe the largest buffer that any user may have, so that writer and reader switch less
+// often. It leaves other files as they are.
 func widen(f *os.File) {
 	const most = 1 << 20 // /proc/sys/fs/pipe-max-size, unless it was changed
 	if conn, err := f.SyscallConn(); err == nil {

@@ -8,15 +8,15 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Legacy is the layout that docker save wrote before version 25: a folder for
-// each layer with VERSION, json and layer.tar, the images' configs, and
-// manifest.json and repositories. Layers lie in it as they are stored,
-// compressed or not; all readers look at the content.
+// Legacy is the layout that docker save wrote before version 25: a directory for each layer with
+// VERSION, json and layer.tar, the images' configs, and manifest.json and repositories. Layers are
+// written as they are stored, compressed or not; all readers detect that by content. It requires
+// each image's ConfigContent or History. Referrers are left out; another artifact that is not a
+// container image is an ErrNotImage.
 //
-// A layer's id is the hex SHA-256 of its parent's id, a newline, the layer's
-// digest and a newline. A layer that occurs again, under another id, is a link
-// to its first occurrence. Images that came with schema 1 manifests have the
-// ids of their history, and stand in repositories alone.
+// A layer's ID is the hex SHA-256 of its parent's ID, a newline, the layer's digest and a newline.
+// A layer that occurs again under another ID is a symbolic link to its first occurrence. Images
+// with schema 1 manifests have the IDs of their history, and are listed only in repositories.
 func Legacy(images []Image) ([]Member, error) {
 	images = sorted(images)
 	if err := runnable(images, "legacy"); err != nil {
@@ -26,7 +26,7 @@ func Legacy(images []Image) ([]Member, error) {
 	for _, img := range images {
 		var err error
 		switch {
-		case img.Beside: // has no place here
+		case img.Referrer: // this format cannot hold it
 		case img.History != nil:
 			l.history(img)
 		default:
@@ -42,16 +42,16 @@ func Legacy(images []Image) ([]Member, error) {
 // legacy collects the members of a legacy archive.
 type legacy struct {
 	entries []*dockerImage
-	byID    map[digest.Digest]*dockerImage // by manifest
+	byID    map[digest.Digest]*dockerImage // by the manifest's digest
 	configs map[digest.Digest]bool
 	files   []Member // configs
-	folders []legacyLayer
-	at      map[string]int // places in folders, by id
+	dirs    []legacyLayer
+	at      map[string]int // indexes of dirs, by ID
 	first   map[digest.Digest]string
 	repos   repositories
 }
 
-// legacyLayer is a folder.
+// legacyLayer is a layer's directory.
 type legacyLayer struct {
 	id    string
 	json  []byte
@@ -61,22 +61,22 @@ type legacyLayer struct {
 
 // image adds an image that has a config.
 func (l *legacy) image(img Image) error {
-	v := img.main()
-	e := l.byID[v.Manifest.Digest]
+	m := img.main()
+	e := l.byID[m.Descriptor.Digest]
 	var parent string
 	var ids []string
-	for i, layer := range v.Layers {
+	for i, layer := range m.Layers {
 		id := digest.FromString(parent + "\n" + layer.Digest.String() + "\n").Encoded()
 		var config []byte
-		top := i == len(v.Layers)-1
+		top := i == len(m.Layers)-1
 		if top {
-			config = v.ConfigContent
+			config = m.ConfigContent
 		}
 		text, err := layerJSON(id, parent, config)
 		if err != nil {
 			return err
 		}
-		l.folder(legacyLayer{id: id, json: text, top: top, layer: layer})
+		l.dir(legacyLayer{id: id, json: text, top: top, layer: layer})
 		ids = append(ids, id)
 		parent = id
 	}
@@ -84,18 +84,18 @@ func (l *legacy) image(img Image) error {
 		l.repos.add(img.RepoTag, parent)
 	}
 	if e == nil {
-		e = &dockerImage{Config: v.Config.Digest.Encoded() + ".json", Layers: make([]string, 0, len(ids))}
+		e = &dockerImage{Config: m.Config.Digest.Encoded() + ".json", Layers: make([]string, 0, len(ids))}
 		for _, id := range ids {
 			e.Layers = append(e.Layers, id+"/layer.tar")
 		}
 		if l.byID == nil {
 			l.byID = make(map[digest.Digest]*dockerImage)
 		}
-		l.byID[v.Manifest.Digest] = e
+		l.byID[m.Descriptor.Digest] = e
 		l.entries = append(l.entries, e)
-		if !l.configs[v.Config.Digest] {
-			l.configs[v.Config.Digest] = true
-			l.files = append(l.files, Member{Name: e.Config, Size: v.Config.Size, Blob: v.Config.Digest})
+		if !l.configs[m.Config.Digest] {
+			l.configs[m.Config.Digest] = true
+			l.files = append(l.files, Member{Name: e.Config, Size: m.Config.Size, Blob: m.Config.Digest})
 		}
 	}
 	if img.RepoTag != "" {
@@ -107,24 +107,25 @@ func (l *legacy) image(img Image) error {
 // history adds an image that came with a schema 1 manifest.
 func (l *legacy) history(img Image) {
 	for _, h := range img.History {
-		l.folder(legacyLayer{id: h.ID, json: h.JSON, layer: h.Layer})
+		l.dir(legacyLayer{id: h.ID, json: h.JSON, layer: h.Layer})
 	}
 	l.repos.add(img.RepoTag, img.History[len(img.History)-1].ID)
 }
 
-// folder adds a layer's folder, once. One that is the top of an image tells
-// more than one that is below.
-func (l *legacy) folder(f legacyLayer) {
-	if i, ok := l.at[f.id]; ok {
-		if f.top && !l.folders[i].top {
-			l.folders[i] = f
+// dir adds a layer's directory, once. The top layer of an image replaces the same layer below
+// another one, since its json has the image's config.
+func (l *legacy) dir(d legacyLayer) {
+	if i, ok := l.at[d.id]; ok {
+		if d.top && !l.dirs[i].top {
+			l.dirs[i] = d
 		}
 		return
 	}
-	l.at[f.id] = len(l.folders)
-	l.folders = append(l.folders, f)
+	l.at[d.id] = len(l.dirs)
+	l.dirs = append(l.dirs, d)
 }
 
+// members are the archive: what lists images, then configs, then the layers' directories.
 func (l *legacy) members() ([]Member, error) {
 	var out []Member
 	if len(l.entries) > 0 {
@@ -142,20 +143,20 @@ func (l *legacy) members() ([]Member, error) {
 		out = append(out, repos)
 	}
 	out = append(out, l.files...)
-	for _, f := range l.folders {
-		layer := Member{Name: f.id + "/layer.tar", Size: f.layer.Size, Blob: f.layer.Digest, Layer: true}
-		if first, ok := l.first[f.layer.Digest]; ok {
+	for _, d := range l.dirs {
+		layer := Member{Name: d.id + "/layer.tar", Size: d.layer.Size, Blob: d.layer.Digest, Layer: true}
+		if first, ok := l.first[d.layer.Digest]; ok {
 			layer = Member{Name: layer.Name, Link: "../" + first + "/layer.tar"}
 		} else {
-			l.first[f.layer.Digest] = f.id
+			l.first[d.layer.Digest] = d.id
 		}
-		out = append(out, contentMember(f.id+"/VERSION", []byte("1.0")), contentMember(f.id+"/json", f.json), layer)
+		out = append(out, contentMember(d.id+"/VERSION", []byte("1.0")), contentMember(d.id+"/json", d.json), layer)
 	}
 	return out, nil
 }
 
-// layerJSON is a layer's json: for the top one the image's config less what
-// came after the format, for others the least that old readers want.
+// layerJSON is a layer's json: of the top layer the image's config without the fields that are
+// younger than the format, of others the minimum that old readers require.
 func layerJSON(id, parent string, config []byte) ([]byte, error) {
 	fields := map[string]any{"created": "0001-01-01T00:00:00Z", "container_config": emptyContainer}
 	if config != nil {
@@ -178,7 +179,6 @@ func layerJSON(id, parent string, config []byte) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// emptyContainer is a container_config that says nothing, with the fields that
-// Docker 1.x wrote.
+// emptyContainer is a container_config without values, with the fields that Docker 1.x wrote.
 var emptyContainer = json.RawMessage(`{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":false,"AttachStderr":false,` +
 	`"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":null,"Image":"","Volumes":null,"WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":null}`)

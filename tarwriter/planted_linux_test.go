@@ -40,7 +40,7 @@ func TestPartsOfTwoUsers(t *testing.T) {
 	must(t, os.Chmod(shared, fs.ModeSticky|0o777))
 	path := filepath.Join(shared, "x.tar")
 	try := func() error {
-		f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
+		f, err := tarwriter.CreateFile(path, tarwriter.Options{})
 		if err != nil {
 			return err
 		}

@@ -89,7 +89,7 @@ func TestAPlantedPartIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "x.tar")
 			precious := plant(t, path+".drayage-part")
-			f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
+			f, err := tarwriter.CreateFile(path, tarwriter.Options{})
 			if err == nil {
 				f.Close()
 				t.Fatal("it was used")
@@ -116,7 +116,7 @@ func TestAPlantedMarkOfAFolderIsRefused(t *testing.T) {
 				must(t, os.WriteFile(precious, []byte("all here is of an archive that is being written\n"), 0o666))
 				precious = ""
 			}
-			d, err := tarwriter.CreateDir(dir, tarwriter.FileOptions{Force: true})
+			d, err := tarwriter.CreateDir(dir, tarwriter.Options{Force: true})
 			if err == nil {
 				d.Close()
 				t.Fatal("it was used")
@@ -135,7 +135,7 @@ func TestPlantedPartsOfMembersAreNotWrittenTo(t *testing.T) {
 			must(t, err)
 			dir := t.TempDir()
 			precious := plant(t, filepath.Join(dir, "index.json.drayage-part"))
-			d, err := tarwriter.CreateDir(dir, tarwriter.FileOptions{Force: true})
+			d, err := tarwriter.CreateDir(dir, tarwriter.Options{Force: true})
 			must(t, err)
 			must(t, second(d.Write(t.Context(), members, blobs, nil)), d.Close())
 			if precious != filepath.Join(dir, "index.json.drayage-part") {
@@ -157,7 +157,7 @@ func TestFoldersThatLeadOutAreNotFollowed(t *testing.T) {
 	for _, name := range []string{"blobs", "blobs/sha256"} {
 		dir, elsewhere := t.TempDir(), t.TempDir()
 		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755), os.Symlink(elsewhere, filepath.Join(dir, name)))
-		d, err := tarwriter.CreateDir(dir, tarwriter.FileOptions{Force: true})
+		d, err := tarwriter.CreateDir(dir, tarwriter.Options{Force: true})
 		must(t, err)
 		if _, err := d.Write(t.Context(), members, blobs, nil); err == nil {
 			t.Errorf("%s: it was followed", name)
@@ -177,7 +177,7 @@ func TestPlantedChecksumsAreNotWrittenTo(t *testing.T) {
 			must(t, err)
 			path := filepath.Join(t.TempDir(), "x.tar")
 			precious := plant(t, path+".sha256.drayage-part")
-			f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Split: tarwriter.VolumeUnit})
+			f, err := tarwriter.CreateFile(path, tarwriter.Options{Split: tarwriter.VolumeUnit})
 			must(t, err)
 			must(t, second(f.Write(t.Context(), members, blobs, nil)), f.Close())
 			if precious != path+".sha256.drayage-part" {
@@ -202,7 +202,7 @@ func TestModesOfArchives(t *testing.T) {
 	dir := t.TempDir()
 	for _, split := range []int64{0, tarwriter.VolumeUnit} {
 		path := filepath.Join(dir, "x.tar")
-		f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Split: split})
+		f, err := tarwriter.CreateFile(path, tarwriter.Options{Split: split})
 		must(t, err)
 		_, err = f.Write(t.Context(), members, blobs, func(int64) {
 			parts, _ := filepath.Glob(path + "*.drayage-part")
@@ -233,10 +233,10 @@ func TestALinkAtTheArchivesNameIsNotFollowed(t *testing.T) {
 		if !dangling {
 			must(t, os.WriteFile(target, []byte("precious"), 0o600))
 		}
-		if _, err := tarwriter.CreateFile(path, tarwriter.FileOptions{}); !errors.Is(err, tarwriter.ErrExists) {
+		if _, err := tarwriter.CreateFile(path, tarwriter.Options{}); !errors.Is(err, tarwriter.ErrExists) {
 			t.Errorf("dangling %v: %v", dangling, err)
 		}
-		f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Force: true})
+		f, err := tarwriter.CreateFile(path, tarwriter.Options{Force: true})
 		must(t, err)
 		must(t, second(f.Write(t.Context(), members, blobs, nil)), f.Close())
 		if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
@@ -255,7 +255,7 @@ func TestAPartThatWasSwappedIsNoArchive(t *testing.T) {
 	must(t, err)
 	for _, force := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "x.tar")
-		f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Force: force})
+		f, err := tarwriter.CreateFile(path, tarwriter.Options{Force: force})
 		must(t, err)
 		swapped := false
 		_, err = f.Write(t.Context(), members, blobs, func(int64) {
@@ -264,7 +264,7 @@ func TestAPartThatWasSwappedIsNoArchive(t *testing.T) {
 				must(t, os.Remove(path+".drayage-part"), os.WriteFile(path+".drayage-part", bytes.Repeat([]byte("x"), 10), 0o644))
 			}
 		})
-		if err == nil || !strings.Contains(err.Error(), "in its place") {
+		if err == nil || !strings.Contains(err.Error(), "replaced by another process") {
 			t.Errorf("force %v: %v", force, err)
 		}
 		must(t, f.Close())
@@ -281,13 +281,13 @@ func TestOutputsPlantedInSharedFolders(t *testing.T) {
 	must(t, os.Chmod(shared, fs.ModeSticky|0o777))
 	pipe, dir := filepath.Join(shared, "x.tar"), filepath.Join(shared, "dir")
 	must(t, syscall.Mkfifo(pipe, 0o666), os.Chown(pipe, stranger, stranger), os.Mkdir(dir, 0o777), os.Chown(dir, stranger, stranger))
-	if _, err := tarwriter.CreateFile(pipe, tarwriter.FileOptions{}); !errors.Is(err, durable.ErrForeign) {
+	if _, err := tarwriter.CreateFile(pipe, tarwriter.Options{}); !errors.Is(err, durable.ErrForeign) {
 		t.Errorf("a pipe: %v", err)
 	}
-	if _, err := tarwriter.CreateDir(dir, tarwriter.FileOptions{}); !errors.Is(err, durable.ErrForeign) {
+	if _, err := tarwriter.CreateDir(dir, tarwriter.Options{}); !errors.Is(err, durable.ErrForeign) {
 		t.Errorf("a folder: %v", err)
 	}
 	must(t, os.Chown(dir, os.Geteuid(), 0))
-	d, err := tarwriter.CreateDir(dir, tarwriter.FileOptions{})
+	d, err := tarwriter.CreateDir(dir, tarwriter.Options{})
 	must(t, err, d.Close())
 }

@@ -7,21 +7,21 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// DeltaFile is the member by which an archive says that it leaves out layers
-// that an earlier one carried.
+// DeltaFile is the name of the member that lists the layers that an archive leaves out because an
+// earlier one, its base archive, has them.
 const DeltaFile = "drayage-since.json"
 
-// Delta is the content of DeltaFile.
+// Delta is the content of DeltaFile, in JSON.
 type Delta struct {
-	Version int `json:"version"` // 1
-	// Since tells what the archive builds on: the digest of that one's list of
-	// blobs, as ListDigest makes it.
+	Version int `json:"version"` // DeltaVersion
+	// Since identifies the set of blobs of the base archive: the SHA-256 of their digests, sorted,
+	// each once and followed by a newline.
 	Since digest.Digest `json:"since"`
 	// Absent are the layers left out, sorted by digest.
 	Absent []Absent `json:"absent"`
 }
 
-// Absent is a layer that is left out.
+// Absent is a layer that an archive leaves out.
 type Absent struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"` // bytes
@@ -30,9 +30,8 @@ type Absent struct {
 // DeltaVersion is the version of Delta that this package writes.
 const DeltaVersion = 1
 
-// ListDigest identifies a set of blobs: the SHA-256 of their digests, sorted,
-// each once and with a newline after it.
-func ListDigest(list []digest.Digest) digest.Digest {
+// listDigest is Delta.Since of a set of blobs.
+func listDigest(list []digest.Digest) digest.Digest {
 	list = slices.Clone(list)
 	slices.Sort(list)
 	var text strings.Builder
@@ -42,15 +41,15 @@ func ListDigest(list []digest.Digest) digest.Digest {
 	return digest.FromString(text.String())
 }
 
-// Since leaves out of a layout's members the layers that base has, and adds a
-// DeltaFile that says so. Manifests and configs stay: loaders need them to know
-// what they have.
+// Since returns a layout's members without the layers that are in base, the digests of the base
+// archive's blobs in any order, and with a DeltaFile that lists those left out. Manifests and
+// configs stay: loaders need them. The members that are given are not changed.
 func Since(members []Member, base []digest.Digest) ([]Member, Delta, error) {
 	has := make(map[digest.Digest]bool, len(base))
 	for _, d := range base {
 		has[d] = true
 	}
-	delta := Delta{Version: DeltaVersion, Since: ListDigest(base), Absent: []Absent{}}
+	delta := Delta{Version: DeltaVersion, Since: listDigest(base), Absent: []Absent{}}
 	var head, tail []Member
 	for _, m := range members {
 		switch {

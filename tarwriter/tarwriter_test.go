@@ -58,7 +58,7 @@ func (f folder) image(t *testing.T, name string, layers ...ocispec.Descriptor) t
 	m := f.put(t, raw)
 	m.MediaType = ocispec.MediaTypeImageManifest
 	m.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
-	img := tarwriter.Image{Target: m, Variants: []tarwriter.Variant{{Manifest: m, Config: config, Layers: layers, Runnable: true}}}
+	img := tarwriter.Image{Target: m, Manifests: []tarwriter.Manifest{{Descriptor: m, Config: config, Layers: layers, Runnable: true}}}
 	if name != "" {
 		img.Name, img.RepoTag = "docker.io/library/"+name, name
 	}
@@ -186,7 +186,7 @@ func TestDockerLayoutHasBothHalves(t *testing.T) {
 func TestOCILayoutIsPlain(t *testing.T) {
 	blobs := folder(t.TempDir())
 	artifact := blobs.image(t, "chart:1", blobs.add(t, 5))
-	artifact.Variants[0].Runnable = false
+	artifact.Manifests[0].Runnable = false
 	var names []string
 	for _, f := range readTar(t, compose(t, tarwriter.OCI, blobs, artifact)) {
 		names = append(names, f.name)
@@ -275,11 +275,11 @@ func TestFileAppearsWholeOrNotAtAll(t *testing.T) {
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x.tar")
-	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
+	f, err := tarwriter.CreateFile(path, tarwriter.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tarwriter.CreateFile(path, tarwriter.FileOptions{}); !errors.Is(err, tarwriter.ErrBusy) {
+	if _, err := tarwriter.CreateFile(path, tarwriter.Options{}); !errors.Is(err, tarwriter.ErrBusy) {
 		t.Errorf("a second writer: %v, want ErrBusy", err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -294,11 +294,11 @@ func TestFileAppearsWholeOrNotAtAll(t *testing.T) {
 	}
 	readTar(t, first)
 
-	if _, err := tarwriter.CreateFile(path, tarwriter.FileOptions{}); !errors.Is(err, tarwriter.ErrExists) {
+	if _, err := tarwriter.CreateFile(path, tarwriter.Options{}); !errors.Is(err, tarwriter.ErrExists) {
 		t.Errorf("over an existing file: %v, want ErrExists", err)
 	}
 	// A failure leaves what was there, and nothing else.
-	again, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Force: true})
+	again, err := tarwriter.CreateFile(path, tarwriter.Options{Force: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +328,7 @@ func TestFileTakesOverWhatADeadWriterLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
+	f, err := tarwriter.CreateFile(path, tarwriter.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +366,7 @@ func TestDir(t *testing.T) {
 	}
 	parent := t.TempDir()
 	path := filepath.Join(parent, "new")
-	d, err := tarwriter.CreateDir(path, tarwriter.FileOptions{})
+	d, err := tarwriter.CreateDir(path, tarwriter.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,11 +378,11 @@ func TestDir(t *testing.T) {
 			t.Errorf("%s: %v", m.Name, err)
 		}
 	}
-	if _, err := tarwriter.CreateDir(path, tarwriter.FileOptions{}); !errors.Is(err, tarwriter.ErrExists) {
+	if _, err := tarwriter.CreateDir(path, tarwriter.Options{}); !errors.Is(err, tarwriter.ErrExists) {
 		t.Errorf("into a folder that is not empty: %v", err)
 	}
 
-	failed, err := tarwriter.CreateDir(filepath.Join(parent, "failed"), tarwriter.FileOptions{})
+	failed, err := tarwriter.CreateDir(filepath.Join(parent, "failed"), tarwriter.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -472,7 +472,7 @@ func TestFileTakesBlobsAsTheyCome(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "x.tar")
-	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{})
+	f, err := tarwriter.CreateFile(path, tarwriter.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,7 +512,7 @@ func TestFileWithABlobThatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	f, err := tarwriter.CreateFile(filepath.Join(dir, "x.tar"), tarwriter.FileOptions{})
+	f, err := tarwriter.CreateFile(filepath.Join(dir, "x.tar"), tarwriter.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -535,8 +535,8 @@ func FuzzLegacyConfig(f *testing.F) {
 	layer := ocispec.Descriptor{Digest: digest.FromString("layer"), Size: 5}
 	f.Fuzz(func(t *testing.T, config []byte) {
 		d := ocispec.Descriptor{Digest: digest.FromBytes(config), Size: int64(len(config))}
-		members, err := tarwriter.Legacy([]tarwriter.Image{{RepoTag: "x:1", Variants: []tarwriter.Variant{{
-			Manifest: d, Config: d, ConfigContent: config, Layers: []ocispec.Descriptor{layer}, Runnable: true,
+		members, err := tarwriter.Legacy([]tarwriter.Image{{RepoTag: "x:1", Manifests: []tarwriter.Manifest{{
+			Descriptor: d, Config: d, ConfigContent: config, Layers: []ocispec.Descriptor{layer}, Runnable: true,
 		}}}})
 		if err != nil {
 			return
@@ -559,7 +559,7 @@ func TestAPartThatIsTheArchiveIsLeftAlone(t *testing.T) {
 	if err := errors.Join(os.WriteFile(path, []byte("archive"), 0o644), os.Link(path, path+".drayage-part")); err != nil {
 		t.Fatal(err)
 	}
-	f, err := tarwriter.CreateFile(path, tarwriter.FileOptions{Force: true})
+	f, err := tarwriter.CreateFile(path, tarwriter.Options{Force: true})
 	if err != nil {
 		t.Fatal(err)
 	}

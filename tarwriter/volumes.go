@@ -18,36 +18,36 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// VolumeUnit is what sizes of volumes are rounded down to: the alignment of
-// large members, so that they stay aligned within each volume.
+// VolumeUnit is the number of bytes that sizes of volumes are rounded down to a multiple of: the
+// alignment of large members, so that they stay aligned within each volume.
 const VolumeUnit = 64 << 10
 
 // sumsSuffix ends the name of the file with the volumes' checksums.
 const sumsSuffix = ".sha256"
 
-// volumes is an archive cut into files of at most size bytes, which follow
-// each other. It is an io.Writer.
+// volumes is an archive split into files of size bytes, the last one of at most that. It is an
+// io.Writer.
 type volumes struct {
-	path  string
-	size  int64
-	width int // of the numbers
-	files []*os.File
-	at    int64       // written to the last of files
-	mode  fs.FileMode // that they get with their names
-	fresh bool        // a file is to be begun
-	lazy  bool        // the disk isn't waited for
+	path   string
+	size   int64
+	digits int // of the numbers in names
+	files  []*os.File
+	at     int64       // bytes in the last of files
+	mode   fs.FileMode // that they get with their names
+	fresh  bool        // the next byte begins a file
+	noSync bool
 }
 
 // newVolumes begins volumes for an archive of at most total bytes.
 func newVolumes(path string, size, total int64) *volumes {
 	n := total/size + 1
-	// One digit more than it takes, so that all begin with 0 and FILE.0* means them.
-	return &volumes{path: path, size: size, width: max(3, len(fmt.Sprint(n))+1), fresh: true}
+	// One digit more than necessary, so that all numbers begin with 0 and FILE.0* matches them.
+	return &volumes{path: path, size: size, digits: max(3, len(fmt.Sprint(n))+1), fresh: true}
 }
 
-func (v *volumes) name(i int) string { return fmt.Sprintf("%s.%0*d", v.path, v.width, i+1) }
+func (v *volumes) name(i int) string { return fmt.Sprintf("%s.%0*d", v.path, v.digits, i+1) }
 
-// current is the file for the next bytes, and how many it still takes.
+// current is the file for the next bytes, and how many more it may have.
 func (v *volumes) current() (*os.File, int64, error) {
 	if v.fresh || v.at == v.size {
 		f, err := os.OpenFile(v.name(len(v.files))+partSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, newMode)
@@ -67,11 +67,11 @@ func (v *volumes) current() (*os.File, int64, error) {
 func (v *volumes) Write(p []byte) (int, error) {
 	written := 0
 	for len(p) > 0 {
-		f, room, err := v.current()
+		f, left, err := v.current()
 		if err != nil {
 			return written, err
 		}
-		n, err := f.Write(p[:min(int64(len(p)), room)])
+		n, err := f.Write(p[:min(int64(len(p)), left)])
 		v.at += int64(n)
 		written += n
 		p = p[n:]
@@ -82,7 +82,7 @@ func (v *volumes) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// total is how many bytes all volumes have.
+// total is the number of bytes in all volumes.
 func (v *volumes) total() int64 {
 	if len(v.files) == 0 {
 		return 0
@@ -90,9 +90,8 @@ func (v *volumes) total() int64 {
 	return int64(len(v.files)-1)*v.size + v.at
 }
 
-// publish syncs the volumes and gives them their names, and after them their
-// checksums theirs: where those are, all is. What it has named when it fails
-// is taken away again.
+// publish syncs the volumes and gives them their names, and after that the checksums theirs: when
+// these exist, everything does. When it fails, it removes what already had its name.
 func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 	var named []string
 	defer func() {
@@ -110,12 +109,12 @@ func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 	if err := v.writeSums(part, sums); err != nil {
 		return err
 	}
-	defer os.Remove(part) // is there no more, where all went well
+	defer os.Remove(part) // renamed already, unless something failed
 	old, err := findVolumes(v.path)
 	if err != nil {
 		return err
 	}
-	if force { // from here on the old archive is no more
+	if force { // from here on the old archive is incomplete
 		if err := os.Remove(v.path + sumsSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -127,30 +126,31 @@ func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 		}
 		named = append(named, v.name(i))
 	}
-	if err := v.syncFolder(); err != nil {
+	if err := v.syncDir(); err != nil {
 		return err
 	}
 	if err := nameFile(part, v.path+sumsSuffix, force); err != nil {
 		return err
 	}
-	for _, name := range old { // volumes that the new archive doesn't have would be joined to it
+	for _, name := range old { // surplus volumes of the old archive would be joined to the new one
 		if force && !slices.Contains(named, name) && name != v.path+sumsSuffix {
 			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 		}
 	}
-	return v.syncFolder()
+	return v.syncDir()
 }
 
-func (v *volumes) syncFolder() error {
-	if v.lazy {
+// syncDir makes the names of volumes durable.
+func (v *volumes) syncDir() error {
+	if v.noSync {
 		return nil
 	}
 	return durable.SyncFolder(filepath.Dir(v.path))
 }
 
-// writeSums writes the checksums, of which a failure leaves nothing.
+// writeSums writes the checksums, or leaves no file.
 func (v *volumes) writeSums(path, text string) error {
 	if err := removeFile(path); err != nil {
 		return err
@@ -160,7 +160,7 @@ func (v *volumes) writeSums(path, text string) error {
 		return err
 	}
 	_, err = f.WriteString(text)
-	if err == nil && !v.lazy {
+	if err == nil && !v.noSync {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -169,14 +169,14 @@ func (v *volumes) writeSums(path, text string) error {
 	return err
 }
 
-// sums syncs each volume and hashes it, as sha256sum -c reads it.
+// sums syncs and hashes each volume. It returns the checksums in the format of sha256sum -c.
 func (v *volumes) sums(ctx context.Context) (string, error) {
 	lines := make([]string, len(v.files))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, f := range v.files {
 		group.Go(func() error {
-			if !v.lazy {
+			if !v.noSync {
 				if err := f.Sync(); err != nil {
 					return fmt.Errorf("syncing %s: %w", v.name(i), err)
 				}
@@ -204,19 +204,34 @@ func (v *volumes) sums(ctx context.Context) (string, error) {
 	return strings.Join(lines, ""), err
 }
 
-// close ends the writing. Parts that have not got their names are removed.
+// close closes the volumes and removes those that have no name yet.
 func (v *volumes) close() error {
 	var errs []error
 	for _, f := range v.files {
-		os.Remove(f.Name()) // is there no more, where all went well
+		os.Remove(f.Name()) // renamed already, unless something failed
 		errs = append(errs, f.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// findVolumes lists what an earlier archive of that name in volumes has left: the
-// checksums, and the volumes from the first on that follow each other. Other
-// files may have a number at the end, too.
+// mayReplaceVolumes is an ErrExists when there are volumes that are not to be replaced, and returns
+// whether any are: also those that a process has left that was killed while it gave volumes their
+// names.
+func mayReplaceVolumes(path string, force bool) (bool, error) {
+	old, err := findVolumes(path)
+	if err != nil {
+		return false, fmt.Errorf("output: %w", err)
+	}
+	// The part of the checksums is written before the first volume has its name.
+	force = force || isThere(path+sumsSuffix+partSuffix) && !isThere(path+sumsSuffix)
+	if len(old) > 0 && !force {
+		return false, fmt.Errorf("output %s: %w", old[0], ErrExists)
+	}
+	return force, nil
+}
+
+// findVolumes lists the files of an earlier archive of that name in volumes: the checksums, and
+// volumes with consecutive numbers from the first on. Other files may end in a number, too.
 func findVolumes(path string) ([]string, error) {
 	var out []string
 	exists := func(name string) (bool, error) {
@@ -232,8 +247,8 @@ func findVolumes(path string) ([]string, error) {
 	if _, err := exists(path + sumsSuffix); err != nil {
 		return nil, err
 	}
-	const widest = 9
-	for v := (volumes{path: path, width: 3}); v.width <= widest; v.width++ {
+	const mostDigits = 9
+	for v := (volumes{path: path, digits: 3}); v.digits <= mostDigits; v.digits++ {
 		for i, more := 0, true; more; i++ {
 			var err error
 			if more, err = exists(v.name(i)); err != nil {
@@ -244,7 +259,7 @@ func findVolumes(path string) ([]string, error) {
 	return out, nil
 }
 
-// removeParts removes the parts of volumes that a process that died has left.
+// removeParts removes parts of volumes that a process has left that was killed.
 func removeParts(path string) error {
 	parts, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*"+partSuffix))
 	if err != nil {

@@ -4,26 +4,22 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 )
 
-const (
-	tarBlock = 512
-	// piece is how much is copied between two looks at the context: at 200
-	// MB/s less than a tenth of a second.
-	piece = 16 << 20
-)
+const tarBlock = 512
 
-// alignment is where a member's data starts: at a multiple of so many bytes.
+// alignment is the number of bytes that the offset of a member's data is a multiple of.
 //
-// A multiple of 4096, the block of every file system that shares extents, lets
-// the copy be a reflink. Where bytes are copied after all, the page cache does
-// so in units of 64 KiB, and at other offsets takes them apart: composing 512
-// MiB on ext4 took 1.4 times as long as at multiples of 64 KiB (make bench).
-// Small members are not worth the padding.
+// 4096 is the block size of every file system that shares extents, and lets the copy be a reflink.
+// Where bytes are copied after all, the page cache works in units of 64 KiB and splits them at
+// other offsets: writing 512 MiB on ext4 took 1.4 times as long as at multiples of 64 KiB (make
+// bench). Small members are not worth the padding.
 func alignment(size int64) int64 {
 	switch {
 	case size >= 1<<20:
@@ -34,10 +30,12 @@ func alignment(size int64) int64 {
 	return tarBlock
 }
 
-// trailer ends a tar (POSIX pax, "ustar Interchange Format"): two zero blocks.
+// trailer is the size of the end of a tar, two blocks of zeros (POSIX pax, "ustar Interchange
+// Format").
 const trailer = 2 * tarBlock
 
-// Size is the exact size in bytes of the tar that Write makes of members.
+// Size is the exact size in bytes of the tar that Write makes of members, before compression. An
+// error means that a member has a name or size that a tar cannot hold.
 func Size(members []Member) (int64, error) {
 	var at int64
 	for _, m := range members {
@@ -50,30 +48,16 @@ func Size(members []Member) (int64, error) {
 	return at + trailer, nil
 }
 
-// Moved says how the bytes of blobs got into an archive.
-type Moved struct {
-	Cloned int64 // shared with the store: the file system has them once
-	Kernel int64 // copied by the kernel, never through this process
-	ByHand int64 // copied through this process
-}
-
-func (m *Moved) add(n Moved) {
-	m.Cloned += n.Cloned
-	m.Kernel += n.Kernel
-	m.ByHand += n.ByHand
-}
-
-// Write writes members to w as a tar. progress, if not nil, is called with the
-// number of bytes after each step. Write stops between two steps when ctx is
-// done.
+// Write writes members to w as a tar, in order, and leaves w open. progress, if not nil, is called
+// with the number of bytes after each step of at most 16 MiB. When ctx is done, Write returns its
+// cause after the current step.
 //
-// Where w is a file that can take bytes from another within the kernel, they
-// never come through this process; see mover.
+// Where w is an *os.File, the kernel moves the bytes of blobs, if the system can.
 func Write(ctx context.Context, w io.Writer, members []Member, blobs Blobs, progress func(n int64)) (Moved, error) {
 	if progress == nil {
 		progress = func(int64) {}
 	}
-	out := mover{w: w}
+	out := copier{w: w}
 	var at int64
 	for _, m := range members {
 		h, err := header(m, at)
@@ -101,8 +85,8 @@ func Write(ctx context.Context, w io.Writer, members []Member, blobs Blobs, prog
 	return out.moved, nil
 }
 
-// writeContent writes a member's bytes, and exactly as many as its size says.
-func writeContent(ctx context.Context, out *mover, m Member, blobs Blobs, progress func(int64)) error {
+// writeContent writes a member's bytes, exactly as many as its Size.
+func writeContent(ctx context.Context, out *copier, m Member, blobs Blobs, progress func(int64)) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -135,10 +119,28 @@ func writeContent(ctx context.Context, out *mover, m Member, blobs Blobs, progre
 	return nil
 }
 
-// header is a member's header at an offset of the archive. For large members
-// it has such a length that the data after it is aligned:
-// the gap is filled by a comment in a PAX extended header, which readers skip
-// (POSIX pax, "pax Extended Header").
+// openBlob opens a member's blob, and refuses one of another size.
+func openBlob(ctx context.Context, blobs Blobs, m Member) (*os.File, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	f, err := blobs.Open(ctx, m.Blob)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != m.Size {
+		err = fmt.Errorf("blob %s is damaged: %d bytes on disk, expected %d", m.Blob, info.Size(), m.Size)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("reading blob: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// header is a member's header at an offset of the archive. Its length is such that the data after it
+// is aligned: the gap is filled by a comment in a PAX extended header, which readers skip (POSIX
+// pax, "pax Extended Header").
 func header(m Member, at int64) ([]byte, error) {
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: m.Name, Size: m.Size, Mode: 0o644, ModTime: time.Unix(0, 0)}
 	if m.Link != "" {
@@ -150,14 +152,14 @@ func header(m Member, at int64) ([]byte, error) {
 		return plain, err
 	}
 	gap := align - at%align // what the header has to fill
-	// The extended header has a block of its own and at least one of records.
-	// One that already is there, for a size of over 8 GiB, lies in it.
+	// The extended header has a block of its own and at least one of records. A record for a size of
+	// over 8 GiB is among these.
 	if gap < 3*tarBlock {
 		gap += align
 	}
-	// Records are padded to whole blocks, so any comment within half a block of
-	// the right length gives the right number of them: the record's own length
-	// and name, and a size record, take fewer than 64 bytes.
+	// Records are padded to whole blocks, so any comment within half a block of the right length
+	// results in the right number of them: the record's own length and name, and a size record,
+	// take less than 64 bytes.
 	records := gap - 2*tarBlock
 	h.Format = tar.FormatPAX
 	h.PAXRecords = map[string]string{"comment": strings.Repeat(" ", int(records-tarBlock/2))}
@@ -168,9 +170,10 @@ func header(m Member, at int64) ([]byte, error) {
 	return filled, err
 }
 
+// encode is a header as archive/tar writes it.
 func encode(h *tar.Header) ([]byte, error) {
 	var b bytes.Buffer
-	// The writer is not closed: it would want the data.
+	// The writer is not closed, which would require the data.
 	if err := tar.NewWriter(&b).WriteHeader(h); err != nil {
 		return nil, fmt.Errorf("archive member %s: %w", h.Name, err)
 	}

@@ -62,7 +62,7 @@ func blobFiles(dir string, count int) (tarwriter.Image, error) {
 		d := registrytest.Describe(ocispec.MediaTypeImageLayerGzip, content)
 		return d, os.WriteFile(filepath.Join(dir, d.Digest.Encoded()), content, 0o644)
 	}
-	v := tarwriter.Variant{Runnable: true}
+	v := tarwriter.Manifest{Runnable: true}
 	for i := range count {
 		d, err := put(registrytest.Random(uint64(i), blobSize))
 		if err != nil {
@@ -72,9 +72,9 @@ func blobFiles(dir string, count int) (tarwriter.Image, error) {
 	}
 	var err error
 	if v.Config, err = put([]byte("{}")); err == nil {
-		v.Manifest, err = put([]byte("{ }"))
+		v.Descriptor, err = put([]byte("{ }"))
 	}
-	img.Target, img.Variants = v.Manifest, []tarwriter.Variant{v}
+	img.Target, img.Manifests = v.Descriptor, []tarwriter.Manifest{v}
 	syscall.Sync()
 	return img, err
 }
@@ -173,11 +173,11 @@ func onLoop(scratch, kind string, rounds int) (bar, error) {
 	}
 	for range rounds {
 		took, err := clocked(target, func() error {
-			f, err := tarwriter.CreateFile(target, tarwriter.FileOptions{})
+			f, err := tarwriter.CreateFile(target, tarwriter.Options{})
 			if err != nil {
 				return err
 			}
-			var r tarwriter.Report
+			var r tarwriter.Result
 			r, err = f.Write(context.Background(), members, folder(mount), nil)
 			copied = r.Kernel + r.ByHand
 			return errors.Join(err, f.Close())

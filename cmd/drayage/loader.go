@@ -66,10 +66,10 @@ func (l loader) readsZstd(ctx context.Context) bool {
 }
 
 // Write runs the program and writes the archive into it.
-func (l loader) Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Report, error) {
+func (l loader) Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Result, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return tarwriter.Report{}, fmt.Errorf("%s: %w", l.name(), err)
+		return tarwriter.Result{}, fmt.Errorf("%s: %w", l.name(), err)
 	}
 	cmd := exec.CommandContext(ctx, l.path, loaders[l.program]...)
 	words := l.messages(l.program)
@@ -78,7 +78,7 @@ func (l loader) Write(ctx context.Context, members []tarwriter.Member, blobs tar
 	cmd.WaitDelay = 500 * time.Millisecond
 	if err := errors.Join(cmd.Start(), r.Close()); err != nil {
 		w.Close()
-		return tarwriter.Report{}, fmt.Errorf("%s: %w", l.name(), err)
+		return tarwriter.Result{}, fmt.Errorf("%s: %w", l.name(), err)
 	}
 	report, wrote := tarwriter.Stream{Out: w}.Write(ctx, members, blobs, progress)
 	closed := w.Close()

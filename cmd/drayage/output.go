@@ -107,7 +107,7 @@ func (o *outputFlags) compression() (squeeze.Format, error) {
 
 // output is one place to write images to.
 type output interface {
-	Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Report, error)
+	Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Result, error)
 	Close() error // removes what was not completed
 }
 
@@ -152,7 +152,7 @@ func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs out
 		outs = append(outs, namedOutput{o.file, f})
 	}
 	if o.dir != "" {
-		d, err := tarwriter.CreateDir(o.dir, tarwriter.FileOptions{Force: o.force, NoSync: o.noSync})
+		d, err := tarwriter.CreateDir(o.dir, tarwriter.Options{Force: o.force, NoSync: o.noSync})
 		if err != nil {
 			return outs, err
 		}
@@ -177,7 +177,7 @@ func (o *outputFlags) create(compression squeeze.Format) (output, error) {
 	if o.split > 0 {
 		path = o.file // which is the beginning of the volumes' names
 	}
-	return tarwriter.CreateFile(path, tarwriter.FileOptions{Force: o.force, Compress: compression, Split: int64(o.split), NoSync: o.noSync})
+	return tarwriter.CreateFile(path, tarwriter.Options{Force: o.force, Compress: compression, Split: int64(o.split), NoSync: o.noSync})
 }
 
 // openOutput is an archive into what the process had open.

@@ -71,6 +71,11 @@ var goroutines = []string{
 	"cmd/drayage/internal/warm.Run",
 	"cmd/drayage/internal/warm.pace",
 	"tarwriter.scatter",
+	"engine/schedule.Run", // by its errgroup
+	"engine/transfer.Run",
+	"engine/warm.Run",
+	"engine/warm.pace",
+	"tarwriter.writeAnyOrder",
 	"tarwriter.sums",
 	"tarwriter/squeeze.NewWriter",
 }

@@ -136,7 +136,7 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 	}
 	for _, v := range variants {
 		if c.opts.Legacy && v.Schema1 != nil {
-			out.Variants = append(out.Variants, tarwriter.Variant{Manifest: v.Descriptor(), Runnable: true})
+			out.Manifests = append(out.Manifests, tarwriter.Manifest{Descriptor: v.Descriptor(), Runnable: true})
 			for i, l := range v.Schema1.Layers {
 				out.History = append(out.History, tarwriter.HistoryLayer{ID: l.ID, JSON: l.JSON, Layer: c.layer(v, v.Layers[i])})
 			}
@@ -146,9 +146,9 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 		if err != nil {
 			return nil, err
 		}
-		if d := made.Manifest.Digest; d != v.Document.Descriptor.Digest {
+		if d := made.Descriptor.Digest; d != v.Document.Descriptor.Digest {
 			changed = true
-			made.Manifest.Annotations = map[string]string{AnnotationOriginal: v.Document.Descriptor.Digest.String()}
+			made.Descriptor.Annotations = map[string]string{AnnotationOriginal: v.Document.Descriptor.Digest.String()}
 			if c.opts.Made != nil {
 				why := "its layers are converted"
 				if v.Schema1 != nil {
@@ -157,11 +157,11 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 				c.opts.Made(n.Image.Ref.String(), v.Document.Descriptor.Digest, d, why)
 			}
 		}
-		out.Variants = append(out.Variants, made)
+		out.Manifests = append(out.Manifests, made)
 	}
 	switch {
 	case !img.Several || c.opts.Legacy:
-		out.Target = out.Variants[0].Manifest
+		out.Target = out.Manifests[0].Descriptor
 	case img.Whole && !changed:
 		out.Target = img.Target()
 		if was := img.Documents[0].Index.Annotations[AnnotationOriginal]; was != "" { // it came out of an archive
@@ -174,7 +174,7 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 		}
 	default:
 		var err error
-		if out.Target, err = c.index(ctx, img, out.Variants); err != nil {
+		if out.Target, err = c.index(ctx, img, out.Manifests); err != nil {
 			return nil, err
 		}
 		out.Indexes = []ocispec.Descriptor{out.Target}
@@ -195,8 +195,8 @@ func besides(n Named, owner tarwriter.Image) []tarwriter.Image {
 			// Under this name it can be found in a registry; a loader would take it for an image.
 			d.Annotations[AnnotationTag] = n.Image.Ref.Registry() + "/" + n.Image.Ref.Repository() + ":" + v.Tag
 		}
-		out = append(out, tarwriter.Image{Target: d, Beside: true, Variants: []tarwriter.Variant{{
-			Manifest: d, Config: v.Config, Layers: v.Layers, Runnable: v.Runnable(),
+		out = append(out, tarwriter.Image{Target: d, Referrer: true, Manifests: []tarwriter.Manifest{{
+			Descriptor: d, Config: v.Config, Layers: v.Layers, Runnable: v.Runnable(),
 		}}})
 	}
 	return out
@@ -204,8 +204,8 @@ func besides(n Named, owner tarwriter.Image) []tarwriter.Image {
 
 // variant prepares a manifest: with converted layers, and with a config where it
 // came without one.
-func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Variant, error) {
-	out := tarwriter.Variant{Manifest: v.Descriptor(), Config: v.Config, Layers: v.Layers, Runnable: v.Runnable()}
+func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Manifest, error) {
+	out := tarwriter.Manifest{Descriptor: v.Descriptor(), Config: v.Config, Layers: v.Layers, Runnable: v.Runnable()}
 	if v.Schema1 != nil {
 		return c.fromHistory(ctx, v)
 	}
@@ -238,15 +238,15 @@ func (c *composer) variant(ctx context.Context, v plan.Variant) (tarwriter.Varia
 	}
 	fields["layers"] = raw
 	out.Layers = layers
-	out.Manifest, err = c.put(ctx, v.Document.Descriptor.MediaType, fields)
-	out.Manifest.Platform = v.Platform
+	out.Descriptor, err = c.put(ctx, v.Document.Descriptor.MediaType, fields)
+	out.Descriptor.Platform = v.Platform
 	return out, err
 }
 
 // fromHistory makes a config and a manifest of schema 2 for an image that came
 // with one of schema 1.
-func (c *composer) fromHistory(ctx context.Context, v plan.Variant) (tarwriter.Variant, error) {
-	out := tarwriter.Variant{Runnable: true, Layers: []ocispec.Descriptor{}}
+func (c *composer) fromHistory(ctx context.Context, v plan.Variant) (tarwriter.Manifest, error) {
+	out := tarwriter.Manifest{Runnable: true, Layers: []ocispec.Descriptor{}}
 	var diffIDs []digest.Digest
 	for _, i := range v.Schema1.Kept() {
 		out.Layers = append(out.Layers, c.layer(v, v.Layers[i]))
@@ -262,19 +262,19 @@ func (c *composer) fromHistory(ctx context.Context, v plan.Variant) (tarwriter.V
 			return out, err
 		}
 	}
-	out.Manifest, err = c.put(ctx, image.DockerManifest, ocispec.Manifest{
+	out.Descriptor, err = c.put(ctx, image.DockerManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: image.DockerManifest, Config: out.Config, Layers: out.Layers,
 	})
-	out.Manifest.Platform = v.Platform
+	out.Descriptor.Platform = v.Platform
 	return out, err
 }
 
 // index makes an index of the variants that are there, in the order in which the
 // original lists them.
-func (c *composer) index(ctx context.Context, img *plan.Image, variants []tarwriter.Variant) (ocispec.Descriptor, error) {
+func (c *composer) index(ctx context.Context, img *plan.Image, variants []tarwriter.Manifest) (ocispec.Descriptor, error) {
 	made := make(map[digest.Digest]ocispec.Descriptor) // by the original manifest
 	for i, v := range img.Variants {
-		made[v.Document.Descriptor.Digest] = variants[i].Manifest
+		made[v.Document.Descriptor.Digest] = variants[i].Descriptor
 	}
 	byDigest := make(map[digest.Digest]image.Document)
 	for _, doc := range img.Documents {

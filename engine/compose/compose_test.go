@@ -85,8 +85,8 @@ func TestLayersAreConvertedOnceAndHeldAgainstTheConfig(t *testing.T) {
 		if err != nil || made != 1 {
 			t.Fatalf("%v, %d told", err, made)
 		}
-		v := got[0].Variants[0]
-		if v.Config.Digest != img.Main().Config.Digest || v.Manifest.Annotations[compose.AnnotationOriginal] != img.Target().Digest.String() {
+		v := got[0].Manifests[0]
+		if v.Config.Digest != img.Main().Config.Digest || v.Descriptor.Annotations[compose.AnnotationOriginal] != img.Target().Digest.String() {
 			t.Errorf("%+v", v)
 		}
 		raw, err := f.store.Read(v.Config.Digest, image.MaxSize)
@@ -102,10 +102,10 @@ func TestLayersAreConvertedOnceAndHeldAgainstTheConfig(t *testing.T) {
 				t.Errorf("layer %d is %+v, want %s", i, l, diffIDs[i])
 			}
 		}
-		if first != "" && first != v.Manifest.Digest {
-			t.Errorf("another manifest the second time: %s and %s", first, v.Manifest.Digest)
+		if first != "" && first != v.Descriptor.Digest {
+			t.Errorf("another manifest the second time: %s and %s", first, v.Descriptor.Digest)
 		}
-		first = v.Manifest.Digest
+		first = v.Descriptor.Digest
 		// The second time the originals aren't looked at.
 		for _, l := range img.Main().Layers {
 			if err := os.Remove(filepath.Join(f.store.Dir(), "blobs", "sha256", l.Digest.Encoded())); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -1,10 +1,11 @@
-// Package squeeze compresses and decompresses streams, on all cores where the
-// format allows it.
+// Package squeeze compresses streams with gzip or zstd on all cores, reproducibly to the byte, and
+// decompresses gzip, zstd and bzip2.
 //
-// What is compressed is cut into pieces of a fixed size, each a gzip member or a
-// zstd frame of its own, which may follow each other by both formats (RFC
-// 1952, section 2.2; RFC 8878, section 3). So the bytes depend on nothing but the
-// content: neither on the number of cores nor on how the content was written.
+// Content is split into pieces of 1 MiB, each compressed to a gzip member or zstd frame of its own;
+// both formats allow several in a row (RFC 1952, section 2.2; RFC 8878, section 3). So the result
+// depends on the content only: neither on the number of cores nor on the sizes of writes.
+//
+// Begin with [NewWriter] and [NewReader]. [Detect] recognises a format.
 package squeeze
 
 import (
@@ -22,48 +23,49 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Format is a compression.
+// Format is a compression format. The zero value is None.
 type Format int
 
-// The formats.
+// The formats that are written. A Format that was detected may also be bzip2, which is only read.
 const (
-	None Format = iota
+	None Format = iota // not compressed
 	Gzip
 	Zstd
-	Bzip2 // is read, and not written
+	formatBzip2
 )
 
-// String is the format's name, as flags have it.
+// String is the format's name: none, gzip, zstd or bzip2.
 func (f Format) String() string { return [...]string{"none", "gzip", "zstd", "bzip2"}[f] }
 
-// ParseFormat reads a format's name.
+// ParseFormat returns the format of a name: none, gzip or zstd.
 func ParseFormat(s string) (Format, error) {
 	for f := None; f <= Zstd; f++ {
 		if f.String() == s {
 			return f, nil
 		}
 	}
-	return None, fmt.Errorf("compression %q: want none, gzip or zstd", s)
+	return None, fmt.Errorf("invalid compression %q: must be none, gzip or zstd", s)
 }
 
-// Version is raised whenever the same content is compressed to other bytes than
-// before, as it may be with another version of the library.
+// Version identifies what content is compressed to. It changes whenever the same content results in
+// other bytes, for example with another version of the compression library.
 const Version = "1"
 
 const (
-	// pieceSize is how much is compressed at once: smaller pieces compress
-	// worse, larger ones take more memory, twice on each core.
+	// pieceSize is how many bytes are compressed at once: smaller pieces compress worse, larger ones
+	// take more memory, twice per core.
 	pieceSize = 1 << 20
-	// MaxWindow is the largest window of a zstd stream that is read, in bytes: as much memory it
-	// takes. That of zstd -19 is a quarter of it.
+	// MaxWindow is the largest window, in bytes, of a zstd stream that is read: it takes that much
+	// memory. The window of zstd -19 is a quarter of it.
 	MaxWindow = 32 << 20
 )
 
-// Writer compresses what is written to it, on as many cores as there are.
+// Writer compresses what is written to it on all cores. Its memory is bounded: 2 MiB per core, and
+// what the compressors take. It is for one goroutine.
 type Writer struct {
 	filling *piece
-	todo    chan *piece // for any worker
-	order   chan *piece // for who writes, in order
+	todo    chan *piece // for any compressor
+	order   chan *piece // for the goroutine that writes, in order
 	free    chan *piece
 	workers sync.WaitGroup
 	closed  bool
@@ -72,19 +74,20 @@ type Writer struct {
 	err error
 }
 
+// piece is a part of the content, before and after compression.
 type piece struct {
 	in, out []byte
 	ready   chan struct{}
 }
 
-// NewWriter makes a Writer to w. The caller must call Close, which waits for all
-// that the Writer started.
+// NewWriter makes a Writer that writes to w, from a goroutine of its own. The caller must call
+// Close, which waits for all goroutines of the Writer and leaves w open.
 func NewWriter(w io.Writer, f Format) *Writer {
 	cores := runtime.GOMAXPROCS(0)
 	n := cores + 1 // one is being filled
 	z := &Writer{todo: make(chan *piece, n), order: make(chan *piece, n), free: make(chan *piece, n)}
 	for range n {
-		// What doesn't compress gets a little larger.
+		// Incompressible data gets slightly larger.
 		z.free <- &piece{in: make([]byte, 0, pieceSize), out: make([]byte, 0, pieceSize+pieceSize/64), ready: make(chan struct{}, 1)}
 	}
 	for range cores {
@@ -123,8 +126,8 @@ func (z *Writer) fail(err error) {
 	z.err = err
 }
 
-// compressor returns a function that appends in, compressed, to out. It is for
-// one goroutine.
+// compressor returns a function that compresses in and appends the result to out. It is for one
+// goroutine.
 func compressor(f Format) func(out, in []byte) []byte {
 	switch f {
 	case Gzip:
@@ -135,21 +138,21 @@ func compressor(f Format) func(out, in []byte) []byte {
 			zip.Reset(&to)
 			_, err := zip.Write(in)
 			if err = errors.Join(err, zip.Close()); err != nil {
-				panic(err) // an appender takes everything
+				panic(err) // an appender does not fail
 			}
 			return to.b
 		}
 	case Zstd:
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pieceSize), zstd.WithLowerEncoderMem(true))
 		if err != nil {
-			panic(err) // the options are our own
+			panic(err) // the options are constants
 		}
 		return func(out, in []byte) []byte { return enc.EncodeAll(in, out) }
 	}
 	return func(out, in []byte) []byte { return append(out, in...) }
 }
 
-// appender appends what is written.
+// appender is an io.Writer to a slice.
 type appender struct{ b []byte }
 
 func (a *appender) Write(p []byte) (int, error) {
@@ -157,7 +160,7 @@ func (a *appender) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Write implements io.Writer. An error of the target may come with a later call.
+// Write implements io.Writer. It returns an error of the target at a later call, or at Close.
 func (z *Writer) Write(b []byte) (int, error) {
 	n := len(b)
 	for len(b) > 0 {
@@ -178,14 +181,15 @@ func (z *Writer) Write(b []byte) (int, error) {
 	return n, nil
 }
 
+// send hands the piece that is full, or the last one, to a compressor.
 func (z *Writer) send() {
 	z.order <- z.filling
 	z.todo <- z.filling
 	z.filling = nil
 }
 
-// Close compresses what is left and waits until all is written. An empty stream
-// becomes an empty piece: a valid file.
+// Close compresses the rest and waits until everything is written to the target. An empty stream
+// becomes an empty gzip member or zstd frame. Close may be called again, and returns the same error.
 func (z *Writer) Close() error {
 	if !z.closed {
 		z.closed = true
@@ -200,25 +204,23 @@ func (z *Writer) Close() error {
 	return z.failure()
 }
 
-// ErrFormat is wrapped for streams in a compression that isn't read.
-var ErrFormat = errors.New("compressed in a way that is not supported")
+// FormatError is the error for a compression format that is recognised but not supported.
+type FormatError struct {
+	Name    string // of the format, such as xz
+	Program string // that decompresses it from standard input to standard output, such as xz -dc
+}
 
-// FormatError is an ErrFormat that names the compression, and the program that undoes it.
-type FormatError struct{ Name, Program string }
+// Error implements error.
+func (e *FormatError) Error() string { return "unsupported compression: " + e.Name }
 
-func (e *FormatError) Error() string { return ErrFormat.Error() + ": " + e.Name }
-
-// Unwrap makes it an ErrFormat.
-func (e *FormatError) Unwrap() error { return ErrFormat }
-
-// Detect tells a stream's format by its first bytes, which need not be more than
-// six. The error wraps ErrFormat, and is a *FormatError.
+// Detect recognises a stream's format by its first bytes, of which six are enough. What has no known
+// format is None. The error is a *FormatError.
 func Detect(head []byte) (Format, error) {
 	for _, m := range []struct {
 		magic string
 		f     Format
-	}{{"\x1f\x8b", Gzip}, {"\x28\xb5\x2f\xfd", Zstd}, {"BZh1", Bzip2}, {"BZh2", Bzip2}, {"BZh3", Bzip2}, {"BZh4", Bzip2},
-		{"BZh5", Bzip2}, {"BZh6", Bzip2}, {"BZh7", Bzip2}, {"BZh8", Bzip2}, {"BZh9", Bzip2}} {
+	}{{"\x1f\x8b", Gzip}, {"\x28\xb5\x2f\xfd", Zstd}, {"BZh1", formatBzip2}, {"BZh2", formatBzip2}, {"BZh3", formatBzip2}, {"BZh4", formatBzip2},
+		{"BZh5", formatBzip2}, {"BZh6", formatBzip2}, {"BZh7", formatBzip2}, {"BZh8", formatBzip2}, {"BZh9", formatBzip2}} {
 		if bytes.HasPrefix(head, []byte(m.magic)) {
 			return m.f, nil
 		}
@@ -237,14 +239,14 @@ func Detect(head []byte) (Format, error) {
 	return None, nil
 }
 
-// windowed is a zstd stream. Its window may be the largest part of a program's memory: it is
-// collected when the stream is closed, so that those of several streams, one after the other, don't
-// add up.
+// windowed is a zstd stream. Its window may be the largest part of a program's memory: it is collected
+// when the stream is closed, so that those of several streams, one after the other, do not add up.
 type windowed struct {
 	*zstd.Decoder
 	before uint64
 }
 
+// Close implements io.Closer.
 func (w *windowed) Close() error {
 	w.Decoder.Close()
 	if allocated()-w.before > MaxWindow/4 {
@@ -260,8 +262,9 @@ func allocated() uint64 {
 	return s[0].Value.Uint64()
 }
 
-// NewReader reads a stream decompressed, in whichever format it is; what is in
-// none comes as it is. The caller must call Close, which leaves r open.
+// NewReader decompresses a stream, whatever its format, and returns that format; a stream without one
+// is passed through. It reads ahead. An error is a *FormatError, that of a damaged header, or that of
+// r. The caller must call Close, which leaves r open.
 func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
 	const look = 6
 	in := bufio.NewReaderSize(r, 256<<10)
@@ -280,7 +283,7 @@ func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
 			return nil, f, err
 		}
 		return zip, f, nil
-	case Bzip2:
+	case formatBzip2:
 		return io.NopCloser(bzip2.NewReader(in)), f, nil
 	case Zstd:
 		before := allocated()

@@ -135,7 +135,8 @@ func TestDetect(t *testing.T) {
 		}
 	}
 	for _, head := range []string{"\xfd7zXZ\x00", "PK\x03\x04", "\x04\x22\x4d\x18"} {
-		if _, err := squeeze.Detect([]byte(head)); !errors.Is(err, squeeze.ErrFormat) {
+		var unsupported *squeeze.FormatError
+		if _, err := squeeze.Detect([]byte(head)); !errors.As(err, &unsupported) || unsupported.Name == "" || unsupported.Program == "" {
 			t.Errorf("%q: %v", head, err)
 		}
 	}

@@ -1,0 +1,185 @@
+package tarwriter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"drayage/blobstore/durable"
+	"drayage/tarwriter/squeeze"
+)
+
+// Options are options of CreateFile and CreateDir. The zero value refuses to replace anything,
+// writes one file, uncompressed, and waits until it is on disk.
+type Options struct {
+	Force    bool           // replace what exists
+	Compress squeeze.Format // of the archive as a whole; default none
+	// Split is the maximum size of a volume in bytes, rounded down to a multiple of VolumeUnit and
+	// at least that. 0 does not split the archive.
+	Split int64
+	// NoSync does not wait for the disk: the archive may be lost in a power cut.
+	NoSync bool
+}
+
+// File is an archive that is being written to a file. It appears under its name when it is complete
+// and on disk, or not at all. It is for one goroutine.
+type File struct {
+	path    string
+	opts    Options
+	part    *os.File
+	mode    fs.FileMode // of the archive; the part is readable for this user only
+	vols    *volumes
+	special bool // a device or pipe, which is written to directly
+	done    bool
+}
+
+// CreateFile begins an archive at path. If path exists, the error is an ErrExists unless o.Force is
+// set; then the archive replaces it when it is complete. A symbolic link is replaced, not followed.
+// A device or pipe is written to directly. If another process is writing the same archive, the error
+// is an ErrBusy.
+//
+// Until the archive is complete it is in path.drayage-part, which only this user may read. If this
+// process is killed, the next CreateFile removes that file. Anything else of that name may have been
+// put there by another user of the directory, and is an error.
+//
+// Volumes have the names path.001, path.002 and so on, with more digits if there are many; their
+// checksums, in the format of sha256sum -c, are in path.sha256, which appears last.
+//
+// The caller must call File.Close, also after a successful File.Write.
+func CreateFile(path string, o Options) (*File, error) {
+	f, err := openSpecial(path, o)
+	if f != nil || err != nil {
+		return f, err
+	}
+	if o.Split > 0 {
+		if o.Force, err = mayReplaceVolumes(path, o.Force); err != nil {
+			return nil, err
+		}
+	}
+	part, err := lockPart(path)
+	if err != nil {
+		return nil, fmt.Errorf("output %s: %w", path, err)
+	}
+	f = &File{path: path, part: part, opts: o}
+	f.mode, err = keepPrivate(part)
+	if err == nil && o.Split > 0 {
+		err = removeParts(path) // of a process that was killed: this one has the lock
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("output: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// openSpecial opens a device or pipe, and is nil for a path where a regular file may be made.
+func openSpecial(path string, o Options) (*File, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil, &fs.PathError{Op: "writing to", Path: path, Err: syscall.EISDIR}
+	case err == nil && !info.Mode().IsRegular() && o.Split > 0:
+		return nil, fmt.Errorf("output %s: %w and is not a regular file, which is required for volumes", path, ErrExists)
+	case err == nil && !info.Mode().IsRegular():
+		if durable.Planted(path) { // another user may read from it
+			return nil, fmt.Errorf("output: %w", &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrForeign})
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, fmt.Errorf("output: %w", err)
+		}
+		return &File{path: path, part: f, special: true, opts: o}, nil
+	case err == nil && !o.Force && o.Split == 0:
+		return nil, fmt.Errorf("output %s: %w", path, ErrExists)
+	case errors.Is(err, fs.ErrNotExist) && !o.Force && isThere(path): // a dangling link
+		return nil, fmt.Errorf("output %s: %w", path, ErrExists)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("output: %w", err)
+	}
+	return nil, nil
+}
+
+// Write writes the archive, waits until it is on disk, and gives it its name. It is called once.
+// Without compression and volumes, blobs are written in the order in which they can be opened.
+// progress, if not nil, is called with numbers of bytes before compression, never from two
+// goroutines at a time; their sum is Size of the members. When ctx is done, the error is its cause.
+// After an error, nothing appears under the archive's name.
+func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {
+	size, err := Size(members)
+	if err != nil {
+		return Result{}, err
+	}
+	var w io.Writer = f.part
+	if f.opts.Split > 0 {
+		const slack = 1 << 20 // for what compression adds to incompressible data
+		f.vols = newVolumes(f.path, max(VolumeUnit, f.opts.Split/VolumeUnit*VolumeUnit), size+size/1000+slack)
+		f.vols.noSync = f.opts.NoSync
+		w = f.vols
+	}
+	var moved Moved
+	if f.vols == nil && !f.special && f.opts.Compress == squeeze.None {
+		moved, err = writeAnyOrder(ctx, f.part, members, blobs, progress)
+	} else {
+		moved, err = writeCompressed(ctx, w, f.opts.Compress, members, blobs, progress)
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", f.path, err)
+	}
+	r := Result{Size: size, Moved: moved}
+	switch {
+	case f.vols != nil:
+		r.Size = f.vols.total()
+	case f.opts.Compress != squeeze.None && !f.special:
+		if r.Size, err = f.part.Seek(0, io.SeekCurrent); err != nil {
+			return Result{}, fmt.Errorf("%s: %w", f.path, err)
+		}
+	}
+	return r, f.publish(ctx)
+}
+
+// publish syncs what was written and gives it its name.
+func (f *File) publish(ctx context.Context) error {
+	if f.special {
+		return nil
+	}
+	if f.vols != nil {
+		if err := f.vols.publish(ctx, f.opts.Force); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		return nil
+	}
+	if !f.opts.NoSync {
+		if err := f.part.Sync(); err != nil {
+			return fmt.Errorf("syncing %s: %w", f.path, err)
+		}
+	}
+	_ = f.part.Chmod(f.mode) // some file systems have no modes
+	if err := giveName(f.part, f.path, f.opts.Force); err != nil {
+		return fmt.Errorf("naming the archive: %w", err)
+	}
+	f.done = true
+	if f.opts.NoSync {
+		return nil
+	}
+	if err := durable.SyncFolder(filepath.Dir(f.path)); err != nil {
+		return fmt.Errorf("syncing the directory of %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// Close releases the lock and removes what Write has not completed. Its error after a successful
+// Write means that a file could not be closed; the archive is complete.
+func (f *File) Close() error {
+	var errs []error
+	if f.vols != nil {
+		errs = append(errs, f.vols.close())
+	}
+	if !f.special && !f.done && durable.StillNamed(f.part, f.part.Name()) {
+		errs = append(errs, os.Remove(f.part.Name()))
+	}
+	return errors.Join(append(errs, f.part.Close())...)
+}

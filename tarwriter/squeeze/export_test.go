@@ -1,0 +1,4 @@
+package squeeze
+
+// Bzip2 is the format that is only read.
+const Bzip2 = formatBzip2
