@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -151,23 +152,40 @@ func header(m Member, at int64) ([]byte, error) {
 	if err != nil || (at+int64(len(plain)))%align == 0 {
 		return plain, err
 	}
-	gap := align - at%align // what the header has to fill
-	// The extended header has a block of its own and at least one of records. A record for a size of
-	// over 8 GiB is among these.
-	if gap < 3*tarBlock {
-		gap += align
+	const shortest = "13 comment= \n"
+	h.Format, h.PAXRecords = tar.FormatPAX, map[string]string{"comment": " "}
+	short, err := encode(h)
+	if err != nil {
+		return nil, err
 	}
 	// Records are padded to whole blocks, so any comment within half a block of the right length
-	// results in the right number of them: the record's own length and name, and a size record,
-	// take less than 64 bytes.
-	records := gap - 2*tarBlock
-	h.Format = tar.FormatPAX
-	h.PAXRecords = map[string]string{"comment": strings.Repeat(" ", int(records-tarBlock/2))}
+	// results in the right number of them: the record's own length and its name take less than 64
+	// bytes, and so does a record for a size of over 8 GiB. Those for long names count.
+	known := recordsSize(short) - int64(len(shortest))
+	if known < tarBlock/4 {
+		known = 0
+	}
+	gap := align - at%align // what the header has to fill
+	// The extended header has a block of its own and at least one of records.
+	for gap < 3*tarBlock+known {
+		gap += align
+	}
+	h.PAXRecords["comment"] = strings.Repeat(" ", int(gap-2*tarBlock-known-tarBlock/2))
 	filled, err := encode(h)
 	if err == nil && int64(len(filled)) != gap {
 		panic(fmt.Sprintf("tarwriter: header of %d bytes where %d were planned", len(filled), gap))
 	}
 	return filled, err
+}
+
+// recordsSize is how many bytes of records the extended header has that a header begins with (POSIX
+// pax, "ustar Interchange Format": the size is at 124).
+func recordsSize(header []byte) int64 {
+	n, err := strconv.ParseInt(strings.Trim(string(header[124:136]), " \x00"), 8, 64)
+	if err != nil {
+		panic(fmt.Sprintf("tarwriter: header of size %q", header[124:136])) // encode wrote it
+	}
+	return n
 }
 
 // encode is a header as archive/tar writes it.
