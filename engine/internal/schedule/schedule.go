@@ -1,9 +1,23 @@
-// Package schedule decides what runs next and how much runs at once.
+// Package schedule decides which jobs run next and how many connections each host gets. It knows
+// hosts and costs, and nothing of images.
 //
-// It holds one queue for a whole run. Jobs may add jobs; the run ends when
-// none is left. A job that is large may let others help it, when nothing else
-// waits for its host. How many connections a host is worth is found out as
-// they run. The package knows hosts and costs, and nothing of images.
+// A run has one Queue. Jobs may add jobs; the run ends when none is left. A running job has a slot,
+// the right to use one connection. Whenever a job is added, ends, or releases its slot, and whenever
+// a concurrency limit rises, slots are assigned:
+//
+//  1. While fewer than Limits.Jobs slots are in use, the next job starts. Small requests come before
+//     bulk, since their answers make new work; then the host with the fewest connections in use;
+//     then the job that Prefer names first; then the largest. As long as a host has small requests,
+//     one of its slots is kept free of bulk. A job that requests its slot back comes before waiting
+//     ones of its kind.
+//  2. If slots are left, helper connections are added to jobs that are Shared, to the one with the
+//     most left to do first, on hosts that no job waits for.
+//
+// Each host has a concurrency limit (concurrency.go), at most Limits.PerHost, for two purposes:
+//
+//   - All connections: errors and rate limits reduce it, and time without them raises it again.
+//   - Helper connections: one helper tests whether the host serves ranges. Then more are added as
+//     long as throughput grows, and removed again when they brought nothing.
 package schedule
 
 import (
@@ -16,75 +30,77 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Limits bound how much runs at once. Values under 1 mean 1.
+// Limits are the maximum numbers of connections at a time. Values under 1 mean 1.
 type Limits struct {
-	Jobs    int // over all hosts
+	Jobs    int // to all hosts
 	PerHost int // to one host
 }
 
-// Kind tells small requests, whose answers make new work, from bulk.
+// Kind distinguishes small requests, whose answers make new work, from bulk transfers.
 type Kind int
 
-// The kinds of jobs. Small requests never queue behind bulk: as long as there
-// are any for a host, one of its places is kept free of bulk, and they go first.
+// The kinds of jobs. Small requests never wait for bulk: as long as there are any for a host, one of
+// its slots is kept free of bulk, and they come first.
 const (
 	Bulk Kind = iota
 	Small
 	kinds
 )
 
-// Job is a piece of work that takes one place of its host's and of the whole
-// while Run is running.
+// Job is work that uses one connection to a host while Run is running.
 type Job struct {
-	// ID is what Prefer knows the job by; it may be "".
+	// ID identifies the job for Prefer; it may be "".
 	ID   string
 	Host string
 	Kind Kind
-	Cost int64 // costliest first within a host and kind; equal costs in order of Add
-	// Run does the work. It should return soon after ctx is done. An error ends
-	// the whole run: the other jobs' contexts are cancelled and what is queued
-	// is dropped. A job whose failure should stop nothing returns nil.
+	Cost int64 // highest first within a host and kind, for example bytes; equal costs in order of Add
+	// Run does the work. It should return soon after ctx is done. An error ends the whole run: the
+	// contexts of other jobs are cancelled and queued jobs are dropped. A job whose failure should
+	// not affect others returns nil.
 	Run func(ctx context.Context, p *Place) error
 }
 
-// Sharer is a job's work as others may take part in it.
+// Sharer is the work of a job that helper connections can take part in. Its methods may be called
+// from several goroutines.
 type Sharer interface {
-	// Rest is how many bytes another connection could take over now, with
-	// gain; 0 for none. It must not block, nor call the queue.
+	// Rest is how many bytes another connection could take over now and gain by it; 0 for none. It
+	// must neither block nor call the Queue.
 	Rest() int64
-	// Help takes part until nothing is left to take, or surplus reports that
-	// the place is wanted back. An error ends the whole run.
+	// Help downloads on a helper connection until nothing is left to take over, or surplus reports
+	// that the slot is needed elsewhere. An error ends the whole run.
 	Help(ctx context.Context, surplus func() bool) error
 }
 
-// Queue takes jobs while Run runs. Its methods may be called from several
-// goroutines.
+// Queue accepts jobs while Run is running. Its methods may be called from several goroutines and
+// never block.
 type Queue struct {
 	limits Limits
 	spawn  func(func(context.Context) error) // in the run's errgroup
-	over   func() bool                       // whether the run has been cancelled
+	over   func() bool                       // reports whether the run has been cancelled
 
 	mu      sync.Mutex
 	seq     int
 	running int
 	hosts   map[string]*host
-	turns   map[string]int // by Prefer
+	turns   map[string]int // by job ID, from Prefer
 }
 
+// host is the state of one host.
 type host struct {
-	waiting [kinds]jobHeap
-	running [kinds]int             // with helpers
-	helping int                    // of them
-	back    [kinds][]chan struct{} // jobs that want their place back
-	sharing []*Place
-	width   width
+	waiting     [kinds]jobHeap
+	running     [kinds]int             // slots in use, helper connections included
+	helping     int                    // of them helper connections
+	regaining   [kinds][]chan struct{} // jobs that request their slot back, in order
+	sharing     []*Place
+	concurrency concurrency
 }
 
+// total is the number of slots in use.
 func (h *host) total() int { return h.running[Bulk] + h.running[Small] }
 
-// Run calls start, which adds the first jobs, runs all jobs within the limits,
-// and returns when start and every job have returned: the first error of
-// them, or ctx's. It owns every goroutine that it starts.
+// Run calls start, which adds the first jobs, runs all jobs within the limits, and returns when
+// start and every job have returned: the first error of them, or the cause of ctx. It waits for
+// every goroutine that it starts.
 func Run(ctx context.Context, l Limits, start func(*Queue) error) error {
 	group, running := errgroup.WithContext(ctx)
 	q := &Queue{
@@ -100,8 +116,7 @@ func Run(ctx context.Context, l Limits, start func(*Queue) error) error {
 	return context.Cause(ctx)
 }
 
-// Add queues a job. It must be called from Run's start function or from a
-// running job, and never blocks.
+// Add queues a job. It must be called from Run's start function or from a running job.
 func (q *Queue) Add(j Job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -111,9 +126,9 @@ func (q *Queue) Add(j Job) {
 	q.dispatch()
 }
 
-// Prefer has jobs go in a given order, by their IDs, and before all others,
-// whatever they cost; and the first of those at work gets help first. It is for
-// when something waits for them in that order. Jobs at work are not stopped.
+// Prefer runs jobs of the given IDs in that order and before all others, whatever their cost; the
+// first of those that are running gets helper connections first. It is for when something waits for
+// them in that order. Running jobs are not stopped. It replaces an earlier order.
 func (q *Queue) Prefer(ids []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -134,21 +149,22 @@ func (q *Queue) Prefer(ids []string) {
 	q.dispatch()
 }
 
-// turn is a job's turn: those that are preferred are below 0. The caller holds
-// q.mu.
+// turn is a job's rank in the order of Prefer: below 0 for those that are preferred, 0 for others.
+// The caller holds q.mu.
 func (q *Queue) turn(id string) int { return q.turns[id] }
 
-// host finds a host. The caller holds q.mu.
+// host returns the state of a host. The caller holds q.mu.
 func (q *Queue) host(name string) *host {
 	h := q.hosts[name]
 	if h == nil {
-		h = &host{width: newWidth(q.limits.PerHost)}
+		h = &host{concurrency: newConcurrency(q.limits.PerHost)}
 		q.hosts[name] = h
 	}
 	return h
 }
 
-// Place is what a running job has: the right to one connection.
+// Place is the slot of a running job: the right to use one connection. Its methods are for the job's
+// own goroutine.
 type Place struct {
 	id    string
 	queue *Queue
@@ -160,8 +176,8 @@ type Place struct {
 	shared Sharer
 }
 
-// Release gives the place to others before the job ends, for work that needs
-// no connection.
+// Release frees the slot before the job ends, for work that needs no connection. It does nothing when
+// the slot is free already.
 func (p *Place) Release() {
 	p.queue.mu.Lock()
 	defer p.queue.mu.Unlock()
@@ -169,7 +185,7 @@ func (p *Place) Release() {
 	p.queue.dispatch()
 }
 
-// release gives up the place. The caller holds queue.mu.
+// release frees the slot. The caller holds queue.mu.
 func (p *Place) release() {
 	if p.held {
 		p.held = false
@@ -178,8 +194,8 @@ func (p *Place) release() {
 	}
 }
 
-// Regain waits for a place after Release, ahead of the jobs that wait. The
-// error is ctx's.
+// Regain waits for a slot after Release, ahead of jobs that have not started. The error is the cause
+// of ctx.
 func (p *Place) Regain(ctx context.Context) error {
 	q := p.queue
 	q.mu.Lock()
@@ -188,21 +204,21 @@ func (p *Place) Regain(ctx context.Context) error {
 		return nil
 	}
 	ready := make(chan struct{})
-	p.host.back[p.kind] = append(p.host.back[p.kind], ready)
+	p.host.regaining[p.kind] = append(p.host.regaining[p.kind], ready)
 	q.dispatch()
 	q.mu.Unlock()
 	select {
 	case <-ready:
 	case <-ctx.Done():
 		q.mu.Lock()
-		for i, c := range p.host.back[p.kind] {
+		for i, c := range p.host.regaining[p.kind] {
 			if c == ready {
-				p.host.back[p.kind] = append(p.host.back[p.kind][:i], p.host.back[p.kind][i+1:]...)
+				p.host.regaining[p.kind] = append(p.host.regaining[p.kind][:i], p.host.regaining[p.kind][i+1:]...)
 				q.mu.Unlock()
 				return context.Cause(ctx)
 			}
 		}
-		q.mu.Unlock() // it came at the same moment
+		q.mu.Unlock() // the slot was assigned at the same moment
 	}
 	q.mu.Lock()
 	p.held = true
@@ -210,7 +226,8 @@ func (p *Place) Regain(ctx context.Context) error {
 	return nil
 }
 
-// Share lets others help the job; nil ends that for those who don't yet.
+// Share lets helper connections take part in the job. Share(nil) ends that for new ones; those that are
+// in Help return by themselves.
 func (p *Place) Share(s Sharer) {
 	p.queue.mu.Lock()
 	defer p.queue.mu.Unlock()
@@ -228,7 +245,7 @@ func (p *Place) Share(s Sharer) {
 	p.queue.dispatch()
 }
 
-// dispatch starts all that may start now. The caller holds q.mu.
+// dispatch assigns free slots: to jobs, then to helper connections. The caller holds q.mu.
 func (q *Queue) dispatch() {
 	for q.running < q.limits.Jobs && !q.over() {
 		h, k := q.next()
@@ -237,9 +254,9 @@ func (q *Queue) dispatch() {
 		}
 		h.running[k]++
 		q.running++
-		if len(h.back[k]) > 0 {
-			close(h.back[k][0])
-			h.back[k] = h.back[k][1:]
+		if len(h.regaining[k]) > 0 {
+			close(h.regaining[k][0])
+			h.regaining[k] = h.regaining[k][1:]
 			continue
 		}
 		j := heap.Pop(&h.waiting[k]).(queued)
@@ -260,14 +277,14 @@ func (q *Queue) dispatch() {
 	}
 }
 
-// help has one more connection help where most is left to do, and reports
-// whether there was such a place.
+// help adds a helper connection to the shared job with the most left to do, and reports whether there
+// was one that can use it. The caller holds q.mu.
 func (q *Queue) help() bool {
 	var best *Place
 	var most int64
 	first := 0 // the turn of the best
 	for _, h := range q.hosts {
-		if h.busy() || h.total() >= h.width.helped() {
+		if h.busy() || h.total() >= h.concurrency.toAddHelper() {
 			continue
 		}
 		for _, p := range h.sharing {
@@ -284,19 +301,19 @@ func (q *Queue) help() bool {
 	h.running[Bulk]++
 	h.helping++
 	q.running++
-	h.width.helperStarted()
+	h.concurrency.helperStarted()
 	q.spawn(func(ctx context.Context) error {
 		err := work.Help(ctx, func() bool {
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			return h.busy() || h.total() > h.width.kept()
+			return h.busy() || h.total() > h.concurrency.toKeepHelper()
 		})
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		h.running[Bulk]--
 		h.helping--
 		q.running--
-		h.width.helperEnded(h.helping)
+		h.concurrency.helperEnded(h.helping)
 		if err == nil {
 			q.dispatch()
 		}
@@ -305,16 +322,16 @@ func (q *Queue) help() bool {
 	return true
 }
 
-// busy reports whether jobs wait for the host.
+// busy reports whether jobs wait for a slot of the host.
 func (h *host) busy() bool {
 	return h.waits(Bulk) || h.waits(Small)
 }
 
-func (h *host) waits(k Kind) bool { return h.waiting[k].Len() > 0 || len(h.back[k]) > 0 }
+// waits reports whether jobs of a kind wait for a slot of the host.
+func (h *host) waits(k Kind) bool { return h.waiting[k].Len() > 0 || len(h.regaining[k]) > 0 }
 
-// next finds the host and kind whose turn it is: small requests before bulk,
-// then the host with the fewest running, then the costliest job. A nil host
-// means that nothing may start.
+// next finds the host and kind of the next job: small requests before bulk, then the host with the
+// fewest slots in use, then the order of jobs. A nil host means that none may start.
 func (q *Queue) next() (*host, Kind) {
 	smalls := false
 	for _, h := range q.hosts {
@@ -334,20 +351,20 @@ func (q *Queue) next() (*host, Kind) {
 	return best, bestKind
 }
 
-// turn is the kind that goes next on this host, if any may.
+// turn is the kind of this host's next job, if one may start.
 func (h *host) turn() (Kind, bool) {
-	room := h.width.allowed() - h.total()
 	switch {
-	case room <= 0:
+	case h.total() >= h.concurrency.limit:
 		return Bulk, false
 	case h.waits(Small) && (h.running[Small] <= h.running[Bulk] || !h.waits(Bulk)):
 		return Small, true
-	case h.waits(Bulk) && (h.running[Bulk] < h.width.allowed()-1 || !h.waits(Small) && h.running[Small] == 0):
+	case h.waits(Bulk) && (h.running[Bulk] < h.concurrency.limit-1 || !h.waits(Small) && h.running[Small] == 0):
 		return Bulk, true
 	}
 	return Small, h.waits(Small)
 }
 
+// before reports whether the next job of host a starts before that of host b.
 func before(a *host, ak Kind, b *host, bk Kind) bool {
 	if ak != bk {
 		return ak == Small
@@ -358,7 +375,7 @@ func before(a *host, ak Kind, b *host, bk Kind) bool {
 	return sooner(a.first(ak), b.first(bk))
 }
 
-// sooner is the order of jobs: by turn, then the costliest, then the earliest.
+// sooner is the order of jobs: by turn, then the highest cost, then the earliest.
 func sooner(x, y queued) bool {
 	if x.turn != y.turn {
 		return x.turn < y.turn
@@ -369,71 +386,71 @@ func sooner(x, y queued) bool {
 	return x.seq < y.seq
 }
 
-// first is the job that a kind starts with; one that wants its place back is
-// before all others.
+// first is the next job of a kind; one that requests its slot back is before all others.
 func (h *host) first(k Kind) queued {
-	if len(h.back[k]) > 0 {
+	if len(h.regaining[k]) > 0 {
 		return queued{turn: math.MinInt}
 	}
 	return h.waiting[k][0]
 }
 
-// Arrived tells of bytes that came from a host.
+// Arrived reports n bytes from a host, by which throughput is measured.
 func (q *Queue) Arrived(name string, n int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.host(name)
-	if h.width.arrived(n, h.total(), h.helping, time.Now()) {
+	if h.concurrency.arrived(n, h.total(), h.helping, time.Now()) {
 		q.dispatch()
 	}
 }
 
-// Ranged tells that a connection of a job or helper has had its first range: so
-// the host can serve several connections with parts of one blob.
+// Ranged reports that a connection has received its first range: the host can serve parts of one
+// blob on several connections.
 func (q *Queue) Ranged(name string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.host(name)
-	h.width.ranged(time.Now())
+	h.concurrency.ranged(time.Now())
 	q.dispatch()
 }
 
-// Trouble tells that a connection to a host broke, or that the host wants less
-// to do: it gets fewer connections for a while.
+// Trouble reports that a connection to a host broke or, if congested, that the host is overloaded or
+// limits the rate of requests. It reduces the host's concurrency limit.
 func (q *Queue) Trouble(name string, congested bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.host(name)
-	h.width.trouble(h.total(), congested, time.Now())
+	h.concurrency.trouble(h.total(), congested, time.Now())
 }
 
-// Learn tells what was found out of a host in an earlier run: whether it is
-// known to serve ranges, and how many connections were worth it.
+// Learn sets what an earlier run has found about a host: whether it serves ranges, and the number of
+// connections that was worth it, or 0.
 func (q *Queue) Learn(name string, ranges bool, connections int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.host(name).width.learn(ranges, connections)
+	q.host(name).concurrency.learn(ranges, connections)
 }
 
-// Learned is what Learn is to be told in a later run, for each host that
-// showed it: how many connections were worth it, 0 when that isn't known.
+// Learned is what to pass to Learn in a later run: by host, the number of connections that is worth
+// it, or 0 when that is not known.
 func (q *Queue) Learned() map[string]int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	out := make(map[string]int)
 	for name, h := range q.hosts {
-		out[name] = h.width.learned()
+		out[name] = h.concurrency.learned()
 	}
 	return out
 }
 
+// queued is a job in a queue.
 type queued struct {
 	Job
 	seq  int
 	turn int
 }
 
-// jobHeap has the job on top whose turn is next.
+// jobHeap is a heap.Interface with the next job on top.
 type jobHeap []queued
 
 func (h jobHeap) Len() int           { return len(h) }
@@ -443,7 +460,7 @@ func (h *jobHeap) Push(x any)        { *h = append(*h, x.(queued)) }
 func (h *jobHeap) Pop() any {
 	old := *h
 	last := old[len(old)-1]
-	old[len(old)-1] = queued{} // lets go of what Run holds
+	old[len(old)-1] = queued{} // frees what Run refers to
 	*h = old[:len(old)-1]
 	return last
 }

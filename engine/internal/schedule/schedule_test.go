@@ -55,7 +55,7 @@ func TestRunKeepsItsLimitsAndUsesThem(t *testing.T) {
 			t.Errorf("at once: %v, want 5 in all and at most 3 a host", g.most)
 		}
 		if took := time.Since(start); took != 6*time.Second {
-			t.Errorf("30 jobs of a second on 5 places took %v, want 6s", took)
+			t.Errorf("30 jobs of a second on 5 slots took %v, want 6s", took)
 		}
 	})
 }

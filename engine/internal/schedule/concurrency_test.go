@@ -228,7 +228,7 @@ func TestTroubleIsForgiven(t *testing.T) {
 	})
 }
 
-// Small requests never queue behind bulk: a place is kept for them.
+// Small requests never wait for bulk: a slot is kept free for them.
 func TestSmallRequestsFindAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var last atomic.Int64
@@ -253,7 +253,7 @@ func TestSmallRequestsFindAPlace(t *testing.T) {
 	})
 }
 
-// A place that is given up serves others, and is had again before what waits.
+// A slot that is released serves others, and is regained ahead of waiting jobs.
 func TestPlacesCanBeGivenUpAndRegained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
