@@ -229,7 +229,7 @@ func cmdOneLine(ts *testscript.TestScript, _ bool, _ []string) {
 	for line := range strings.Lines(ts.ReadFile("stderr")) {
 		if strings.HasPrefix(line, "drayage:") {
 			n++
-		} else if !strings.HasPrefix(line, "Try '") && !strings.HasPrefix(line, "pulled ") && !strings.HasPrefix(line, "trying again") && !strings.HasPrefix(line, "warning: mirror ") {
+		} else if !strings.HasPrefix(line, "Try '") && !strings.HasPrefix(line, "pulled ") && !strings.HasPrefix(line, "retrying in") && !strings.HasPrefix(line, "warning: mirror ") {
 			ts.Fatalf("an unexpected line: %s", line)
 		}
 	}

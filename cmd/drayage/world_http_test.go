@@ -92,7 +92,7 @@ func TestWorldHTTP(t *testing.T) {
 			o := w.pull("--tls-skip-verify", "registry.example/team/app:1")
 			w.want(o, c.want, "!s3cr3t")
 			if c.want != 0 {
-				w.want(o, c.want, address, "registry.example:443", "!trying again")
+				w.want(o, c.want, address, "registry.example:443", "!retrying in")
 				if n := asked.Load(); n > 2 {
 					t.Errorf("%d: the proxy was asked %d times", c.status, n)
 				}
@@ -146,8 +146,8 @@ func TestWorldHTTP(t *testing.T) {
 		secure.Push("team/app", "1", smallImage())
 		front := serveBoth(t, secure.Host(), func(c net.Conn) { c.Close() })
 		ca := w.write("ca.pem", pemOf(t, secure))
-		w.want(w.pull("--ca-cert", ca, front+"/team/app:1"), 0, "!trying again")
-		w.want(w.pull("--ca-cert", ca, "-I", front+"/team/app:1"), 0, "!trying again")
+		w.want(w.pull("--ca-cert", ca, front+"/team/app:1"), 0, "!retrying in")
+		w.want(w.pull("--ca-cert", ca, "-I", front+"/team/app:1"), 0, "!retrying in")
 	})
 
 	t.Run("TLS alerts", func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestWorldHTTP(t *testing.T) {
 		s.StartTLS()
 		t.Cleanup(s.Close)
 		o := w.pull("--tls-skip-verify", strings.TrimPrefix(s.URL, "https://")+"/team/app:1")
-		w.want(o, 3, "--cert", "!trying again")
+		w.want(o, 3, "--cert", "!retrying in")
 	})
 
 	t.Run("H8 bodies that can't be decoded", func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestWorldHTTP(t *testing.T) {
 				rw.Header().Set("Content-Encoding", encoding)
 				fmt.Fprint(rw, "\x0b\x02\x80no manifest\x03")
 			}))
-			w.want(w.pull(w.image), 1, "!trying again")
+			w.want(w.pull(w.image), 1, "!retrying in")
 			if n := w.reg.Count("/manifests/"); n > 2 {
 				t.Errorf("%s: asked for %d times", encoding, n)
 			}
@@ -184,7 +184,7 @@ func TestWorldHTTP(t *testing.T) {
 					rw.Header().Set("Content-Encoding", encoding)
 					next.ServeHTTP(rw, r)
 				}))
-				w.want(w.pull(w.image), 0, "!warning", "!trying again")
+				w.want(w.pull(w.image), 0, "!warning", "!retrying in")
 			}
 		}
 	})
@@ -232,7 +232,7 @@ func TestWorldHTTP(t *testing.T) {
 				next.ServeHTTP(rw, r)
 			})
 			for range 2 { // the second asks whether the tag has moved
-				w.want(w.run("pull", "--store", store, w.image), 0, "!trying again")
+				w.want(w.run("pull", "--store", store, w.image), 0, "!retrying in")
 			}
 			w.want(w.run("inspect", "--store", store, w.image), 0)
 			w.want(w.run("pull", "--store", store, "-n", w.image), 0)
@@ -252,7 +252,7 @@ func TestWorldHTTP(t *testing.T) {
 			next.ServeHTTP(rw, r)
 		})
 		for range 2 {
-			w.want(w.run("pull", "--store", store, w.image), 0, "!trying again")
+			w.want(w.run("pull", "--store", store, w.image), 0, "!retrying in")
 		}
 		if n := heads.Load(); n < 1 || n > 4 { // plain HTTP is not known yet, and net/http may ask once more
 			t.Errorf("%d times HEAD", n)
@@ -481,7 +481,7 @@ func TestWorldHTTP(t *testing.T) {
 		}
 		w.reg.Break("/blobs/", registrytest.Always, chaos.Redirect(location))
 		o := w.pull("-j", "1", w.image)
-		w.want(o, 0, "!trying again")
+		w.want(o, 0, "!retrying in")
 	})
 
 	t.Run("clocks that differ", func(t *testing.T) {

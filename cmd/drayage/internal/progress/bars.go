@@ -16,12 +16,12 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Bars draws on a terminal: a line for the whole run, and below it a line for
-// each blob on its way, as many as fit. It paints at a steady pace, however
-// fast events come, and each picture in one write, so that nothing flickers.
+// Bars draws on a terminal: a line for the run, and below it a line per transfer, as many as fit. It
+// draws 10 times per second, however many events arrive, and each frame in one write, so that
+// nothing flickers.
 type Bars struct {
 	w    io.Writer
-	size func() (width, height int)
+	size func() (columns, lines int)
 	stop chan struct{}
 	done chan struct{}
 
@@ -30,8 +30,8 @@ type Bars struct {
 	whole  *pb.ProgressBar
 	disk   *pb.ProgressBar // of the archive that is being written
 	blobs  map[digest.Digest]*pb.ProgressBar
-	shown  []int  // widths of the lines on the screen
-	note   string // what is waited for
+	shown  []int  // columns of the lines on the screen
+	note   string // about a retry, shown until it starts
 	until  time.Time
 	closed bool
 	summed bool
@@ -39,19 +39,18 @@ type Bars struct {
 
 const (
 	paintEvery = 100 * time.Millisecond
-	mostLines  = 20 // of blobs, also where more would fit
+	mostLines  = 20 // of transfers, also where more would fit
 
-	// Columns have a fixed width, so that bars end below each other and don't
-	// jump while numbers grow.
+	// Columns have a fixed size, so that bars are aligned and do not move while numbers grow.
 	wholeTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" (rtime . "%s left" "" "")}}`
-	earlyTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" ""}}` // while it isn't known how much there is
-	diskTemplate  pb.ProgressBarTemplate = earlyTemplate                                                                                                                         // it ends when what it waits for ends
+	earlyTemplate pb.ProgressBarTemplate = `{{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" ""}}` // while the total is not known
+	diskTemplate  pb.ProgressBarTemplate = earlyTemplate                                                                                                                         // the archive is complete when the last blob is
 	blobTemplate  pb.ProgressBarTemplate = `  {{string . "head"}} {{bar . "[" "=" ">" " " "]"}} {{string . "bytes"}} {{printf "%12s" (speed . "%s/s" " ")}} {{printf "%-10s" ""}}`
 )
 
-// NewBars starts to draw on w. size tells the terminal's size at each picture.
-// The painter ends with Close.
-func NewBars(w io.Writer, size func() (width, height int)) *Bars {
+// NewBars starts drawing on w, from a goroutine that ends with Close or Hide. size returns the
+// terminal's columns and lines, and is called for each frame.
+func NewBars(w io.Writer, size func() (columns, lines int)) *Bars {
 	b := &Bars{
 		w: w, size: size, stop: make(chan struct{}), done: make(chan struct{}),
 		tally: newTally(), whole: newBar(wholeTemplate, 0), blobs: make(map[digest.Digest]*pb.ProgressBar),
@@ -60,7 +59,7 @@ func NewBars(w io.Writer, size func() (width, height int)) *Bars {
 	return b
 }
 
-// newBar makes a bar that only renders: the painter decides when and where.
+// newBar makes a bar that is only rendered: paint decides when and where.
 func newBar(t pb.ProgressBarTemplate, total int64) *pb.ProgressBar {
 	return pb.New64(total).SetTemplate(t).Set(pb.Static, true).Set(pb.Bytes, true).SetWriter(io.Discard).Start()
 }
@@ -98,7 +97,7 @@ func (b *Bars) Observe(e event.Event) {
 		delete(b.blobs, e.Digest)
 	case event.Retrying:
 		if e.Delay >= time.Second {
-			b.note, b.until = printable.Sprintf("trying again in %s: %s: %s", round(e.Delay), e.What, e.Why), time.Now().Add(e.Delay)
+			b.note, b.until = printable.Sprintf("retrying in %s: %s: %s", round(e.Delay), e.What, e.Why), time.Now().Add(e.Delay)
 		}
 	case event.Composing:
 		b.disk = newBar(diskTemplate, e.Size)
@@ -107,7 +106,7 @@ func (b *Bars) Observe(e event.Event) {
 	}
 }
 
-// Log implements Printer: the line goes above the bars.
+// Log implements Printer. The line is printed above the bars.
 func (b *Bars) Log(line string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -121,8 +120,7 @@ func (b *Bars) Log(line string) {
 	}
 }
 
-// Close implements Printer: it takes the bars off the screen and leaves one
-// line that sums up.
+// Close implements Printer. It removes the bars from the screen and prints a summary.
 func (b *Bars) Close() {
 	b.Hide()
 	b.mu.Lock()
@@ -133,7 +131,7 @@ func (b *Bars) Close() {
 	b.summed = true
 }
 
-// Hide implements Printer: it takes the bars off the screen for good.
+// Hide implements Printer. It removes the bars from the screen for good.
 func (b *Bars) Hide() {
 	b.mu.Lock()
 	if b.closed {
@@ -153,8 +151,8 @@ func (b *Bars) Hide() {
 	_, _ = b.w.Write(out.Bytes())
 }
 
-// erase moves to the first line on the screen that is ours and clears from
-// there. Lines wider than the terminal now is have been wrapped by it.
+// erase moves to the first of the lines on the screen and clears from there. A terminal that has
+// become narrower has wrapped them.
 func (b *Bars) erase(out *bytes.Buffer, width int) {
 	rows := 0
 	for _, w := range b.shown {
@@ -166,7 +164,7 @@ func (b *Bars) erase(out *bytes.Buffer, width int) {
 	b.shown = nil
 }
 
-// paint draws the lines over those of the last picture.
+// paint draws a frame over the last one.
 func (b *Bars) paint() {
 	width, height := b.size()
 	lines := b.lines(width-1, height)
@@ -192,7 +190,7 @@ func (b *Bars) paint() {
 	_, _ = b.w.Write(out.Bytes())
 }
 
-// lines are the picture: each at most width wide, and fewer than height.
+// lines are a frame: fewer lines than height, each of at most width columns.
 func (b *Bars) lines(width, height int) []string {
 	t := b.tally
 	var disk []string
@@ -200,7 +198,7 @@ func (b *Bars) lines(width, height int) []string {
 		b.disk.Set("head", "writing "+printable.Text(t.output)).Set("bytes", amount(t.written, t.size)).SetCurrent(t.written)
 		disk = []string{render(b.disk, width)}
 	}
-	if t.pulled+t.lost >= t.images { // nothing comes any more
+	if t.pulled+t.lost >= t.images { // nothing more is downloaded
 		return disk
 	}
 	head := fmt.Sprintf("%d/%d images, %d/%d blobs", t.pulled, t.images, t.blobsDone, t.blobs)
@@ -217,16 +215,16 @@ func (b *Bars) lines(width, height int) []string {
 	if time.Now().Before(b.until) {
 		lines = append(lines, cut("  "+b.note, width))
 	}
-	room := min(mostLines, height-2-len(lines))
+	free := min(mostLines, height-2-len(lines))
 	hidden := 0
 	for _, f := range t.order {
-		if room <= 0 {
+		if free <= 0 {
 			if f != nil {
 				hidden++
 			}
 			continue
 		}
-		room--
+		free--
 		lines = append(lines, b.line(f, width))
 	}
 	if hidden > 0 {
@@ -235,23 +233,24 @@ func (b *Bars) lines(width, height int) []string {
 	return lines
 }
 
-func (b *Bars) line(f *flight, width int) string {
+// line is the line of a transfer.
+func (b *Bars) line(f *transfer, width int) string {
 	if f == nil {
-		return "" // a place that the next blob is going to take
+		return "" // a line for the next transfer
 	}
 	name := shortDigest(f.digest)
 	bar := b.blobs[f.digest]
 	if f.waiting || bar == nil {
 		return cut("  "+name+" "+f.image, width)
 	}
-	if room := width/3 - len(name); room > 10 {
-		name += " " + pad(f.image, min(room, 32))
+	if free := width/3 - len(name); free > 10 {
+		name += " " + pad(f.image, min(free, 32))
 	}
 	bar.Set("head", name).Set("bytes", amount(f.got, f.size)).SetCurrent(f.got)
 	return render(bar, width)
 }
 
-// amount is how much there is of how much, in one unit and a fixed width.
+// amount is "done/total" in one unit, with a fixed number of columns.
 func amount(got, of int64) string {
 	total := Size(of)
 	unit := total[strings.IndexByte(total, ' ')+1:]
@@ -280,8 +279,7 @@ func render(bar *pb.ProgressBar, width int) string {
 	return cut(strings.TrimRight(bar.SetWidth(width).String(), " \r\n"), width)
 }
 
-// cut shortens a line to a width, and pad brings it to one by leaving out its
-// beginning, which for image names tells least.
+// cut shortens a line to a number of columns.
 func cut(s string, width int) string {
 	r := []rune(s)
 	if len(r) <= width {
@@ -290,6 +288,8 @@ func cut(s string, width int) string {
 	return string(r[:max(0, width)])
 }
 
+// pad brings a name to a number of columns. It omits the beginning, which distinguishes images the
+// least.
 func pad(s string, width int) string {
 	r := []rune(s)
 	if len(r) > width {

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Patient is a writer that nobody waits for: what is written is kept until whoever reads it has
-// taken what was before. When too much would have to be kept, whole writes are left out, and
-// that is told.
+// Patient is a writer that never blocks: what is written is queued until the reader of w has read
+// what was written before. When more than 4 MiB would be queued, writes are dropped as a whole, and
+// a notice reports how many. It may be used from several goroutines.
 type Patient struct {
 	w      io.Writer
 	notice func(left int) []byte
@@ -17,24 +17,24 @@ type Patient struct {
 	changed *sync.Cond
 	queue   [][]byte
 	size    int // bytes of the queue
-	left    int // writes that were left out
+	left    int // writes that were dropped
 	running bool
 }
 
 const (
 	mostKept = 4 << 20         // bytes
-	flushes  = 2 * time.Second // that an end waits for a reader who doesn't read
+	flushes  = 2 * time.Second // how long Flush waits for a reader that does not read
 )
 
-// NewPatient makes one. What it starts ends when all is written. notice is what is written for
-// writes that were left out, so many.
+// NewPatient makes a Patient that writes to w. Its goroutine ends when everything is written, which
+// Flush waits for. notice returns what to write in place of so many dropped writes.
 func NewPatient(w io.Writer, notice func(left int) []byte) *Patient {
 	p := &Patient{w: w, notice: notice}
 	p.changed = sync.NewCond(&p.mu)
 	return p
 }
 
-// Write implements io.Writer. It never waits, and its error is always nil.
+// Write implements io.Writer. It never blocks, and its error is always nil.
 func (p *Patient) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -51,6 +51,7 @@ func (p *Patient) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// drain writes the queue until it is empty.
 func (p *Patient) drain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -58,7 +59,7 @@ func (p *Patient) drain() {
 		part := p.queue[0]
 		p.queue = p.queue[1:]
 		p.mu.Unlock()
-		_, _ = p.w.Write(part) // there is nobody to tell
+		_, _ = p.w.Write(part) // there is nobody to report an error to
 		p.mu.Lock()
 		p.size -= len(part)
 		if len(p.queue) == 0 && p.left > 0 {
@@ -71,7 +72,7 @@ func (p *Patient) drain() {
 	p.changed.Broadcast()
 }
 
-// Flush waits until all is written, or its reader has taken nothing for a while.
+// Flush waits until everything is written, or the reader has read nothing for 2 seconds.
 func (p *Patient) Flush() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,21 +10,21 @@ import (
 	"drayage/engine/printable"
 )
 
-// Plain writes lines: one for each image that is done, and now and then where
-// the run stands, few enough for the log of a job.
+// Plain prints one line per image when it is done, and the state of the run at intervals, few enough
+// for the log of a job.
 type Plain struct {
 	w     io.Writer
 	every time.Duration
 
 	mu     sync.Mutex
 	tally  *tally
-	last   time.Time // when it last told where the run stands
-	before int64     // bytes that had been fetched then
+	last   time.Time // when the state of the run was last printed
+	before int64     // bytes that had been downloaded then
 	closed bool
 }
 
-// NewPlain makes a plain printer that tells where the run stands every so
-// often, while bytes come.
+// NewPlain makes a Plain that prints to w. every is the minimum interval between lines with the state
+// of the run, which are printed only while events arrive.
 func NewPlain(w io.Writer, every time.Duration) *Plain {
 	return &Plain{w: w, every: every, tally: newTally(), last: time.Now()}
 }
@@ -41,24 +41,30 @@ func (p *Plain) Observe(e event.Event) {
 	case event.Pulled:
 		printable.Fprintf(p.w, "pulled %s: %s fetched, %s reused\n", e.Image, Size(e.Fetched), Size(e.Reused))
 	case event.Waiting:
-		printable.Fprintf(p.w, "waiting for blob %s: another process is fetching it\n", e.Digest)
+		printable.Fprintf(p.w, "waiting for blob %s: another process is downloading it\n", e.Digest)
 	case event.Retrying:
 		if e.Delay >= time.Second {
-			printable.Fprintf(p.w, "trying again in %s: %s: %s\n", round(e.Delay), e.What, e.Why)
+			printable.Fprintf(p.w, "retrying in %s: %s: %s\n", round(e.Delay), e.What, e.Why)
 		}
 	case event.Written:
 		line := printable.Sprintf("wrote %s, %s", e.Output, Size(e.Size))
+		if into := loaders[e.Output]; into != "" {
+			line = printable.Sprintf("loaded into %s, %s", into, Size(e.Size))
+		}
 		if e.Cloned > 0 {
-			line += fmt.Sprintf(", of which %s take no space beside the store", Size(e.Cloned))
+			line += fmt.Sprintf(", of which %s share disk space with the store", Size(e.Cloned))
 		}
 		printable.Fprintf(p.w, "%s\n", line)
 	case event.Converted:
-		printable.Fprintf(p.w, "%s: %s: its manifest is %s in the archive\n", e.Image, e.Why, e.To)
+		printable.Fprintf(p.w, "%s: %s; new manifest digest %s\n", e.Image, e.Why, e.To)
 	}
 	p.standing()
 }
 
-// standing tells where the run stands when that is due.
+// loaders are the outputs that are no files, by the command that reads them.
+var loaders = map[string]string{"docker load": "Docker", "podman load": "Podman", "nerdctl load": "containerd", "ctr images import": "containerd"}
+
+// standing prints the state of the run when that is due.
 func (p *Plain) standing() {
 	since := time.Since(p.last)
 	if since < p.every {

@@ -1,6 +1,5 @@
-// Package progress draws what the engine does: as bars on a terminal, as plain
-// lines elsewhere, as JSON for programs. Its printers are observers of the
-// engine's events; they see and never steer.
+// Package progress prints the engine's events: as bars on a terminal, as lines elsewhere, as JSON for
+// programs. Its printers are observers, which do not influence the engine.
 package progress
 
 import (
@@ -16,33 +15,34 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Printer shows events as they come. Log writes a line of its own among what
-// is shown, as it is: its caller has made it fit to print. After Close nothing more is shown but log lines; it may be called
-// again.
+// Printer prints events as they arrive. Its methods may be called from several goroutines.
 type Printer interface {
 	event.Observer
+	// Log prints a line between what is printed for events, unchanged: its caller has escaped it.
 	Log(line string)
-	Hide() // takes off the screen what would be painted over; results follow, and then Close
+	// Hide removes from the screen what would be drawn over. Results follow, and then Close.
+	Hide()
+	// Close ends the printing of events; Log still prints. It may be called again.
 	Close()
 }
 
-// tally is where a run stands, by the events so far. Its user guards it.
+// tally is the state of a run by the events so far. Its user guards it.
 type tally struct {
 	start                    time.Time
 	images, resolved, pulled int
 	lost                     int
 	blobs, blobsDone         int
-	want, got                int64 // bytes to fetch as far as known, and fetched
+	want, got                int64 // bytes to download as far as known, and downloaded
 	reused                   int64
-	resumed                  int64 // bytes of half-fetched blobs that were here
-	flying                   map[digest.Digest]*flight
-	order                    []*flight // by place: one that ends leaves its place to the next
-	output                   string    // being written, or ""
+	resumed                  int64 // bytes of partial blobs from an earlier run
+	transfers                map[digest.Digest]*transfer
+	order                    []*transfer // by line: one that ends leaves its line to the next
+	output                   string      // being written, or ""
 	size, written            int64
 }
 
-// flight is a blob on its way.
-type flight struct {
+// transfer is a transfer in progress, or a blob that another process is downloading.
+type transfer struct {
 	digest    digest.Digest
 	image     string
 	size, got int64
@@ -50,12 +50,13 @@ type flight struct {
 }
 
 func newTally() *tally {
-	return &tally{start: time.Now(), flying: make(map[digest.Digest]*flight)}
+	return &tally{start: time.Now(), transfers: make(map[digest.Digest]*transfer)}
 }
 
+// add counts an event.
 func (t *tally) add(e event.Event) {
 	switch e := e.(type) {
-	case event.Started: // of several that one display shows
+	case event.Started: // of several runs that one display shows
 		t.images += e.Images
 	case event.Resolved:
 		t.resolved++
@@ -63,19 +64,19 @@ func (t *tally) add(e event.Event) {
 		t.blobs++
 		t.want += e.Size
 	case event.Waiting:
-		t.take(&flight{digest: e.Digest, image: "another process is fetching it", waiting: true})
+		t.take(&transfer{digest: e.Digest, image: "another process is downloading it", waiting: true})
 	case event.Fetching:
 		t.leave(e.Digest)
-		t.take(&flight{digest: e.Digest, image: printable.Text(e.Image), size: e.Size})
+		t.take(&transfer{digest: e.Digest, image: printable.Text(e.Image), size: e.Size})
 	case event.Progress:
 		t.got += e.N
-		if f := t.flying[e.Digest]; f != nil {
+		if f := t.transfers[e.Digest]; f != nil {
 			f.got += e.N
 		}
 	case event.Resumed:
 		t.want -= e.N
 		t.resumed += e.N
-		if f := t.flying[e.Digest]; f != nil {
+		if f := t.transfers[e.Digest]; f != nil {
 			f.got += e.N
 		}
 	case event.Fetched:
@@ -100,9 +101,9 @@ func (t *tally) add(e event.Event) {
 	}
 }
 
-// take gives a flight the first free place.
-func (t *tally) take(f *flight) {
-	t.flying[f.digest] = f
+// take assigns a transfer the first free line.
+func (t *tally) take(f *transfer) {
+	t.transfers[f.digest] = f
 	for i, other := range t.order {
 		if other == nil {
 			t.order[i] = f
@@ -112,12 +113,13 @@ func (t *tally) take(f *flight) {
 	t.order = append(t.order, f)
 }
 
+// leave frees the line of a transfer that ended.
 func (t *tally) leave(d digest.Digest) {
-	f := t.flying[d]
+	f := t.transfers[d]
 	if f == nil {
 		return
 	}
-	delete(t.flying, d)
+	delete(t.transfers, d)
 	for i, other := range t.order {
 		if other == f {
 			t.order[i] = nil
@@ -128,7 +130,7 @@ func (t *tally) leave(d digest.Digest) {
 	}
 }
 
-// summary is a finished run in one line.
+// summary describes a finished run in one line.
 func (t *tally) summary() string {
 	took := time.Since(t.start)
 	line := fmt.Sprintf("pulled %d of %d images in %s: %s fetched", t.pulled, t.images, round(took), Size(t.got))
@@ -137,12 +139,12 @@ func (t *tally) summary() string {
 	}
 	line += fmt.Sprintf(", %s reused", Size(t.reused))
 	if t.resumed > 0 {
-		line += fmt.Sprintf(", %s of them in half-fetched blobs", Size(t.resumed))
+		line += fmt.Sprintf(", %s of them in partial blobs", Size(t.resumed))
 	}
 	return line
 }
 
-// Size is a number of bytes for people, in powers of 1024.
+// Size formats a number of bytes for people, in powers of 1024.
 func Size(n int64) string {
 	const unit = 1024
 	if n < unit {
@@ -155,7 +157,7 @@ func Size(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", v, "KMGTPE"[i])
 }
 
-// round is a duration for people: to the second, or finer while it is short.
+// round rounds a duration for people: to the second, or to 100 ms below 10 seconds.
 func round(d time.Duration) string {
 	if d < 10*time.Second {
 		return d.Round(100 * time.Millisecond).String()
@@ -163,7 +165,7 @@ func round(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// None shows log lines only.
+// None prints log lines only.
 type None struct{ W io.Writer }
 
 // Observe implements Printer.
@@ -178,13 +180,13 @@ func (None) Hide() {}
 // Close implements Printer.
 func (None) Close() {}
 
-// JSON writes each event as one line, as docs/events.md says.
+// JSON prints each event as one line, in the format of docs/events.md.
 type JSON struct {
 	mu sync.Mutex
 	w  io.Writer
 }
 
-// NewJSON makes a JSON printer.
+// NewJSON makes a JSON that prints to w.
 func NewJSON(w io.Writer) *JSON { return &JSON{w: w} }
 
 // Observe implements Printer.
@@ -195,14 +197,14 @@ func (j *JSON) Observe(e event.Event) {
 		Data  event.Event `json:"data"`
 	}{e.Kind(), time.Now().UTC(), e})
 	if err != nil {
-		return // the events' types have nothing that can't be marshalled
+		return // the types of events can always be marshalled
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	_, _ = j.w.Write(append(printable.JSON(line), '\n'))
 }
 
-// Log implements Printer: a line that is no event is a warning.
+// Log implements Printer. The line becomes a warning.
 func (j *JSON) Log(line string) { j.Observe(event.Warned{Message: line}) }
 
 // Hide implements Printer.

@@ -178,6 +178,47 @@ func TestPlainIsFewLines(t *testing.T) {
 	})
 }
 
+func TestPlainLines(t *testing.T) {
+	for want, e := range map[string]event.Event{
+		"pulled x:1: 3.0 KiB fetched, 0 B reused":                                    event.Pulled{Image: "x:1", Fetched: 3 << 10},
+		"waiting for blob " + id(1).String() + ": another process is downloading it": event.Waiting{Digest: id(1)},
+		"retrying in 2s: layer: connection reset":                                    event.Retrying{What: "layer", Why: "connection reset", Delay: 2 * time.Second},
+		"":                     event.Retrying{What: "layer", Why: "connection reset", Delay: time.Second - 1},
+		"wrote x.tar, 2.0 KiB": event.Written{Output: "x.tar", Size: 2 << 10},
+		"wrote x.tar, 2.0 KiB, of which 1.0 KiB share disk space with the store": event.Written{Output: "x.tar", Size: 2 << 10, Cloned: 1 << 10},
+		"loaded into Docker, 2.0 KiB":                                            event.Written{Output: "docker load", Size: 2 << 10},
+		"x:1: layers converted; new manifest digest " + id(1).String():           event.Converted{Image: "x:1", Why: "layers converted", To: id(1)},
+	} {
+		var out bytes.Buffer
+		p := progress.NewPlain(&out, time.Hour)
+		p.Observe(e)
+		if got := strings.TrimSuffix(out.String(), "\n"); got != want {
+			t.Errorf("%s: %q, want %q", e.Kind(), got, want)
+		}
+	}
+}
+
+func TestSummaryOfPartialBlobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := progress.NewPlain(&out, time.Hour)
+		for _, e := range []event.Event{
+			event.Started{Images: 1}, event.Queued{Digest: id(1), Size: 8 << 10}, event.Fetching{Digest: id(1), Size: 8 << 10},
+			event.Resumed{Digest: id(1), N: 2 << 10}, event.Progress{Digest: id(1), N: 6 << 10}, event.Fetched{Digest: id(1), Size: 8 << 10},
+		} {
+			p.Observe(e)
+		}
+		time.Sleep(2 * time.Second)
+		p.Observe(event.Pulled{Image: "x:1", Fetched: 6 << 10, Reused: 2 << 10})
+		p.Close()
+		want := "pulled x:1: 6.0 KiB fetched, 2.0 KiB reused\n" +
+			"pulled 1 of 1 images in 2s: 6.0 KiB fetched (3.0 KiB/s), 2.0 KiB reused, 2.0 KiB of them in partial blobs\n"
+		if out.String() != want {
+			t.Errorf("%s\nwant\n%s", out.String(), want)
+		}
+	})
+}
+
 func TestJSONIsALineAnEvent(t *testing.T) {
 	var out bytes.Buffer
 	j := progress.NewJSON(&out)
