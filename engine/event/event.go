@@ -1,8 +1,8 @@
-// Package event is what the engine says it is doing, to whoever listens:
-// progress bars, plain lines, JSON, metrics, traces.
+// Package event defines the events by which the engine reports what it does to observers: progress
+// bars, lines, JSON, metrics, traces. Observers do not influence the engine.
 //
-// Observers see; they never steer. The JSON form of every event is documented
-// in docs/events.md, and scripts rely on it.
+// The JSON form of every event is documented in docs/events.md, and scripts rely on it. Sizes are in
+// bytes. All text may come from registries and other programs: whoever prints it must escape it.
 package event
 
 import (
@@ -13,135 +13,133 @@ import (
 
 // Event is one of the types of this package.
 type Event interface {
-	// Kind is the event's name in its JSON form.
+	// Kind is the name of the event in its JSON form.
 	Kind() string
 }
 
-// Observer is told of every event. Observe is called from many goroutines at
-// once and must neither block nor keep the engine waiting.
+// Observer receives every event. Observe is called from several goroutines at a time and must return
+// at once: the engine waits for it.
 type Observer interface{ Observe(Event) }
 
-// Observers tells each of several.
+// Observers passes every event to several observers.
 type Observers []Observer
 
-// Observe passes e on to each, in order.
+// Observe calls each observer, in order.
 func (o Observers) Observe(e Event) {
 	for _, each := range o {
 		each.Observe(e)
 	}
 }
 
-// Started opens a run.
+// Started is the first event of a run.
 type Started struct {
-	Images int `json:"images"` // how many were asked for
+	Images int `json:"images"` // number requested
 }
 
-// Resolved says what an image's name stands for and what it needs.
+// Resolved reports what a reference refers to and what it needs.
 type Resolved struct {
 	Image  string        `json:"image"`
-	Digest digest.Digest `json:"digest"` // what the name resolved to
-	Blobs  int           `json:"blobs"`  // distinct ones
-	Size   int64         `json:"size"`   // of them, in bytes
-	Here   int64         `json:"here"`   // bytes of them that the store had
+	Digest digest.Digest `json:"digest"` // of the manifest or index
+	Blobs  int           `json:"blobs"`  // number of distinct blobs
+	Size   int64         `json:"size"`   // of these blobs
+	Here   int64         `json:"here"`   // size of those that are local
 }
 
-// Queued says that a blob is to be fetched.
+// Queued reports that a blob is to be downloaded.
 type Queued struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
 }
 
-// Fetching says that a blob's transfer begins.
+// Fetching reports that the transfer of a blob begins.
 type Fetching struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
-	Image  string        `json:"image"` // one that needs it
+	Image  string        `json:"image"` // one of those that need it
 }
 
-// Waiting says that another process is fetching a blob, and that this one
-// waits for it.
+// Waiting reports that another process is downloading a blob, and that this process waits for it.
 type Waiting struct {
 	Digest digest.Digest `json:"digest"`
 }
 
-// Progress says that bytes of a blob have arrived. N is negative when bytes
-// that had arrived are thrown away.
+// Progress reports that N bytes of a blob have arrived. N is negative when bytes that had arrived are
+// discarded.
 type Progress struct {
 	Digest digest.Digest `json:"digest"`
 	N      int64         `json:"bytes"`
 }
 
-// Resumed says that bytes of a blob are here from an earlier run, checked, and
-// won't be fetched.
+// Resumed reports that N bytes of a blob from an earlier run were verified and are not downloaded. N is
+// negative when they are discarded after all.
 type Resumed struct {
 	Digest digest.Digest `json:"digest"`
 	N      int64         `json:"bytes"`
 }
 
-// Retrying says that a transfer broke and will be tried again.
+// Retrying reports that a request or transfer failed and will be retried.
 type Retrying struct {
-	What  string        `json:"what"`
-	Why   string        `json:"why"`
-	Try   int           `json:"try"` // the number of the try to come; the first was 1
-	Delay time.Duration `json:"delay_ns"`
+	What  string        `json:"what"`     // what failed, such as a blob's digest
+	Why   string        `json:"why"`      // the error
+	Try   int           `json:"try"`      // number of the next attempt; the first was 1
+	Delay time.Duration `json:"delay_ns"` // until the next attempt
 }
 
-// Verified says that all of a blob has arrived and has its digest. What is left
-// is to wait for the disk.
+// Verified reports that all bytes of a blob have arrived and match its digest. The blob is being synced
+// to disk.
 type Verified struct {
 	Digest digest.Digest `json:"digest"`
 }
 
-// Fetched says that a blob is in the store: complete, verified and synced.
+// Fetched reports that a blob is in the store: complete, verified and on disk.
 type Fetched struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
-	Reused bool          `json:"reused"` // another process fetched it
+	Reused bool          `json:"reused"` // another process downloaded it
 }
 
-// Failed says that a blob could not be had. Its images fail with it.
+// Failed reports that a blob could not be downloaded. The images that need it fail, too.
 type Failed struct {
 	Digest digest.Digest `json:"digest"`
 	Why    string        `json:"why"`
 }
 
-// Pulled says that all of an image is in the store.
+// Pulled reports that all blobs of an image are in the store.
 type Pulled struct {
 	Image   string        `json:"image"`
 	Digest  digest.Digest `json:"digest"`
-	Fetched int64         `json:"fetched"` // bytes that came over the network for it
-	Reused  int64         `json:"reused"`  // bytes that were here, or came for another image
+	Fetched int64         `json:"fetched"` // bytes downloaded for it
+	Reused  int64         `json:"reused"`  // bytes that were local or downloaded for another image
 }
 
-// Lost says that an image could not be pulled.
+// Lost reports that an image could not be pulled.
 type Lost struct {
 	Image string `json:"image"`
 	Why   string `json:"why"`
 }
 
-// Composing says that an archive is being written.
+// Composing reports that an archive is being written, perhaps while blobs are still downloading.
 type Composing struct {
-	Output string `json:"output"`
-	Size   int64  `json:"size"` // of the archive before compression, known before its first byte
+	Output string `json:"output"` // file, directory or program
+	Size   int64  `json:"size"`   // of the archive, before compression
 }
 
-// Composed says that N more bytes of an archive are written.
+// Composed reports that N more bytes of an archive, before compression, are written.
 type Composed struct {
 	Output string `json:"output"`
 	N      int64  `json:"bytes"`
 }
 
-// Written says that an archive is complete under its name.
+// Written reports that an archive is complete and has its name.
 type Written struct {
 	Output string `json:"output"`
 	Size   int64  `json:"size"`   // after compression
-	Cloned int64  `json:"cloned"` // bytes of blobs that the output shares with the store
-	Kernel int64  `json:"kernel"` // that the kernel copied, without this process seeing them
-	ByHand int64  `json:"byHand"` // that went through this process
+	Cloned int64  `json:"cloned"` // bytes of blobs whose extents the output shares with the store
+	Kernel int64  `json:"kernel"` // bytes that the kernel copied
+	ByHand int64  `json:"byHand"` // bytes that this process copied
 }
 
-// Converted says that an image has another manifest in an archive than it had in
-// its registry.
+// Converted reports that the manifest of an image in an archive differs from the one in the registry.
 type Converted struct {
 	Image string        `json:"image"`
 	From  digest.Digest `json:"from"`
@@ -149,33 +147,33 @@ type Converted struct {
 	Why   string        `json:"why"`
 }
 
-// Message is a line for people that tells of nothing that went wrong: of drayage's own, or of a
-// program that it has run.
+// Message is text for people that is neither a warning nor an error: a result of drayage, or output of
+// a program that it has run.
 type Message struct {
 	From    string `json:"from,omitempty"` // the program; "" is drayage
 	Message string `json:"message"`
 }
 
-// Error says that the run has failed. It is the last event.
+// Error reports that the run has failed. It is the last event.
 type Error struct {
 	Status  int    `json:"status"` // the exit status
-	Name    string `json:"kind"`   // what the status means, in a word
+	Name    string `json:"kind"`   // meaning of the status, in one word
 	Message string `json:"message"`
 }
 
-// Warned carries a line for the user: something is odd, and the run goes on.
+// Warned reports that something is unusual; the run continues.
 type Warned struct {
 	Message string `json:"message"`
 }
 
-// Requested tells of one HTTP exchange, for tracing. URL is without its query,
-// and the headers without their secrets.
+// Requested describes one HTTP exchange, for tracing. The URL has no query, and secrets in headers are
+// redacted.
 type Requested struct {
 	Method   string              `json:"method"`
 	URL      string              `json:"url"`
-	Status   int                 `json:"status"` // 0 when no answer came
+	Status   int                 `json:"status"` // 0 when there was no response
 	Why      string              `json:"why,omitempty"`
-	Took     time.Duration       `json:"took_ns"` // until the response's header
+	Took     time.Duration       `json:"took_ns"` // until the header of the response
 	Request  map[string][]string `json:"request,omitempty"`
 	Response map[string][]string `json:"response,omitempty"`
 }

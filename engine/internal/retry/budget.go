@@ -5,30 +5,30 @@ import (
 	"time"
 )
 
-// Pulse knows when a byte last arrived from anywhere in a run: while bytes
-// keep coming, patience doesn't end. It also knows how long the process has run:
-// time in which it was stopped, frozen or the machine slept counts for nothing. The
-// zero value has never beaten. Its methods may be called from several goroutines.
+// Pulse records the last activity of a run: when a byte last arrived from any host. While bytes
+// arrive, Policy.Patience does not end. It also measures for how long the process has been running:
+// time in which it was stopped or frozen, or the machine slept, does not count. The zero value has
+// had no activity. Its methods may be called from several goroutines.
 type Pulse struct {
 	mu     sync.Mutex
-	last   time.Time     // when it last beat
-	beaten time.Duration // what Awake was then
-	first  time.Time     // when it was first looked at
-	seen   time.Time     // when it was last looked at, while somebody keeps it
-	asleep time.Duration // in which nobody could look
-	kept   bool
+	last   time.Time     // of the last activity
+	beaten time.Duration // Awake at that time
+	first  time.Time     // when the clock was first read
+	seen   time.Time     // when the clock was last read, while Keep is running
+	asleep time.Duration // for how long the process did not run
+	kept   bool          // whether Keep is running
 }
 
 const (
-	// look is how often Keep looks at the clock, and gap how late it must be to have been
-	// kept from it. On a busy machine a second is seldom exceeded, and then patience gets
-	// longer, which does no harm.
+	// look is the interval at which Keep reads the clock, and gap the delay from which on the process
+	// must have been stopped. On a busy machine delays seldom exceed a second; one that does makes
+	// patience longer, which does no harm.
 	look = 250 * time.Millisecond
 	gap  = time.Second
 )
 
-// Keep looks at the clock again and again until stop is closed, and so finds out when the
-// process did not run.
+// Keep reads the clock at intervals until stop is closed, and so detects when the process did not
+// run. The caller starts it in a goroutine of its own, once per Pulse.
 func (p *Pulse) Keep(stop <-chan struct{}) {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
@@ -48,14 +48,14 @@ func (p *Pulse) Keep(stop <-chan struct{}) {
 	}
 }
 
-// Awake is for how long the process has run since it was first asked.
+// Awake is for how long the process has been running since the first call.
 func (p *Pulse) Awake() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.awake(time.Now())
 }
 
-// awake is Awake for who holds p.mu.
+// awake is Awake; the caller holds p.mu.
 func (p *Pulse) awake(now time.Time) time.Duration {
 	if p.first.IsZero() {
 		p.first = now
@@ -69,7 +69,7 @@ func (p *Pulse) awake(now time.Time) time.Duration {
 	return now.Sub(p.first) - p.asleep
 }
 
-// Beat says that bytes arrived just now.
+// Beat records that bytes arrived just now.
 func (p *Pulse) Beat() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,37 +77,36 @@ func (p *Pulse) Beat() {
 	p.beaten = p.awake(p.last)
 }
 
-// Last is when bytes last arrived; the zero time when none did.
+// Last is when bytes last arrived, or the zero time.
 func (p *Pulse) Last() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last
 }
 
-// since is how long the process has run since a moment that Awake gave, or since the
-// latest beat if that was later.
+// since is for how long the process has been running since a time that Awake returned, or since the
+// last activity if that was later.
 func (p *Pulse) since(moment time.Duration) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.awake(time.Now()) - max(moment, p.beaten)
 }
 
-// Budget is what one piece of work, such as a blob, may spend on tries. All of
-// its requests and bodies draw on the same one, so that tries in one place
-// don't multiply those in another. Its methods may be called from several
-// goroutines.
+// Budget is the retry budget of one piece of work, such as a blob. All of its requests and bodies use
+// the same Budget, so that retries at one level do not multiply those at another. Its methods may be
+// called from several goroutines.
 type Budget struct {
 	policy Policy
 	pulse  *Pulse
 	told   func(Failure)
 
-	mu    sync.Mutex
-	tries int
-	since time.Duration // by the pulse's clock
+	mu       sync.Mutex
+	failures int
+	since    time.Duration // by the pulse's clock
 }
 
-// NewBudget makes a budget. pulse may be nil, and so may told, which is called
-// with every failure.
+// NewBudget makes a Budget. pulse may be nil: then only Progress extends patience. told, if not nil, is
+// called with every failure, from the goroutine that reports it.
 func NewBudget(p Policy, pulse *Pulse, told func(Failure)) *Budget {
 	if pulse == nil {
 		pulse = new(Pulse)
@@ -115,12 +114,12 @@ func NewBudget(p Policy, pulse *Pulse, told func(Failure)) *Budget {
 	return &Budget{policy: p, pulse: pulse, told: told, since: pulse.Awake()}
 }
 
-// Next says whether to try again after a failure, and after what wait. It
-// fills in the failure's Tries and Since.
+// Next reports whether to retry after a failure, and after what wait. The fields Tries and Since of f
+// are ignored: the Budget knows them.
 func (b *Budget) Next(f Failure) (wait time.Duration, again bool) {
 	b.mu.Lock()
-	b.tries++
-	f.Tries = b.tries
+	b.failures++
+	f.Tries = b.failures
 	since := b.since
 	b.mu.Unlock()
 	f.Since = b.pulse.since(since)
@@ -130,24 +129,24 @@ func (b *Budget) Next(f Failure) (wait time.Duration, again bool) {
 	return b.policy.Next(f, time.Now())
 }
 
-// Tell tells of a failure that draws on nothing: others than this budget's try
-// next.
+// Tell reports a failure that uses nothing of this Budget, because what is attempted next is not
+// counted here.
 func (b *Budget) Tell(f Failure) {
 	if b.told != nil {
 		b.told(f)
 	}
 }
 
-// Tries is how often in a row it failed so far.
+// Tries is the number of failures since the last progress.
 func (b *Budget) Tries() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.tries
+	return b.failures
 }
 
-// Progress says that the work moved: what failed before doesn't count.
+// Progress resets the Budget: earlier failures no longer count.
 func (b *Budget) Progress() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tries, b.since = 0, b.pulse.Awake()
+	b.failures, b.since = 0, b.pulse.Awake()
 }

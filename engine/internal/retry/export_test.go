@@ -2,7 +2,7 @@ package retry
 
 import "time"
 
-// Stopped makes a pulse as it is after the process was stopped for a while.
+// Stopped changes a Pulse as if the process had been stopped for d.
 func Stopped(p *Pulse, d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

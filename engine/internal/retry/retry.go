@@ -1,7 +1,9 @@
-// Package retry says whether a failed request is worth another try, and when.
+// Package retry decides whether to repeat a failed request, and when. It is the only place that does;
+// it knows HTTP and sockets, and nothing of images.
 //
-// It is the one place that decides so; it knows HTTP and sockets and nothing
-// of images.
+// Policy.Next decides about one Failure. A Budget counts the failures of one piece of work, and a
+// Pulse records the last activity of a whole run: what may be temporary is retried for as long as
+// bytes arrive from anywhere, and Policy.Patience longer.
 package retry
 
 import (
@@ -18,16 +20,16 @@ import (
 	"time"
 )
 
-// ErrLasting is wrapped by errors that another try won't mend, whatever they look like.
-var ErrLasting = errors.New("another try does not help")
+// ErrLasting is wrapped by errors that a retry cannot fix, whatever else they wrap.
+var ErrLasting = errors.New("permanent failure")
 
-// statusClosed is what nginx logs, and some proxies answer, when a client seemed to have
-// gone.
+// statusClosed is the status that nginx logs, and some proxies return, when the client seems to have
+// disconnected.
 const statusClosed = 499
 
-// Status reports whether a response of this status may turn out better when
-// asked for again: 408, 425, 429, 499, and every 5xx, those of CDNs such as 520 to 530
-// included, but for those that tell of what the server can't or won't do.
+// Status reports whether a retry may succeed after a response of this status: 408, 425, 429, 499, and
+// every 5xx, including those of CDNs such as 520 to 530, except those by which a server refuses what
+// it does not support (501, 505, 511).
 func Status(code int) bool {
 	switch code {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, statusClosed:
@@ -38,10 +40,9 @@ func Status(code int) bool {
 	return code >= 500 && code <= 599
 }
 
-// Error reports whether an error of a connection may be gone at the next try.
-// Cancellation is not, nor a certificate that either side does not take, nor a host name
-// that does not exist, nor what wraps ErrLasting; resets, timeouts, early ends and
-// refusals are.
+// Error reports whether a retry may succeed after an error of a connection: after resets, timeouts,
+// early ends and refused connections, but not after cancellation, a certificate that either side
+// rejects, a host name that does not exist, a local error such as a full disk, or an ErrLasting.
 func Error(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrLasting) || CertificateRefused(err) {
 		return false
@@ -64,8 +65,8 @@ func Error(err error) bool {
 	return true
 }
 
-// CertificateRefused reports whether a server ended the TLS handshake because of the
-// certificate that it got from us, or got none (RFC 8446, section 6.2).
+// CertificateRefused reports whether a server ended the TLS handshake because of the client
+// certificate, or because there was none (RFC 8446, section 6.2).
 func CertificateRefused(err error) bool {
 	var op *net.OpError // crypto/tls has no type of its own for alerts
 	if !errors.As(err, &op) || op.Op != "remote error" {
@@ -81,16 +82,14 @@ func CertificateRefused(err error) bool {
 	return false
 }
 
-// Backoff is how long to wait between tries: it doubles from Min to Max, and
-// half of each wait is drawn at random so that many clients don't come back
-// together. The zero value waits 500 ms to 30 s.
+// Backoff is how long to wait between attempts: the time doubles from Min to Max, and half of it is
+// random, so that many clients do not return at the same time. The zero value waits 500 ms to 30 s.
 type Backoff struct {
-	Min time.Duration // before the second try; 0 means 500 ms
-	Max time.Duration // never longer than this; 0 means 30 s
+	Min time.Duration // before the second attempt; 0 means 500 ms
+	Max time.Duration // maximum; 0 means 30 s
 }
 
-// Delay is the wait after the given number of failed tries in a row, which
-// counts from 1.
+// Delay is the wait after the given number of consecutive failures, at least 1.
 func (b Backoff) Delay(failed int) time.Duration {
 	low, high := b.Min, b.Max
 	if low <= 0 {
@@ -107,47 +106,46 @@ func (b Backoff) Delay(failed int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// Policy bounds how often and how long something is tried. The zero value
-// gives what its fields' comments say.
+// Policy limits how often and for how long something is attempted. In the zero value every field has
+// its default.
 type Policy struct {
 	Backoff  Backoff
-	Tries    int           // of a host that refuses connections and never took one; 0 means 5
-	Patience time.Duration // without a byte arriving from anywhere; 0 means 2 minutes
+	Tries    int           // attempts at a host that refuses connections and never accepted one; 0 means 5
+	Patience time.Duration // maximum time without a byte from any host; 0 means 2 minutes
 }
 
-// Failure is what is known of something that failed.
+// Failure describes a failed attempt.
 type Failure struct {
-	Host       string        // that the work is from, if the budget's owner wants to know
-	Tries      int           // so far, all of which failed
-	Since      time.Duration // since the first of them began, or the last byte came
-	Err        error         // of the connection, or nil when there was an answer
-	Status     int           // of the answer
-	Throttled  bool          // the answer says, by its status or its body, that it is too many requests
-	Spent      bool          // the answer says that a quota is used up, which a short wait won't change
-	RetryAfter string        // the answer's header
-	Reached    bool          // the host has answered something before
+	Host       string        // where it failed; not used here, for the Budget's owner
+	Tries      int           // consecutive failures so far, this one included
+	Since      time.Duration // since the first of these attempts began, or since the last byte arrived
+	Err        error         // of the connection, or nil when there was a response
+	Status     int           // of the response
+	Throttled  bool          // the response reports, by its status or body, that there are too many requests
+	Spent      bool          // the response reports that a quota is used up, which a short wait does not change
+	RetryAfter string        // the response's header
+	Reached    bool          // the host has sent a response before
 }
 
-// Congested reports whether the failure tells of a host or link that would do
-// better with fewer connections.
+// Congested reports whether the host is overloaded or limits the rate of requests, so that fewer
+// connections would help.
 func (f Failure) Congested() bool {
 	return f.Throttled || f.Status == http.StatusServiceUnavailable
 }
 
-// Next says whether to try again, and after what wait.
+// Next reports whether to retry at the time now, and after what wait.
 //
-// What may pass is tried until patience ends: that is what a bad link looks
-// like, and a server in trouble. A host that asks to be left alone for a while
-// gets that while, if patience lasts so long. Only a host that refuses
-// connections, and never took one, is believed sooner.
+// What may be temporary is retried until patience ends: bad links and overloaded servers look like
+// that. If the response has a Retry-After, that is the wait, unless it is longer than patience lasts.
+// Only a host that refuses connections and never accepted one is given up after Tries attempts.
 func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) {
-	tries, patience := p.Tries, p.PatienceOrDefault()
-	if tries <= 0 {
-		tries = 5
+	attempts, patience := p.Tries, p.PatienceOrDefault()
+	if attempts <= 0 {
+		attempts = 5
 	}
-	wait = min(p.Backoff.Delay(f.Tries), max(patience/4, time.Millisecond)) // several tries, however little patience
+	wait = min(p.Backoff.Delay(f.Tries), max(patience/4, time.Millisecond)) // several attempts, however little patience
 	if f.Err != nil {
-		if !Error(f.Err) || !f.Reached && errors.Is(f.Err, syscall.ECONNREFUSED) && f.Tries >= tries {
+		if !Error(f.Err) || !f.Reached && errors.Is(f.Err, syscall.ECONNREFUSED) && f.Tries >= attempts {
 			return 0, false
 		}
 		return wait, f.Since+wait <= patience
@@ -156,10 +154,10 @@ func (p Policy) Next(f Failure, now time.Time) (wait time.Duration, again bool) 
 		return 0, false
 	}
 	if f.Spent && f.Tries > 1 {
-		return 0, false // whatever it tells: some say a minute and mean six hours (G35)
+		return 0, false // whatever its Retry-After: some registries send a minute and mean six hours (G35)
 	}
 	if told, ok := After(f.RetryAfter, now); ok {
-		return told, told <= patience-f.Since // this way round: a date may be far away
+		return told, told <= patience-f.Since // subtracted, since adding could overflow: a date may be far away
 	}
 	if f.Throttled {
 		wait = max(wait, time.Second)
@@ -175,9 +173,9 @@ func (p Policy) PatienceOrDefault() time.Duration {
 	return p.Patience
 }
 
-// After reads a Retry-After header: seconds or a date (RFC 9110, section
-// 10.2.3), and the durations such as 1.16ms that some registries send. The
-// wait is at least one second, since some send zero or less and mean "later".
+// After parses a Retry-After header: seconds or a date (RFC 9110, section 10.2.3), or a duration such
+// as 1.16ms, as some registries send. The wait is at least one second, since some send zero or less
+// and mean "later". It reports false for anything else.
 func After(header string, now time.Time) (time.Duration, bool) {
 	header = strings.TrimSpace(header)
 	if header == "" {
@@ -185,7 +183,7 @@ func After(header string, now time.Time) (time.Duration, bool) {
 	}
 	var d time.Duration
 	if secs, err := strconv.ParseFloat(header, 64); err == nil {
-		// Also refuses NaN and what would overflow a Duration.
+		// Rejects NaN, too, and what would overflow a Duration.
 		if !(secs >= 0 && secs < 1e9) {
 			return 0, false
 		}
@@ -200,8 +198,8 @@ func After(header string, now time.Time) (time.Duration, bool) {
 	return max(d, time.Second), true
 }
 
-// Sleep waits for d or until ctx is done, whichever comes first, and returns
-// ctx's error in the second case.
+// Sleep waits for d or until ctx is done, whichever comes first, and returns the cause of ctx in the
+// second case.
 func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

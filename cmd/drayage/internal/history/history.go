@@ -1,6 +1,5 @@
-// Package history is the record of a pull: which images, which blobs of them came when
-// and how fast, from which hosts, and what went wrong. It can be kept, and a bench
-// can do the same reads again.
+// Package history makes reports of pulls from their events: which images, which blobs arrived when and
+// how fast, from which hosts, and what failed. drayage bench replays the reads of a report.
 package history
 
 import (
@@ -20,30 +19,30 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Version is that of Pull's JSON form: docs/report.md.
-const Version = 1
+// version is the version of the JSON form (docs/report.md).
+const version = 1
 
-// Pull is what a pull did. Sizes are bytes, times seconds.
+// Pull is the report of a pull. Sizes are in bytes, times in seconds.
 type Pull struct {
-	Version  int       `json:"version"`
+	Version  int       `json:"version"` // 1
 	Started  time.Time `json:"started"`
 	Elapsed  float64   `json:"elapsed"`
-	Received int64     `json:"received"` // bytes of blobs that came over the network
+	Received int64     `json:"received"` // bytes of blobs that were downloaded
 	Retries  int       `json:"retries"`
 	Images   []Image   `json:"images"`
-	Blobs    []Blob    `json:"blobs"` // that were fetched or waited for, in the order in which they began
+	Blobs    []Blob    `json:"blobs"` // that were downloaded or waited for, in the order in which that began
 	Hosts    []Host    `json:"hosts"`
 	Outputs  []Output  `json:"outputs,omitempty"`
 	Warnings []string  `json:"warnings,omitempty"`
 }
 
-// Image is one of the images that were asked for.
+// Image is one of the requested images.
 type Image struct {
 	Image   string        `json:"image"`
-	Digest  digest.Digest `json:"digest,omitempty"` // what the name resolved to
+	Digest  digest.Digest `json:"digest,omitempty"` // of the manifest or index
 	Size    int64         `json:"size"`             // of its distinct blobs
-	Fetched int64         `json:"fetched"`          // bytes that came for it
-	Reused  int64         `json:"reused"`           // that were here, or came for another image
+	Fetched int64         `json:"fetched"`          // bytes downloaded for it
+	Reused  int64         `json:"reused"`           // bytes that were local or downloaded for another image
 	Error   string        `json:"error,omitempty"`
 }
 
@@ -51,24 +50,24 @@ type Image struct {
 type Blob struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
-	Image  string        `json:"image"` // one that needs it
-	// Start is when it began, after the pull's. FirstByte and Elapsed count from there;
-	// 0 when it never came, or didn't end.
+	Image  string        `json:"image"` // one of those that need it
+	// Start counts from the start of the pull, FirstByte and Elapsed from Start; they are 0 when no
+	// byte arrived, or the transfer did not end.
 	Start     float64 `json:"start"`
 	FirstByte float64 `json:"firstByte,omitempty"`
 	Elapsed   float64 `json:"elapsed,omitempty"`
-	Resumed   int64   `json:"resumed,omitempty"` // bytes that were here from an earlier run
-	Received  int64   `json:"received"`          // that came over the network, whether they were of use or not
-	Dropped   int64   `json:"dropped,omitempty"` // of them or of those resumed, thrown away
-	Reused    bool    `json:"reused,omitempty"`  // another process fetched it
+	Resumed   int64   `json:"resumed,omitempty"` // bytes from an earlier run
+	Received  int64   `json:"received"`          // bytes downloaded, including discarded ones
+	Dropped   int64   `json:"dropped,omitempty"` // bytes discarded, of those received or resumed
+	Reused    bool    `json:"reused,omitempty"`  // another process downloaded it
 	Error     string  `json:"error,omitempty"`
 }
 
-// Host is one host that was asked for something.
+// Host is one host that requests were sent to.
 type Host struct {
 	Host     string `json:"host"`
 	Requests int    `json:"requests"`
-	Failed   int    `json:"failed"` // without an answer, or with a status of 400 and more
+	Failed   int    `json:"failed"` // without a response, or with a status of 400 or higher
 }
 
 // Output is an archive that was written.
@@ -77,21 +76,22 @@ type Output struct {
 	Size   int64  `json:"size"`
 }
 
-// Recorder makes the record of a pull out of its events. It is an event.Observer.
+// Recorder makes the report of a pull from its events. It is an event.Observer, and may be used from
+// several goroutines.
 type Recorder struct {
 	mu      sync.Mutex
 	started time.Time
 	pull    Pull
-	images  map[string]int // places in pull.Images
+	images  map[string]int // indexes in pull.Images
 	blobs   map[digest.Digest]int
 	hosts   map[string]*Host
 }
 
-// NewRecorder begins a record now.
+// NewRecorder begins a report; the pull starts now.
 func NewRecorder() *Recorder {
 	now := time.Now()
 	return &Recorder{
-		started: now, pull: Pull{Version: Version, Started: now.UTC(), Images: []Image{}, Blobs: []Blob{}, Hosts: []Host{}},
+		started: now, pull: Pull{Version: version, Started: now.UTC(), Images: []Image{}, Blobs: []Blob{}, Hosts: []Host{}},
 		images: make(map[string]int), blobs: make(map[digest.Digest]int), hosts: make(map[string]*Host),
 	}
 }
@@ -138,6 +138,7 @@ func (r *Recorder) Observe(e event.Event) {
 	}
 }
 
+// image is the entry of an image, new if necessary.
 func (r *Recorder) image(name string) *Image {
 	n, ok := r.images[name]
 	if !ok {
@@ -148,6 +149,7 @@ func (r *Recorder) image(name string) *Image {
 	return &r.pull.Images[n]
 }
 
+// blob is the entry of a blob, new if necessary.
 func (r *Recorder) blob(d digest.Digest, now float64) *Blob {
 	n, ok := r.blobs[d]
 	if !ok {
@@ -158,6 +160,7 @@ func (r *Recorder) blob(d digest.Digest, now float64) *Blob {
 	return &r.pull.Blobs[n]
 }
 
+// progress counts bytes of a blob.
 func (r *Recorder) progress(e event.Progress, now float64) {
 	b := r.blob(e.Digest, now)
 	if e.N < 0 {
@@ -171,6 +174,7 @@ func (r *Recorder) progress(e event.Progress, now float64) {
 	r.pull.Received += e.N
 }
 
+// requested counts a request to a host.
 func (r *Recorder) requested(e event.Requested) {
 	u, err := url.Parse(e.URL)
 	if err != nil {
@@ -187,7 +191,7 @@ func (r *Recorder) requested(e event.Requested) {
 	}
 }
 
-// Pull is the record so far.
+// Pull is the report so far.
 func (r *Recorder) Pull() Pull {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -202,21 +206,22 @@ func (r *Recorder) Pull() Pull {
 	return p
 }
 
-// Write writes the record's JSON form.
+// Write writes the report as JSON.
 func (p Pull) Write(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(p)
 }
 
-// Read reads a record's JSON form, and refuses what a replay could stumble over.
+// Read reads a report as JSON, within the limits of engine/limits, and rejects what cannot be replayed:
+// another version, invalid digests, sizes and times.
 func Read(in io.Reader) (Pull, error) {
 	var p Pull
 	s := jsonstream.New(io.LimitReader(in, limits.ReportBytes), nil)
 	entries := 0
 	count := func(err error) error {
 		if entries++; err == nil && entries > limits.ReportEntries {
-			return fmt.Errorf("it has more than %d entries", limits.ReportEntries)
+			return fmt.Errorf("more than %d entries", limits.ReportEntries)
 		}
 		return err
 	}
@@ -226,24 +231,24 @@ func Read(in io.Reader) (Pull, error) {
 		"warnings": func() error { return count(entry(s, &p.Warnings)) },
 	})
 	if err != nil {
-		return Pull{}, fmt.Errorf("it is no record of a pull: %w", err)
+		return Pull{}, fmt.Errorf("not a pull report: %w", err)
 	}
-	if p.Version != Version {
-		return Pull{}, fmt.Errorf("it is no record of a pull of version %d", Version)
+	if p.Version != version {
+		return Pull{}, fmt.Errorf("not a pull report of version %d", version)
 	}
 	for _, b := range p.Blobs {
 		if err := b.Digest.Validate(); err != nil {
-			return Pull{}, fmt.Errorf("a blob %.80q: %w", b.Digest, err)
+			return Pull{}, fmt.Errorf("blob %.80q: %w", b.Digest, err)
 		}
 		const longest = 366 * 24 * 3600 // seconds
 		if b.Size < 0 || b.Resumed < 0 || b.Start < 0 || b.Start > longest || b.Elapsed < 0 || b.Elapsed > longest {
-			return Pull{}, fmt.Errorf("blob %s: its size or its times can't be", b.Digest)
+			return Pull{}, fmt.Errorf("blob %s: size or time out of range", b.Digest)
 		}
 	}
 	return p, nil
 }
 
-// entry reads an entry of one of the lists.
+// entry reads an entry of a list.
 func entry[T any](s *jsonstream.Reader, to *[]T) error {
 	var v T
 	_, err := s.Entry(&v)
