@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// chaosOptions are the flags of chaos, as given.
+// chaosOptions are the flags of chaos.
 type chaosOptions struct {
 	chaos.Options
 	upstream, listen string
@@ -31,62 +31,63 @@ func chaosCommand(s streams) *cobra.Command {
 	var o chaosOptions
 	cmd := &cobra.Command{
 		Use:   "chaos --upstream HOST:PORT [flags]",
-		Short: "Be a bad link for testing: a proxy that drops, stalls, slows and corrupts",
-		Long: `Chaos is a proxy in front of a registry, or of any HTTP server, that does to
-its clients what bad links and bad servers do. What happens when is drawn from a
-seed: the same seed and the same requests meet the same faults.
+		Short: "Simulate a bad network link",
+		Long: `Simulate a bad network link: run a proxy in front of a registry, or any other
+HTTP server, that drops, stalls, slows and corrupts responses. Faults are drawn
+from a seed: the same seed and the same requests have the same faults.
 
-"About SIZE" is half of it to one and a half times, drawn for each connection.
-Shares are from 0 to 1. The first line of standard output is the proxy's URL.
-Its path /stats answers with counters of bytes, connections, requests and faults,
-and so does standard output when chaos is interrupted.`,
+"About SIZE" is from half to one and a half times SIZE, drawn per connection.
+A SHARE is from 0 to 1, or a percentage; a RATE is in bytes per second. Port 0
+is any free port: the first line of standard output is the proxy's URL. Its path
+/stats returns counters of bytes, connections, requests and faults; they are
+also printed when chaos is interrupted.`,
 		Example: `  drayage chaos --upstream localhost:5000 --listen localhost:5001 --reset-after 8M
-  drayage chaos --upstream https://registry.example --latency 40ms --rate-per-connection 12M --rate 100M
-  drayage chaos --upstream localhost:5000 --errors 0.05 --storm 20 --retry-after 2 --redirect 10s`,
+  drayage chaos --upstream https://registry.example --latency 40ms --rate 100M
+  drayage chaos --upstream localhost:5000 --errors 5% --storm 20 --retry-after 2`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runChaos(cmd.Context(), s, o) },
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.upstream, "upstream", "", "the server to be a link to: `HOST:PORT`, which speaks plain HTTP, or a URL")
-	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "where clients connect: `HOST:PORT`; port 0 takes a free one")
-	f.Uint64Var(&o.Seed, "seed", 1, "what faults are drawn from")
+	f.StringVar(&o.upstream, "upstream", "", "server: `HOST:PORT` for plain HTTP, or a URL")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "listen on `HOST:PORT`")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed that faults are drawn from")
 	f.DurationVar(&o.Latency, "latency", 0, "add `DUR` to each round trip")
-	f.Var(&o.perConnection, "rate-per-connection", "bytes a second of each connection: `RATE`")
-	f.Var(&o.all, "rate", "bytes a second of all connections together: `RATE`")
-	f.Var(&o.slowPart, "slow", "`SHARE` of connections that are slow")
-	f.Var(&o.slow, "slow-rate", "bytes a second of a slow one: `RATE`")
-	f.Var(&o.reset, "reset-after", "reset each connection after about `SIZE`")
-	f.Var(&o.closing, "close-after", "close each connection, in good order, after about `SIZE`")
-	f.Var(&o.stall, "stall-after", "let each connection fall silent after about `SIZE`")
-	f.DurationVar(&o.StallFor, "stall-for", 0, "for `DUR`; 0 is until the client hangs up")
-	f.Var(&o.flip, "flip-every", "change one bit about every `SIZE` of a body")
-	f.Var(&o.ignore, "ignore-range", "`SHARE` of requests for a range that get the whole")
-	f.Var(&o.wrong, "wrong-range", "`SHARE` of requests for a range that get a wrong Content-Range")
-	f.Var(&o.errors, "errors", "`SHARE` of requests that begin a storm of errors")
-	f.IntSliceVar(&o.ErrorStatus, "error-status", []int{http.StatusTooManyRequests, http.StatusServiceUnavailable}, "their `STATUS`, drawn from these")
-	f.IntVar(&o.StormLength, "storm", 1, "answer `N` requests in a row so")
-	f.StringVar(&o.RetryAfter, "retry-after", "", "with this `VALUE` of Retry-After")
-	f.DurationVar(&o.RedirectLife, "redirect", 0, "send clients for blobs to a signed URL of another port, which works for `DUR`")
+	f.Var(&o.perConnection, "rate-per-connection", "limit each connection to `RATE`")
+	f.Var(&o.all, "rate", "limit all connections together to `RATE`")
+	f.Var(&o.slowPart, "slow", "limit a `SHARE` of connections to --slow-rate")
+	f.Var(&o.slow, "slow-rate", "limit slow connections to `RATE`")
+	f.Var(&o.reset, "reset-after", "reset connections after about `SIZE`")
+	f.Var(&o.closing, "close-after", "close connections cleanly after about `SIZE`")
+	f.Var(&o.stall, "stall-after", "stall connections after about `SIZE`")
+	f.DurationVar(&o.StallFor, "stall-for", 0, "stall for `DUR` (0: until disconnected)")
+	f.Var(&o.flip, "flip-every", "change one bit per about `SIZE` of a body")
+	f.Var(&o.ignore, "ignore-range", "ignore Range in a `SHARE` of requests")
+	f.Var(&o.wrong, "wrong-range", "send a wrong Content-Range in a `SHARE`")
+	f.Var(&o.errors, "errors", "begin errors at a `SHARE` of requests")
+	f.IntSliceVar(&o.ErrorStatus, "error-status", []int{http.StatusTooManyRequests, http.StatusServiceUnavailable}, "draw errors from `STATUS`")
+	f.IntVar(&o.StormLength, "storm", 1, "number of errors in a row: `N`")
+	f.StringVar(&o.RetryAfter, "retry-after", "", "send errors with Retry-After: `VALUE`")
+	f.DurationVar(&o.RedirectLife, "redirect", 0, "redirect blobs to URLs that are valid for `DUR`")
 	return cmd
 }
 
-// runChaos is what drayage chaos does.
+// runChaos runs the proxy until ctx is done.
 func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	if o.upstream == "" {
-		return usageError{errors.New("--upstream is missing: the server to be a link to")}
+		return usageError{errors.New("--upstream is required: the server behind the link")}
 	}
 	if (o.slowPart > 0) != (o.slow > 0) {
-		return usageError{errors.New("--slow and --slow-rate go together")}
+		return usageError{errors.New("--slow and --slow-rate must be used together")}
 	}
 	for _, d := range []time.Duration{o.Latency, o.StallFor, o.RedirectLife} {
 		if d < 0 {
-			return usageError{fmt.Errorf("%v: a duration can't be negative", d)}
+			return usageError{fmt.Errorf("%v: durations must not be negative", d)}
 		}
 	}
 	for _, status := range o.ErrorStatus {
 		if status < 400 || status > 599 {
-			return usageError{fmt.Errorf("--error-status %d: want 400 to 599", status)}
+			return usageError{fmt.Errorf("--error-status %d: must be from 400 to 599", status)}
 		}
 	}
 	if o.StormLength < 1 {
@@ -117,14 +118,14 @@ func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	return err
 }
 
-// byteSize is a flag's number of bytes; 0 means never.
+// byteSize is a flag with a number of bytes; 0 means never.
 type byteSize int64
 
 // Set implements pflag.Value.
 func (b *byteSize) Set(s string) error {
 	n, err := parseSize(s)
 	if err == nil && n < 1 {
-		err = errors.New("want at least one byte")
+		err = errors.New("must be at least one byte")
 	}
 	*b = byteSize(n)
 	return err
@@ -141,7 +142,7 @@ func (b *byteSize) String() string {
 // Type implements pflag.Value.
 func (*byteSize) Type() string { return "size" }
 
-// share is a flag's part of a whole, from 0 to 1.
+// share is a flag with a share from 0 to 1.
 type share float64
 
 // Set implements pflag.Value.
@@ -152,7 +153,7 @@ func (p *share) Set(s string) error {
 		v /= 100
 	}
 	if err != nil || !(v >= 0 && v <= 1) {
-		return fmt.Errorf("%q is no share such as 0.05 or 5%%", s)
+		return fmt.Errorf("invalid share %q: must be from 0 to 1, such as 0.05 or 5%%", s)
 	}
 	*p = share(v)
 	return nil

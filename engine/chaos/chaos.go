@@ -1,6 +1,8 @@
-// Package chaos is a bad link: a proxy in front of a server that drops, stalls,
-// slows and corrupts what passes, on a schedule that a seed decides. Tests use
-// it, and its faults one by one, to see what a client does; so may anybody.
+// Package chaos simulates a bad network link: a proxy in front of a server that drops, stalls, slows
+// and corrupts responses. A seed decides when.
+//
+// NewProxy makes the proxy for a server elsewhere, New for an http.Handler. Tests also use its faults
+// one by one: a Fault wraps the handler of a test's own server.
 package chaos
 
 import (
@@ -27,33 +29,32 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Options say what goes wrong. The zero value is a good link. Sizes are bytes
-// on the way to the client; "about" is half as much to one and a half times,
-// drawn for each connection. Shares are from 0 to 1.
+// Options are the faults of a link. The zero value is a good link. Sizes are bytes sent to the client;
+// "about" is from half to one and a half times as much, drawn per connection. Shares are from 0 to 1.
 type Options struct {
-	Seed uint64
+	Seed uint64 // the same seed and the same requests have the same faults
 
-	Latency           time.Duration // of a round trip
-	RatePerConnection int64         // bytes a second; 0 means no limit
-	Rate              int64         // over all connections
-	Slow              float64       // share of connections that have SlowRate instead
+	Latency           time.Duration // added to each round trip
+	RatePerConnection int64         // bytes per second; 0 means no limit
+	Rate              int64         // of all connections together, in bytes per second
+	Slow              float64       // share of connections with SlowRate instead of RatePerConnection
 	SlowRate          int64
-	ResetAfter        int64         // a TCP reset after about so many bytes of a connection
-	CloseAfter        int64         // a clean close
-	StallAfter        int64         // silence
-	StallFor          time.Duration // 0 means until the client hangs up
+	ResetAfter        int64         // a TCP reset after about so many bytes of a connection; 0 means never
+	CloseAfter        int64         // a clean close, likewise
+	StallAfter        int64         // silence, likewise
+	StallFor          time.Duration // 0 means until the client disconnects
 
-	FlipEvery    int64         // one bit changed about every so many bytes of bodies
-	IgnoreRange  float64       // share of ranged requests that get the whole
-	WrongRange   float64       // that get a Content-Range that is wrong
-	Errors       float64       // share of requests that begin a storm of errors
-	ErrorStatus  []int         // of them; none means 429 and 503
-	StormLength  int           // requests; 0 means 1
-	RetryAfter   string        // header of the errors
-	RedirectLife time.Duration // blobs are at a signed URL of another port, for so long; 0 means no redirect
+	FlipEvery    int64         // changes one bit per about so many bytes of bodies
+	IgnoreRange  float64       // share of range requests that are answered with the whole
+	WrongRange   float64       // share of range requests that are answered with a wrong Content-Range
+	Errors       float64       // share of requests that begin a series of errors
+	ErrorStatus  []int         // of these, drawn at random; none means 429 and 503
+	StormLength  int           // number of consecutive requests; 0 means 1
+	RetryAfter   string        // header of errors
+	RedirectLife time.Duration // redirects blobs to a signed URL of another port that is valid for so long; 0 means no redirect
 }
 
-// Stats count what happened so far.
+// Stats are counters of what has happened so far. They may be read at any time.
 type Stats struct {
 	Connections, Open, Requests   atomic.Int64
 	Sent, Received                atomic.Int64 // bytes to and from clients, headers too
@@ -73,7 +74,7 @@ func (s *Stats) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// Proxy is a bad link to a server.
+// Proxy is a bad link to a server. It is an http.Handler and may be used from several goroutines.
 type Proxy struct {
 	opts    Options
 	next    http.Handler
@@ -85,13 +86,13 @@ type Proxy struct {
 	mu     sync.Mutex
 	random *rand.Rand
 	storm  int               // errors still to come
-	auth   map[string]string // Authorization of who was redirected, by signature
+	auth   map[string]string // Authorization of clients that were redirected, by signature
 }
 
-// StatsPath is where the proxy itself answers, with its Stats as JSON.
-const StatsPath = "/stats"
+// statsPath is the path at which the proxy itself answers, with its Stats as JSON.
+const statsPath = "/stats"
 
-// New makes a link to a handler, for tests whose server is in their process.
+// New makes a link to a handler, for servers in the same process.
 func New(next http.Handler, o Options) *Proxy {
 	if len(o.ErrorStatus) == 0 {
 		o.ErrorStatus = []int{http.StatusTooManyRequests, http.StatusServiceUnavailable}
@@ -102,8 +103,7 @@ func New(next http.Handler, o Options) *Proxy {
 	}
 }
 
-// NewProxy makes a link to an upstream: a URL, or HOST:PORT for one that speaks
-// plain HTTP.
+// NewProxy makes a link to an upstream server: a URL, or HOST:PORT for plain HTTP.
 func NewProxy(upstream string, o Options) (*Proxy, error) {
 	if !strings.Contains(upstream, "://") {
 		upstream = "http://" + upstream
@@ -121,11 +121,11 @@ func NewProxy(upstream string, o Options) (*Proxy, error) {
 		Transport:     transport,
 		FlushInterval: -1,
 		BufferPool:    pool{},
-		ErrorLog:      log.New(io.Discard, "", 0), // the client sees it
+		ErrorLog:      log.New(io.Discard, "", 0), // the client sees the error
 	}, o), nil
 }
 
-// pool lends the reverse proxy its buffers.
+// pool has the buffers of the reverse proxy.
 type pool struct{}
 
 var poolBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
@@ -133,11 +133,11 @@ var poolBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 func (pool) Get() []byte  { return poolBuffers.Get().(*[64 << 10]byte)[:] }
 func (pool) Put(b []byte) { poolBuffers.Put((*[64 << 10]byte)(b)) }
 
-// Stats are the counters, which go on counting.
+// Stats returns the counters, which continue to change.
 func (p *Proxy) Stats() *Stats { return &p.stats }
 
-// Serve serves clients of l until ctx is done, and returns when all it started
-// has ended. The error is of the listener.
+// Serve serves clients of l until ctx is done, closes l, and returns when everything that it has
+// started has ended. The error is that of the listener.
 func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	servers := []*http.Server{{Handler: p}}
 	listeners := []net.Listener{l}
@@ -176,8 +176,8 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	return unlessClosed(err)
 }
 
-// Start serves clients of a free port of the loopback interface, for tests,
-// until stop is called, which returns Serve's error.
+// Start serves clients at a free port of the loopback interface until stop is called, which returns
+// the error of Serve. host is the address and port.
 func (p *Proxy) Start() (host string, stop func() error, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var lc net.ListenConfig
@@ -191,7 +191,7 @@ func (p *Proxy) Start() (host string, stop func() error, err error) {
 	return l.Addr().String(), func() error { cancel(); return <-done }, nil
 }
 
-// unlessClosed leaves out what a server says when it was closed.
+// unlessClosed is err, or nil for the error of a server that was closed.
 func unlessClosed(err error) error {
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -199,9 +199,9 @@ func unlessClosed(err error) error {
 	return err
 }
 
-// ServeHTTP implements http.Handler: the faults that are HTTP's.
+// ServeHTTP implements http.Handler, with the faults of HTTP; those of connections need Serve or Listen.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == StatsPath {
+	if r.URL.Path == statsPath {
 		w.Header().Set("Content-Type", "application/json")
 		raw, err := json.Marshal(&p.stats)
 		if err != nil {
@@ -223,7 +223,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.forward(w, r)
 }
 
-// forward passes a request on, with what faults it draws.
+// forward sends a request to the server, with the faults that are drawn for it.
 func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) {
 	h := p.next
 	if status := p.error(); status != 0 {
@@ -244,6 +244,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
+// draw reports true for a share of calls.
 func (p *Proxy) draw(share float64) bool {
 	if share <= 0 {
 		return false
@@ -253,13 +254,14 @@ func (p *Proxy) draw(share float64) bool {
 	return p.random.Float64() < share
 }
 
+// about draws from n/2 to 3n/2.
 func (p *Proxy) about(n int64) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return n/2 + p.random.Int64N(n+1)
 }
 
-// error is the status of the error that a request meets, or 0.
+// error is the status of the error that a request is answered with, or 0.
 func (p *Proxy) error() int {
 	if p.opts.Errors <= 0 {
 		return 0
@@ -277,6 +279,7 @@ func (p *Proxy) error() int {
 	return p.opts.ErrorStatus[p.random.IntN(len(p.opts.ErrorStatus))]
 }
 
+// fail is a handler that answers with an error.
 func (p *Proxy) fail(status int) http.Handler {
 	var headers []string
 	if p.opts.RetryAfter != "" {
@@ -285,7 +288,7 @@ func (p *Proxy) fail(status int) http.Handler {
 	return Status(status, headers...)(nil)
 }
 
-// redirect sends the client to a signed URL.
+// redirect redirects the client to a signed URL.
 func (p *Proxy) redirect(w http.ResponseWriter, r *http.Request) {
 	expires := strconv.FormatInt(time.Now().Add(p.opts.RedirectLife).Unix()+1, 10)
 	signature := p.sign(r.URL.Path, expires)
@@ -297,13 +300,15 @@ func (p *Proxy) redirect(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, p.storage+r.URL.EscapedPath()+"?"+q.Encode(), http.StatusTemporaryRedirect)
 }
 
+// sign is the signature of a URL.
 func (p *Proxy) sign(path, expires string) string {
 	m := hmac.New(sha256.New, p.key)
 	fmt.Fprintf(m, "%s\n%s", path, expires)
 	return hex.EncodeToString(m.Sum(nil))
 }
 
-// serveSigned answers requests of signed URLs as storage services do.
+// serveSigned answers requests of signed URLs as storage services do: none with another Authorization,
+// and none that has expired.
 func (p *Proxy) serveSigned(w http.ResponseWriter, r *http.Request) {
 	p.stats.Requests.Add(1)
 	q := r.URL.Query()
@@ -332,7 +337,7 @@ func (p *Proxy) serveSigned(w http.ResponseWriter, r *http.Request) {
 	p.forward(w, r)
 }
 
-// flipping changes a bit now and then.
+// flipping changes bits of a body.
 type flipping struct {
 	http.ResponseWriter
 	p           *Proxy
@@ -352,5 +357,5 @@ func (f *flipping) Write(b []byte) (int, error) {
 	return f.ResponseWriter.Write(b)
 }
 
-// Unwrap lets http.ResponseController find the connection.
+// Unwrap is for http.ResponseController.
 func (f *flipping) Unwrap() http.ResponseWriter { return f.ResponseWriter }

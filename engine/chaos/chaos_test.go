@@ -199,7 +199,7 @@ func TestHTTPFaults(t *testing.T) {
 		if c.status == 502 && a.header.Get("Retry-After") != "7" {
 			t.Errorf("%s: Retry-After %q", c.name, a.header.Get("Retry-After"))
 		}
-		raw := get(t, base+StatsPath).body
+		raw := get(t, base+statsPath).body
 		var stats map[string]int64
 		if err := json.Unmarshal(raw, &stats); err != nil || stats["requests"] != 1 || stats["bytes_sent"] < int64(len(a.body)) || stats["connections"] < 1 {
 			t.Errorf("%s: %s, %v", c.name, raw, err)

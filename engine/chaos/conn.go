@@ -12,14 +12,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// listener gives connections the faults of a bad line.
+// listener wraps connections with the faults of a bad link.
 type listener struct {
 	net.Listener
 	p *Proxy
 }
 
-// Listen makes the connections of l bad ones, for servers that are not behind
-// the proxy.
+// Listen returns a listener whose connections have the faults of the link, for servers that are not
+// behind the proxy.
 func (p *Proxy) Listen(l net.Listener) net.Listener { return listener{l, p} }
 
 // Accept implements net.Listener.
@@ -31,12 +31,13 @@ func (l listener) Accept() (net.Conn, error) {
 	return l.p.wrap(c), nil
 }
 
+// wrap draws the faults of a connection.
 func (p *Proxy) wrap(c net.Conn) *conn {
 	nth := p.stats.Connections.Add(1)
 	p.stats.Open.Add(1)
 	o := p.opts
 	random := rand.New(rand.NewPCG(o.Seed, uint64(nth)))
-	about := func(n int64) int64 { // half of it to one and a half
+	about := func(n int64) int64 { // from half to one and a half times
 		if n <= 0 {
 			return -1
 		}
@@ -44,7 +45,7 @@ func (p *Proxy) wrap(c net.Conn) *conn {
 	}
 	out := &conn{Conn: c, p: p, resetIn: about(o.ResetAfter), closeIn: about(o.CloseAfter), stallIn: about(o.StallAfter), total: p.rate}
 	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetWriteBuffer(sendBuffer) // what is counted as sent should be nearly there
+		_ = tcp.SetWriteBuffer(sendBuffer) // bytes that are counted as sent should nearly have arrived
 	}
 	perConn := o.RatePerConnection
 	if random.Float64() < o.Slow {
@@ -58,10 +59,10 @@ func (p *Proxy) wrap(c net.Conn) *conn {
 
 const (
 	sendBuffer = 64 << 10
-	writeSize  = 16 << 10 // bytes that are let through at once
+	writeSize  = 16 << 10 // bytes that are written at a time
 )
 
-// limiter is a token bucket of so many bytes a second; nil for no limit.
+// limiter is a token bucket of so many bytes per second; nil for no limit.
 func limiter(perSecond int64) *rate.Limiter {
 	if perSecond <= 0 {
 		return nil
@@ -69,8 +70,7 @@ func limiter(perSecond int64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), int(max(writeSize, perSecond/50)))
 }
 
-// conn is a connection on a bad line. Faults are counted in bytes that go to
-// the client.
+// conn is a connection of a bad link. Faults occur after numbers of bytes sent to the client.
 type conn struct {
 	net.Conn
 	p          *Proxy
@@ -78,19 +78,19 @@ type conn struct {
 	cancel     context.CancelFunc
 	own, total *rate.Limiter
 	closing    sync.Once
-	met        bool // it has had its first request
+	met        bool // its first request has arrived
 
 	resetIn, closeIn, stallIn int64 // bytes until it happens; negative for never
 }
 
-// Read implements net.Conn. What the client sends arrives late: by a round
-// trip, and by another one on a new connection, for making it.
+// Read implements net.Conn. What the client sends is delayed by a round trip, and on a new connection
+// by another one, for the handshake.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.p.stats.Received.Add(int64(n))
 	var timeout net.Error
 	if err != nil && (!errors.As(err, &timeout) || !timeout.Timeout()) {
-		c.cancel() // the client hung up: nobody waits for what is held back
+		c.cancel() // the client disconnected: nobody waits for what is delayed
 	}
 	if late := c.p.opts.Latency; n > 0 && late > 0 {
 		if !c.met {
@@ -128,7 +128,7 @@ func (c *conn) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// send sends some bytes, up to where the connection meets its fault.
+// send sends some bytes, up to the fault of the connection.
 func (c *conn) send(p []byte) (int, error) {
 	size := int64(len(p))
 	upTo := func(left *int64) (int64, bool) {
@@ -153,7 +153,7 @@ func (c *conn) send(p []byte) (int, error) {
 	if n, now := upTo(&c.closeIn); now {
 		m, _ := c.Conn.Write(p[:n])
 		c.p.stats.Closes.Add(1)
-		_ = c.Close() // what it says is of no use to a client that is gone
+		_ = c.Close() // a client that was disconnected does not see the error
 		return m, net.ErrClosed
 	}
 	if n, now := upTo(&c.stallIn); now {
@@ -169,7 +169,7 @@ func (c *conn) send(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// stall waits in silence, for as long as wanted, or until the connection ends.
+// stall waits in silence for StallFor, or until the connection ends.
 func (c *conn) stall() {
 	var after <-chan time.Time
 	if d := c.p.opts.StallFor; d > 0 {
@@ -183,6 +183,7 @@ func (c *conn) stall() {
 	}
 }
 
+// reset closes the connection with a TCP reset.
 func (c *conn) reset() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -198,7 +199,7 @@ func (c *conn) SetLinger(sec int) error {
 	return nil
 }
 
-// SyscallConn lets drain look at the connection below.
+// SyscallConn gives drain access to the connection below.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		return sc.SyscallConn()

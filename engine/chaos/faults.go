@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// Fault changes how a server answers a request.
+// Fault wraps a handler so that a request is answered differently.
 type Fault func(next http.Handler) http.Handler
 
-// Status answers with a status, an error body as registries send it, and
-// headers given in pairs.
+// Status answers with a status, the body of an error as registries send it, and headers, given as pairs
+// of name and value.
 func Status(code int, headers ...string) Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -24,6 +24,7 @@ func Status(code int, headers ...string) Fault {
 	}
 }
 
+// errorCode is the code of an error of the OCI distribution specification.
 func errorCode(status int) string {
 	switch status {
 	case http.StatusTooManyRequests:
@@ -36,7 +37,7 @@ func errorCode(status int) string {
 	return "UNKNOWN"
 }
 
-// Body answers 200 with other content.
+// Body answers with status 200 and other content.
 func Body(contentType string, raw []byte) Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -53,8 +54,8 @@ func ResetAfter(n int64) Fault {
 	})
 }
 
-// CloseAfter sends n bytes of the body and then closes the connection, without
-// having sent the length that was announced.
+// CloseAfter sends n bytes of the body and then closes the connection, although the Content-Length is
+// larger.
 func CloseAfter(n int64) Fault {
 	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
 		return &cut{ResponseWriter: w, left: n, end: func(w http.ResponseWriter) {
@@ -64,8 +65,7 @@ func CloseAfter(n int64) Fault {
 	})
 }
 
-// StallAfter sends n bytes of the body and then nothing, until the client
-// hangs up.
+// StallAfter sends n bytes of the body and then nothing until the client disconnects.
 func StallAfter(n int64) Fault {
 	return wrap(func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 		return &cut{ResponseWriter: w, left: n, end: func(w http.ResponseWriter) {
@@ -83,7 +83,7 @@ func Flip(at int64) Fault {
 	})
 }
 
-// IgnoreRange answers as if no Range had been asked for.
+// IgnoreRange answers as if the request had no Range.
 func IgnoreRange() Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -94,15 +94,14 @@ func IgnoreRange() Fault {
 	}
 }
 
-// WrongRange answers a request for a range with another Content-Range than the
-// one that is sent: shifted by some bytes.
+// WrongRange answers a range request with a Content-Range that is shifted from the bytes that are sent.
 func WrongRange(shift int64) Fault {
 	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
 		return &shifted{ResponseWriter: w, by: shift}
 	})
 }
 
-// Hold keeps a request waiting until release is closed or the client hangs up.
+// Hold delays a request until release is closed or the client disconnects.
 func Hold(release <-chan struct{}) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -115,8 +114,8 @@ func Hold(release <-chan struct{}) Fault {
 	}
 }
 
-// Redirect answers 307 with a location, which may have %s for the last part of
-// the path.
+// Redirect answers with status 307, a location, in which %s is the last part of the request's path, and
+// a cookie.
 func Redirect(location string) Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -130,6 +129,7 @@ func Redirect(location string) Fault {
 	}
 }
 
+// wrap is a Fault that replaces the ResponseWriter.
 func wrap(f func(http.ResponseWriter, *http.Request) http.ResponseWriter) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(f(w, r), r) })
@@ -161,7 +161,7 @@ func (c *cut) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Unwrap lets http.ResponseController find the connection.
+// Unwrap is for http.ResponseController.
 func (c *cut) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // flip changes one bit of a body.
@@ -179,10 +179,10 @@ func (f *flip) Write(p []byte) (int, error) {
 	return f.ResponseWriter.Write(p)
 }
 
-// Unwrap lets http.ResponseController find the connection.
+// Unwrap is for http.ResponseController.
 func (f *flip) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
-// shifted lies in its Content-Range.
+// shifted has a wrong Content-Range.
 type shifted struct {
 	http.ResponseWriter
 	by int64
@@ -197,7 +197,7 @@ func (s *shifted) WriteHeader(status int) {
 	s.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap lets http.ResponseController find the connection.
+// Unwrap is for http.ResponseController.
 func (s *shifted) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 // reset ends the connection with a TCP reset.
@@ -208,7 +208,7 @@ func reset(w http.ResponseWriter) {
 	}
 	drain(conn)
 	if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
-		_ = l.SetLinger(0) // without it the client sees a clean close, which is a fault too
+		_ = l.SetLinger(0) // without it the client sees a clean close, which is a fault, too
 	}
 	conn.Close()
 }
