@@ -89,7 +89,7 @@ func unlessRefused(call string, err error) error {
 	return os.NewSyscallError(call, err)
 }
 
-// widen gives a pipe the largest buffer that any user may have, so that writer and reader switch less
+// widen enlarges the buffer of a pipe to what any user may have, so that writer and reader switch less
 // often. It leaves other files as they are.
 func widen(f *os.File) {
 	const most = 1 << 20 // /proc/sys/fs/pipe-max-size, unless it was changed

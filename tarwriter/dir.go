@@ -216,7 +216,7 @@ func (d *Dir) syncDirs() error {
 	})
 }
 
-// writeMember writes a member to a part, and gives that the member's name.
+// writeMember writes a member to a part, and renames that to the member's name.
 func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress func(int64)) (moved Moved, err error) {
 	path := filepath.FromSlash(m.Name)
 	if err := d.root.MkdirAll(filepath.Dir(path), 0o755); err != nil {

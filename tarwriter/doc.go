@@ -32,7 +32,7 @@
 //
 // # Order of the files
 //
-// tarwriter.go has the types; layout.go, legacy.go and since.go say which members there are;
+// tarwriter.go has the types; layout.go, legacy.go and since.go define the members;
 // write.go writes them in order, position.go in any order, and copy.go moves their bytes;
 // file.go, volumes.go, dir.go and stream.go are the outputs, and part.go what those share:
 // unfinished files, their locks and their names.

@@ -103,7 +103,7 @@ func openSpecial(path string, o Options) (*File, error) {
 	return nil, nil
 }
 
-// Write writes the archive, waits until it is on disk, and gives it its name. It is called once.
+// Write writes the archive, waits until it is on disk, and renames it to its final name. It is called once.
 // Without compression and volumes, blobs are written in the order in which they can be opened.
 // progress, if not nil, is called with numbers of bytes before compression, never from two
 // goroutines at a time; their sum is Size of the members. When ctx is done, the error is its cause.
@@ -141,7 +141,7 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 	return r, f.publish(ctx)
 }
 
-// publish syncs what was written and gives it its name.
+// publish syncs what was written and renames it to its final name.
 func (f *File) publish(ctx context.Context) error {
 	if f.special {
 		return nil
@@ -158,7 +158,7 @@ func (f *File) publish(ctx context.Context) error {
 		}
 	}
 	_ = f.part.Chmod(f.mode) // some file systems have no modes
-	if err := giveName(f.part, f.path, f.opts.Force); err != nil {
+	if err := nameOpen(f.part, f.path, f.opts.Force); err != nil {
 		return fmt.Errorf("naming the archive: %w", err)
 	}
 	f.done = true

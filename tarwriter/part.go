@@ -121,9 +121,9 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
-// giveName gives an open file its name, and fails when somebody else who may write to the directory
+// nameOpen renames an open part to its final name, and fails when somebody else who may write to the directory
 // has replaced the file.
-func giveName(f *os.File, path string, force bool) error {
+func nameOpen(f *os.File, path string, force bool) error {
 	if err := nameFile(f.Name(), path, force); err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func giveName(f *os.File, path string, force bool) error {
 	return nil
 }
 
-// nameFile gives a file its name. Without force it fails if that exists by now, which a hard link
+// nameFile renames a part to its final name. Without force it fails if that exists by now, which a hard link
 // does atomically; where there are no links, the check is not atomic.
 func nameFile(part, path string, force bool) error {
 	if force {

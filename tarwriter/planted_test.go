@@ -66,24 +66,6 @@ var planted = map[string]func(t *testing.T, path string) string{
 	},
 }
 
-func must(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// unharmed checks that a precious file is what it was.
-func unharmed(t *testing.T, precious string) {
-	t.Helper()
-	if precious == "" {
-		return
-	}
-	if got, err := os.ReadFile(precious); err != nil || string(got) != "precious" {
-		t.Errorf("it is %q now, %v", got, err)
-	}
-}
-
 func TestAPlantedPartIsRefused(t *testing.T) {
 	for name, plant := range planted {
 		t.Run(name, func(t *testing.T) {

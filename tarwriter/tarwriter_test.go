@@ -439,6 +439,24 @@ func decode(t *testing.T, raw []byte, name string, v any) {
 	}
 }
 
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unharmed checks that a precious file is what it was.
+func unharmed(t *testing.T, precious string) {
+	t.Helper()
+	if precious == "" {
+		return
+	}
+	if got, err := os.ReadFile(precious); err != nil || string(got) != "precious" {
+		t.Errorf("it is %q now, %v", got, err)
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // late gives out blobs only when they are released, as while they are fetched.

@@ -90,8 +90,8 @@ func (v *volumes) total() int64 {
 	return int64(len(v.files)-1)*v.size + v.at
 }
 
-// publish syncs the volumes and gives them their names, and after that the checksums theirs: when
-// these exist, everything does. When it fails, it removes what already had its name.
+// publish syncs the volumes and renames them to their final names, and then the checksums: when these
+// exist, everything does. When it fails, it removes what already had its name.
 func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 	var named []string
 	defer func() {
@@ -121,7 +121,7 @@ func (v *volumes) publish(ctx context.Context, force bool) (err error) {
 	}
 	for i, f := range v.files {
 		_ = f.Chmod(v.mode) // some file systems have no modes
-		if err := giveName(f, v.name(i), force); err != nil {
+		if err := nameOpen(f, v.name(i), force); err != nil {
 			return err
 		}
 		named = append(named, v.name(i))
@@ -215,8 +215,7 @@ func (v *volumes) close() error {
 }
 
 // mayReplaceVolumes is an ErrExists when there are volumes that are not to be replaced, and returns
-// whether any are: also those that a process has left that was killed while it gave volumes their
-// names.
+// whether any are: also those that a process has left that was killed while it renamed volumes.
 func mayReplaceVolumes(path string, force bool) (bool, error) {
 	old, err := findVolumes(path)
 	if err != nil {

@@ -199,7 +199,7 @@ func (c *conn) SetLinger(sec int) error {
 	return nil
 }
 
-// SyscallConn gives drain access to the connection below.
+// SyscallConn lets drain see the connection below.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		return sc.SyscallConn()

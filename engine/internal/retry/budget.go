@@ -98,20 +98,20 @@ func (p *Pulse) since(moment time.Duration) time.Duration {
 type Budget struct {
 	policy Policy
 	pulse  *Pulse
-	told   func(Failure)
+	report func(Failure)
 
 	mu       sync.Mutex
 	failures int
 	since    time.Duration // by the pulse's clock
 }
 
-// NewBudget makes a Budget. pulse may be nil: then only Progress extends patience. told, if not nil, is
+// NewBudget makes a Budget. pulse may be nil: then only Progress extends patience. report, if not nil, is
 // called with every failure, from the goroutine that reports it.
-func NewBudget(p Policy, pulse *Pulse, told func(Failure)) *Budget {
+func NewBudget(p Policy, pulse *Pulse, report func(Failure)) *Budget {
 	if pulse == nil {
 		pulse = new(Pulse)
 	}
-	return &Budget{policy: p, pulse: pulse, told: told, since: pulse.Awake()}
+	return &Budget{policy: p, pulse: pulse, report: report, since: pulse.Awake()}
 }
 
 // Next reports whether to retry after a failure, and after what wait. The fields Tries and Since of f
@@ -123,8 +123,8 @@ func (b *Budget) Next(f Failure) (wait time.Duration, again bool) {
 	since := b.since
 	b.mu.Unlock()
 	f.Since = b.pulse.since(since)
-	if b.told != nil {
-		b.told(f)
+	if b.report != nil {
+		b.report(f)
 	}
 	return b.policy.Next(f, time.Now())
 }
@@ -132,8 +132,8 @@ func (b *Budget) Next(f Failure) (wait time.Duration, again bool) {
 // Tell reports a failure that uses nothing of this Budget, because what is attempted next is not
 // counted here.
 func (b *Budget) Tell(f Failure) {
-	if b.told != nil {
-		b.told(f)
+	if b.report != nil {
+		b.report(f)
 	}
 }
 

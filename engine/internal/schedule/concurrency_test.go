@@ -91,7 +91,7 @@ func runWork(t *testing.T, l schedule.Limits, w *work) time.Duration {
 
 const mib = 1 << 20
 
-func TestWidthGrowsWhereConnectionsPay(t *testing.T) {
+func TestConcurrencyGrowsWhereConnectionsPay(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		perConn     float64
@@ -114,7 +114,7 @@ func TestWidthGrowsWhereConnectionsPay(t *testing.T) {
 }
 
 // Where more connections bring nothing, most of the time there are few.
-func TestWidthIsTakenBackWhereItDoesNotPay(t *testing.T) {
+func TestConcurrencyIsReducedWhereItDoesNotPay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &work{host: "h", perConn: 100 * mib, cap: 100 * mib, ranges: true, left: 2000 * mib}
 		var sum, samples int
@@ -140,7 +140,7 @@ func TestWidthIsTakenBackWhereItDoesNotPay(t *testing.T) {
 	})
 }
 
-func TestLearnedWidthIsUsedFromTheStart(t *testing.T) {
+func TestLearnedConcurrencyIsUsedFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &work{host: "h", perConn: 10 * mib, cap: 1000 * mib, ranges: true, left: 80 * mib}
 		start := time.Now()
@@ -165,7 +165,7 @@ func TestLearnedWidthIsUsedFromTheStart(t *testing.T) {
 	})
 }
 
-func TestTroubleTakesConnectionsAway(t *testing.T) {
+func TestErrorsReduceConcurrency(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		congested bool
@@ -229,7 +229,7 @@ func TestTroubleIsForgiven(t *testing.T) {
 }
 
 // Small requests never wait for bulk: a slot is kept free for them.
-func TestSmallRequestsFindAPlace(t *testing.T) {
+func TestSmallRequestsFindASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var last atomic.Int64
 		start := time.Now()
@@ -254,7 +254,7 @@ func TestSmallRequestsFindAPlace(t *testing.T) {
 }
 
 // A slot that is released serves others, and is regained ahead of waiting jobs.
-func TestPlacesCanBeGivenUpAndRegained(t *testing.T) {
+func TestSlotsCanBeReleasedAndRegained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var regained, second time.Duration

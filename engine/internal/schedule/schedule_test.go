@@ -149,7 +149,7 @@ func TestRunEndsAtTheFirstErrorAndWaitsForAll(t *testing.T) {
 	})
 }
 
-func TestRunTellsWhyItWasCancelled(t *testing.T) {
+func TestRunReturnsWhyItWasCancelled(t *testing.T) {
 	cause := errors.New("the user had enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	err := schedule.Run(ctx, schedule.Limits{}, func(q *schedule.Queue) error {
