@@ -5,12 +5,14 @@
 //
 //   - Reproducible to the byte: the same images make the same archive on any machine and file
 //     system, in whatever order they are given. Times are zero, owners are 0, modes are fixed.
-//   - Whole or not at all: an archive gets its name when it is complete and on disk. A process
-//     that is killed leaves a file whose name ends in .drayage-part, which the next one replaces.
-//   - Moved by the kernel: on Linux, layers do not pass through this process. Where source and
-//     target are on one file system that can share extents (XFS, Btrfs), they are shared: members
-//     of 16 KiB and more start at multiples of 4096 for that. Between other files the kernel copies, and
-//     into pipes and sockets, too.
+//   - Whole or not at all: an archive in a file gets its name when it is complete and on disk. A
+//     process that is killed leaves a file whose name ends in .drayage-part, which the next one
+//     replaces.
+//   - Moved by the kernel: on Linux, without compression, layers do not pass through this process,
+//     except into an io.Writer that is not an *os.File. Where source and target are on one file
+//     system that can share extents (XFS, Btrfs), they are shared: members of 16 KiB and more
+//     start at multiples of 4096 for that. Between other files the kernel copies, and into pipes
+//     and sockets, too.
 //   - Size known first: [Size] is exact before the first byte is written.
 //
 // It trusts the descriptors that it is given and hashes nothing; a blob whose size on disk is

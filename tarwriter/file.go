@@ -103,9 +103,9 @@ func openSpecial(path string, o Options) (*File, error) {
 	return nil, nil
 }
 
-// Write writes the archive, waits until it is on disk, and renames it to its final name. It is called once.
-// Without compression and volumes, blobs are written in the order in which they can be opened.
-// progress, if not nil, is called with numbers of bytes before compression, never from two
+// Write writes the archive, waits until it is on disk, and renames it to its final name. It is
+// called once. Without compression and volumes, blobs are written in the order in which they can be
+// opened. progress, if not nil, is called with numbers of bytes before compression, never from two
 // goroutines at a time; their sum is Size of the members. When ctx is done, the error is its cause.
 // After an error, nothing appears under the archive's name.
 func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {

@@ -121,8 +121,8 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
-// nameOpen renames an open part to its final name, and fails when somebody else who may write to the directory
-// has replaced the file.
+// nameOpen renames an open part to its final name, and fails when somebody else who may write to
+// the directory has replaced the file.
 func nameOpen(f *os.File, path string, force bool) error {
 	if err := nameFile(f.Name(), path, force); err != nil {
 		return err
@@ -133,8 +133,8 @@ func nameOpen(f *os.File, path string, force bool) error {
 	return nil
 }
 
-// nameFile renames a part to its final name. Without force it fails if that exists by now, which a hard link
-// does atomically; where there are no links, the check is not atomic.
+// nameFile renames a part to its final name. Without force it fails if that exists by now, which a
+// hard link does atomically; where there are no links, the check is not atomic.
 func nameFile(part, path string, force bool) error {
 	if force {
 		return os.Rename(part, path)

@@ -199,7 +199,8 @@ func unlessClosed(err error) error {
 	return err
 }
 
-// ServeHTTP implements http.Handler, with the faults of HTTP; those of connections need Serve or Listen.
+// ServeHTTP implements http.Handler, with the faults of HTTP; those of connections need Serve or
+// Listen.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == statsPath {
 		w.Header().Set("Content-Type", "application/json")

@@ -105,8 +105,8 @@ type Budget struct {
 	since    time.Duration // by the pulse's clock
 }
 
-// NewBudget makes a Budget. pulse may be nil: then only Progress extends patience. report, if not nil, is
-// called with every failure, from the goroutine that reports it.
+// NewBudget makes a Budget. pulse may be nil: then only Progress extends patience. report, if not
+// nil, is called with every failure, from the goroutine that reports it.
 func NewBudget(p Policy, pulse *Pulse, report func(Failure)) *Budget {
 	if pulse == nil {
 		pulse = new(Pulse)
