@@ -87,73 +87,96 @@ func FuzzOutputs(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		blobs, dir := folder(t.TempDir()), t.TempDir()
+		blobs := folder(t.TempDir())
 		images := blobs.randomImages(t, random)
 		for name, layout := range layouts {
 			members, err := layout(images)
 			must(t, err)
-			size, err := tarwriter.Size(members)
-			must(t, err)
-			want := compose(t, layout, blobs, images...)
-			if int64(len(want)) != size {
-				t.Fatalf("%s: %d bytes, want %d", name, len(want), size)
-			}
-			check := func(output string, got []byte, written, reported int64) {
-				t.Helper()
-				if !bytes.Equal(got, want) || reported != size {
-					t.Errorf("%s to %s: %d bytes and %d reported, want the same %d", name, output, len(got), reported, size)
-				}
-				if written <= 0 {
-					t.Errorf("%s to %s: Result.Size = %d", name, output, written)
-				}
-			}
-
-			file, err := tarwriter.CreateFile(filepath.Join(dir, name), tarwriter.Options{})
-			must(t, err)
-			written, reported := output(t, file, members, blobs)
-			raw, err := os.ReadFile(filepath.Join(dir, name))
-			must(t, err)
-			check("a file", raw, written, reported)
-			if written != size {
-				t.Errorf("%s: Result.Size = %d, want %d", name, written, size)
-			}
-
-			for _, format := range []squeeze.Format{squeeze.Gzip, squeeze.Zstd} {
-				path := filepath.Join(dir, name+"."+format.String())
-				file, err := tarwriter.CreateFile(path, tarwriter.Options{Compress: format})
-				must(t, err)
-				written, reported := output(t, file, members, blobs)
-				raw, err := os.ReadFile(path)
-				must(t, err)
-				if written != int64(len(raw)) {
-					t.Errorf("%s in %s: Result.Size = %d, want %d", name, format, written, len(raw))
-				}
-				check(format.String(), decompressed(t, raw, format), written, reported)
-			}
-
-			split := tarwriter.VolumeUnit * (1 + random.Int64N(4))
-			file, err = tarwriter.CreateFile(filepath.Join(dir, name+".split"), tarwriter.Options{Split: split + random.Int64N(100)})
-			must(t, err)
-			written, reported = output(t, file, members, blobs)
-			check("volumes", joined(t, filepath.Join(dir, name+".split"), split), written, reported)
-
-			r, w, err := os.Pipe()
-			must(t, err)
-			piped := make(chan []byte)
-			go func() {
-				raw, _ := io.ReadAll(r)
-				piped <- raw
-			}()
-			written, reported = output(t, tarwriter.Stream{Out: w}, members, blobs)
-			must(t, w.Close())
-			check("a pipe", <-piped, written, reported)
-
-			folder, err := tarwriter.CreateDir(filepath.Join(dir, name+".dir"), tarwriter.Options{})
-			must(t, err)
-			output(t, folder, members, blobs)
-			checkDir(t, filepath.Join(dir, name+".dir"), want)
+			e := expected{name: name, archive: compose(t, layout, blobs, images...), members: members, blobs: blobs, dir: t.TempDir()}
+			e.file(t)
+			e.compressed(t, squeeze.Gzip)
+			e.compressed(t, squeeze.Zstd)
+			e.volumes(t, tarwriter.VolumeUnit*(1+random.Int64N(4)), random.Int64N(100))
+			e.pipe(t)
+			e.folder(t)
 		}
 	})
+}
+
+// expected is an archive that every output is to have.
+type expected struct {
+	name    string
+	archive []byte
+	members []tarwriter.Member
+	blobs   folder
+	dir     string // for outputs
+}
+
+// check compares an archive that was written, and what was reported of it.
+func (e expected) check(t *testing.T, output string, got []byte, reported, size, wantSize int64) {
+	t.Helper()
+	if n := int64(len(e.archive)); !bytes.Equal(got, e.archive) || reported != n || size != wantSize {
+		t.Errorf("%s to %s: %d bytes, %d reported, Result.Size %d; want the same %d bytes and Result.Size %d", e.name, output, len(got), reported, size, n, wantSize)
+	}
+}
+
+func (e expected) create(t *testing.T, path string, o tarwriter.Options) (size, reported int64) {
+	t.Helper()
+	f, err := tarwriter.CreateFile(path, o)
+	must(t, err)
+	return output(t, f, e.members, e.blobs)
+}
+
+func (e expected) file(t *testing.T) {
+	path := filepath.Join(e.dir, "x.tar")
+	size, reported := e.create(t, path, tarwriter.Options{})
+	raw, err := os.ReadFile(path)
+	must(t, err)
+	known, err := tarwriter.Size(e.members)
+	must(t, err)
+	e.check(t, "a file", raw, reported, size, known)
+}
+
+func (e expected) compressed(t *testing.T, format squeeze.Format) {
+	path := filepath.Join(e.dir, "x."+format.String())
+	size, reported := e.create(t, path, tarwriter.Options{Compress: format})
+	raw, err := os.ReadFile(path)
+	must(t, err)
+	e.check(t, format.String(), decompressed(t, raw, format), reported, size, int64(len(raw)))
+}
+
+func (e expected) volumes(t *testing.T, size, more int64) {
+	path := filepath.Join(e.dir, "split.tar")
+	written, reported := e.create(t, path, tarwriter.Options{Split: size + more}) // which is rounded down
+	e.check(t, "volumes", joined(t, path, size), reported, written, int64(len(e.archive)))
+}
+
+func (e expected) pipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	must(t, err)
+	piped := make(chan []byte)
+	go func() {
+		raw, _ := io.ReadAll(r) // what is missing is noticed
+		piped <- raw
+	}()
+	size, reported := output(t, tarwriter.Stream{Out: w}, e.members, e.blobs)
+	must(t, w.Close())
+	e.check(t, "a pipe", <-piped, reported, size, int64(len(e.archive)))
+	must(t, r.Close())
+}
+
+func (e expected) folder(t *testing.T) {
+	path := filepath.Join(e.dir, "dir")
+	d, err := tarwriter.CreateDir(path, tarwriter.Options{})
+	must(t, err)
+	var size int64
+	for _, m := range e.members {
+		size += m.Size
+	}
+	if written, reported := output(t, d, e.members, e.blobs); written != size || reported != size {
+		t.Errorf("%s to a directory: %d bytes and %d reported, want %d", e.name, written, reported, size)
+	}
+	checkDir(t, path, e.archive)
 }
 
 func decompressed(t *testing.T, raw []byte, want squeeze.Format) []byte {

@@ -134,7 +134,21 @@ func TestDockerLayoutHasBothHalves(t *testing.T) {
 			t.Errorf("%s has the content of %s", f.name, f.digest)
 		}
 	}
+	checkDockerManifest(t, raw, seen)
+	checkOCIIndex(t, raw, seen)
 
+	var repos map[string]map[string]string
+	decode(t, raw, "repositories", &repos)
+	want := map[string]map[string]string{
+		"a": {"1": base.Digest.Encoded(), "latest": base.Digest.Encoded()}, "b": {"2": base.Digest.Encoded()},
+	}
+	if diff := cmp.Diff(want, repos); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func checkDockerManifest(t *testing.T, raw []byte, seen map[string]digest.Digest) {
+	t.Helper()
 	var manifest []struct {
 		Config   string
 		RepoTags []string
@@ -159,7 +173,10 @@ func TestDockerLayoutHasBothHalves(t *testing.T) {
 	if n := len(manifest[2].Layers); n != 3 {
 		t.Errorf("b:2 has %d layers, want 3 with one twice", n)
 	}
+}
 
+func checkOCIIndex(t *testing.T, raw []byte, seen map[string]digest.Digest) {
+	t.Helper()
 	var index ocispec.Index
 	decode(t, raw, "index.json", &index)
 	var names []string
@@ -170,15 +187,6 @@ func TestDockerLayoutHasBothHalves(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]string{" ", "docker.io/library/a:1 1", "docker.io/library/a:latest latest", "docker.io/library/b:2 2"}, names); diff != "" {
-		t.Error(diff)
-	}
-
-	var repos map[string]map[string]string
-	decode(t, raw, "repositories", &repos)
-	want := map[string]map[string]string{
-		"a": {"1": base.Digest.Encoded(), "latest": base.Digest.Encoded()}, "b": {"2": base.Digest.Encoded()},
-	}
-	if diff := cmp.Diff(want, repos); diff != "" {
 		t.Error(diff)
 	}
 }
