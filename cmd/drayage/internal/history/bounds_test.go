@@ -43,8 +43,8 @@ func TestReadHoldsRecordsToTheLimits(t *testing.T) {
 	}
 	for _, c := range []struct{ text, want string }{
 		{record(limits.ReportEntries), ""}, {record(limits.ReportEntries + 1), "more than 50000 entries"},
-		{`{"version":1,"blobs":null}`, ""}, {`{"version":1,"blobs":{}}`, "JSON"}, {`{"version":1,"blobs":[],"Blobs":[]}`, `"Blobs" twice`},
-		{`{"version":1,"Version":2}`, `"Version" twice`}, {``, "JSON"}, {`{"version":1`, "JSON"}, {`{"version":2}`, "version 1"}, {`[]`, "JSON"},
+		{`{"version":1,"blobs":null}`, ""}, {`{"version":1,"blobs":{}}`, "JSON"}, {`{"version":1,"blobs":[],"Blobs":[]}`, `duplicate field "Blobs"`},
+		{`{"version":1,"Version":2}`, `duplicate field "Version"`}, {``, "JSON"}, {`{"version":1`, "JSON"}, {`{"version":2}`, "version 1"}, {`[]`, "JSON"},
 	} {
 		_, err := history.Read(strings.NewReader(c.text))
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
