@@ -262,6 +262,18 @@ func allocated() uint64 {
 	return s[0].Value.Uint64()
 }
 
+// decoders is how many goroutines decode a zstd stream. A large window, of which
+// one that ends late would leave a second behind, has none besides the reader.
+func decoders(in *bufio.Reader) int {
+	const usual = 8 << 20 // that of zstd -19
+	var h zstd.Header
+	head, _ := in.Peek(zstd.HeaderMaxSize) // less serves, too
+	if err := h.Decode(head); err != nil || h.WindowSize > usual || h.SingleSegment && h.FrameContentSize > usual {
+		return 1
+	}
+	return min(4, runtime.GOMAXPROCS(0))
+}
+
 // NewReader decompresses a stream, whatever its format, and returns that format; a stream without one
 // is passed through. It reads ahead. An error is a *FormatError, that of a damaged header, or that of
 // r. The caller must call Close, which leaves r open.
@@ -287,7 +299,7 @@ func NewReader(r io.Reader) (io.ReadCloser, Format, error) {
 		return io.NopCloser(bzip2.NewReader(in)), f, nil
 	case Zstd:
 		before := allocated()
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(min(4, runtime.GOMAXPROCS(0))), zstd.WithDecoderMaxWindow(MaxWindow), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(decoders(in)), zstd.WithDecoderMaxWindow(MaxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, f, err
 		}
