@@ -78,6 +78,9 @@ const (
 	ReportBytes = 16 << 20
 	// WarmBytes is the largest file of groups to keep warm, in bytes.
 	WarmBytes = 4 << 20
+	// WarmValues bounds how many values it has, by the characters that begin one:
+	// some 20,000 images.
+	WarmValues = 150_000
 	// ReportEntries is how many entries the lists of a report may have together.
 	ReportEntries = 50_000
 )

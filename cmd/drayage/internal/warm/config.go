@@ -130,6 +130,12 @@ func Load(in io.Reader) (*Config, error) {
 	if len(raw) > limits.WarmBytes {
 		return nil, fmt.Errorf("it is larger than %d MiB", limits.WarmBytes>>20)
 	}
+	if n := marks(raw); n > limits.WarmValues {
+		return nil, fmt.Errorf("too many values: %d marks such as \"-\" and \":\" (maximum %d)", n, limits.WarmValues)
+	}
+	if err := checkMappings(raw); err != nil {
+		return nil, err
+	}
 	d := yaml.NewDecoder(bytes.NewReader(raw))
 	d.KnownFields(true)
 	if err := d.Decode(&c); err != nil {
@@ -145,6 +151,37 @@ func Load(in io.Reader) (*Config, error) {
 	return &c, c.check()
 }
 
+// marks is at least how many values a file can have: each needs one of the
+// characters that begin or end one. Decoding takes memory by their number, and
+// for some that stand alone time by its square.
+func marks(raw []byte) (n int) {
+	for _, c := range raw {
+		switch c {
+		case '-', ':', '?', ',', '[', '{', '&', '*', '!', '|', '>':
+			n++
+		}
+	}
+	return n
+}
+
+// checkMappings refuses mappings of more fields than any has here: to find the
+// duplicates among n of them takes time by n squared.
+func checkMappings(raw []byte) error {
+	const most = 100
+	var document yaml.Node
+	if err := yaml.Unmarshal(raw, &document); err != nil {
+		return tidy(err)
+	}
+	for todo := []*yaml.Node{&document}; len(todo) > 0; {
+		n := todo[len(todo)-1]
+		todo = append(todo[:len(todo)-1], n.Content...)
+		if n.Kind == yaml.MappingNode && len(n.Content) > 2*most {
+			return fmt.Errorf("line %d: a mapping with more than %d fields", n.Line, most)
+		}
+	}
+	return nil
+}
+
 var typeName = regexp.MustCompile(` in type \S+`)
 
 // tidy makes an error of the library one line, without names of this program's types.
@@ -152,8 +189,13 @@ func tidy(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
 	text = strings.ReplaceAll(typeName.ReplaceAllString(text, ""), "not found", "is not known here")
+	const most = 10 // a file can have thousands of mistakes
 	var lines []string
-	for _, l := range strings.Split(text, "\n") {
+	for l := range strings.Lines(text) {
+		if len(lines) == most {
+			lines = append(lines, "and more")
+			break
+		}
 		lines = append(lines, strings.TrimSpace(l))
 	}
 	return errors.New(strings.Join(lines, "; "))

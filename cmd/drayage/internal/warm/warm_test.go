@@ -16,6 +16,7 @@ import (
 
 	"drayage/cmd/drayage/internal/warm"
 	"drayage/engine/limits"
+	"drayage/engine/limits/limitstest"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"
@@ -591,5 +592,47 @@ func TestLoadRefusesWhatIsTooLarge(t *testing.T) {
 	text := "groups:\n- name: a\n  every: 1h\n  images:\n" + strings.Repeat(image, limits.WarmBytes/len(image))
 	if _, err := warm.Load(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), "larger than 4 MiB") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Whatever a file has, reading it takes little memory, and ends.
+func TestLoadTakesLittleMemory(t *testing.T) {
+	head := "groups:\n- name: a\n  every: 1h\n  images:\n"
+	fill := func(part string, n int) string { return strings.Repeat(part, n/len(part)) }
+	for name, text := range map[string]string{
+		"empty maps":    "groups: [" + fill("{},", limits.WarmBytes-20) + "{}]",
+		"list items":    head + fill("  - \n", limits.WarmBytes-100),
+		"complex keys":  fill("? \n  ", limits.WarmBytes),
+		"depth":         fill("[", limits.WarmBytes),
+		"blocks within": fill("- - - - - - - - - - - - - - - - ", limits.WarmBytes),
+		"aliases":       "a: &a [x,x,x,x,x,x,x,x,x]\n" + fill("b: [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n", limits.WarmBytes-40),
+		"one long word": fill("x", limits.WarmBytes),
+		"lines":         fill("\n", limits.WarmBytes),
+		"quotes":        "a: \"" + fill("\\u0041", limits.WarmBytes-10) + "\"",
+		"comments":      fill("#\n", limits.WarmBytes),
+		"just allowed":  "groups: [" + fill("{},", 3*(limits.WarmValues/2-10)) + "{}]",
+		"keys allowed":  fill("? \n  ", 5*(limits.WarmValues-1)),
+		"items allowed": head + fill("  - \n", 5*(limits.WarmValues-20)),
+		"deep, allowed": fill("- ", 2*(limits.WarmValues-1)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			limitstest.Within(t, limitstest.Most, func() {
+				if _, err := warm.Load(strings.NewReader(text)); err == nil {
+					t.Error("it was taken")
+				}
+			})
+		})
+	}
+}
+
+func TestLoadTakesManyImages(t *testing.T) {
+	image := "  - registry.example.com/some-team/some-app-name:v1.2-rc.3\n"
+	text := "groups:\n- name: a\n  every: 1h\n  images:\n" + strings.Repeat(image, 15_000)
+	if _, err := warm.Load(strings.NewReader(text)); err != nil {
+		t.Error(err)
+	}
+	over := "groups: [" + strings.Repeat("-", limits.WarmValues) + "]"
+	if _, err := warm.Load(strings.NewReader(over)); err == nil || !strings.Contains(err.Error(), "too many values") {
+		t.Errorf("one mark more than allowed: %v", err)
 	}
 }
