@@ -32,7 +32,7 @@ func load(t *testing.T, text string) *warm.Config {
 }
 
 func TestTheExampleIsRight(t *testing.T) {
-	raw, err := os.ReadFile(filepath.Join("..", "..", "docs", "examples", "warm.yaml"))
+	raw, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "examples", "warm.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestWrongFiles(t *testing.T) {
 }
 
 func FuzzLoad(f *testing.F) {
-	raw, err := os.ReadFile(filepath.Join("..", "..", "docs", "examples", "warm.yaml"))
+	raw, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "examples", "warm.yaml"))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -305,7 +305,7 @@ func TestRefusalsAreToldWithoutALog(t *testing.T) {
 
 // The documentation lists each kind of refusal.
 func TestKindsOfRefusalsAreDocumented(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/serve.md")
+	page, err := os.ReadFile("../../../../docs/serve.md")
 	if err != nil {
 		t.Fatal(err)
 	}
