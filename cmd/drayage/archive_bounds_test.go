@@ -231,7 +231,8 @@ func wide(n int, text string) string {
 }
 
 // TestImportsTakeLittleMemory: an archive of at most 4 MiB costs the program at most 64 MiB more than
-// a trivial one, whatever it has, whether it comes by a file or by a pipe.
+// a trivial one, whatever it has, whether it comes by a file or by a pipe; and a window more where
+// it is compressed with a large one.
 func TestImportsTakeLittleMemory(t *testing.T) {
 	if testing.Short() || runtime.GOOS != "linux" {
 		t.Skip("it takes minutes on an emulated processor, and reads /proc")
@@ -242,6 +243,7 @@ func TestImportsTakeLittleMemory(t *testing.T) {
 	base, o := w.peakOf(trivial, "store", "import", "-")
 	w.want(o, 0)
 	runs := 0
+	within := int64(limitstest.Most)
 	check := func(t *testing.T, raw []byte, command ...string) {
 		t.Helper()
 		const largest = 4 << 20
@@ -253,11 +255,11 @@ func TestImportsTakeLittleMemory(t *testing.T) {
 			stdin, name = nil, w.write("a.tar", string(raw))
 		}
 		peak, o := w.peakOf(stdin, append(command, name)...)
-		for n := 0; n < 2 && peak-base > limitstest.Most; n++ { // when the collector runs is chance
+		for n := 0; n < 2 && peak-base > within; n++ { // when the collector runs is chance
 			again, _ := w.peakOf(stdin, append(command, name)...)
 			peak = min(peak, again)
 		}
-		if peak-base > limitstest.Most {
+		if peak-base > within {
 			t.Errorf("%d MiB, and %d for a trivial archive: %.1000s", peak>>20, base>>20, o.err)
 		}
 	}
@@ -282,6 +284,7 @@ func TestImportsTakeLittleMemory(t *testing.T) {
 	for name, tar := range hostileTars(t) {
 		t.Run(name, func(t *testing.T) { check(t, squeezedBy(t, squeeze.Gzip, tar), imports...) })
 	}
+	within += squeeze.MaxWindow // until the collector has run there may be two windows
 	for name, raw := range hostileStreams(t) {
 		t.Run(name, func(t *testing.T) { check(t, raw, imports...) })
 	}
