@@ -26,7 +26,6 @@ type conn struct {
 	from   source
 	until  atomic.Int64 // when it ends at the latest, in nanoseconds since 1970; 0 is never
 	pace   pace         // of what is being written
-	flow   flow         // of HTTP/2's streams
 	linger atomic.Bool  // what it sends is read for a moment after the last answer
 	gone   sync.Once    // its place was given back
 	// handling says that a handler has a request of it. Before and after, there is nothing for which
@@ -36,12 +35,17 @@ type conn struct {
 	acked    func() (int64, bool)
 	ended    atomic.Bool // by this server, which has noted why
 	seen     traffic     // since it was idle last, to tell of requests that no handler gets
+	// In HTTP/2.
+	streams sync.Map     // of *stream: those under way
+	took    atomic.Int64 // bytes of all answers that the client took
+	resets  atomic.Int64 // of requests, less the answers that were taken whole
 
 	// What it is doing, and since when; and why it has only a place of the reserve, "" when it has
 	// one of all. places.mu guards them.
 	state http.ConnState
 	since time.Time
 	spare string
+	http2 bool // it may speak HTTP/2
 
 	greeted bool // it was idle once; http.Server tells of states one after the other
 }
@@ -158,18 +162,44 @@ func (c *conn) drain() {
 	_, _ = io.CopyN(io.Discard, c.Conn, most)
 }
 
-// cut ends a connection whose client takes nothing. What the system was to send goes, too.
-func (c *conn) cut() {
-	c.ended.Store(true)
+// cut ends a connection at once, and notes why. What the system was to send goes, too.
+func (c *conn) cut(why refusal) {
+	if !c.ended.Swap(true) {
+		why.from = c.from
+		c.places.refusals.note(why)
+	}
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0) // else the system keeps it for some minutes
 	}
 	_ = c.Conn.Close() // whoever writes finds out
 }
 
+var (
+	tooSlow = refusal{why: "slow"}     // of what is cut
+	gaveWay = refusal{why: "gave-way"} // as above
+)
+
 // slow reports whether the client takes hardly anything of what is written for it.
 func (c *conn) slow(now time.Time) bool {
-	return c.pace.slow.Load() || c.flow.stalled(now, c.places.times.Write/ticks)
+	slow := c.pace.slow.Load()
+	c.streams.Range(func(x, _ any) bool {
+		if s, ok := x.(*stream); ok && !slow {
+			_, slow = s.stalled(now)
+		}
+		return !slow
+	})
+	return slow
+}
+
+// over notes that a request of HTTP/2 is over, whether it was answered or its client reset it. A
+// client that asks in order to reset is cut off: each request is work before that.
+func (c *conn) over(reset bool) {
+	switch {
+	case !reset && c.resets.Load() > 0:
+		c.resets.Add(-1)
+	case reset && c.resets.Add(1) > mostResets:
+		c.cut(refusal{why: whyHTTP2, what: "too many requests are reset"})
+	}
 }
 
 // pace watches how fast a client takes what one write gives it. It costs a timer a write, so that
@@ -218,7 +248,7 @@ func (p *pace) look(c *conn) {
 	case !ok: // its time is that for a chunk
 		const longer = 10
 		if p.looks >= longer*ticks {
-			c.places.slow(c)
+			c.cut(tooSlow)
 			return
 		}
 	case p.first:
@@ -228,40 +258,11 @@ func (p *pace) look(c *conn) {
 		p.last = n
 		if p.looks >= ticks {
 			if n-p.base < least {
-				c.places.slow(c)
+				c.cut(tooSlow)
 				return
 			}
 			p.looks, p.base = 0, n
 		}
 	}
 	p.timer.Reset(c.places.times.Write / ticks)
-}
-
-// flow watches the streams of a connection in HTTP/2, which a client holds back by windows, while
-// nothing is written to the connection (RFC 9113, section 5.2).
-type flow struct {
-	mu      sync.Mutex
-	waiting int
-	since   time.Time // when one last went on
-}
-
-func (f *flow) begin() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.waiting++; f.waiting == 1 {
-		f.since = time.Now()
-	}
-}
-
-func (f *flow) end() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waiting--
-	f.since = time.Now()
-}
-
-func (f *flow) stalled(now time.Time, long time.Duration) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.waiting > 0 && now.Sub(f.since) > long
 }

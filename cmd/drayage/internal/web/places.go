@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,13 +48,42 @@ type places struct {
 	taken             map[*conn]struct{}
 	spare             map[*conn]struct{}
 	ofHost, ofNetwork map[netip.Prefix]int // places that are taken
+	http2             *counts              // connections that may speak HTTP/2
 }
 
 func newPlaces(b Bounds, t Timeouts, r *Refusals) *places {
 	return &places{
 		bounds: b, times: t, refusals: r, taken: make(map[*conn]struct{}), spare: make(map[*conn]struct{}),
-		ofHost: make(map[netip.Prefix]int), ofNetwork: make(map[netip.Prefix]int),
+		ofHost: make(map[netip.Prefix]int), ofNetwork: make(map[netip.Prefix]int), http2: newCounts(mostHTTP2, mostHTTP2OfOne),
 	}
+}
+
+// offers is the TLS configuration for a client that says hello: HTTP/1.1 alone when there are as
+// many connections that may speak HTTP/2 as there may be.
+func (p *places) offers(plain *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if c := connOf(hello.Conn); c == nil || !slices.Contains(hello.SupportedProtos, "h2") || p.mayHTTP2(c) {
+			return nil, nil
+		}
+		return plain, nil
+	}
+}
+
+func (p *places) mayHTTP2(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.here(c) { // it has been ended
+		return false
+	}
+	c.http2 = c.http2 || p.http2.enter(c.from)
+	return c.http2
+}
+
+// here reports whether a connection has a place. The caller holds p.mu.
+func (p *places) here(c *conn) bool {
+	_, taken := p.taken[c]
+	_, spare := p.spare[c]
+	return taken || spare
 }
 
 // listener gives each connection that it accepts a place.
@@ -110,7 +140,9 @@ func (p *places) enter(plain net.Conn, from source) *conn {
 		p.take(c)
 	}
 	p.mu.Unlock()
-	p.end(victim)
+	if victim != nil {
+		victim.cut(gaveWay)
+	}
 	_ = plain.SetDeadline(c.bounded(time.Time{})) // one that can't have any has those of the server
 	return c
 }
@@ -122,15 +154,6 @@ func (p *places) take(c *conn) {
 		p.ofHost[c.from.host]++
 		p.ofNetwork[c.from.network]++
 	}
-}
-
-// end ends a connection that gave way; nil is none.
-func (p *places) end(victim *conn) {
-	if victim == nil {
-		return
-	}
-	victim.cut()
-	p.refusals.note(refusal{why: "gave-way", from: victim.from})
 }
 
 // spareWhy is why a connection has a place of the reserve alone, "" when it has one of all.
@@ -177,7 +200,9 @@ func (p *places) tryPromote(c *conn) bool {
 	c.spare = ""
 	p.take(c)
 	p.mu.Unlock()
-	p.end(victim)
+	if victim != nil {
+		victim.cut(gaveWay)
+	}
 	c.until.Store(0)
 	_ = c.SetDeadline(time.Time{}) // as above
 	return true
@@ -255,6 +280,9 @@ func (p *places) spareFor(from source) (victim *conn, ok bool) {
 // forget gives a connection's place back. The caller holds p.mu.
 func (p *places) forget(c *conn) {
 	c.gone.Do(func() {
+		if c.http2 {
+			p.http2.leave(c.from)
+		}
 		if c.spare != "" {
 			delete(p.spare, c)
 			return
@@ -272,12 +300,6 @@ func (p *places) leave(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forget(c)
-}
-
-// slow cuts off a client that takes nothing.
-func (p *places) slow(c *conn) {
-	p.refusals.note(refusal{why: "slow", from: c.from})
-	c.cut()
 }
 
 // changed notes a connection's state. It is a http.Server's ConnState.

@@ -57,16 +57,16 @@ type Server struct {
 // NewServer makes one. It serves what Serve is given.
 func NewServer(o ServerOptions) *Server {
 	const (
-		streams = 100      // requests at once over one connection in HTTP/2: what RFC 9113, section 6.5.2 asks for
-		window  = 64 << 10 // bytes of bodies, which nothing here has, that a client may send ahead
+		window = 64 << 10 // bytes of bodies, which nothing here has, that a client may send ahead
 	)
 	p := newPlaces(o.Bounds, o.Timeouts.orDefaults(), o.Refusals)
 	s := &http.Server{
 		Handler: handled(o.Handler), ReadHeaderTimeout: p.times.Header, IdleTimeout: p.times.Idle, MaxHeaderBytes: limits.RequestHeaderBytes, TLSConfig: o.TLS,
 		ErrorLog:                     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what clients do wrong
 		DisableGeneralOptionsHandler: true,                                                    // which waits for a body
+		WriteTimeout:                 p.times.Header,                                          // of what http.Server answers by itself
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: streams, MaxReceiveBufferPerConnection: 2 * window, MaxReceiveBufferPerStream: window,
+			MaxConcurrentStreams: mostStreamsOfConn, MaxReceiveBufferPerConnection: 2 * window, MaxReceiveBufferPerStream: window,
 			SendPingTimeout: p.times.Idle / 2, PingTimeout: p.times.Header,
 			CountError: func(kind string) { o.Refusals.note(refusal{why: whyHTTP2, what: kind}) }, // of which connection isn't told
 		},
@@ -78,7 +78,12 @@ func NewServer(o ServerOptions) *Server {
 	if o.Base != nil {
 		s.BaseContext = func(net.Listener) context.Context { return o.Base }
 	}
-	if o.TLS == nil {
+	if o.TLS != nil {
+		plain := o.TLS.Clone()
+		plain.NextProtos = []string{"http/1.1"}
+		s.TLSConfig = o.TLS.Clone()
+		s.TLSConfig.GetConfigForClient = p.offers(plain)
+	} else {
 		var protocols http.Protocols
 		protocols.SetHTTP1(true)
 		s.Protocols = &protocols
@@ -94,6 +99,7 @@ func handled(h http.Handler) http.Handler {
 		if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
 			c.handle()
 		}
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // places and streams watch what handlers write
 		h.ServeHTTP(w, r)
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"drayage/blobstore"
@@ -63,7 +64,7 @@ type Mirror interface {
 // Handler makes the handler of all of it.
 func Handler(o Options) http.Handler {
 	o.Timeouts = o.Timeouts.orDefaults()
-	s := &site{o: o, clients: newClients(o.Limits), shown: newStreams(mostEvents, mostEventsOfOne), streams: newStreams(mostStreams, mostStreamsOfOne), looks: newLooks(o)}
+	s := &site{o: o, clients: newClients(o.Limits), shown: newCounts(mostEvents, mostEventsOfOne), streams: newStreams(mostStreams, mostStreamsOfOne, o.Refusals), turned: newCounts(mostStreams, mostStreamsOfOne), looks: newLooks(o)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /page.js", script)
@@ -84,8 +85,9 @@ type site struct {
 	o       Options
 	mux     *http.ServeMux
 	clients *clients
-	shown   *streams // transfers on pages
+	shown   *counts  // transfers on pages
 	streams *streams // of HTTP/2
+	turned  *counts  // of those, the ones that are being refused
 	looks   looks
 }
 
@@ -115,9 +117,6 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 	v := &visit{from: sourceOf(r.RemoteAddr), conn: conn}
 	r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 	w := &watched{ResponseWriter: plain, ctx: r.Context()}
-	if r.ProtoMajor > 1 {
-		w.stall, w.conn = 2*s.o.Timeouts.Write, conn
-	}
 	user := ""
 	s.o.Metrics.begin()
 	defer func() {
@@ -134,7 +133,15 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 			}
 			p = nil
 		}
-		w.done()
+		if w.stream != nil {
+			if p == nil {
+				_ = w.FlushError() // it waits for its client here, where it counts
+			}
+			s.streams.leave(w.stream)
+		}
+		if r.ProtoMajor > 1 && conn != nil {
+			conn.over(r.Context().Err() != nil)
+		}
 		took := time.Since(began)
 		s.o.Metrics.end(kind, w.code(), w.bytes, took)
 		if why := v.reason(w.code()); why != "" {
@@ -150,11 +157,14 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 	}()
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if r.ProtoMajor > 1 {
-		if !s.streams.enter(v.from) {
-			mirror.Fail(w, v.refuse(w, "streams", http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests at once", time.Second))
+		x := &stream{from: v.from, conn: conn, write: s.o.Timeouts.Write, reset: func() {
+			_ = http.NewResponseController(plain).SetWriteDeadline(time.Unix(1, 0)) // where it can't be, it isn't
+		}}
+		if !s.streams.enter(x) {
+			s.turnAway(w, v)
 			return
 		}
-		defer s.streams.leave(v.from)
+		w.stream = x
 	}
 	var err error
 	if user, err = s.admit(w, r, v); err != nil && r.URL.Path == "/metrics" && (v.why == "password" || v.why == whyNoLogin) && s.o.Passwords.Fault() != nil {
@@ -175,6 +185,10 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		s.ready(w)
 		return
 	}
+	if w.stream != nil && r.Context().Err() != nil {
+		w.status = left
+		return
+	}
 	if l := s.clients.bytesTo(v.from); l != nil {
 		w.limit = l
 	}
@@ -184,6 +198,22 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 	}
 	w.user = user
 	s.mux.ServeHTTP(w, r)
+}
+
+// turnAway refuses a request in HTTP/2 with a header alone, for which no client can have it wait by
+// windows. What waits for the connection is bounded as well.
+func (s *site) turnAway(w *watched, v *visit) {
+	_ = v.refuse(w, "streams", http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests at once", time.Second)
+	if v.conn != nil && v.conn.slow(time.Now()) || !s.turned.enter(v.from) {
+		w.status = http.StatusServiceUnavailable
+		if v.conn != nil {
+			v.conn.cut(gaveWay)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	defer s.turned.leave(v.from)
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_ = w.FlushError() // the client has gone, if not
 }
 
 // admit reports who sends a request, or why it is refused: what costs least is looked at first.
@@ -331,10 +361,7 @@ type watched struct {
 	bytes  int64
 	limit  *rate.Limiter // nil is none
 	user   string        // who has been let in; "" where nobody has a name
-	// In HTTP/2, how long the client may take for what is written at once, and its connection, if
-	// known. In HTTP/1 the connection itself watches.
-	stall time.Duration
-	conn  *conn
+	stream *stream       // nil in HTTP/1, where the connection itself watches how the client takes it
 }
 
 // userOf is who an answer is for.
@@ -376,16 +403,6 @@ func (w *watched) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// piece is how much is written at once where it is watched how a client takes it.
-const piece = 64 << 10
-
-// done gives a client in HTTP/2 some time for the last of an answer.
-func (w *watched) done() {
-	if w.stall > 0 {
-		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.stall)) // where it can't be, it isn't
-	}
-}
-
 // Write implements io.Writer.
 func (w *watched) Write(p []byte) (int, error) {
 	if w.status == 0 {
@@ -394,7 +411,7 @@ func (w *watched) Write(p []byte) (int, error) {
 	total := 0
 	for len(p) > 0 {
 		part := p
-		if w.stall > 0 {
+		if w.stream != nil {
 			part = part[:min(len(part), piece)]
 		}
 		if w.limit != nil {
@@ -414,43 +431,34 @@ func (w *watched) Write(p []byte) (int, error) {
 	return total, nil
 }
 
-func (w *watched) write(p []byte) (int, error) {
-	if w.stall == 0 {
-		return w.ResponseWriter.Write(p)
+func (w *watched) write(p []byte) (n int, err error) {
+	if w.stream != nil {
+		w.stream.begin()
+		defer func() { w.stream.end(n) }()
 	}
-	defer w.hurry()()
 	return w.ResponseWriter.Write(p)
 }
 
 // FlushError implements what http.ResponseController looks for.
 func (w *watched) FlushError() error {
-	if w.stall > 0 {
-		defer w.hurry()()
+	if w.stream != nil {
+		w.stream.begin()
+		defer w.stream.end(0)
 	}
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// hurry gives a client in HTTP/2 some time to take what is written until it is called off.
-func (w *watched) hurry() (off func()) {
-	if w.conn != nil {
-		w.conn.flow.begin()
-	}
-	out := http.NewResponseController(w.ResponseWriter)
-	_ = out.SetWriteDeadline(time.Now().Add(w.stall)) // where it can't be, it isn't
-	return func() {
-		_ = out.SetWriteDeadline(time.Time{}) // the next part may be long in coming
-		if w.conn != nil {
-			w.conn.flow.end()
-		}
-	}
-}
+// pieces are what is copied by.
+var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
 
 // ReadFrom implements io.ReaderFrom: files go from the kernel to the network where
 // nothing is to be held back.
 func (w *watched) ReadFrom(src io.Reader) (int64, error) {
 	from, ok := w.ResponseWriter.(io.ReaderFrom)
-	if !ok || w.limit != nil || w.stall > 0 {
-		return io.CopyBuffer(struct{ io.Writer }{w}, src, make([]byte, piece))
+	if !ok || w.limit != nil || w.stream != nil {
+		buf, _ := pieces.Get().(*[piece]byte)
+		defer pieces.Put(buf)
+		return io.CopyBuffer(struct{ io.Writer }{w}, src, buf[:])
 	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
