@@ -23,7 +23,7 @@ const (
 	mostStreamsOfConn = 32
 	mostHTTP2         = 1024 // connections: of a connection, net/http itself may have as many streams to answer as it has
 	mostHTTP2OfOne    = 64
-	mostResets        = 100 // of a connection, beyond the answers that it took whole
+	mostResets        = 64 // of a connection, beyond the answers that it took whole
 )
 
 // counts bounds what is under way, in all and of one network.

@@ -266,7 +266,7 @@ func TestResetsAreBounded(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	}, frontOptions{server: web.ServerOptions{TLS: certificate(t)}})
-	const most, cancel = 100, "\x00\x00\x00\x08"
+	const most, cancel = 64, "\x00\x00\x00\x08"
 	for _, every := range []int{1, 2, 10} { // so many requests are there for one that is taken whole
 		c, lives := f.dial2(""), true
 		stream := uint32(1)
