@@ -70,11 +70,6 @@ var goroutines = []string{
 	"engine/internal/transfer.Run",
 	"cmd/drayage/internal/warm.Run",
 	"cmd/drayage/internal/warm.pace",
-	"tarwriter.scatter",
-	"engine/schedule.Run", // by its errgroup
-	"engine/transfer.Run",
-	"engine/warm.Run",
-	"engine/warm.pace",
 	"tarwriter.writeAnyOrder",
 	"tarwriter.sums",
 	"tarwriter/squeeze.NewWriter",

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/cmd/drayage/web"
+	"drayage/cmd/drayage/internal/web"
 	"drayage/engine/limits"
 )
 
