@@ -98,7 +98,7 @@ func WriteFile(path string, mode fs.FileMode, write func(io.Writer) error) error
 	if err != nil {
 		return err
 	}
-	f, err := openStanding(path)
+	f, err := OpenStanding(path)
 	if err != nil {
 		return err
 	}
@@ -108,8 +108,10 @@ func WriteFile(path string, mode fs.FileMode, write func(io.Writer) error) error
 	return errors.Join(write(f), f.Close())
 }
 
-// openStanding opens for writing what is no place for a file, or is nil.
-func openStanding(path string) (*os.File, error) {
+// OpenStanding opens for writing what has a name, without links, and is no place for a file: a
+// Descriptor, a device, or a pipe, whose reader it waits for. It is nil where a file is, or will be.
+// What another user may have put there is ErrForeign.
+func OpenStanding(path string) (*os.File, error) {
 	if fd, ok := Descriptor(path); ok {
 		return OpenDescriptor(fd, path)
 	}
@@ -119,18 +121,61 @@ func openStanding(path string) (*os.File, error) {
 		return os.OpenFile(path, os.O_WRONLY, 0)
 	case err != nil || info.Mode().IsRegular() || info.Mode()&fs.ModeSymlink != 0:
 		return nil, nil
-	case Planted(path):
-		return nil, &fs.PathError{Op: "writing to", Path: path, Err: ErrForeign}
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|noLinks, 0)
+	return openOdd(path, os.O_WRONLY, info)
+}
+
+// OpenLog opens what a user has named for adding to its end, behind links that are followed as by
+// Follow: a file, which is made if it isn't there, a Descriptor, a device or a pipe. What another
+// user may have put there is ErrForeign.
+func OpenLog(path string, mode fs.FileMode) (*os.File, error) {
+	path, err := Follow(path)
 	if err != nil {
 		return nil, err
 	}
-	if is, err := f.Stat(); err != nil || !os.SameFile(is, info) { // it was replaced meanwhile
-		return nil, errors.Join(&fs.PathError{Op: "writing to", Path: path, Err: ErrNotPlain}, f.Close())
+	f, err := OpenStanding(path)
+	if f != nil || err != nil {
+		return f, err
+	}
+	f, err = OpenPlain(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, mode)
+	if err != nil {
+		return nil, err
+	}
+	return checked(f, path)
+}
+
+// checked is an open file that another user can't have put there.
+func checked(f *os.File, path string) (*os.File, error) {
+	info, err := f.Stat()
+	if err == nil && plantedIn(filepath.Dir(path), info) {
+		err = &fs.PathError{Op: "open", Path: path, Err: ErrForeign}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
+
+// openOdd opens what is no regular file, of which info was looked up, and then looks at what was
+// opened: another user may have replaced it meanwhile.
+func openOdd(path string, flag int, info fs.FileInfo) (*os.File, error) {
+	if plantedIn(filepath.Dir(path), info) { // before a pipe makes anybody wait
+		return nil, &fs.PathError{Op: "open", Path: path, Err: ErrForeign}
+	}
+	f, err := os.OpenFile(path, flag|noLinks, 0)
+	if err != nil {
+		return nil, err
+	}
+	if f, err = checked(f, path); err != nil {
+		return nil, err
+	}
+	if is, err := f.Stat(); err != nil || !os.SameFile(is, info) {
+		return nil, errors.Join(&fs.PathError{Op: "open", Path: path, Err: errReplaced}, f.Close())
+	}
+	return f, nil
+}
+
+var errReplaced = errors.New("another process has put something else in its place")
 
 // OpenDescriptor is another File for a file that the process has open, to be closed by itself. It
 // goes on where the first one is.
@@ -174,14 +219,10 @@ func openOver(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && plantedIn(filepath.Dir(path), info) {
-		err = &fs.PathError{Op: "writing to", Path: path, Err: ErrForeign}
+	if f, err = checked(f, path); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err != nil {
+	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -110,9 +110,10 @@ func ownerOfNew(folder string) int {
 }
 
 // Planted reports that what has a name may have been put there by another user: it stands in a
-// folder where everybody may make names, as /tmp, and belongs neither to this user nor to the
-// folder's owner. It is the rule by which Linux follows links and opens pipes in such folders
-// (protected_symlinks, protected_fifos; proc(5)), for whatever has the name.
+// folder where everybody may make names, as /tmp, and belongs neither to this user, nor to the
+// folder's owner, nor to root. It is the rule by which Linux follows links and opens pipes in such
+// folders (protected_symlinks, protected_fifos; proc(5)), for whatever has the name, and also where
+// the folder isn't sticky.
 func Planted(path string) bool {
 	info, err := os.Lstat(path)
 	return err == nil && plantedIn(filepath.Dir(path), info)
@@ -122,18 +123,17 @@ func Planted(path string) bool {
 func plantedIn(folder string, info fs.FileInfo) bool {
 	in, err := os.Stat(folder)
 	const everybody = 0o002
-	if err != nil || in.Mode()&fs.ModeSticky == 0 || in.Mode()&everybody == 0 {
+	if err != nil || in.Mode()&everybody == 0 {
 		return false
 	}
 	uid, _, ok := ownership(info)
 	owner, _, okFolder := ownership(in)
-	return ok && okFolder && uid != os.Geteuid() && uid != owner
+	return ok && okFolder && uid != 0 && uid != os.Geteuid() && uid != owner
 }
 
-// checkLink reports with ErrForeign a symbolic link that may have been planted. Root's are
-// followed everywhere.
+// checkLink reports with ErrForeign a symbolic link that may have been planted.
 func checkLink(path string, link fs.FileInfo) error {
-	if uid, _, ok := ownership(link); ok && uid != 0 && plantedIn(filepath.Dir(path), link) {
+	if uid, ok := Owner(link); ok && plantedIn(filepath.Dir(path), link) {
 		return &fs.PathError{Op: "following", Path: path, Err: fmt.Errorf("%w (user id %d)", ErrForeign, uid)}
 	}
 	return nil

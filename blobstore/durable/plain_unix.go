@@ -10,9 +10,12 @@ import (
 
 // NoFollow are flags for opening a file: a symbolic link is an error, and a pipe without a reader
 // or writer, too, in place of waiting for one.
-const NoFollow = noLinks | syscall.O_NONBLOCK
+const NoFollow = noLinks | noWait
 
-const noLinks = syscall.O_NOFOLLOW
+const (
+	noLinks = syscall.O_NOFOLLOW
+	noWait  = syscall.O_NONBLOCK
+)
 
 // plainByName is whether it must be looked up beforehand what a name stands for.
 const plainByName = false

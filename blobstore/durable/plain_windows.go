@@ -8,7 +8,10 @@ import (
 // NoFollow has no counterpart here.
 const NoFollow = 0
 
-const noLinks = 0
+const (
+	noLinks = 0
+	noWait  = 0
+)
 
 const plainByName = true
 
