@@ -113,6 +113,7 @@ func TestWhatAnswersMean(t *testing.T) {
 		{"429", func(*answering) chaos.Fault { return chaos.Status(429) }, 1, nil, 0, 3},
 		{"G36 429 with a Retry-After of 1.16ms", func(*answering) chaos.Fault { return chaos.Status(429, "Retry-After", "1.16ms") }, 1, nil, 0, 3},
 		{"429 for longer than patience", func(*answering) chaos.Fault { return chaos.Status(429, "Retry-After", "3600") }, registrytest.Always, registry.ErrQuota, 0, 2},
+		{"429 for longer than all time", func(*answering) chaos.Fault { return chaos.Status(429, "Retry-After", "99999999999") }, registrytest.Always, registry.ErrQuota, 0, 2},
 		{"500", func(*answering) chaos.Fault { return chaos.Status(500) }, 2, nil, 0, 4},
 		{"G38 502", func(*answering) chaos.Fault { return chaos.Status(502) }, 5, nil, 0, 7},
 		{"503", func(*answering) chaos.Fault { return chaos.Status(503, "Retry-After", "1") }, 1, nil, 0, 3},

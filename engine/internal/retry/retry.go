@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -173,9 +174,13 @@ func (p Policy) PatienceOrDefault() time.Duration {
 	return p.Patience
 }
 
+// longest is the longest Duration, some 292 years.
+const longest = time.Duration(math.MaxInt64)
+
 // After parses a Retry-After header: seconds or a date (RFC 9110, section 10.2.3), or a duration such
 // as 1.16ms, as some registries send. The wait is at least one second, since some send zero or less
-// and mean "later". It reports false for anything else.
+// and mean "later"; more seconds than a Duration holds are the longest one. It reports false for
+// anything else.
 func After(header string, now time.Time) (time.Duration, bool) {
 	header = strings.TrimSpace(header)
 	if header == "" {
@@ -183,11 +188,15 @@ func After(header string, now time.Time) (time.Duration, bool) {
 	}
 	var d time.Duration
 	if secs, err := strconv.ParseFloat(header, 64); err == nil {
-		// Rejects NaN, too, and what would overflow a Duration.
-		if !(secs >= 0 && secs < 1e9) {
+		if !(secs >= 0) || math.IsInf(secs, 0) { // rejects NaN, too
 			return 0, false
 		}
-		d = time.Duration(secs * float64(time.Second))
+		d = longest
+		if secs < longest.Seconds() {
+			d = time.Duration(secs * float64(time.Second))
+		}
+	} else if errors.Is(err, strconv.ErrRange) && secs > 0 { // a number that no float64 holds
+		d = longest
 	} else if at, err := http.ParseTime(header); err == nil {
 		d = at.Sub(now)
 	} else if dur, err := time.ParseDuration(header); err == nil && dur >= 0 {

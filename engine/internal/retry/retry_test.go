@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -91,6 +93,7 @@ func TestPolicy(t *testing.T) {
 		{"503 with a time", retry.Failure{Tries: 9, Status: 503, RetryAfter: "7"}, true, 7 * time.Second},
 		{"429 with too long a time", retry.Failure{Tries: 1, Status: 429, Throttled: true, RetryAfter: "3600"}, false, 0},
 		{"503 until the end of time", retry.Failure{Tries: 1, Since: time.Second, Status: 503, RetryAfter: "Fri, 31 Dec 9999 23:59:59 GMT"}, false, 0},
+		{"503 for longer than all time", retry.Failure{Tries: 1, Since: time.Second, Status: 503, RetryAfter: "99999999999"}, false, 0},
 		{"429 without a time", retry.Failure{Tries: 1, Status: 429, Throttled: true}, true, time.Second},
 		{"403 that means 429", retry.Failure{Tries: 1, Status: 403, Throttled: true}, true, time.Second},
 	} {
@@ -109,12 +112,14 @@ func TestAfterReadsEveryFormSeen(t *testing.T) {
 		"2m":                            2 * time.Minute,
 		"Fri, 02 Jan 2026 03:05:05 GMT": time.Minute,
 		"Fri, 02 Jan 2026 03:00:00 GMT": time.Second, // in the past
+		"999999999":                     999999999 * time.Second, "1000000000": 1000000000 * time.Second,
+		"99999999999": math.MaxInt64, "9223372036.9": math.MaxInt64, "1e300": math.MaxInt64, strings.Repeat("9", 400): math.MaxInt64,
 	} {
 		if got, ok := retry.After(in, now); !ok || got != want {
 			t.Errorf("After(%q) = %v, %v; want %v", in, got, ok, want)
 		}
 	}
-	for _, in := range []string{"", "soon", "-1", "NaN", "Inf", "1e300", "-5s"} {
+	for _, in := range []string{"", "soon", "-1", "NaN", "Inf", "-1e999", "-5s"} {
 		if got, ok := retry.After(in, now); ok {
 			t.Errorf("After(%q) = %v, want none", in, got)
 		}
