@@ -391,6 +391,42 @@ func TestMalformedLocationsAreNotTold(t *testing.T) {
 	}
 }
 
+// Headers that are shown hide what may be secret in URLs: users with passwords, queries, fragments.
+func TestHeadersAreShownWithoutSecretsOfURLs(t *testing.T) {
+	const url = `http://ann:SECRET1@127.0.0.1:1/token?sig=SECRET2&X-Amz-Signature=SECRET3,SECRET4#SECRET5`
+	s := serve(t)
+	ref := parse(t, s.Push("r", "1", small()))
+	s.Break("/manifests/", registrytest.Always, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for name, values := range map[string][]string{
+				"Www-Authenticate": {
+					`Bearer realm="` + url + `",service="registry.example",scope="repository:team/app:pull"`, `Bearer realm=` + url, `Bearer realm="/token?sig=SECRET"`,
+					`Bearer realm="//ann:SECRET@host.example/a b?sig=SECRET \"SECRET\" SECRET", service="x"`, `Bearer realm="ann:SECRET@host.example/token"`, `Bearer realm="` + url,
+				},
+				"Location": {url}, "Content-Location": {url}, "Link": {"<" + url + `>; rel="next"`}, "Refresh": {"1; url=" + url},
+				"Server": {"nginx/1.2 (" + url + ")"}, "Via": {"1.1 " + url}, "X-Cache": {url}, "Etag": {`"` + url + `"`},
+			} {
+				w.Header()[name] = values
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+		})
+	})
+	rec := &record{}
+	_, err := client(t, registry.Options{Observer: rec, TraceHeaders: true}).Manifest(t.Context(), ref, "1")
+	text := fmt.Sprint(rec.text(), err)
+	if at := strings.Index(text, "SECRET"); at >= 0 {
+		t.Errorf("a secret is told: %s", text[max(0, at-100):min(len(text), at+20)])
+	}
+	for _, want := range []string{
+		`Bearer realm="http://[hidden]@127.0.0.1:1/token?[hidden]",service="registry.example",scope="repository:team/app:pull"`, `realm="//[hidden]@host.example/a b?[hidden]", service="x"`,
+		`realm="/token?[hidden]"`, "nginx/1.2 (http://[hidden]@127.0.0.1:1/token?[hidden]",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s is not shown: %s", want, text)
+		}
+	}
+}
+
 func TestHTTPSNeverRedirectsToHTTP(t *testing.T) {
 	s := registrytest.NewTLS()
 	defer s.Close()

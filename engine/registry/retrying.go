@@ -303,8 +303,8 @@ func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// open are the headers whose values may be shown. All others may hold secrets:
-// credentials, cookies, the signatures in Location.
+// open are the headers whose values may be shown, but for what bareURLs hides. All others may hold
+// secrets: credentials, cookies, the signatures in Location.
 var open = []string{
 	"Accept", "Accept-Encoding", "Accept-Ranges", "Age", "Cache-Control", "Connection", "Content-Encoding",
 	"Content-Length", "Content-Range", "Content-Type", "Date", "Docker-Content-Digest",
@@ -320,7 +320,7 @@ func (c *Client) redact(h http.Header) map[string][]string {
 			shown := printable.Hidden
 			switch u, err := url.Parse(v); {
 			case slices.Contains(open, k):
-				shown = c.secrets.Line(v)
+				shown = c.secrets.Line(bareURLs(v))
 			case k == "Location" && err == nil:
 				shown = c.secrets.Line(bareURL(u))
 			}
@@ -328,6 +328,56 @@ func (c *Client) redact(h http.Header) map[string][]string {
 		}
 	}
 	return out
+}
+
+// bareURLs is a header's value with what may be secret in URLs hidden, as bareURL has it: in each
+// quoted string, and in each word outside of them, what stands before an @, and behind a question
+// mark or the # of a fragment.
+func bareURLs(value string) string {
+	var b strings.Builder
+	quoted := false
+	for value != "" {
+		end := endOfWord(value, quoted)
+		b.WriteString(bareWord(value[:end]))
+		if end < len(value) {
+			quoted = quoted != (value[end] == '"')
+			b.WriteByte(value[end])
+			end++
+		}
+		value = value[end:]
+	}
+	return b.String()
+}
+
+// endOfWord is where a word ends, or the quoted string (RFC 9110, section 5.6.4) in which it begins.
+func endOfWord(s string, quoted bool) int {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"', !quoted && (c == ' ' || c == '\t'):
+			return i
+		case quoted && c == '\\':
+			i++
+		}
+	}
+	return len(s)
+}
+
+func bareWord(word string) string {
+	ends := "?"
+	if strings.Contains(word, "/") { // else it may be the name of a language
+		ends = "?#"
+	}
+	if i := strings.IndexAny(word, ends); i >= 0 && i+1 < len(word) {
+		word = word[:i+1] + printable.Hidden
+	}
+	if at := strings.LastIndexByte(word, '@'); at > 0 {
+		scheme := 0
+		if i := strings.Index(word[:at], "//"); i >= 0 {
+			scheme = i + len("//")
+		}
+		word = word[:scheme] + printable.Hidden + word[at:]
+	}
+	return word
 }
 
 // passOn shows a registry's warnings to the user, as the distribution spec asks of clients
