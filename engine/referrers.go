@@ -42,14 +42,14 @@ func (o Options) addReferrers(ctx context.Context, m *manifests, img *plan.Image
 		for _, subject := range subjects {
 			found, err := o.referring(ctx, m, img, subject)
 			if err != nil {
-				return fmt.Errorf("what refers to %s: %w", subject, err)
+				return fmt.Errorf("referrers of %s: %w", subject, err)
 			}
 			for _, v := range found {
 				d := v.Document.Descriptor.Digest
 				if !seen[d] {
 					seen[d] = true
 					if len(img.Beside) >= maxBeside {
-						return fmt.Errorf("what refers to the image: %w: more than %d manifests", image.ErrInvalid, maxBeside)
+						return fmt.Errorf("referrers of the image: %w: more than %d manifests", image.ErrInvalid, maxBeside)
 					}
 					next = append(next, d)
 					img.Beside = append(img.Beside, v)

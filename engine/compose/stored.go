@@ -59,7 +59,7 @@ func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, pl
 		}
 		doc, err := image.DecodeVerified(raw, d.Digest)
 		if err != nil || doc.Manifest == nil {
-			return nil, errors.Join(fmt.Errorf("%s: what refers to it is no manifest", name), err)
+			return nil, errors.Join(fmt.Errorf("%s: a referrer of it is not a manifest", name), err)
 		}
 		img.Documents = append(img.Documents, doc)
 		img.Beside = append(img.Beside, plan.Variant{
