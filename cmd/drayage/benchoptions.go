@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drayage/bench"
+	"drayage/blobstore/durable"
 
 	"github.com/spf13/pflag"
 )
@@ -160,7 +161,7 @@ func (o *benchOptions) readBaseline() (*bench.Report, error) {
 	if o.baseline == "" {
 		return nil, nil
 	}
-	f, err := os.Open(o.baseline)
+	f, err := durable.OpenNamed(o.baseline)
 	if err != nil {
 		return nil, fmt.Errorf("--baseline: %w", err)
 	}

@@ -1,14 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
 	"drayage/bench"
+	"drayage/blobstore/durable"
+	"drayage/engine/limits"
+	"drayage/engine/textfile"
 )
 
 // benchReads are options of reads to compare, with what is appended to the names of their targets.
@@ -76,14 +77,25 @@ func rangeSize(word string) (int64, error) {
 func parseMix(text string) (bench.Mix, error) {
 	words := strings.Split(text, ",")
 	if !strings.ContainsAny(text, ",*") {
-		if f, err := os.Open(text); err == nil {
+		f, err := durable.OpenNamed(text)
+		if errors.Is(err, durable.ErrForeign) {
+			return nil, fmt.Errorf("--profile: %w", err)
+		}
+		if err == nil {
 			defer f.Close()
 			words = nil
-			for lines := bufio.NewScanner(f); lines.Scan(); {
-				line, _, _ := strings.Cut(lines.Text(), "#")
+			err := textfile.EachLine(f, limits.ListBytes, func(line string) error {
+				line, _, _ = strings.Cut(line, "#")
 				if line = strings.TrimSpace(line); line != "" {
 					words = append(words, line)
 				}
+				if len(words) > limits.ListDigests {
+					return fmt.Errorf("it lists more than %d sizes", limits.ListDigests)
+				}
+				return nil
+			})
+			if err != nil {
+				return nil, usageError{fmt.Errorf("--profile %s: %w", text, err)}
 			}
 		}
 	}

@@ -2,12 +2,12 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"drayage/bench"
+	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/history"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
@@ -24,7 +24,7 @@ type replay struct {
 
 // readReplay reads a pull report. from has registries separated by commas, or is empty.
 func readReplay(path, from string) (*replay, error) {
-	f, err := os.Open(path)
+	f, err := durable.OpenNamed(path)
 	if err != nil {
 		return nil, fmt.Errorf("--replay: %w", err)
 	}

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
+	"drayage/blobstore/durable"
 	"drayage/engine/limits"
 	"drayage/engine/reference"
 	"drayage/engine/textfile"
@@ -32,11 +32,16 @@ const maxName = 4096 // bytes of a line that may name an image
 // readList reads image names from a file or, for "-", from standard input: one
 // a line, with comments from # on.
 func readList(path string, stdin io.Reader) ([]named, error) {
+	return readNames("list of images", path, stdin)
+}
+
+// readNames is readList of what is called so.
+func readNames(what, path string, stdin io.Reader) ([]named, error) {
 	in, name := stdin, "standard input"
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := durable.OpenNamed(path)
 		if err != nil {
-			return nil, fmt.Errorf("reading the list of images: %w", err)
+			return nil, fmt.Errorf("reading the %s: %w", what, err)
 		}
 		defer f.Close()
 		in, name = f, path
@@ -63,7 +68,7 @@ func readList(path string, stdin io.Reader) ([]named, error) {
 	}
 	var usage usageError
 	if err != nil && !errors.As(err, &usage) {
-		return nil, fmt.Errorf("reading the list of images: %w", err)
+		return nil, fmt.Errorf("reading the %s: %w", what, err)
 	}
 	return out, err
 }

@@ -46,7 +46,7 @@ func (o *pullOptions) with() string {
 // readLock reads a lock: the digests of images with tags, by their names without
 // them. Others are pinned by themselves.
 func readLock(path string) (map[reference.Image]digest.Digest, error) {
-	words, err := readList(path, strings.NewReader(""))
+	words, err := readNames("lock file", path, strings.NewReader(""))
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"io"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -15,6 +15,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry"
+	"drayage/engine/textfile"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -99,9 +100,15 @@ func (o *loginOptions) ask(s streams) error {
 		if o.user == "" || o.password != "" {
 			return usageError{errors.New("--password-stdin requires -u USER, and excludes --password")}
 		}
-		raw, err := io.ReadAll(io.LimitReader(s.in, limits.StdinBytes))
+		raw, err := textfile.ReadRaw(s.in, limits.StdinBytes)
+		if badText(err) {
+			return usageError{fmt.Errorf("--password-stdin: %w", err)}
+		}
+		if err != nil {
+			return err
+		}
 		o.password = strings.TrimRight(string(raw), "\r\n")
-		return err
+		return nil
 	}
 	in, ok := s.in.(*os.File)
 	if (o.user == "" || o.password == "") && (!ok || !isTerminal(in)) {

@@ -5,12 +5,15 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"drayage/engine/registry/registrytest"
 )
 
 // A name of what the program has open, such as /dev/stdout, is written to where it is, and never
@@ -130,5 +133,117 @@ func TestFilesThatAreMounted(t *testing.T) {
 	w.run("warm", "--once", "-c", "warm.yaml")
 	if text, err := os.ReadFile(source); err != nil || len(text) != 0 {
 		t.Errorf("it has %q, %v", text, err)
+	}
+}
+
+// A user's own pipe, also one that the shell has opened for <(…), is read to its end.
+func TestOwnPipesAreRead(t *testing.T) {
+	w := newWorld(t)
+	w.want(w.run("pull", "-o", "x.tar", "--lock", "images.lock", w.image), 0)
+	archive, err := os.ReadFile(filepath.Join(w.home, "x.tar"))
+	lock, errLock := os.ReadFile(filepath.Join(w.home, "images.lock"))
+	if err := errors.Join(err, errLock); err != nil {
+		t.Fatal(err)
+	}
+	s := registrytest.NewTLS()
+	defer s.Close()
+	for what, text := range map[string]string{
+		"-f": w.image + "\n", "--lock": string(lock), "--since": string(archive), "-a": "user:password", "store import": string(archive), "--ca-cert": pemOf(t, s),
+		"warm": fmt.Sprintf("groups:\n- name: g\n  every: 1h\n  images: [%q]\n", w.image),
+	} {
+		t.Run(what, func(t *testing.T) {
+			pipe := filepath.Join(t.TempDir(), "pipe")
+			if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			written := make(chan error)
+			go func() { written <- os.WriteFile(pipe, []byte(text), 0) }()
+			w.want(w.run(w.reading()[what](pipe)...), 0)
+			if err := <-written; err != nil {
+				t.Error(err)
+			}
+			r, end, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			go func() {
+				_, err := end.WriteString(text)
+				written <- errors.Join(err, end.Close())
+			}()
+			cmd := exec.CommandContext(t.Context(), "drayage", w.reading()[what]("/dev/fd/3")...)
+			cmd.Env, cmd.Dir, cmd.ExtraFiles = w.env, w.home, []*os.File{r}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("/dev/fd/3: %v\n%s", err, out)
+			}
+			if err := <-written; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Whoever waits for the other end of a pipe can be interrupted.
+func TestSignalsEndWaitingForPipes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("an emulated processor has other system calls")
+	}
+	w := newWorld(t)
+	commands := w.reading()
+	commands["-o"] = func(path string) []string { return []string{"pull", "-o", path, w.image} }
+	for what, command := range commands {
+		for sig, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+			t.Run(fmt.Sprint(what, " ", sig), func(t *testing.T) {
+				pipe := filepath.Join(t.TempDir(), "pipe")
+				if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.CommandContext(t.Context(), "drayage", command(pipe)...)
+				cmd.Env, cmd.Dir = w.env, w.home
+				var stderr strings.Builder
+				cmd.Stderr = &stderr
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				untilOpening(t, cmd.Process.Pid)
+				if err := cmd.Process.Signal(sig); err != nil {
+					t.Fatal(err)
+				}
+				_ = cmd.Wait()
+				if got := cmd.ProcessState.ExitCode(); got != want || !strings.Contains(stderr.String(), "interrupted by SIG") {
+					t.Errorf("status %d, want %d: %s", got, want, stderr.String())
+				}
+			})
+		}
+	}
+}
+
+// untilOpening waits until a process is within openat(2), and stays there.
+func untilOpening(t *testing.T, pid int) {
+	t.Helper()
+	within := func() string { // the thread, and the call
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+		if err != nil || len(tasks) == 0 {
+			t.Fatalf("the process is gone: %v", err)
+		}
+		for _, task := range tasks {
+			raw, err := os.ReadFile(task)
+			if errors.Is(err, fs.ErrPermission) {
+				t.Skip(err)
+			}
+			if strings.HasPrefix(string(raw), fmt.Sprint(syscall.SYS_OPENAT, " ")) {
+				return task + string(raw)
+			}
+		}
+		return ""
+	}
+	const often = 1000
+	for same, last := 0, ""; same < often; same++ {
+		if now := within(); now == "" || now != last {
+			same, last = 0, now
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("it doesn't wait for the pipe")
+		}
 	}
 }

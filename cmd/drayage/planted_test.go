@@ -147,7 +147,9 @@ func TestAnothersLinksAreRefusedInSharedFolders(t *testing.T) {
 			taken bool
 		}{
 			{"a stranger's, shared", os.ModeSticky | 0o777, stranger, false},
+			{"a stranger's, shared and not sticky", 0o777, stranger, false},
 			{"root's, shared", os.ModeSticky | 0o777, 0, true},
+			{"root's, shared and not sticky", 0o777, 0, true},
 			{"a stranger's, not shared", 0o755, stranger, true},
 			{"a stranger's, of one group", os.ModeSticky | 0o775, stranger, true},
 		} {
@@ -238,4 +240,125 @@ func TestModesOfWhatIsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want(w.run("store", "info"), 0, "other users may", "read it")
+}
+
+// What another user may have put into a folder where everybody may make names is not read when it
+// may make the reader wait, nor written.
+func TestPipesAndDevicesOfOthersAreRefused(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this takes root")
+	}
+	const stranger = 54321
+	w := newWorld(t)
+	commands := map[string]func(path string) []string{
+		"-o":       func(path string) []string { return []string{"pull", "-o", path, w.image} },
+		"--report": func(path string) []string { return []string{"pull", "--report", path, w.image} },
+		"--failed": func(path string) []string {
+			return []string{"pull", "--failed", path, strings.Replace(w.image, ":1", ":none", 1), "--keep-going"}
+		},
+		"--access-log": func(path string) []string { return []string{"serve", "--listen", "127.0.0.1:0", "--access-log", path} },
+	}
+	for what, command := range w.reading() {
+		commands[what] = command
+	}
+	for what, command := range commands {
+		for _, mode := range []os.FileMode{os.ModeSticky | 0o777, 0o777} {
+			for _, kind := range []string{"a pipe", "a link to a pipe", "a link to a device"} {
+				t.Run(fmt.Sprintf("%s, %s in %v", what, kind, mode), func(t *testing.T) {
+					dir, theirs := t.TempDir(), filepath.Join(t.TempDir(), "theirs")
+					path := filepath.Join(dir, "x")
+					made := errors.Join(os.Chmod(dir, mode), syscall.Mkfifo(theirs, 0o666))
+					switch kind {
+					case "a pipe":
+						made = errors.Join(made, syscall.Mkfifo(path, 0o666))
+					case "a link to a pipe":
+						made = errors.Join(made, os.Symlink(theirs, path))
+					default:
+						made = errors.Join(made, os.Symlink(os.DevNull, path))
+					}
+					if err := errors.Join(made, os.Lchown(path, stranger, stranger)); err != nil {
+						t.Fatal(err)
+					}
+					if o := w.run(command(path)...); o.status == 0 || !strings.Contains(o.err, "belongs to another user") {
+						t.Errorf("status %d: %s", o.status, o.err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// reading are commands that read a file that is named on the command line.
+func (w *world) reading() map[string]func(path string) []string {
+	return map[string]func(path string) []string{
+		"-f":     func(path string) []string { return []string{"pull", "-f", path} },
+		"--lock": func(path string) []string { return []string{"pull", "--lock", path, w.image} },
+		"--since": func(path string) []string {
+			return []string{"pull", "--since", path, "-o", filepath.Join(w.t.TempDir(), "x.tar"), w.image}
+		},
+		"-a":             func(path string) []string { return []string{"pull", "-a", "file:" + path, w.image} },
+		"--ca-cert":      func(path string) []string { return []string{"pull", "--ca-cert", path, w.image} },
+		"--cert":         func(path string) []string { return []string{"pull", "--cert", path, "--key", path, w.image} },
+		"store import":   func(path string) []string { return []string{"store", "import", path} },
+		"warm":           func(path string) []string { return []string{"warm", "--once", "-c", path} },
+		"bench --replay": func(path string) []string { return []string{"bench", "--replay", path} },
+	}
+}
+
+// Configurations that have their places are regular files: a pipe there makes nobody wait.
+func TestPipesInPlaceOfConfigurations(t *testing.T) {
+	w := newWorld(t)
+	hosts := filepath.Join(w.home, "hosts", w.reg.Host())
+	pipe := func(path string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), syscall.Mkfifo(path, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.want(w.run("pull", "--hosts-dir", "hosts", w.image), 7)
+	pipe(filepath.Join(hosts, "hosts.toml"))
+	pipe(filepath.Join(hosts, "x.pem"))
+	w.want(w.run("pull", "--hosts-dir", "hosts", w.image), 2, "hosts.toml: not a regular file")
+	os.Remove(filepath.Join(hosts, "hosts.toml"))
+	for _, key := range []string{"ca", "client"} {
+		w.write(filepath.Join("hosts", w.reg.Host(), "hosts.toml"), key+` = "x.pem"`)
+		w.want(w.run("pull", "--hosts-dir", "hosts", w.image), 2, "x.pem: not a regular file")
+	}
+	pipe(filepath.Join(w.home, "cert"))
+	w.want(w.run("serve", "--listen", "127.0.0.1:0", "--tls-cert", "cert", "--tls-key", "cert"), 2, "cert: not a regular file")
+	pipe(filepath.Join(w.home, ".docker", "config.json"))
+	pipe(filepath.Join(w.home, "run", "containers", "auth.json"))
+	w.want(w.run("pull", w.image), 0)
+	w.want(w.run("login", "-u", "user", "--password", "secret", w.reg.Host()), 7, "config.json: not a regular file")
+}
+
+// Files of certificates and keys have a limit.
+func TestCertificatesHaveALimit(t *testing.T) {
+	w := newWorld(t)
+	const most = 4 << 20
+	for size, large := range map[int]bool{most: false, most + 1: true} {
+		w.write("x.pem", strings.Repeat("x", size))
+		w.write("some.pem", "x")
+		for _, args := range [][]string{
+			{"pull", "--ca-cert", "x.pem", w.image}, {"pull", "--cert", "x.pem", "--key", "some.pem", w.image}, {"pull", "--cert", "some.pem", "--key", "x.pem", w.image},
+			{"serve", "--listen", "127.0.0.1:0", "--tls-cert", "x.pem", "--tls-key", "some.pem"},
+		} {
+			o := w.run(args...)
+			if o.status == 0 || strings.Contains(o.err, "x.pem: too large: more than 4194304 bytes") != large {
+				t.Errorf("%v, %d bytes: status %d: %s", args, size, o.status, o.err)
+			}
+		}
+	}
+}
+
+// So have passwords and profiles.
+func TestPasswordsAndProfilesHaveALimit(t *testing.T) {
+	w := newWorld(t)
+	login := []string{"login", "-u", "user", "--password-stdin", w.reg.Host()}
+	w.want(w.runIn(strings.Repeat("x", 1<<20)+"\n", login...), 2, "too large: more than 1048576 bytes")
+	w.want(w.runIn("secret\n", login...), 0)
+	w.write("profile", strings.Repeat("1KiB\n", 200_001))
+	w.want(w.run("bench", "--profile", "profile", w.image), 2, "more than 200000 sizes")
+	w.write("profile", strings.Repeat("x", 17<<20))
+	w.want(w.run("bench", "--profile", "profile", w.image), 2, "profile: line too long")
 }

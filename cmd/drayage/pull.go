@@ -23,10 +23,12 @@ import (
 	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/image"
+	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/textfile"
 	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
@@ -203,7 +205,7 @@ func (o *pullOptions) images(s streams, args []string) (refs []reference.Image, 
 		words = append(words, listed...)
 	}
 	if len(words) == 0 && o.lock != "" && !o.relock { // those that it has
-		if words, err = readList(o.lock, s.in); err != nil {
+		if words, err = readNames("lock file", o.lock, s.in); err != nil {
 			return nil, nil, err
 		}
 		for i, w := range words { // as they were asked for; the lock pins them
@@ -639,13 +641,29 @@ func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]regis
 	return out, nil
 }
 
+// readPEM reads a file of certificates or of a key that was just opened.
+func readPEM(f *os.File, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := textfile.ReadRaw(f, limits.CertificateBytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return raw, nil
+}
+
 func (n *networkFlags) tls() (*tls.Config, error) {
 	if (n.cert == "") != (n.key == "") {
 		return nil, usageError{errors.New("--cert and --key go together")}
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: n.skipVerify} // asked for by its name
 	if n.caCert != "" {
-		pem, err := os.ReadFile(n.caCert)
+		pem, err := readPEM(durable.OpenNamed(n.caCert))
+		if badText(err) {
+			return nil, usageError{fmt.Errorf("--ca-cert: %w", err)}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("--ca-cert: %w", err)
 		}
@@ -657,7 +675,15 @@ func (n *networkFlags) tls() (*tls.Config, error) {
 		}
 	}
 	if n.cert != "" {
-		pair, err := tls.LoadX509KeyPair(n.cert, n.key)
+		cert, err := readPEM(durable.OpenNamed(n.cert))
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--cert: %w", err)}
+		}
+		key, err := readPEM(durable.OpenNamed(n.key))
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--key: %w", err)}
+		}
+		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--cert and --key: %w", err)}
 		}

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
@@ -406,7 +407,7 @@ func openLog(s streams, flag, name string) (*slog.Logger, func() error, error) {
 		p := progress.NewPatient(s.out, func(left int) []byte { return leftOut(left, false) })
 		w, done = p, func() error { p.Flush(); return nil }
 	default:
-		f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		f, err := durable.OpenLog(name, 0o644)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", flag, err)
 		}
@@ -657,7 +658,7 @@ func (r *reloading) look() error {
 // readPair reads a certificate and its key; nil says that they are what they were.
 func readPair(cert, key string, old [2][]byte) (raw [2][]byte, pair *tls.Certificate, err error) {
 	for i, path := range []string{cert, key} {
-		if raw[i], err = readSome(path, limits.CertificateBytes); err != nil {
+		if raw[i], err = readPEM(durable.OpenRegular(path)); err != nil {
 			return raw, nil, err
 		}
 	}
@@ -669,16 +670,6 @@ func readPair(cert, key string, old [2][]byte) (raw [2][]byte, pair *tls.Certifi
 		return raw, nil, err
 	}
 	return raw, &made, nil
-}
-
-// readSome reads a file of at most so many bytes.
-func readSome(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, most))
 }
 
 func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.pair.Load(), nil }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"drayage/blobstore/durable"
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/image"
@@ -139,18 +140,18 @@ func asText(path string, stdin io.Reader) (text io.ReadCloser, rest io.Reader, e
 	in := io.NopCloser(stdin)
 	again := false
 	if path != "-" {
-		info, err := os.Stat(path)
+		f, err := durable.OpenNamed(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			if _, volume := os.Stat(path + ".001"); volume == nil {
 				return nil, nil, nil // which is for who reads archives
 			}
 		}
-		if err != nil || info.IsDir() {
-			return nil, nil, err
-		}
-		f, err := os.Open(path)
 		if err != nil {
 			return nil, nil, err
+		}
+		info, err := f.Stat()
+		if err != nil || info.IsDir() {
+			return nil, nil, errors.Join(err, f.Close())
 		}
 		in, again = f, info.Mode().IsRegular()
 	}

@@ -99,7 +99,7 @@ func loadWarm(s streams, path, dir string) (*warm.Config, string, error) {
 		if path == "-" {
 			return warm.Load(s.in)
 		}
-		f, err := os.Open(path)
+		f, err := durable.OpenNamed(path)
 		if err != nil {
 			return nil, err
 		}

@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 
+	"drayage/blobstore/durable"
 	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/limits"
@@ -392,7 +393,12 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 		}
 		return err
 	}
-	info, err := os.Stat(name)
+	file, err := durable.OpenNamed(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
@@ -403,11 +409,6 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 		}
 		return errors.Join(walkFolder(ctx, root, f), root.Close())
 	}
-	file, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
 	if !info.Mode().IsRegular() {
 		return s.walk(ctx, file, 0, f)
 	}
@@ -425,7 +426,7 @@ const sumsSuffix = ".sha256"
 // beside it. Without such a list, or where all are as it says, it is the error that there was.
 func blame(ctx context.Context, first string, err error) error {
 	base, _ := volumeName(first)
-	list, errList := os.Open(base + sumsSuffix)
+	list, errList := durable.OpenRegular(base + sumsSuffix)
 	if errList != nil {
 		return err
 	}
@@ -455,7 +456,7 @@ func blame(ctx context.Context, first string, err error) error {
 
 // sumOf is the digest of a file.
 func sumOf(ctx context.Context, name string) (digest.Digest, error) {
-	f, err := os.Open(name)
+	f, err := durable.OpenRegular(name)
 	if err != nil {
 		return "", err
 	}
@@ -569,7 +570,7 @@ func (s source) walkVolumes(ctx context.Context, names []string, f func(member) 
 		}
 	}()
 	for _, name := range names {
-		file, err := os.Open(name)
+		file, err := durable.OpenRegular(name)
 		if err != nil {
 			return err
 		}

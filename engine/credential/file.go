@@ -18,6 +18,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"drayage/blobstore/durable"
 	"drayage/engine/limits"
 	"drayage/engine/textfile"
 )
@@ -348,7 +349,7 @@ func openStored() (sources []source, faults []*Error) {
 		add("the environment variable "+environment, false, []byte(text))
 	}
 	for _, p := range places() {
-		raw, err := readFile(p.path)
+		raw, err := readPlace(p.path)
 		switch {
 		case err == nil && len(bytes.TrimSpace(raw)) == 0: // as if absent; Podman makes such
 		case err == nil:
@@ -377,12 +378,16 @@ func bare(err error) error {
 	return err
 }
 
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// readPlace reads a file that has its place.
+func readPlace(path string) ([]byte, error) { return readFile(durable.OpenRegular(path)) }
+
+// readFile reads a file that was just opened.
+func readFile(f *os.File, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	path := f.Name()
 	info, err := f.Stat()
 	switch {
 	case err != nil:

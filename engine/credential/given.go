@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode"
 
+	"drayage/blobstore/durable"
 	"drayage/engine/textfile"
 )
 
@@ -41,7 +42,7 @@ func Given(s string) (*Set, error) {
 	} else if path, ok := strings.CutPrefix(s, "file:"); ok {
 		where = path
 		var err error
-		if raw, err = readFile(path); err != nil {
+		if raw, err = readFile(durable.OpenNamed(path)); err != nil {
 			return nil, &Error{Where: where, Err: bare(err)}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"drayage/blobstore/durable"
 	"drayage/engine/textfile"
 )
 
@@ -161,12 +162,12 @@ type document struct {
 }
 
 func openDocument(path string) (*document, error) {
-	real, err := behindLinks(path)
+	real, err := durable.Follow(path)
 	if err != nil {
-		return nil, err
+		return nil, bare(err)
 	}
 	d := &document{path: real, top: make(map[string]json.RawMessage), auths: make(map[string]json.RawMessage), parsed: new(file)}
-	raw, err := readFile(real)
+	raw, err := readPlace(real)
 	if absent(err) {
 		return d, nil
 	}
@@ -175,6 +176,9 @@ func openDocument(path string) (*document, error) {
 	}
 	if d.info, err = os.Stat(real); err != nil {
 		return nil, bare(err)
+	}
+	if !d.info.Mode().IsRegular() { // os.DevNull reads as an empty file, and is not to become one
+		return nil, durable.ErrNotPlain
 	}
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return d, nil
@@ -222,33 +226,6 @@ func (d *document) modernize() {
 			delete(d.top, key)
 		}
 	}
-}
-
-// behindLinks is where a file is, or will be, that may be a symbolic link, a dangling one
-// included.
-func behindLinks(path string) (string, error) {
-	const most = 40 // as the kernel has it
-	for range most {
-		to, err := os.Readlink(path)
-		if err != nil {
-			return path, nil // it is no link, or not there
-		}
-		if !filepath.IsAbs(to) {
-			to = filepath.Dir(path) + string(filepath.Separator) + to
-		}
-		path = withoutLinks(to)
-	}
-	return "", syscall.ELOOP
-}
-
-// withoutLinks is a path whose folder has no links: behind one of a folder, ".." leads
-// elsewhere than the text says.
-func withoutLinks(path string) string {
-	folder, name := filepath.Split(path)
-	if real, err := filepath.EvalSymlinks(folder); err == nil {
-		return filepath.Join(real, name)
-	}
-	return filepath.Clean(path) // it isn't there yet
 }
 
 // change writes the file anew, in one step where that can be, with its mode and owner as they were.

@@ -132,6 +132,8 @@ const (
 	LoginBytes = 4 << 20
 	// Logins is how many registries it may have.
 	Logins = 10_000
+	// CertificateBytes is the largest file of certificates or of a key, in bytes.
+	CertificateBytes = 4 << 20
 	// HostsBytes is the largest hosts.toml, in bytes.
 	HostsBytes = 128 << 10
 	// HostsDepth is how deep its tables and arrays may lie in each other, and how many parts a
@@ -139,8 +141,6 @@ const (
 	HostsDepth = 16
 	// PasswordBytes is the largest file of passwords of a mirror, in bytes.
 	PasswordBytes = 16 << 20
-	// CertificateBytes is how much of a mirror's certificate, and of its key, is read, in bytes.
-	CertificateBytes = 1 << 20
 	// StdinBytes is how much is read of a standard input that has a password, in bytes.
 	StdinBytes = 1 << 20
 	// HelperBytes is how much of a credential helper's answer is read, in bytes.

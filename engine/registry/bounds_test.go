@@ -3,6 +3,7 @@ package registry_test
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"drayage/engine/registry"
+	"drayage/engine/textfile"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -96,6 +98,27 @@ func TestReferrersAndTheirPages(t *testing.T) {
 		got, err := client(t, registry.Options{}).Referrers(t.Context(), parse(t, host+"/team/app"), digest.FromString("x"))
 		if c.want == "" && (err != nil || len(got) != c.pages*c.perPage) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%d pages of %d: %d, %v, want %q", c.pages, c.perPage, len(got), err, c.want)
+		}
+	}
+}
+
+// TestCertificatesOfHostsTOML: 4 MiB of a file of certificates, or of a key.
+func TestCertificatesOfHostsTOML(t *testing.T) {
+	const most = 4 << 20
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "registry.example")
+	at := func(name string) string { return filepath.Join(folder, name) }
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{`ca = "x.pem"`, `client = "x.pem"`, `client = [["some.pem", "x.pem"]]`} {
+		write(t, at("hosts.toml"), text)
+		write(t, at("some.pem"), "x")
+		for size, large := range map[int]bool{most: false, most + 1: true} {
+			write(t, at("x.pem"), strings.Repeat("x", size))
+			if _, err := registry.HostsDir(dir, "registry.example", nil); err == nil || errors.Is(err, textfile.ErrTooLarge) != large {
+				t.Errorf("%s of %d bytes: %v", text, size, err)
+			}
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"drayage/blobstore/durable"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
@@ -52,7 +53,7 @@ func HostsDir(dir, registry string, base *tls.Config) ([]Mirror, error) {
 			return nil, err
 		}
 		path := filepath.Join(folder, "hosts.toml")
-		raw, err := textfile.Read(path, limits.HostsBytes)
+		raw, err := readHosts(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -66,6 +67,33 @@ func HostsDir(dir, registry string, base *tls.Config) ([]Mirror, error) {
 		return mirrors, nil
 	}
 	return nil, nil
+}
+
+func readHosts(path string) ([]byte, error) {
+	f, err := durable.OpenRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := textfile.ReadFrom(f, limits.HostsBytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return text, nil
+}
+
+// readPEM reads a file of certificates or of a key.
+func readPEM(path string) ([]byte, error) {
+	f, err := durable.OpenRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := textfile.ReadRaw(f, limits.CertificateBytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return raw, nil
 }
 
 // folders are the names that the folder of a registry may have. Docker Hub's names are one.
@@ -303,7 +331,7 @@ func (e hostEntry) tls(dir string, base *tls.Config) (*tls.Config, error) {
 			pool = x509.NewCertPool()
 		}
 		for _, ca := range cas {
-			pem, err := os.ReadFile(local(ca))
+			pem, err := readPEM(local(ca))
 			if err != nil {
 				return nil, err
 			}
@@ -314,9 +342,17 @@ func (e hostEntry) tls(dir string, base *tls.Config) (*tls.Config, error) {
 		conf.RootCAs = pool
 	}
 	for _, p := range pairs {
-		pair, err := tls.LoadX509KeyPair(local(p[0]), local(p[1]))
+		cert, err := readPEM(local(p[0]))
 		if err != nil {
 			return nil, err
+		}
+		key, err := readPEM(local(p[1]))
+		if err != nil {
+			return nil, err
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p[0], err)
 		}
 		conf.Certificates = append(conf.Certificates, pair)
 	}

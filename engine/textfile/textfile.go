@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -22,19 +21,18 @@ var ErrEncoding = errors.New("not a text file in UTF-8 or UTF-16")
 // ErrTooLarge is wrapped for a file that is larger than its kind ever is.
 var ErrTooLarge = errors.New("too large")
 
-// Read reads a text file of at most limit bytes. Errors wrap those of package os,
-// ErrEncoding or ErrTooLarge.
-func Read(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+// ReadFrom reads a text file of at most limit bytes. Errors are those of r, or wrap ErrEncoding or
+// ErrTooLarge.
+func ReadFrom(r io.Reader, limit int64) ([]byte, error) {
+	raw, err := ReadRaw(r, limit)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return ReadFrom(f, limit)
+	return Decode(raw)
 }
 
-// ReadFrom is Read for what is open already.
-func ReadFrom(r io.Reader, limit int64) ([]byte, error) {
+// ReadRaw is ReadFrom for a file whose text is not decoded here, such as PEM.
+func ReadRaw(r io.Reader, limit int64) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, err
@@ -42,7 +40,7 @@ func ReadFrom(r io.Reader, limit int64) ([]byte, error) {
 	if int64(len(raw)) > limit {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
 	}
-	return Decode(raw)
+	return raw, nil
 }
 
 // Byte order marks (Unicode, section 23.8).

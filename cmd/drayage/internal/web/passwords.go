@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"drayage/blobstore/durable"
 	"drayage/engine/limits"
 	"drayage/engine/textfile"
 
@@ -178,7 +179,7 @@ func readUsers(path string, old *users) (*users, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a regular file", path)
 	}
-	f, err := os.Open(path)
+	f, err := durable.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
