@@ -70,7 +70,7 @@ func (n *networkFlags) add(f *pflag.FlagSet) {
 
 // addTransport adds the flags for how a registry is spoken to.
 func (n *networkFlags) addTransport(f *pflag.FlagSet) {
-	f.BoolVarP(&n.insecure, "insecure", "I", false, "plain HTTP, for registries other than Docker Hub that don't speak TLS")
+	f.BoolVarP(&n.insecure, "insecure", "I", false, "use plain HTTP for registries without TLS (never for Docker Hub)")
 	f.BoolVar(&n.skipVerify, "tls-skip-verify", false, "accept any TLS certificate")
 	f.StringArrayVar(&n.allowed, "allow-address", nil, "registries elsewhere may lead to `CIDR` of a private network or this machine, by redirects, token servers and URLs of layers: 10.1.0.0/16; may be repeated")
 	f.StringVar(&n.caCert, "ca-cert", "", "`FILE` with certificate authorities to trust besides the system's")

@@ -92,7 +92,7 @@ reused. Everything else goes to standard error.`,
 	f.StringVarP(&o.arch, "architecture", "r", "", "same as --platform linux/`ARCH`")
 	f.StringSliceVar(&o.platforms, "platform", nil, "which image of a multi-platform index: `OS/ARCH[/VARIANT]`; may be repeated (default "+image.DefaultPlatform().String()+")")
 	f.BoolVar(&o.all, "all-platforms", false, "every image of an index; --platform then says which one docker load gets")
-	f.BoolVar(&o.referrers, "referrers", false, "what refers to the images, too: signatures, attestations, SBOMs")
+	f.BoolVar(&o.referrers, "referrers", false, "include referrers of the images: signatures, attestations, SBOMs")
 	foreignFlag(f, &o.foreign)
 	f.StringVar(&o.lock, "lock", "", "pin: write to `FILE` the digest of each image, or pull those that it has")
 	f.BoolVar(&o.relock, "update-lock", false, "resolve the images anew and write them to the lock")
