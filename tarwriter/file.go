@@ -85,10 +85,7 @@ func openSpecial(path string, o Options) (*File, error) {
 	case err == nil && !info.Mode().IsRegular() && o.Split > 0:
 		return nil, fmt.Errorf("output %s: %w and is not a regular file, which is required for volumes", path, ErrExists)
 	case err == nil && !info.Mode().IsRegular():
-		if durable.Planted(path) { // another user may read from it
-			return nil, fmt.Errorf("output: %w", &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrForeign})
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		f, err := openDevice(path)
 		if err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
@@ -101,6 +98,19 @@ func openSpecial(path string, o Options) (*File, error) {
 		return nil, fmt.Errorf("output: %w", err)
 	}
 	return nil, nil
+}
+
+// openDevice opens a device or a pipe for writing, behind links.
+func openDevice(path string) (*os.File, error) {
+	to, err := durable.Follow(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := durable.OpenStanding(to)
+	if err == nil && f == nil { // it was one just now
+		err = &fs.PathError{Op: "writing to", Path: path, Err: durable.ErrNotPlain}
+	}
+	return f, err
 }
 
 // Write writes the archive, waits until it is on disk, and renames it to its final name. It is
