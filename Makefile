@@ -25,7 +25,7 @@ EMULATED  := arm s390x
 PORTABLE  := $(addprefix ./engine/,archive compose credential fault image internal/... mirror plan printable reference registry textfile) \
              ./cmd/drayage/internal/history ./cmd/drayage/internal/warm ./blobstore/... ./tarwriter/...
 
-.PHONY: help build cross demo test emulated race-detector cover lint fuzz soak bench race interop page notices loaders clean
+.PHONY: help build cross demo test emulated race-detector cover lint structure fuzz soak bench race interop page notices loaders clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ cover: ## what the tests cover, as coverage.html
 
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## run the linters
 	$< run ./...
+
+structure: ## measure the code's structure: packages, exported names, functions, tests
+	$(GO) run ./cmd/structure -v
 
 fuzz: ## run each fuzz test for FUZZTIME (20s)
 	@set -e; for p in $$($(GO) list ./...); do \

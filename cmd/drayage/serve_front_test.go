@@ -328,6 +328,7 @@ func TestServeKeepsItsCertificate(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); r.watch(ctx, func(m string) { told = append(told, m) }) }()
 		defer func() { cancel(); <-done }()
+		time.Sleep(time.Second) // nothing is written while it is read
 		for _, raw := range [][]byte{whole[:len(whole)/2], nil, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("none")}), whole, whole} {
 			if err := os.WriteFile(cert, raw, 0o600); err != nil {
 				t.Fatal(err)

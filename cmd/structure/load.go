@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -27,11 +28,12 @@ type pkg struct {
 	tests int // of its tests
 }
 
-// A module is all packages of the module in a folder.
+// A module is all packages of the module in a directory.
 type module struct {
-	name string
-	fset *token.FileSet
-	pkgs []*pkg
+	name   string
+	fset   *token.FileSet
+	pkgs   []*pkg
+	tested map[string]bool // names that tests of other packages use, such as engine/chaos.Flip
 }
 
 // listed is what go list says of a package.
@@ -50,7 +52,7 @@ func load(dir string) (*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &module{fset: token.NewFileSet()}
+	m := &module{fset: token.NewFileSet(), tested: make(map[string]bool)}
 	exports := make(map[string]string)
 	for _, l := range list {
 		exports[l.ImportPath] = l.Export
@@ -118,16 +120,46 @@ func (m *module) check(l listed, imports types.Importer) (*pkg, error) {
 			p.lines += n
 		}
 	}
-	for _, name := range append(l.TestGoFiles, l.XTestGoFiles...) {
-		n, err := lineCount(filepath.Join(l.Dir, name))
-		if err != nil {
-			return nil, err
-		}
-		p.tests += n
+	if err := m.checkTests(p, l); err != nil {
+		return nil, err
 	}
 	var err error
 	p.types, err = (&types.Config{Importer: imports}).Check(l.ImportPath, m.fset, p.files, p.info)
 	return p, err
+}
+
+// checkTests counts the lines of a package's tests, and notes what of other
+// packages they use.
+func (m *module) checkTests(p *pkg, l listed) error {
+	for _, name := range append(l.TestGoFiles, l.XTestGoFiles...) {
+		file, err := parser.ParseFile(m.fset, filepath.Join(l.Dir, name), nil, 0)
+		if err != nil {
+			return err
+		}
+		p.tests += m.fset.File(file.Pos()).LineCount()
+		imports := make(map[string]string)
+		for _, imp := range file.Imports {
+			at := strings.Trim(imp.Path.Value, `"`)
+			below, ours := strings.CutPrefix(at, l.Module.Path+"/")
+			if !ours || at == l.ImportPath {
+				continue
+			}
+			word := path.Base(at)
+			if imp.Name != nil {
+				word = imp.Name.Name
+			}
+			imports[word] = below
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				if id, ok := sel.X.(*ast.Ident); ok && imports[id.Name] != "" {
+					m.tested[imports[id.Name]+"."+sel.Sel.Name] = true
+				}
+			}
+			return true
+		})
+	}
+	return nil
 }
 
 func lineCount(path string) (int, error) {
