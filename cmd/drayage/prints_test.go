@@ -27,22 +27,22 @@ var raw = []string{
 	"cmd/drayage.writeText",   // a file
 	"cmd/drayage.Ready",       // a file
 	"cmd/drayage.warmSchemaCommand",
-	"cmd/drayage.sayInTime",        // report's line
-	"cmd/drayage.printResults",     // of printable.Fprintf
-	"cmd/drayage.servePprof",       // our own words
-	"cmd/drayage/progress.Log",     // display's lines, with colours
-	"cmd/drayage/progress.erase",   // codes
-	"cmd/drayage/progress.Hide",    // as erase
-	"cmd/drayage/progress.paint",   // lines that are made fit, with codes
-	"cmd/drayage/progress.drain",   // what a stream wrote
-	"cmd/drayage/progress.Observe", // printable.JSON
+	"cmd/drayage.sayInTime",                 // report's line
+	"cmd/drayage.printResults",              // of printable.Fprintf
+	"cmd/drayage.servePprof",                // our own words
+	"cmd/drayage/internal/progress.Log",     // display's lines, with colours
+	"cmd/drayage/internal/progress.erase",   // codes
+	"cmd/drayage/internal/progress.Hide",    // as erase
+	"cmd/drayage/internal/progress.paint",   // lines that are made fit, with codes
+	"cmd/drayage/internal/progress.drain",   // what a stream wrote
+	"cmd/drayage/internal/progress.Observe", // printable.JSON
 	// What goes to clients. Texts that are ours, or made fit to print by who has them written, since
 	// people read them by curl, too; and what mirrors give as it is.
-	"cmd/drayage/web.answer",
-	"cmd/drayage/web.NoBodies", // our own words, and a method, which is a token
-	"cmd/drayage/web.page",     // a template whose foreign texts go through text
-	"cmd/drayage/web.Write",
-	"cmd/drayage/web.write",
+	"cmd/drayage/internal/web.answer",
+	"cmd/drayage/internal/web.NoBodies", // our own words, and a method, which is a token
+	"cmd/drayage/internal/web.page",     // a template whose foreign texts go through text
+	"cmd/drayage/internal/web.Write",
+	"cmd/drayage/internal/web.write",
 }
 
 // TestEverythingForeignIsMadeFitToPrint: what is shown to people, serve's clients among them, goes through printable.Fprintf, by
@@ -51,7 +51,7 @@ var raw = []string{
 func TestEverythingForeignIsMadeFitToPrint(t *testing.T) {
 	used := map[string]bool{}
 	sources(t, func(pkg string, file *ast.File) {
-		if !slices.Contains([]string{"cmd/drayage", "cmd/drayage/progress", "cmd/drayage/web"}, pkg) {
+		if !slices.Contains([]string{"cmd/drayage", "cmd/drayage/internal/progress", "cmd/drayage/internal/web"}, pkg) {
 			return
 		}
 		for _, decl := range file.Decls {
