@@ -272,8 +272,10 @@ func TestResetsAreBounded(t *testing.T) {
 		stream := uint32(1)
 		for i := 0; lives && i < 3*most; i++ {
 			if every > 1 && i%every == 0 {
-				c.send(ask2(stream, "/v2/"))
-				for over := false; !over; {
+				if _, err := io.WriteString(c.c, ask2(stream, "/v2/")); err != nil {
+					lives = false
+				}
+				for over := false; lives && !over; {
 					got, err := c.next()
 					if err != nil {
 						lives = false
