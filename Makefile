@@ -41,7 +41,7 @@ demo: build ## pull several images from a registry on this machine into demo.tar
 	bin/demo -drayage bin/drayage -o demo.tar
 
 test: ## run all tests that need nothing but Go
-	$(GO) test -timeout 10m ./...
+	$(GO) test -timeout 20m ./...
 
 emulated: ## the portable tests on a 32-bit and a big-endian processor, by qemu-user
 	@set -e; for a in $(EMULATED); do echo $$a; \

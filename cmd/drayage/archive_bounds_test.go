@@ -114,15 +114,15 @@ func hostileTars(t *testing.T) map[string][]byte {
 		out[name] = tarOf(t, parts...)
 	}
 	long := strings.Repeat("x", 3000)
-	many("empty files", 60_000, func(n int) []part { return []part{{name: fmt.Sprintf("%090x", n)}} })
-	many("files", 30_000, func(n int) []part { return []part{{name: fmt.Sprintf("%x/layer.tar", n), text: strconv.Itoa(n)}} })
+	many("empty files", 30_000, func(n int) []part { return []part{{name: fmt.Sprintf("%090x", n)}} })
+	many("files", 8_000, func(n int) []part { return []part{{name: fmt.Sprintf("%x/layer.tar", n), text: strconv.Itoa(n)}} })
 	many("long names", 15_000, func(n int) []part { return []part{{name: strconv.Itoa(n) + long}} })
-	many("links", 100_000, func(n int) []part { return []part{{name: fmt.Sprintf("%090x", n), link: "x"}} })
+	many("links", 50_000, func(n int) []part { return []part{{name: fmt.Sprintf("%090x", n), link: "x"}} })
 	many("links to long names", 8_000, func(n int) []part { return []part{{name: strconv.Itoa(n) + long, link: strconv.Itoa(n) + long}} })
-	many("blobs that are others", 60_000, func(n int) []part { return []part{{name: fmt.Sprintf("blobs/sha256/%064x", n)}} })
-	many("blobs", 30_000, func(n int) []part { return []part{blobPart([]byte(strconv.Itoa(n)))} })
-	many("layers' json", 60_000, func(n int) []part { return []part{{name: fmt.Sprintf("%064x/json", n), text: `{"id":"x"}`}} })
-	many("old layers", 40_000, func(n int) []part {
+	many("blobs that are others", 30_000, func(n int) []part { return []part{{name: fmt.Sprintf("blobs/sha256/%064x", n)}} })
+	many("blobs", 6_000, func(n int) []part { return []part{blobPart([]byte(strconv.Itoa(n)))} })
+	many("layers' json", 15_000, func(n int) []part { return []part{{name: fmt.Sprintf("%064x/json", n), text: `{"id":"x"}`}} })
+	many("old layers", 8_000, func(n int) []part {
 		id := fmt.Sprintf("%064x/", n)
 		return []part{{name: id + "json", text: `{"id":"x"}`}, {name: id + "VERSION", text: "1.0"}, {name: id + "layer.tar"}}
 	})
