@@ -5,16 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
-	"runtime"
 	"strings"
 	"syscall"
-	"time"
 
 	"drayage/blobstore"
-	"drayage/engine/event"
-	"drayage/engine/fault"
-	"drayage/engine/internal/retry"
 	"drayage/engine/internal/schedule"
 	"drayage/engine/internal/transfer"
 	"drayage/engine/plan"
@@ -52,55 +46,10 @@ func (p *pull) fetchAnywhere(ctx context.Context, place *schedule.Place, desc oc
 	}
 }
 
-// fetch brings a blob into the store, from any of the sources, and returns how
-// many of its bytes came over the network now: none when another process was
-// at it, fewer than all when an earlier run had begun.
+// fetch fetches a blob that images need from any of the sources, as fetcher.fetch does.
 func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (int64, error) {
-	in, err := p.ingest(ctx, place, desc)
-	if errors.Is(err, blobstore.ErrExists) {
-		p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size, Reused: true})
-		return 0, nil
-	}
-	if err != nil {
-		return 0, p.tellSpace(local(err))
-	}
-	p.opts.observe(event.Fetching{Digest: desc.Digest, Size: desc.Size, Image: needing[0].Ref.String()})
-	if p.watch != nil {
-		if err := p.watch.begun(in); err != nil {
-			return 0, errors.Join(local(err), in.Close())
-		}
-	}
-	t := transfer.New(desc, sources, in, p.transferOptions(desc))
-	p.flying.Add(1)
-	if p.watch != nil {
-		p.watch.flying(t)
-	}
-	place.Share(t)
-	_, err = t.Run(ctx)
-	place.Share(nil)
-	p.flying.Add(-1)
-	if err == nil {
-		p.opts.observe(event.Verified{Digest: desc.Digest})
-		if p.watch != nil {
-			p.watch.verified()
-		}
-		err = p.commit(ctx, place, in, t.Hash())
-	}
-	if err = errors.Join(err, in.Close()); err != nil {
-		return 0, p.tellSpace(err)
-	}
-	p.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size})
-	return desc.Size - t.Kept(), nil
-}
-
-// local marks an error of the store as a local fault, but for those that tell
-// of the content, or of the run's end.
-func local(err error) error {
-	var size *blobstore.SizeError
-	if errors.As(err, &size) || errors.Is(err, context.Canceled) {
-		return err
-	}
-	return fault.As(fault.Local, err)
+	n, err := p.fetcher.fetch(ctx, place, request{Descriptor: desc, image: needing[0].Ref, sources: sources})
+	return n, p.tellSpace(err)
 }
 
 // tellSpace adds to a full disk's error how much is missing for the whole run,
@@ -122,102 +71,6 @@ func (p *pull) tellSpace(err error) error {
 		return err
 	}
 	return &blobstore.SpaceError{Where: p.opts.Store.Dir(), Need: need, Free: free}
-}
-
-// ingest begins to add a blob. While another process is fetching it, its
-// connection serves other blobs.
-func (p *pull) ingest(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor) (*blobstore.Ingest, error) {
-	waited := false
-	begin := p.lease.Ingest
-	if p.apart {
-		begin = p.lease.IngestApart
-	}
-	in, err := begin(ctx, desc, func() {
-		p.opts.observe(event.Waiting{Digest: desc.Digest})
-		select {
-		case p.waits <- struct{}{}:
-			waited = true
-			place.Release()
-		default: // enough do
-		}
-	})
-	if ctx.Err() != nil {
-		if err == nil {
-			err = in.Close()
-		}
-		return nil, errors.Join(context.Cause(ctx), err)
-	}
-	if !waited {
-		return in, err
-	}
-	<-p.waits
-	if err != nil {
-		return nil, err
-	}
-	if err := place.Regain(ctx); err != nil {
-		return nil, errors.Join(err, in.Close())
-	}
-	return in, nil
-}
-
-// commit publishes a blob. The connection serves others while the disk is
-// waited for.
-func (p *pull) commit(ctx context.Context, place *schedule.Place, in *blobstore.Ingest, hashed hash.Hash) error {
-	select {
-	case p.commits <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	defer func() { <-p.commits }()
-	place.Release()
-	if err := in.Commit(hashed); err != nil {
-		return local(err)
-	}
-	return nil
-}
-
-func (p *pull) transferOptions(desc ocispec.Descriptor) transfer.Options {
-	var front func(int64)
-	if p.watch != nil {
-		front = p.watch.front
-	}
-	return transfer.Options{
-		Front: front,
-		Budget: retry.NewBudget(p.opts.Retry, p.opts.Registry.Pulse(), func(f retry.Failure) {
-			if f.Congested() {
-				p.queue.Trouble(f.Host, true)
-			}
-		}),
-		Pulse:        p.opts.Registry.Pulse(),
-		Hush:         p.opts.Hush,
-		IgnoresRange: p.learning.ignoresRanges,
-		Crowded:      func() bool { return int(p.flying.Load()) >= runtime.GOMAXPROCS(0) },
-		Resumed: func(n int64) {
-			p.opts.observe(event.Resumed{Digest: desc.Digest, N: n})
-		},
-		Checkpoint: p.opts.Checkpoint,
-		Damaged: func(n int64) {
-			p.opts.observe(event.Warned{Message: fmt.Sprintf(
-				"%d bytes that an earlier run had fetched of blob %s are damaged on disk, and fetched again", n, desc.Digest)})
-		},
-		Progress: func(n int64) {
-			p.opts.observe(event.Progress{Digest: desc.Digest, N: n})
-			if p.watch != nil {
-				p.watch.progress(n)
-			}
-		},
-		Arrived: func(host string, n int64) { p.queue.Arrived(host, n) },
-		Retrying: func(try int, wait time.Duration, why error) {
-			p.opts.observe(event.Retrying{What: "blob " + desc.Digest.String(), Why: why.Error(), Try: try, Delay: wait})
-		},
-		Ranged: func(host string, yes bool) {
-			p.learning.ranged(host, yes)
-			if yes {
-				p.queue.Ranged(host)
-			}
-		},
-		Broken: func(host string) { p.queue.Trouble(host, false) },
-	}
 }
 
 // errForeign is the error of a layer that its registry doesn't have, and may not have.

@@ -148,8 +148,8 @@ func (f *flight) prove(o *origin) {
 	f.changed.Broadcast()
 }
 
-// flying is told of the transfer.
-func (f *flight) flying(t *transfer.Transfer) {
+// Transferring is told of the transfer.
+func (f *flight) Transferring(t *transfer.Transfer) {
 	f.mu.Lock()
 	f.transfer = t
 	joining := f.joining
@@ -173,8 +173,8 @@ func (f *flight) with(join func(*transfer.Transfer)) {
 	}
 }
 
-// progress is told of bytes that arrived. When there is no room for more it ends the flight.
-func (f *flight) progress(n int64) {
+// Progress is told of bytes that arrived. When there is no room for more it ends the flight.
+func (f *flight) Progress(n int64) {
 	arrived := f.arrived.Add(n)
 	if f.grow == nil {
 		return
@@ -184,8 +184,8 @@ func (f *flight) progress(n int64) {
 	}
 }
 
-// begun is told of the ingest. Its file stays readable, whatever name it has later.
-func (f *flight) begun(in *blobstore.Ingest) error {
+// Begun is told of the ingest. Its file stays readable, whatever name it has later.
+func (f *flight) Begun(in *blobstore.Ingest) error {
 	file, err := in.Reader()
 	if err != nil {
 		return fmt.Errorf("opening the partial blob: %w", err)
@@ -205,8 +205,8 @@ func (f *flight) leave() {
 	}
 }
 
-// front is told how far all is there.
-func (f *flight) front(n int64) {
+// Prefix is told how far all is there.
+func (f *flight) Prefix(n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if n == 0 {
@@ -219,8 +219,8 @@ func (f *flight) front(n int64) {
 	f.changed.Broadcast()
 }
 
-// verified is told that the whole has the right digest.
-func (f *flight) verified() {
+// Verified is told that the whole has the right digest.
+func (f *flight) Verified() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.there = f.desc.Size

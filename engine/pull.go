@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"drayage/blobstore"
 	"drayage/engine/event"
@@ -35,20 +34,15 @@ func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Res
 
 	p := newPull(o, lease, unique(refs))
 	o.observe(event.Started{Images: len(p.images)})
-	runErr := schedule.Run(ctx, o.Limits, func(q *schedule.Queue) error {
-		p.queue = q
-		p.learning.teach(q, o.Registry)
+	runErr := p.run(ctx, func(q *schedule.Queue) {
 		for _, img := range p.images {
 			q.Add(schedule.Job{Host: p.opts.Registry.Host(img.ref), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
 				return p.resolve(ctx, place, img)
 			}})
 		}
-		return nil
 	})
-	if p.toFetch > 0 { // what can't be kept is found out again
-		_ = lease.KeepHosts(func(old []byte) []byte {
-			return p.learning.merge(old, p.queue.Learned(), o.Registry.Learned())
-		})
+	if p.toFetch > 0 {
+		p.remember()
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -73,17 +67,8 @@ var errImage = errors.New("an image failed")
 
 // pull is a run of Pull.
 type pull struct {
-	opts   Options
-	lease  *blobstore.Lease
-	queue  *schedule.Queue
+	*fetcher
 	images []*pulling
-
-	watch    *flight // who follows the one blob that is fetched, or nil
-	apart    bool    // what is fetched doesn't wait for others that fetch the same digest with another size
-	learning *learning
-	flying   atomic.Int32  // transfers under way
-	commits  chan struct{} // one for each commit that may be under way
-	waits    chan struct{} // and for each blob that may wait for another process
 
 	mu      sync.Mutex // guards what follows, and the fields of pulling below its ref
 	plan    plan.Plan
@@ -95,15 +80,6 @@ type pull struct {
 	lent    map[digest.Digest]bool          // blobs that count as here since they need not be fetched
 	toFetch int64                           // bytes of the disk that the blobs to fetch will take
 }
-
-const (
-	// commitsAtOnce bounds the syncs that go on while their connections are at
-	// the next blobs: enough for a disk to do many small ones in one go.
-	commitsAtOnce = 32
-	// waitsAtOnce bounds how many blobs that other processes are fetching are
-	// waited for beside the work on others.
-	waitsAtOnce = 64
-)
 
 // pulling is an image on its way.
 type pulling struct {
@@ -119,10 +95,8 @@ type pulling struct {
 
 func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 	p := &pull{
-		opts: o, lease: lease, byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
+		fetcher: newFetcher(o, lease), byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
 		awaited: make(map[digest.Digest]chan struct{}), failed: make(map[digest.Digest]bool), lent: make(map[digest.Digest]bool), unknown: len(refs),
-		learning: newLearning(o.Store.Hosts()),
-		commits:  make(chan struct{}, commitsAtOnce), waits: make(chan struct{}, waitsAtOnce),
 	}
 	for _, ref := range refs {
 		p.images = append(p.images, &pulling{ref: ref})

@@ -18,7 +18,6 @@ import (
 	"drayage/engine/internal/transfer"
 	"drayage/engine/limits"
 	"drayage/engine/mirror"
-	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 
@@ -919,27 +918,20 @@ func (t *Through) fetch(ctx context.Context, f *flight, o *origin) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
-	p := newPull(t.opts, lease, nil)
-	p.watch, p.apart = f, f.apart
-	from := []*plan.Image{{Ref: o.ref}}
+	fetcher := newFetcher(t.opts, lease)
 	t.opts.observe(event.Queued{Digest: d.Digest, Size: d.Size})
-	err = schedule.Run(ctx, t.opts.Limits, func(q *schedule.Queue) error {
-		p.queue = q
-		p.learning.teach(q, t.opts.Registry)
+	err = fetcher.run(ctx, func(q *schedule.Queue) {
 		q.Add(schedule.Job{ID: d.Digest.String(), Host: t.opts.Registry.Host(o.ref), Kind: schedule.Bulk, Cost: d.Size, Run: func(ctx context.Context, place *schedule.Place) error {
-			_, err := p.fetch(ctx, place, d, from, t.sources(f, o))
+			_, err := fetcher.fetch(ctx, place, request{Descriptor: d, image: o.ref, sources: t.sources(f, o), apart: f.apart, watch: f})
 			return err
 		}})
-		return nil
 	})
 	if err != nil {
 		return err
 	}
 	const worth = 1 << 20 // bytes, from which on something was learned of the host
 	if d.Size >= worth {
-		_ = lease.KeepHosts(func(old []byte) []byte { // what can't be kept is found out again
-			return p.learning.merge(old, p.queue.Learned(), t.opts.Registry.Learned())
-		})
+		fetcher.remember()
 	}
 	if err := t.judge(f); err != nil {
 		return err
