@@ -12,6 +12,7 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/event"
 	"drayage/engine/fault"
+	"drayage/engine/internal/pullthrough"
 	"drayage/engine/internal/retry"
 	"drayage/engine/internal/schedule"
 	"drayage/engine/internal/transfer"
@@ -71,17 +72,8 @@ type request struct {
 	ocispec.Descriptor
 	image   reference.Image // that needs it
 	sources []transfer.Source
-	apart   bool    // don't wait for a fetch of the same digest with another size
-	watch   watcher // nil: nobody
-}
-
-// watcher follows the fetch of one blob.
-type watcher interface {
-	Begun(in *blobstore.Ingest) error  // its content can be read from now on
-	Transferring(t *transfer.Transfer) // sources can join it from now on
-	Progress(n int64)                  // n more bytes have arrived
-	Prefix(n int64)                    // the first n bytes are written and hashed; 0: all was discarded
-	Verified()                         // the whole matches its digest
+	apart   bool                // don't wait for a fetch of the same digest with another size
+	watch   pullthrough.Watcher // nil: nobody
 }
 
 // fetch brings a blob into the store, from any of its sources, and returns how

@@ -214,7 +214,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		budget = blobstore.NewBudget(store, int64(o.budget), func() (func(string) bool, error) { return warmPins(store) })
 	}
 	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private, Refused: web.Refused}
-	var through *engine.Through
+	var through *engine.PullThrough
 	if len(upstreams) > 0 {
 		bounds := web.NewUpstream(o.clientUp, o.upstreams)
 		var done func()
@@ -417,7 +417,7 @@ func openLog(s streams, flag, name string) (*slog.Logger, func() error, error) {
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, work *limits.Work, upstreams []string, observer event.Observer, d *display) (*engine.Through, func(), error) {
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, work *limits.Work, upstreams []string, observer event.Observer, d *display) (*engine.PullThrough, func(), error) {
 	var refs []reference.Image // one of each registry
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")
@@ -443,7 +443,7 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 			return nil, nil, err
 		}
 	}
-	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
+	through := engine.NewPullThrough(context.WithoutCancel(ctx), engine.Options{
 		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil

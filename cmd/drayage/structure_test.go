@@ -19,8 +19,9 @@ var layers = []string{
 	1: "engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/internal/transfer",
 	2: "engine/plan engine/event engine/mirror cmd/drayage/internal/warm",
 	3: "bench/internal/course cmd/drayage/internal/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/internal/progress",
-	4: "bench/siege engine engine/archive cmd/drayage/internal/doctor bench cmd/drayage/internal/web",
-	5: "cmd/drayage cmd/demo cmd/structure bench/bars bench/race",
+	4: "bench/siege engine/internal/pullthrough engine/archive cmd/drayage/internal/doctor bench cmd/drayage/internal/web",
+	5: "engine",
+	6: "cmd/drayage cmd/demo cmd/structure bench/bars bench/race",
 }
 
 // leaves import nothing of the project, and are imported from wherever they are
@@ -56,9 +57,9 @@ var goroutines = []string{
 	"cmd/drayage/internal/progress.NewBars",
 	"cmd/drayage/internal/progress.Write", // a Patient's, which Flush waits for
 	"cmd/drayage/internal/web.Poll",       // but for a reading that a file system holds up, which nothing can call off
-	"engine.do",
-	"engine.follow",
-	"engine.isDown",
+	"engine/internal/pullthrough.do",
+	"engine/internal/pullthrough.follow",
+	"engine/internal/pullthrough.isDown",
 	"engine/registry.New",
 	"engine/archive.checkLayers",
 	"engine/limits/limitstest.Peak",

@@ -1,10 +1,11 @@
-package engine
+package pullthrough
 
 import (
 	"context"
 	"errors"
 	"hash/maphash"
 	"io"
+	"time"
 
 	"drayage/engine/internal/transfer"
 )
@@ -140,4 +141,47 @@ func (f *flight) spoilers(first *origin) []*origin {
 	}
 	out[0].wrong = true
 	return out
+}
+
+// judge excludes the guests of a flight that are known now to have given wrong content.
+func (t *Cache) judge(f *flight) error {
+	if !f.hasThrown() {
+		return nil
+	}
+	blob, err := t.opts.Store.Open(f.desc.Digest)
+	if err != nil {
+		return err
+	}
+	wrong := f.judge(blob)
+	if err := blob.Close(); err != nil {
+		return err
+	}
+	for _, o := range wrong {
+		t.exclude(o)
+	}
+	return nil
+}
+
+// exclude keeps a repository that has given wrong content out of what is fetched for others, now
+// and for a while: of its blobs and of all others that it says it has.
+func (t *Cache) exclude(o *origin) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	const entry = 200 // bytes, or about that
+	now := time.Now()
+	size := int64(len(o.at.repository) + len(o.at.digest) + entry)
+	t.wrong.put(o.at, now, size)
+	t.spoiled.put(o.at.repository, now, size)
+	for _, f := range t.flights {
+		if other := f.of(o.at.repository); other != nil && other.guest {
+			other.excluded.Store(true)
+		}
+	}
+}
+
+// isExcluded reports whether a repository has given wrong content a while ago. The caller holds t.mu.
+func (t *Cache) isExcluded(repository string) bool {
+	const long = 10 * time.Minute
+	at, ok := t.spoiled.get(repository)
+	return ok && time.Since(at) < long
 }

@@ -1,4 +1,4 @@
-package engine
+package pullthrough
 
 import (
 	"context"
@@ -96,7 +96,7 @@ func (p *proofs) isDown(ref reference.Image) bool {
 
 // Holds implements mirror.Upstream. A question that several ask at once is asked once, and
 // cancelled when the last of them has gone.
-func (t *Through) Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
+func (t *Cache) Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
 	key := proofKey{placeOf(ref, d), manifest}
 	if known, ok := t.proofs.get(key); ok {
 		return known.err
@@ -112,7 +112,7 @@ func (t *Through) Holds(ctx context.Context, ref reference.Image, d digest.Diges
 }
 
 // askHolds asks a registry whether it has something, when it is its turn.
-func (t *Through) askHolds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
+func (t *Cache) askHolds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
 	if !manifest {
 		size, err := t.askSize(ctx, ref, d)
 		if err != nil {
@@ -124,12 +124,12 @@ func (t *Through) askHolds(ctx context.Context, ref reference.Image, d digest.Di
 		return nil
 	}
 	got, err := ask(ctx, t.questions, ref.Registry(), t.within, func(ctx context.Context) (digest.Digest, error) {
-		return t.manifests.Head(ctx, ref, d.String())
+		return t.opts.Manifests.Head(ctx, ref, d.String())
 	})
 	if err == nil && got == "" { // HEAD tells nothing: GET does
 		// Who asks may hold a turn of t.documents, for the index that lists this one.
 		_, err = ask(ctx, t.proofs.documents, ref.Registry(), t.within, func(ctx context.Context) (image.Document, error) {
-			return t.manifests.Manifest(ctx, ref, d.String())
+			return t.opts.Manifests.Manifest(ctx, ref, d.String())
 		})
 		got = d
 	}
@@ -150,7 +150,7 @@ type taking struct {
 // others may not, unless the image's own registry has it there: else whoever can push a manifest
 // could have it list, and so show, what is another's. One that isn't taken now is once it is asked
 // for: a manifest that lists many waits so long for all the answers, and no longer.
-func (t *Through) takes(ctx context.Context, g *gathering, d digest.Digest, manifest bool) bool {
+func (t *Cache) takes(ctx context.Context, g *gathering, d digest.Digest, manifest bool) bool {
 	if t.Withheld == nil || !t.Withheld(g.ref, d) {
 		return true
 	}

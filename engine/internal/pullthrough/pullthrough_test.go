@@ -1,4 +1,4 @@
-package engine_test
+package pullthrough_test
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ type relay struct {
 	t        *testing.T
 	upstream *registrytest.Server
 	store    *blobstore.Store
-	through  *engine.Through
+	through  *engine.PullThrough
 	url      string
 }
 
@@ -52,7 +52,7 @@ func newRelayOf(t *testing.T, fresh time.Duration, perHost int) *relay {
 	client, manifests := registry.New(registry.Options{Retry: policy}), registry.New(registry.Options{Retry: policy})
 	t.Cleanup(client.Close)
 	t.Cleanup(manifests.Close)
-	r.through = engine.NewThrough(context.Background(), engine.Options{
+	r.through = engine.NewPullThrough(context.Background(), engine.Options{
 		Store: r.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: perHost, PerHost: perHost},
 	}, manifests, fresh)
 	t.Cleanup(r.through.Close)

@@ -1,4 +1,4 @@
-package engine
+package pullthrough
 
 import (
 	"time"
@@ -9,43 +9,43 @@ import (
 )
 
 // Wait waits until nothing is under way.
-func (t *Through) Wait() { t.work.Wait() }
+func (t *Cache) Wait() { t.work.Wait() }
 
 // Within sets for how long a registry's whole answer is waited for.
-func (t *Through) Within(d time.Duration) { t.within = d }
+func (t *Cache) Within(d time.Duration) { t.within = d }
 
 // Taking sets how long all questions about what is below one manifest may take.
-func (t *Through) Taking(d time.Duration) { t.taking = d }
+func (t *Cache) Taking(d time.Duration) { t.taking = d }
 
 // Proving is how many wait for answers to whether a repository has something.
-func (t *Through) Proving() int { return t.proofs.asking.waiting() }
+func (t *Cache) Proving() int { return t.proofs.asking.waiting() }
 
 // Prove notes what a registry said of whether a repository has a blob.
-func (t *Through) Prove(ref reference.Image, d digest.Digest, err error) {
+func (t *Cache) Prove(ref reference.Image, d digest.Digest, err error) {
 	t.proofs.put(ref, proofKey{placeOf(ref, d), false}, err)
 }
 
 // Proven reports whether that is remembered.
-func (t *Through) Proven(ref reference.Image, d digest.Digest) (known bool, err error) {
+func (t *Cache) Proven(ref reference.Image, d digest.Digest) (known bool, err error) {
 	p, ok := t.proofs.get(proofKey{placeOf(ref, d), false})
 	return ok, p.err
 }
 
 // Excluded reports whether a repository is no source for others.
-func (t *Through) Excluded(repository string) bool {
+func (t *Cache) Excluded(repository string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.isExcluded(repository)
 }
 
 // Grace sets how long a blob is fetched on that nobody waits for.
-func (t *Through) Grace(d time.Duration) { t.grace = d }
+func (t *Cache) Grace(d time.Duration) { t.grace = d }
 
 // Times are what Within and Grace set.
-func (t *Through) Times() (within, grace time.Duration) { return t.within, t.grace }
+func (t *Cache) Times() (within, grace time.Duration) { return t.within, t.grace }
 
 // Waiting is how many wait for answers to questions.
-func (t *Through) Waiting() int {
+func (t *Cache) Waiting() int {
 	return t.found.waiting() + t.sizes.waiting() + t.tagLists.waiting() + t.referring.waiting()
 }
 
@@ -59,14 +59,14 @@ func (c *calls[T]) waiting() (n int) {
 }
 
 // Flights is how many blobs are being fetched, or wait for their turn.
-func (t *Through) Flights() int {
+func (t *Cache) Flights() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.flights)
 }
 
 // AgeDown makes it long ago that registries couldn't be asked.
-func (t *Through) AgeDown() {
+func (t *Cache) AgeDown() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for name, at := range t.down {

@@ -1,4 +1,4 @@
-package engine_test
+package pullthrough_test
 
 import (
 	"bytes"
@@ -42,7 +42,7 @@ func newGuarded(t *testing.T) (r *relay, get func(user, path string, header ...s
 	client, manifests := registry.New(registry.Options{Retry: policy}), registry.New(registry.Options{Retry: policy})
 	t.Cleanup(client.Close)
 	t.Cleanup(manifests.Close)
-	r.through = engine.NewThrough(context.Background(), engine.Options{Store: r.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: 4, PerHost: 4}}, manifests, time.Hour)
+	r.through = engine.NewPullThrough(context.Background(), engine.Options{Store: r.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: 4, PerHost: 4}}, manifests, time.Hour)
 	t.Cleanup(r.through.Close)
 	h := mirror.New(mirror.Options{Store: r.store, Registry: r.upstream.Host(), Upstream: r.through, Private: private, Allowed: func(name string) bool { return name == r.upstream.Host() }})
 	r.through.Withheld = h.Withheld

@@ -1,4 +1,4 @@
-package engine_test
+package pullthrough_test
 
 import (
 	"bytes"
@@ -71,7 +71,7 @@ func newFrontOf(t *testing.T, registries int, fresh time.Duration, budget int64,
 	if budget > 0 {
 		o.Budget = blobstore.NewBudget(f.store, budget, nil)
 	}
-	f.through = engine.NewThrough(context.Background(), o, manifests, fresh)
+	f.through = engine.NewPullThrough(context.Background(), o, manifests, fresh)
 	t.Cleanup(f.through.Close)
 	server := httptest.NewServer(mirror.New(mirror.Options{
 		Store: f.store, Registry: f.upstream.Host(), Upstream: f.through, Allowed: func(name string) bool { return slices.Contains(hosts, name) },

@@ -1,4 +1,4 @@
-package engine
+package pullthrough
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 
 // A registry has two minutes for the whole answer to one question.
 func TestTheTimeOfQuestions(t *testing.T) {
-	through := NewThrough(t.Context(), Options{}, nil, time.Minute)
+	through := New(t.Context(), Options{Fresh: time.Minute})
 	defer through.Close()
 	const most = 2 * time.Minute
 	for _, takes := range []time.Duration{most - time.Second, most + time.Second} {
