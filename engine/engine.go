@@ -50,9 +50,9 @@ type Options struct {
 	// Checkpoint is how often what has arrived of a blob is made to outlast a
 	// power cut; 0 means every 5 seconds.
 	Checkpoint time.Duration
-	// Hush is how long a connection may be silent while others move; 0 means 3
-	// seconds.
-	Hush time.Duration
+	// PeerStall is the peer stall timeout: how long a connection may be silent while others
+	// receive data, before another one takes its place; 0 means 3 seconds.
+	PeerStall time.Duration
 	// KeepGoing pulls the other images when one fails.
 	KeepGoing bool
 	// Accept, if not nil, may refuse an image once it is resolved, before any

@@ -21,21 +21,21 @@ import (
 
 // fetchAnywhere fetches a blob from the repositories of all images that need
 // it, those too that came to need it while others were tried.
-func (p *pull) fetchAnywhere(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, needing []*plan.Image) (fetched int64, err error) {
+func (p *pull) fetchAnywhere(ctx context.Context, slot *schedule.Slot, desc ocispec.Descriptor, needing []*plan.Image) (fetched int64, err error) {
 	tried := 0
 	for {
 		sources := p.sources(desc.Digest, needing)
 		if len(sources) <= tried { // none that is new
 			places, refused := p.places(desc, needing)
 			if len(places) > 0 {
-				return p.fetch(ctx, place, desc, needing, places)
+				return p.fetch(ctx, slot, desc, needing, places)
 			}
 			if refused != nil && err != nil {
 				err = fmt.Errorf("%w; %w", err, refused)
 			}
 			return fetched, err
 		}
-		fetched, err = p.fetch(ctx, place, desc, needing, sources[tried:])
+		fetched, err = p.fetch(ctx, slot, desc, needing, sources[tried:])
 		if err == nil || !errors.Is(err, registry.ErrNotFound) && !errors.Is(err, registry.ErrDenied) {
 			return fetched, err
 		}
@@ -47,8 +47,8 @@ func (p *pull) fetchAnywhere(ctx context.Context, place *schedule.Place, desc oc
 }
 
 // fetch fetches a blob that images need from any of the sources, as fetcher.fetch does.
-func (p *pull) fetch(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (int64, error) {
-	n, err := p.fetcher.fetch(ctx, place, request{Descriptor: desc, image: needing[0].Ref, sources: sources})
+func (p *pull) fetch(ctx context.Context, slot *schedule.Slot, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (int64, error) {
+	n, err := p.fetcher.fetch(ctx, slot, request{Descriptor: desc, image: needing[0].Ref, sources: sources})
 	return n, p.tellSpace(err)
 }
 

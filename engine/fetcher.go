@@ -79,9 +79,9 @@ type request struct {
 // fetch brings a blob into the store, from any of its sources, and returns how
 // many of its bytes came over the network now: none when another process was
 // at it, fewer than all when an earlier run had begun.
-func (f *fetcher) fetch(ctx context.Context, place *schedule.Place, r request) (int64, error) {
+func (f *fetcher) fetch(ctx context.Context, slot *schedule.Slot, r request) (int64, error) {
 	desc := r.Descriptor
-	in, err := f.ingest(ctx, place, r)
+	in, err := f.ingest(ctx, slot, r)
 	if errors.Is(err, blobstore.ErrExists) {
 		f.opts.observe(event.Fetched{Digest: desc.Digest, Size: desc.Size, Reused: true})
 		return 0, nil
@@ -100,16 +100,16 @@ func (f *fetcher) fetch(ctx context.Context, place *schedule.Place, r request) (
 	if r.watch != nil {
 		r.watch.Transferring(t)
 	}
-	place.Share(t)
+	slot.Share(t)
 	_, err = t.Run(ctx)
-	place.Share(nil)
+	slot.Share(nil)
 	f.active.Add(-1)
 	if err == nil {
 		f.opts.observe(event.Verified{Digest: desc.Digest})
 		if r.watch != nil {
 			r.watch.Verified()
 		}
-		err = f.commit(ctx, place, in, t.Hash())
+		err = f.commit(ctx, slot, in, t.Hash())
 	}
 	if err = errors.Join(err, in.Close()); err != nil {
 		return 0, err
@@ -130,7 +130,7 @@ func local(err error) error {
 
 // ingest begins to add a blob. While another process is fetching it, its
 // connection serves other blobs.
-func (f *fetcher) ingest(ctx context.Context, place *schedule.Place, r request) (*blobstore.Ingest, error) {
+func (f *fetcher) ingest(ctx context.Context, slot *schedule.Slot, r request) (*blobstore.Ingest, error) {
 	waited := false
 	begin := f.lease.Ingest
 	if r.apart {
@@ -141,7 +141,7 @@ func (f *fetcher) ingest(ctx context.Context, place *schedule.Place, r request) 
 		select {
 		case f.waits <- struct{}{}:
 			waited = true
-			place.Release()
+			slot.Release()
 		default: // enough do
 		}
 	})
@@ -158,7 +158,7 @@ func (f *fetcher) ingest(ctx context.Context, place *schedule.Place, r request) 
 	if err != nil {
 		return nil, err
 	}
-	if err := place.Regain(ctx); err != nil {
+	if err := slot.Regain(ctx); err != nil {
 		return nil, errors.Join(err, in.Close())
 	}
 	return in, nil
@@ -166,14 +166,14 @@ func (f *fetcher) ingest(ctx context.Context, place *schedule.Place, r request) 
 
 // commit publishes a blob. The connection serves others while the disk is
 // waited for.
-func (f *fetcher) commit(ctx context.Context, place *schedule.Place, in *blobstore.Ingest, hashed hash.Hash) error {
+func (f *fetcher) commit(ctx context.Context, slot *schedule.Slot, in *blobstore.Ingest, hashed hash.Hash) error {
 	select {
 	case f.commits <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	defer func() { <-f.commits }()
-	place.Release()
+	slot.Release()
 	if err := in.Commit(hashed); err != nil {
 		return local(err)
 	}
@@ -186,14 +186,14 @@ func (f *fetcher) transferOptions(r request) transfer.Options {
 		prefix = r.watch.Prefix
 	}
 	return transfer.Options{
-		Front: prefix,
-		Budget: retry.NewBudget(f.opts.Retry, f.opts.Registry.Pulse(), func(why retry.Failure) {
+		Prefix: prefix,
+		Budget: retry.NewBudget(f.opts.Retry, f.opts.Registry.Activity(), func(why retry.Failure) {
 			if why.Congested() {
 				f.queue.Trouble(why.Host, true)
 			}
 		}),
-		Pulse:        f.opts.Registry.Pulse(),
-		Hush:         f.opts.Hush,
+		Activity:     f.opts.Registry.Activity(),
+		PeerStall:    f.opts.PeerStall,
 		IgnoresRange: f.learning.ignoresRanges,
 		Crowded:      func() bool { return int(f.active.Load()) >= runtime.GOMAXPROCS(0) },
 		Resumed: func(n int64) {

@@ -36,8 +36,8 @@ func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Res
 	o.observe(event.Started{Images: len(p.images)})
 	runErr := p.run(ctx, func(q *schedule.Queue) {
 		for _, img := range p.images {
-			q.Add(schedule.Job{Host: p.opts.Registry.Host(img.ref), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
-				return p.resolve(ctx, place, img)
+			q.Add(schedule.Job{Host: p.opts.Registry.Host(img.ref), Kind: schedule.Small, Run: func(ctx context.Context, slot *schedule.Slot) error {
+				return p.resolve(ctx, slot, img)
 			}})
 		}
 	})
@@ -105,7 +105,7 @@ func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 }
 
 // resolve finds what an image's name stands for, and queues what it needs.
-func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling) error {
+func (p *pull) resolve(ctx context.Context, slot *schedule.Slot, img *pulling) error {
 	m := &manifests{opts: p.opts, discard: p.lease.Discard, keep: func(ctx context.Context, doc image.Document) error {
 		return p.lease.Put(ctx, doc.Descriptor, doc.Raw)
 	}}
@@ -133,7 +133,7 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 		}
 	} else if p.opts.Platform.Explicit && main.Platform == nil && main.Runnable() {
 		// Only the config tells the platform, so it goes ahead of the layers.
-		if err := p.configFirst(ctx, place, img); err != nil {
+		if err := p.configFirst(ctx, slot, img); err != nil {
 			return p.fail(ctx, img, err)
 		}
 	}
@@ -141,7 +141,7 @@ func (p *pull) resolve(ctx context.Context, place *schedule.Place, img *pulling)
 }
 
 // configFirst fetches the config of an image, and checks its platform.
-func (p *pull) configFirst(ctx context.Context, place *schedule.Place, img *pulling) error {
+func (p *pull) configFirst(ctx context.Context, slot *schedule.Slot, img *pulling) error {
 	config := img.image.Main().Config
 	has, err := p.has(ctx, config)
 	if err != nil {
@@ -150,10 +150,10 @@ func (p *pull) configFirst(ctx context.Context, place *schedule.Place, img *pull
 	var fetched int64
 	if !has {
 		p.opts.observe(event.Queued{Digest: config.Digest, Size: config.Size})
-		if fetched, err = p.fetch(ctx, place, config, []*plan.Image{img.image}, p.sources(config.Digest, []*plan.Image{img.image})); err != nil {
+		if fetched, err = p.fetch(ctx, slot, config, []*plan.Image{img.image}, p.sources(config.Digest, []*plan.Image{img.image})); err != nil {
 			return fmt.Errorf("config %s: %w", config.Digest, err)
 		}
-		if err := place.Regain(ctx); err != nil {
+		if err := slot.Regain(ctx); err != nil {
 			return err
 		}
 	}
@@ -271,8 +271,8 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 			continue
 		}
 		p.opts.observe(event.Queued{Digest: b.Digest, Size: b.Size})
-		p.queue.Add(schedule.Job{ID: b.Digest.String(), Host: p.opts.Registry.Host(img.ref), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context, place *schedule.Place) error {
-			return p.blob(ctx, place, b.Descriptor, img)
+		p.queue.Add(schedule.Job{ID: b.Digest.String(), Host: p.opts.Registry.Host(img.ref), Kind: schedule.Bulk, Cost: b.Size, Run: func(ctx context.Context, slot *schedule.Slot) error {
+			return p.blob(ctx, slot, b.Descriptor, img)
 		}})
 	}
 	if complete {
@@ -297,7 +297,7 @@ func (p *pull) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 
 // blob fetches a blob that images wait for. It counts as fetched for the image
 // that queued it.
-func (p *pull) blob(ctx context.Context, place *schedule.Place, desc ocispec.Descriptor, img *pulling) error {
+func (p *pull) blob(ctx context.Context, slot *schedule.Slot, desc ocispec.Descriptor, img *pulling) error {
 	p.mu.Lock()
 	needing := p.alive(desc.Digest)
 	if len(needing) == 0 { // whoever needed it has failed
@@ -307,7 +307,7 @@ func (p *pull) blob(ctx context.Context, place *schedule.Place, desc ocispec.Des
 	if len(needing) == 0 {
 		return nil
 	}
-	fetched, err := p.fetchAnywhere(ctx, place, desc, needing)
+	fetched, err := p.fetchAnywhere(ctx, slot, desc, needing)
 	if err != nil {
 		return p.failBlob(ctx, desc, err)
 	}
@@ -441,7 +441,7 @@ func (p *pull) pin() error {
 		if len(img.image.Documents) == 1 {
 			target = img.image.Main().Descriptor()
 		}
-		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: besides(img.image), From: blobstore.Origin{Kind: blobstore.FromRegistry, Where: img.image.Ref.Registry()}})
+		roots = append(roots, blobstore.Root{Name: name, Target: target, Blobs: img.image.Digests(), Beside: referrers(img.image), From: blobstore.Origin{Kind: blobstore.FromRegistry, Where: img.image.Ref.Registry()}})
 	}
 	if len(roots) == 0 {
 		return nil

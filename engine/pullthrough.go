@@ -47,8 +47,8 @@ func (b blobFetcher) Sources(ref reference.Image, d digest.Digest) (out []transf
 func (b blobFetcher) Fetch(ctx context.Context, lease *blobstore.Lease, r pullthrough.Request) error {
 	f := newFetcher(b.opts, lease)
 	err := f.run(ctx, func(q *schedule.Queue) {
-		q.Add(schedule.Job{ID: r.Digest.String(), Host: b.opts.Registry.Host(r.Image), Kind: schedule.Bulk, Cost: r.Size, Run: func(ctx context.Context, place *schedule.Place) error {
-			_, err := f.fetch(ctx, place, request{Descriptor: r.Descriptor, image: r.Image, sources: r.Sources, apart: r.Apart, watch: r.Watcher})
+		q.Add(schedule.Job{ID: r.Digest.String(), Host: b.opts.Registry.Host(r.Image), Kind: schedule.Bulk, Cost: r.Size, Run: func(ctx context.Context, slot *schedule.Slot) error {
+			_, err := f.fetch(ctx, slot, request{Descriptor: r.Descriptor, image: r.Image, sources: r.Sources, apart: r.Apart, watch: r.Watcher})
 			return err
 		}})
 	})

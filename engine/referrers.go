@@ -19,12 +19,12 @@ import (
 // the manifest's digest with a dash for its colon.
 var cosignTags = [...]string{".sig", ".att", ".sbom"}
 
-// maxReferring is how far what refers to an image is followed: a signature of a
+// maxReferrerDepth is how far what refers to an image is followed: a signature of a
 // bill of materials of an image is two steps away.
-const maxReferring = 3
+const maxReferrerDepth = 3
 
-// maxBeside is how many manifests an image may bring along in all.
-const maxBeside = 1000
+// maxReferrers is how many manifests an image may bring along in all.
+const maxReferrers = 1000
 
 // addReferrers adds to an image what refers to its index and manifests: by the
 // referrers API, its tags, and cosign's tags.
@@ -37,7 +37,7 @@ func (o Options) addReferrers(ctx context.Context, m *manifests, img *plan.Image
 	for _, d := range subjects {
 		seen[d] = true
 	}
-	for step := 0; step < maxReferring && len(subjects) > 0; step++ {
+	for step := 0; step < maxReferrerDepth && len(subjects) > 0; step++ {
 		var next []digest.Digest
 		for _, subject := range subjects {
 			found, err := o.referring(ctx, m, img, subject)
@@ -48,11 +48,11 @@ func (o Options) addReferrers(ctx context.Context, m *manifests, img *plan.Image
 				d := v.Document.Descriptor.Digest
 				if !seen[d] {
 					seen[d] = true
-					if len(img.Beside) >= maxBeside {
-						return fmt.Errorf("referrers of the image: %w: more than %d manifests", image.ErrInvalid, maxBeside)
+					if len(img.Referrers) >= maxReferrers {
+						return fmt.Errorf("referrers of the image: %w: more than %d manifests", image.ErrInvalid, maxReferrers)
 					}
 					next = append(next, d)
-					img.Beside = append(img.Beside, v)
+					img.Referrers = append(img.Referrers, v)
 					img.Documents = append(img.Documents, v.Document)
 				}
 			}
@@ -102,10 +102,10 @@ func (o Options) referring(ctx context.Context, m *manifests, img *plan.Image, s
 	return out, nil
 }
 
-// besides describes what refers to an image, for the store's record.
-func besides(img *plan.Image) []ocispec.Descriptor {
+// referrers describes what refers to an image, for the store's record.
+func referrers(img *plan.Image) []ocispec.Descriptor {
 	var out []ocispec.Descriptor
-	for _, v := range img.Beside {
+	for _, v := range img.Referrers {
 		d := v.Document.Descriptor
 		if v.Tag != "" {
 			d.Annotations = map[string]string{ocispec.AnnotationRefName: v.Tag}

@@ -86,8 +86,8 @@ func (p *pull) resolvedOne() {
 		s.Results = append(s.Results, Result{Ref: img.ref, Image: img.image})
 	}
 	p.mu.Unlock()
-	p.queue.Add(schedule.Job{Host: p.opts.Registry.Host(p.images[0].ref), Kind: schedule.Small, Run: func(ctx context.Context, place *schedule.Place) error {
-		place.Release()
+	p.queue.Add(schedule.Job{Host: p.opts.Registry.Host(p.images[0].ref), Kind: schedule.Small, Run: func(ctx context.Context, slot *schedule.Slot) error {
+		slot.Release()
 		err := p.opts.Stream(ctx, s)
 		if ctx.Err() != nil { // it was stopped by what ended the run
 			return context.Cause(ctx)

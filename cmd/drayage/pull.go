@@ -158,7 +158,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
 		Limits: engine.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.checkpoint, Hush: o.stall / 5,
+		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.checkpoint, PeerStall: o.stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
 	if err != nil {

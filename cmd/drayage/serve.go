@@ -444,7 +444,7 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 		}
 	}
 	through := engine.NewPullThrough(context.WithoutCancel(ctx), engine.Options{
-		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.stall / 5,
+		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, PeerStall: o.stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }

@@ -307,7 +307,7 @@ func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Obser
 	return engine.Options{
 		Store: w.store, Registry: c, Observer: observer, Retry: engine.Retry{Patience: w.o.giveUp}, KeepGoing: true,
 		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers, ForeignLayers: w.o.foreign,
-		Limits: engine.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.stall / 5, Checkpoint: w.s.checkpoint,
+		Limits: engine.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, PeerStall: w.o.stall / 5, Checkpoint: w.s.checkpoint,
 	}
 }
 

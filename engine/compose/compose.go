@@ -179,13 +179,13 @@ func (c *composer) image(ctx context.Context, n Named) ([]tarwriter.Image, error
 		}
 		out.Indexes = []ocispec.Descriptor{out.Target}
 	}
-	return append([]tarwriter.Image{out}, besides(n, out)...), nil
+	return append([]tarwriter.Image{out}, referrers(n, out)...), nil
 }
 
-// besides are the entries of what goes beside an image.
-func besides(n Named, owner tarwriter.Image) []tarwriter.Image {
+// referrers are the entries of what refers to an image.
+func referrers(n Named, owner tarwriter.Image) []tarwriter.Image {
 	var out []tarwriter.Image
-	for _, v := range n.Image.Beside {
+	for _, v := range n.Image.Referrers {
 		d := v.Descriptor()
 		if v.Manifest != nil {
 			d.ArtifactType = v.Manifest.ArtifactType

@@ -62,7 +62,7 @@ func Stored(ctx context.Context, store *blobstore.Store, root blobstore.Root, pl
 			return nil, errors.Join(fmt.Errorf("%s: a referrer of it is not a manifest", name), err)
 		}
 		img.Documents = append(img.Documents, doc)
-		img.Beside = append(img.Beside, plan.Variant{
+		img.Referrers = append(img.Referrers, plan.Variant{
 			Document: doc, Config: doc.Manifest.Config, Layers: doc.Manifest.Layers, Tag: d.Annotations[ocispec.AnnotationRefName],
 		})
 	}

@@ -41,8 +41,8 @@ type Image struct {
 	Several bool
 	// Whole is set when all that the index lists is there.
 	Whole bool
-	// Beside are manifests that refer to the image, such as signatures.
-	Beside []Variant
+	// Referrers are manifests that refer to the image, such as signatures.
+	Referrers []Variant
 }
 
 // Variant is a manifest with what its index says of it.
@@ -55,7 +55,7 @@ type Variant struct {
 	// schema 1 manifest.
 	Config ocispec.Descriptor
 	Layers []ocispec.Descriptor
-	// Tag is the tag that the manifest was found by, for one of Beside.
+	// Tag is the tag that the manifest was found by, for one of Referrers.
 	Tag string
 }
 
@@ -84,7 +84,7 @@ func (i *Image) Target() ocispec.Descriptor { return i.Documents[0].Descriptor }
 func (i *Image) Main() *Variant { return &i.Variants[0] }
 
 // all lists the variants and what goes beside them.
-func (i *Image) all() []Variant { return append(slices.Clone(i.Variants), i.Beside...) }
+func (i *Image) all() []Variant { return append(slices.Clone(i.Variants), i.Referrers...) }
 
 // Blobs are the configs and the layers, each once.
 func (i *Image) Blobs() []ocispec.Descriptor {

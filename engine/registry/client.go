@@ -93,9 +93,9 @@ type Client struct {
 	base *transports
 	http *http.Client
 
-	pulse   *retry.Pulse
-	habits  *habits
-	secrets *printable.Secrets
+	activity *retry.Activity
+	habits   *habits
+	secrets  *printable.Secrets
 
 	stop    chan struct{} // ends what Close waits for
 	keeping sync.WaitGroup
@@ -187,11 +187,11 @@ func New(opts Options) *Client {
 	c := &Client{
 		opts: opts, hosts: make(map[string]*host), strangers: make(map[string]*host), told: make(map[string]bool),
 		warnings: make(map[string]int),
-		pulse:    new(retry.Pulse), secrets: new(printable.Secrets), stop: make(chan struct{}),
+		activity: new(retry.Activity), secrets: new(printable.Secrets), stop: make(chan struct{}),
 	}
 	c.secrets.Add(proxySecrets()...)
-	c.habits = newHabits(opts, c.pulse)
-	c.keeping.Go(func() { c.pulse.Keep(c.stop) })
+	c.habits = newHabits(opts, c.activity)
+	c.keeping.Go(func() { c.activity.Keep(c.stop) })
 	opts.Credentials.Use(credential.Options{
 		Deadline: opts.Retry.PatienceOrDefault(),
 		Warn:     func(message string) { c.opts.Observer.Observe(event.Warned{Message: c.secrets.Hide(message)}) },
@@ -218,9 +218,9 @@ func New(opts Options) *Client {
 	return c
 }
 
-// Pulse tells when something last arrived: a manifest, or bytes of a blob,
+// Activity records when something last arrived: a manifest, or bytes of a blob,
 // which who reads the blob has to say.
-func (c *Client) Pulse() *retry.Pulse { return c.pulse }
+func (c *Client) Activity() *retry.Activity { return c.activity }
 
 // Close closes idle connections.
 func (c *Client) Close() {

@@ -164,8 +164,8 @@ func (d answerAfter) RoundTrip(req *http.Request) (*http.Response, error) {
 func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		options := Options{FirstByte: 2 * time.Minute, Stall: 15 * time.Second, Retry: retry.Policy{Patience: time.Hour}}
-		pulse := new(retry.Pulse)
-		h := newHabits(options, pulse)
+		activity := new(retry.Activity)
+		h := newHabits(options, activity)
 		u := &url.URL{Scheme: "http", Host: "h", Path: "/v2/x/blobs/y"}
 		ask := func(answer time.Duration) (time.Duration, error) {
 			start := time.Now()
@@ -186,7 +186,7 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 				t.Errorf("%d: %v after %v", i, err, took)
 			}
 		}
-		h = newHabits(options, pulse)
+		h = newHabits(options, activity)
 		for range 10 {
 			if _, err := ask(100 * time.Millisecond); err != nil {
 				t.Fatal(err)
@@ -204,17 +204,17 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 			t.Errorf("and slow again: %v after %v", err, took)
 		}
 		// While others move, a host that is known to be fast has seconds.
-		h = newHabits(options, pulse)
+		h = newHabits(options, activity)
 		for range 10 {
 			if _, err := ask(100 * time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.AfterFunc(time.Second, pulse.Beat)
+		time.AfterFunc(time.Second, activity.Beat)
 		if took, err := ask(time.Hour); took != 3*time.Second || !errors.Is(err, errNoAnswer) {
 			t.Errorf("while others moved: %v after %v, want 3s", err, took)
 		}
-		time.AfterFunc(time.Second, pulse.Beat)
+		time.AfterFunc(time.Second, activity.Beat)
 		if took, err := ask(40 * time.Second); took != 40*time.Second || err != nil {
 			t.Errorf("asked again: %v after %v", err, took)
 		}

@@ -21,9 +21,9 @@ var errNoAnswer = errors.New("no response in time")
 // connection is noticed early and a slow cache is left its time. Blobs are apart
 // from the rest: caches may have to fetch them first (G54).
 type habits struct {
-	long  time.Duration // for whom nothing is known of
-	least time.Duration
-	pulse *retry.Pulse
+	long     time.Duration // for whom nothing is known of
+	least    time.Duration
+	activity *retry.Activity
 
 	mu    sync.Mutex
 	hosts map[string]*habit
@@ -35,11 +35,11 @@ type habit struct {
 	missed  int           // answers in a row that didn't come in time
 }
 
-func newHabits(o Options, pulse *retry.Pulse) *habits {
+func newHabits(o Options, activity *retry.Activity) *habits {
 	// Half of all patience at most: a dead connection should leave time for
 	// another one.
 	long := min(o.FirstByte, o.Retry.PatienceOrDefault()/2)
-	return &habits{long: long, least: min(o.Stall, long), pulse: pulse, hosts: make(map[string]*habit)}
+	return &habits{long: long, least: min(o.Stall, long), activity: activity, hosts: make(map[string]*habit)}
 }
 
 // blobsKey ends the key of a host's habit with blobs.
@@ -78,7 +78,7 @@ func (h *habits) patience(key string, wrote time.Time) time.Duration {
 		}
 		return h.long
 	}
-	if b.missed == 0 && h.pulse.Last().Sub(wrote) > moved {
+	if b.missed == 0 && h.activity.Last().Sub(wrote) > moved {
 		return min(h.least, max(h.least/parts, times*b.slowest))
 	}
 	d := max(h.least, times*b.slowest)

@@ -141,7 +141,7 @@ func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (
 		}
 		raw, err := readManifest(resp)
 		if err == nil {
-			c.pulse.Beat()
+			c.activity.Beat()
 			out := sent{raw: raw, announced: announcedDigest(resp)}
 			if !ownWords(resp) {
 				out.elsewhere = resp.Request.URL.Host

@@ -26,7 +26,7 @@ import (
 type retrying struct {
 	next     http.RoundTripper
 	policy   retry.Policy
-	pulse    *retry.Pulse
+	activity *retry.Activity
 	observer event.Observer
 	client   *Client
 
@@ -48,7 +48,7 @@ func newRetrying(c *Client) *retrying {
 			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit, grace: c.opts.Grace},
 		},
 		policy:   c.opts.Retry,
-		pulse:    c.pulse,
+		activity: c.activity,
 		observer: c.opts.Observer,
 		hosts:    make(map[string]*hostState),
 	}
@@ -90,7 +90,7 @@ func unsurely(ctx context.Context) context.Context {
 func (t *retrying) triesOf(ctx context.Context) tries {
 	given := triesOf(ctx)
 	if given.budget == nil {
-		given.budget = retry.NewBudget(t.policy, t.pulse, nil)
+		given.budget = retry.NewBudget(t.policy, t.activity, nil)
 	}
 	return given
 }

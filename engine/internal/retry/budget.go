@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Pulse records the last activity of a run: when a byte last arrived from any host. While bytes
+// Activity records the last activity of a run: when a byte last arrived from any host. While bytes
 // arrive, Policy.Patience does not end. It also measures for how long the process has been running:
 // time in which it was stopped or frozen, or the machine slept, does not count. The zero value has
 // had no activity. Its methods may be called from several goroutines.
-type Pulse struct {
+type Activity struct {
 	mu     sync.Mutex
 	last   time.Time     // of the last activity
 	beaten time.Duration // Awake at that time
@@ -28,8 +28,8 @@ const (
 )
 
 // Keep reads the clock at intervals until stop is closed, and so detects when the process did not
-// run. The caller starts it in a goroutine of its own, once per Pulse.
-func (p *Pulse) Keep(stop <-chan struct{}) {
+// run. The caller starts it in a goroutine of its own, once per Activity.
+func (p *Activity) Keep(stop <-chan struct{}) {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	p.mu.Lock()
@@ -49,14 +49,14 @@ func (p *Pulse) Keep(stop <-chan struct{}) {
 }
 
 // Awake is for how long the process has been running since the first call.
-func (p *Pulse) Awake() time.Duration {
+func (p *Activity) Awake() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.awake(time.Now())
 }
 
 // awake is Awake; the caller holds p.mu.
-func (p *Pulse) awake(now time.Time) time.Duration {
+func (p *Activity) awake(now time.Time) time.Duration {
 	if p.first.IsZero() {
 		p.first = now
 	}
@@ -70,7 +70,7 @@ func (p *Pulse) awake(now time.Time) time.Duration {
 }
 
 // Beat records that bytes arrived just now.
-func (p *Pulse) Beat() {
+func (p *Activity) Beat() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = time.Now()
@@ -78,7 +78,7 @@ func (p *Pulse) Beat() {
 }
 
 // Last is when bytes last arrived, or the zero time.
-func (p *Pulse) Last() time.Time {
+func (p *Activity) Last() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last
@@ -86,7 +86,7 @@ func (p *Pulse) Last() time.Time {
 
 // since is for how long the process has been running since a time that Awake returned, or since the
 // last activity if that was later.
-func (p *Pulse) since(moment time.Duration) time.Duration {
+func (p *Activity) since(moment time.Duration) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.awake(time.Now()) - max(moment, p.beaten)
@@ -96,22 +96,22 @@ func (p *Pulse) since(moment time.Duration) time.Duration {
 // the same Budget, so that retries at one level do not multiply those at another. Its methods may be
 // called from several goroutines.
 type Budget struct {
-	policy Policy
-	pulse  *Pulse
-	report func(Failure)
+	policy   Policy
+	activity *Activity
+	report   func(Failure)
 
 	mu       sync.Mutex
 	failures int
-	since    time.Duration // by the pulse's clock
+	since    time.Duration // by the activity's clock
 }
 
-// NewBudget makes a Budget. pulse may be nil: then only Progress extends patience. report, if not
+// NewBudget makes a Budget. activity may be nil: then only Progress extends patience. report, if not
 // nil, is called with every failure, from the goroutine that reports it.
-func NewBudget(p Policy, pulse *Pulse, report func(Failure)) *Budget {
-	if pulse == nil {
-		pulse = new(Pulse)
+func NewBudget(p Policy, activity *Activity, report func(Failure)) *Budget {
+	if activity == nil {
+		activity = new(Activity)
 	}
-	return &Budget{policy: p, pulse: pulse, report: report, since: pulse.Awake()}
+	return &Budget{policy: p, activity: activity, report: report, since: activity.Awake()}
 }
 
 // Next reports whether to retry after a failure, and after what wait. The fields Tries and Since of f
@@ -122,7 +122,7 @@ func (b *Budget) Next(f Failure) (wait time.Duration, again bool) {
 	f.Tries = b.failures
 	since := b.since
 	b.mu.Unlock()
-	f.Since = b.pulse.since(since)
+	f.Since = b.activity.since(since)
 	if b.report != nil {
 		b.report(f)
 	}
@@ -148,5 +148,5 @@ func (b *Budget) Tries() int {
 func (b *Budget) Progress() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.failures, b.since = 0, b.pulse.Awake()
+	b.failures, b.since = 0, b.activity.Awake()
 }

@@ -2,7 +2,7 @@
 // it knows HTTP and sockets, and nothing of images.
 //
 // Policy.Next decides about one Failure. A Budget counts the failures of one piece of work, and a
-// Pulse records the last activity of a whole run: what may be temporary is retried for as long as
+// Activity records the last activity of a whole run: what may be temporary is retried for as long as
 // bytes arrive from anywhere, and Policy.Patience longer.
 package retry
 

@@ -157,11 +157,11 @@ func FuzzAfter(f *testing.F) {
 // is a clock that jumps between two looks at it.
 func TestTimeInWhichNothingRanDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pulse := new(retry.Pulse)
+		activity := new(retry.Activity)
 		stop := make(chan struct{})
 		done := make(chan struct{})
-		go func() { defer close(done); pulse.Keep(stop) }()
-		budget := retry.NewBudget(retry.Policy{Patience: 10 * time.Second, Backoff: retry.Backoff{Min: time.Millisecond, Max: time.Millisecond}}, pulse, nil)
+		go func() { defer close(done); activity.Keep(stop) }()
+		budget := retry.NewBudget(retry.Policy{Patience: 10 * time.Second, Backoff: retry.Backoff{Min: time.Millisecond, Max: time.Millisecond}}, activity, nil)
 		fail := func() bool {
 			_, again := budget.Next(retry.Failure{Err: io.ErrUnexpectedEOF, Reached: true})
 			return again
@@ -178,7 +178,7 @@ func TestTimeInWhichNothingRanDoesNotCount(t *testing.T) {
 		<-done
 
 		// From here on nobody looks at the clock, as when the process is stopped.
-		other := new(retry.Pulse)
+		other := new(retry.Activity)
 		stop = make(chan struct{})
 		go other.Keep(stop)
 		synctest.Wait()

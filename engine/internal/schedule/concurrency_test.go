@@ -75,7 +75,7 @@ func runWork(t *testing.T, l schedule.Limits, w *work) time.Duration {
 	start := time.Now()
 	err := schedule.Run(t.Context(), l, func(q *schedule.Queue) error {
 		w.q = q
-		q.Add(schedule.Job{Host: w.host, Run: func(ctx context.Context, p *schedule.Place) error {
+		q.Add(schedule.Job{Host: w.host, Run: func(ctx context.Context, p *schedule.Slot) error {
 			p.Share(w)
 			w.fetch(ctx, func() bool { return false })
 			p.Share(nil)
@@ -148,7 +148,7 @@ func TestLearnedConcurrencyIsUsedFromTheStart(t *testing.T) {
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 16, PerHost: 8}, func(q *schedule.Queue) error {
 			q.Learn("h", true, 8)
 			w.q = q
-			q.Add(schedule.Job{Host: "h", Run: func(ctx context.Context, p *schedule.Place) error {
+			q.Add(schedule.Job{Host: "h", Run: func(ctx context.Context, p *schedule.Slot) error {
 				p.Share(w)
 				w.fetch(ctx, func() bool { return false })
 				learned = q.Learned()["h"]
@@ -180,7 +180,7 @@ func TestErrorsReduceConcurrency(t *testing.T) {
 			var started atomic.Int64
 			err := schedule.Run(t.Context(), schedule.Limits{Jobs: 16, PerHost: 8}, func(q *schedule.Queue) error {
 				for range 8 {
-					q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Place) error {
+					q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Slot) error {
 						if started.Add(1) == 8 {
 							for range c.storms {
 								q.Trouble("h", c.congested)
@@ -194,7 +194,7 @@ func TestErrorsReduceConcurrency(t *testing.T) {
 					}})
 				}
 				for range 40 {
-					q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Place) error {
+					q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Slot) error {
 						g.hold("h", time.Second)
 						return nil
 					}})
@@ -214,7 +214,7 @@ func TestTroubleIsForgiven(t *testing.T) {
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 16, PerHost: 4}, func(q *schedule.Queue) error {
 			q.Trouble("h", true)
 			for range 40 {
-				q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Place) error {
+				q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Slot) error {
 					g.hold("h", time.Second)
 					q.Arrived("h", 8*mib)
 					return nil
@@ -235,10 +235,10 @@ func TestSmallRequestsFindASlot(t *testing.T) {
 		start := time.Now()
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 8, PerHost: 4}, func(q *schedule.Queue) error {
 			for range 10 {
-				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(context.Context, *schedule.Place) error {
+				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(context.Context, *schedule.Slot) error {
 					time.Sleep(time.Second)
 					last.Store(int64(time.Since(start)))
-					q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Place) error {
+					q.Add(schedule.Job{Host: "h", Run: func(context.Context, *schedule.Slot) error {
 						time.Sleep(time.Hour)
 						return nil
 					}})
@@ -259,7 +259,7 @@ func TestSlotsCanBeReleasedAndRegained(t *testing.T) {
 		start := time.Now()
 		var regained, second time.Duration
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 1, PerHost: 1}, func(q *schedule.Queue) error {
-			q.Add(schedule.Job{Host: "h", Cost: 3, Run: func(ctx context.Context, p *schedule.Place) error {
+			q.Add(schedule.Job{Host: "h", Cost: 3, Run: func(ctx context.Context, p *schedule.Slot) error {
 				p.Release()
 				time.Sleep(500 * time.Millisecond)
 				if err := p.Regain(ctx); err != nil {
@@ -269,7 +269,7 @@ func TestSlotsCanBeReleasedAndRegained(t *testing.T) {
 				return nil
 			}})
 			for i := range 3 {
-				q.Add(schedule.Job{Host: "h", Cost: int64(2 - i), Run: func(context.Context, *schedule.Place) error {
+				q.Add(schedule.Job{Host: "h", Cost: int64(2 - i), Run: func(context.Context, *schedule.Slot) error {
 					time.Sleep(time.Second)
 					if i == 1 {
 						second = time.Since(start)
@@ -290,12 +290,12 @@ func TestRegainEndsWithTheContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		err := schedule.Run(ctx, schedule.Limits{Jobs: 1, PerHost: 1}, func(q *schedule.Queue) error {
-			q.Add(schedule.Job{Host: "h", Cost: 2, Run: func(ctx context.Context, p *schedule.Place) error {
+			q.Add(schedule.Job{Host: "h", Cost: 2, Run: func(ctx context.Context, p *schedule.Slot) error {
 				p.Release()
 				time.Sleep(time.Second)
 				return p.Regain(ctx)
 			}})
-			q.Add(schedule.Job{Host: "h", Cost: 1, Run: func(ctx context.Context, _ *schedule.Place) error {
+			q.Add(schedule.Job{Host: "h", Cost: 1, Run: func(ctx context.Context, _ *schedule.Slot) error {
 				<-ctx.Done()
 				return nil
 			}})

@@ -57,7 +57,7 @@ type Job struct {
 	// Run does the work. It should return soon after ctx is done. An error ends the whole run: the
 	// contexts of other jobs are cancelled and queued jobs are dropped. A job whose failure should
 	// not affect others returns nil.
-	Run func(ctx context.Context, p *Place) error
+	Run func(ctx context.Context, p *Slot) error
 }
 
 // Sharer is the work of a job that helper connections can take part in. Its methods may be called
@@ -91,7 +91,7 @@ type host struct {
 	running     [kinds]int             // slots in use, helper connections included
 	helping     int                    // of them helper connections
 	regaining   [kinds][]chan struct{} // jobs that request their slot back, in order
-	sharing     []*Place
+	sharing     []*Slot
 	concurrency concurrency
 }
 
@@ -163,9 +163,9 @@ func (q *Queue) host(name string) *host {
 	return h
 }
 
-// Place is the slot of a running job: the right to use one connection. Its methods are for the job's
+// Slot is that of a running job: the right to use one connection. Its methods are for the job's
 // own goroutine.
-type Place struct {
+type Slot struct {
 	id    string
 	queue *Queue
 	host  *host
@@ -178,7 +178,7 @@ type Place struct {
 
 // Release frees the slot before the job ends, for work that needs no connection. It does nothing when
 // the slot is free already.
-func (p *Place) Release() {
+func (p *Slot) Release() {
 	p.queue.mu.Lock()
 	defer p.queue.mu.Unlock()
 	p.release()
@@ -186,7 +186,7 @@ func (p *Place) Release() {
 }
 
 // release frees the slot. The caller holds queue.mu.
-func (p *Place) release() {
+func (p *Slot) release() {
 	if p.held {
 		p.held = false
 		p.host.running[p.kind]--
@@ -196,7 +196,7 @@ func (p *Place) release() {
 
 // Regain waits for a slot after Release, ahead of jobs that have not started. The error is the cause
 // of ctx.
-func (p *Place) Regain(ctx context.Context) error {
+func (p *Slot) Regain(ctx context.Context) error {
 	q := p.queue
 	q.mu.Lock()
 	if p.held {
@@ -228,7 +228,7 @@ func (p *Place) Regain(ctx context.Context) error {
 
 // Share lets helper connections take part in the job. Share(nil) ends that for new ones; those that are
 // in Help return by themselves.
-func (p *Place) Share(s Sharer) {
+func (p *Slot) Share(s Sharer) {
 	p.queue.mu.Lock()
 	defer p.queue.mu.Unlock()
 	h := p.host
@@ -260,7 +260,7 @@ func (q *Queue) dispatch() {
 			continue
 		}
 		j := heap.Pop(&h.waiting[k]).(queued)
-		p := &Place{id: j.ID, queue: q, host: h, kind: k, held: true}
+		p := &Slot{id: j.ID, queue: q, host: h, kind: k, held: true}
 		q.spawn(func(ctx context.Context) error {
 			err := j.Run(ctx, p)
 			p.Share(nil)
@@ -280,7 +280,7 @@ func (q *Queue) dispatch() {
 // help adds a helper connection to the shared job with the most left to do, and reports whether there
 // was one that can use it. The caller holds q.mu.
 func (q *Queue) help() bool {
-	var best *Place
+	var best *Slot
 	var most int64
 	first := 0 // the turn of the best
 	for _, h := range q.hosts {

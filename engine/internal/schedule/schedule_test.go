@@ -44,7 +44,7 @@ func TestRunKeepsItsLimitsAndUsesThem(t *testing.T) {
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 5, PerHost: 3}, func(q *schedule.Queue) error {
 			for i := range 30 {
 				host := fmt.Sprintf("h%d", i%2)
-				q.Add(schedule.Job{Host: host, Run: func(context.Context, *schedule.Place) error { g.hold(host, time.Second); return nil }})
+				q.Add(schedule.Job{Host: host, Run: func(context.Context, *schedule.Slot) error { g.hold(host, time.Second); return nil }})
 			}
 			return nil
 		})
@@ -64,9 +64,9 @@ func TestRunTakesTheCostliestFirst(t *testing.T) {
 	var order []int64
 	err := schedule.Run(t.Context(), schedule.Limits{}, func(q *schedule.Queue) error {
 		// Held by a job of this host until all are queued.
-		q.Add(schedule.Job{Host: "h", Cost: 100, Run: func(context.Context, *schedule.Place) error {
+		q.Add(schedule.Job{Host: "h", Cost: 100, Run: func(context.Context, *schedule.Slot) error {
 			for _, c := range []int64{3, 9, 1, 9, 5} {
-				q.Add(schedule.Job{Host: "h", Cost: c, Run: func(context.Context, *schedule.Place) error {
+				q.Add(schedule.Job{Host: "h", Cost: c, Run: func(context.Context, *schedule.Slot) error {
 					order = append(order, c)
 					return nil
 				}})
@@ -92,13 +92,13 @@ func TestRunSharesAHostBetweenSmallAndBulk(t *testing.T) {
 		start := time.Now()
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 4, PerHost: 4}, func(q *schedule.Queue) error {
 			for range 100 {
-				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(context.Context, *schedule.Place) error {
+				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(context.Context, *schedule.Slot) error {
 					time.Sleep(time.Second)
 					mu.Lock()
 					lastSmall = time.Since(start)
 					mu.Unlock()
 					for range 10 {
-						q.Add(schedule.Job{Host: "h", Cost: 1, Run: func(context.Context, *schedule.Place) error {
+						q.Add(schedule.Job{Host: "h", Cost: 1, Run: func(context.Context, *schedule.Slot) error {
 							mu.Lock()
 							if firstBulk == 0 {
 								firstBulk = time.Since(start)
@@ -130,14 +130,14 @@ func TestRunEndsAtTheFirstErrorAndWaitsForAll(t *testing.T) {
 		broken := errors.New("broken")
 		ended := false
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 2, PerHost: 2}, func(q *schedule.Queue) error {
-			q.Add(schedule.Job{Run: func(ctx context.Context, _ *schedule.Place) error {
+			q.Add(schedule.Job{Run: func(ctx context.Context, _ *schedule.Slot) error {
 				<-ctx.Done()
 				time.Sleep(time.Second)
 				ended = true
 				return ctx.Err()
 			}})
-			q.Add(schedule.Job{Run: func(context.Context, *schedule.Place) error { return broken }})
-			q.Add(schedule.Job{Cost: -1, Run: func(context.Context, *schedule.Place) error { t.Error("ran after the error"); return nil }})
+			q.Add(schedule.Job{Run: func(context.Context, *schedule.Slot) error { return broken }})
+			q.Add(schedule.Job{Cost: -1, Run: func(context.Context, *schedule.Slot) error { t.Error("ran after the error"); return nil }})
 			return nil
 		})
 		if !errors.Is(err, broken) {
@@ -153,7 +153,7 @@ func TestRunReturnsWhyItWasCancelled(t *testing.T) {
 	cause := errors.New("the user had enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	err := schedule.Run(ctx, schedule.Limits{}, func(q *schedule.Queue) error {
-		q.Add(schedule.Job{Run: func(ctx context.Context, _ *schedule.Place) error { cancel(cause); <-ctx.Done(); return nil }})
+		q.Add(schedule.Job{Run: func(ctx context.Context, _ *schedule.Slot) error { cancel(cause); <-ctx.Done(); return nil }})
 		return nil
 	})
 	if !errors.Is(err, cause) {
@@ -169,7 +169,7 @@ func TestPreferredJobsGoFirst(t *testing.T) {
 		var ran []string
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 1, PerHost: 1}, func(q *schedule.Queue) error {
 			add := func(id, host string, cost int64) {
-				q.Add(schedule.Job{ID: id, Host: host, Cost: cost, Run: func(context.Context, *schedule.Place) error {
+				q.Add(schedule.Job{ID: id, Host: host, Cost: cost, Run: func(context.Context, *schedule.Slot) error {
 					time.Sleep(time.Second)
 					mu.Lock()
 					defer mu.Unlock()

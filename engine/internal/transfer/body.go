@@ -181,7 +181,7 @@ func (w *worker) skip(body *Body, n int64) error {
 		n -= int64(m)
 		skipped += int64(m)
 		if m > 0 {
-			w.t.opts.Pulse.Beat()
+			w.t.opts.Activity.Beat()
 			w.t.mu.Lock()
 			w.heardOf(int64(m), time.Now())
 			w.t.mu.Unlock()

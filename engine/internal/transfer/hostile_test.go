@@ -348,17 +348,17 @@ func (b *pauseBody) Read(p []byte) (int, error) {
 // move.
 func TestWholesMayPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pulse := new(retry.Pulse)
+		activity := new(retry.Activity)
 		ctx, cancel := context.WithCancel(t.Context())
 		var others sync.WaitGroup
 		others.Go(func() {
 			for ctx.Err() == nil {
-				pulse.Beat()
+				activity.Beat()
 				time.Sleep(100 * time.Millisecond) // the clock is synctest's
 			}
 		})
 		src := &pausing{content: content(8 << 20)}
-		_, err := transfer.Fetch(t.Context(), describe(src.content), []transfer.Source{src}, &sink{}, transfer.Options{Pulse: pulse})
+		_, err := transfer.Fetch(t.Context(), describe(src.content), []transfer.Source{src}, &sink{}, transfer.Options{Activity: activity})
 		cancel()
 		others.Wait()
 		if err != nil || src.opens.Load() != 1 {

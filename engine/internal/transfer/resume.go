@@ -44,7 +44,7 @@ func (t *Transfer) check() {
 	}
 	t.prefix.start(h, from)
 	kept := t.kept
-	t.opts.Front(from)
+	t.opts.Prefix(from)
 	t.changed.Broadcast()
 	t.mu.Unlock()
 	t.opts.Resumed(kept)

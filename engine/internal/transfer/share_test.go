@@ -108,12 +108,12 @@ func fetchWith(t *testing.T, src lined, dst *sink, helpers int, o transfer.Optio
 	t.Helper()
 	whole := src.whole()
 	want := describe(whole)
-	if o.Pulse == nil {
-		o.Pulse = new(retry.Pulse)
+	if o.Activity == nil {
+		o.Activity = new(retry.Activity)
 	}
 	beat := o.Progress
 	o.Progress = func(n int64) {
-		o.Pulse.Beat()
+		o.Activity.Beat()
 		if beat != nil {
 			beat(n)
 		}
@@ -200,7 +200,7 @@ func TestASilentConnectionIsReplaced(t *testing.T) {
 				}
 				return rate, -1
 			}}
-			took := fetchWith(t, src, &sink{}, 3, transfer.Options{Hush: 2 * time.Second, Broken: func(string) { broken.Add(1) }})
+			took := fetchWith(t, src, &sink{}, 3, transfer.Options{PeerStall: 2 * time.Second, Broken: func(string) { broken.Add(1) }})
 			if took > 8*time.Second { // alone it would take as long
 				t.Errorf("with connection %d silent it took %v", silent, took)
 			}
@@ -367,13 +367,13 @@ func TestSourcesTakeTurns(t *testing.T) {
 // Patience counts from the last byte of the whole run.
 func TestPatienceLastsWhileOthersMove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pulse := new(retry.Pulse)
-		budget := retry.NewBudget(retry.Policy{Patience: 10 * time.Second}, pulse, nil)
+		activity := new(retry.Activity)
+		budget := retry.NewBudget(retry.Policy{Patience: 10 * time.Second}, activity, nil)
 		stop := time.AfterFunc(0, func() {})
 		defer stop.Stop()
 		go func() {
 			for range 60 { // another blob moves for a minute
-				pulse.Beat()
+				activity.Beat()
 				time.Sleep(time.Second) // the clock is synctest's
 			}
 		}()

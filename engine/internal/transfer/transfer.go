@@ -119,11 +119,11 @@ type Sink interface {
 // Options are how to transfer. The zero value is useful. The functions may be
 // nil, and are called from several goroutines.
 type Options struct {
-	Budget *retry.Budget // for all tries; nil means one by the zero Policy
-	Pulse  *retry.Pulse  // of the run; tells that others move while a connection is silent
-	// Hush is how long a connection may be silent while others move; 0 means
+	Budget   *retry.Budget   // for all tries; nil means one by the zero Policy
+	Activity *retry.Activity // of the run; tells that others move while a connection is silent
+	// PeerStall is how long a connection may be silent while others receive data; 0 means
 	// 3 seconds. It is for links where one of several connections hangs.
-	Hush time.Duration
+	PeerStall time.Duration
 	// IgnoresRange reports whether a host is known to give whole blobs only.
 	IgnoresRange func(host string) bool
 	// Crowded reports whether other transfers keep all processors busy: then
@@ -140,20 +140,20 @@ type Options struct {
 	Arrived  func(host string, n int64)                   // n of the bytes of Progress came from there
 	Ranged   func(host string, yes bool)                  // it gave a connection its first range, or ignores ranges
 	Broken   func(host string)                            // a connection broke, or fell silent
-	// Front is told how far all is there and hashed, as that grows; 0 when all is thrown
+	// Prefix is called with the offset up to which all is present and hashed; with 0 when all is thrown
 	// away. One call at a time.
-	Front func(n int64)
+	Prefix func(n int64)
 }
 
 func (o *Options) fill() {
-	if o.Pulse == nil {
-		o.Pulse = new(retry.Pulse)
+	if o.Activity == nil {
+		o.Activity = new(retry.Activity)
 	}
 	if o.Budget == nil {
-		o.Budget = retry.NewBudget(retry.Policy{}, o.Pulse, nil)
+		o.Budget = retry.NewBudget(retry.Policy{}, o.Activity, nil)
 	}
-	if o.Hush <= 0 {
-		o.Hush = 3 * time.Second
+	if o.PeerStall <= 0 {
+		o.PeerStall = 3 * time.Second
 	}
 	if o.Crowded == nil {
 		o.Crowded = func() bool { return false }
@@ -182,8 +182,8 @@ func (o *Options) fill() {
 	if o.Broken == nil {
 		o.Broken = func(string) {}
 	}
-	if o.Front == nil {
-		o.Front = func(int64) {}
+	if o.Prefix == nil {
+		o.Prefix = func(int64) {}
 	}
 	if o.IgnoresRange == nil {
 		o.IgnoresRange = func(string) bool { return false }
@@ -230,7 +230,7 @@ func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Trans
 	}
 	t.missing = interval.Whole[worker](want.Size)
 	t.primary.endedAt = -1
-	t.prefix = hasher{changed: t.changed, read: sink, grown: o.Front, failed: t.failed,
+	t.prefix = hasher{changed: t.changed, read: sink, grown: o.Prefix, failed: t.failed,
 		note: func(at int64, h hash.Hash) error { return sink.Note(stateNote(at, h)) }}
 	t.prefix.start(t.sink.Hash(), 0)
 	return t
@@ -373,7 +373,7 @@ func (t *Transfer) restart() error {
 		t.changed.Wait()
 	}
 	lost, kept := t.arrived, t.kept
-	t.opts.Front(0)
+	t.opts.Prefix(0)
 	t.help.excluded = false
 	t.missing = interval.Whole[worker](t.want.Size)
 	t.arrived, t.kept, t.phase = 0, 0, fetching

@@ -42,7 +42,7 @@ func (t *Transfer) save(stop <-chan struct{}) {
 // watch replaces connections that are silent, or much too slow, while others
 // move.
 func (t *Transfer) watch(stop <-chan struct{}) {
-	tick := time.NewTicker(t.opts.Hush / 6)
+	tick := time.NewTicker(t.opts.PeerStall / 6)
 	defer tick.Stop()
 	for {
 		select {
@@ -83,14 +83,14 @@ func (t *Transfer) isTooSlow(w *worker, now time.Time) bool {
 }
 
 // isSilent reports whether nothing has come over a worker's connection for
-// Options.Hush, while bytes came over others, of this transfer or another. The
+// Options.PeerStall, while bytes came over others, of this transfer or another. The
 // caller holds t.mu.
 func (t *Transfer) isSilent(w *worker, now time.Time) bool {
 	const moved = 250 * time.Millisecond
-	if now.Sub(w.heard) < t.opts.Hush {
+	if now.Sub(w.heard) < t.opts.PeerStall {
 		return false
 	}
-	if t.opts.Pulse.Last().Sub(w.heard) > moved {
+	if t.opts.Activity.Last().Sub(w.heard) > moved {
 		return true
 	}
 	for o := range t.workers {

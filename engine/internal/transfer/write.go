@@ -118,7 +118,7 @@ func (w *worker) arrived(n int64) {
 	w.written += n
 	t.changed.Broadcast()
 	t.mu.Unlock()
-	t.opts.Pulse.Beat()
+	t.opts.Activity.Beat()
 	t.opts.Progress(n)
 	t.opts.Arrived(w.host, n)
 }
