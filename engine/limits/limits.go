@@ -165,12 +165,12 @@ const (
 	DocumentsPerRegistry = 4
 	// ListsAtOnce is how many lists of tags or referrers are fetched at a time; one of a registry.
 	ListsAtOnce = 4
-	// FlightsAtOnce is how many blobs are fetched at a time, and FlightsPerRegistry how many of them
+	// FetchesAtOnce is how many blobs are fetched at a time, and FetchesPerRegistry how many of them
 	// of one registry.
-	FlightsAtOnce      = 128
-	FlightsPerRegistry = 32
-	// FlightGrace is how long a blob is fetched on when nobody waits for it any more.
-	FlightGrace = 15 * time.Second
+	FetchesAtOnce      = 128
+	FetchesPerRegistry = 32
+	// FetchGrace is how long a blob is fetched on when nobody waits for it any more.
+	FetchGrace = 15 * time.Second
 	// HandlingBytes is how many bytes of manifests out of the store are decoded at a time.
 	HandlingBytes = 16 << 20
 	// NeededBelow is how many manifests and blobs are looked at below one manifest, to note what it

@@ -18,21 +18,21 @@ import (
 
 // Size implements mirror.Upstream.
 func (t *Cache) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
-	if size := t.listedSize(placeOf(ref, d)); size > 0 {
+	if size := t.listedSize(repoDigestOf(ref, d)); size > 0 {
 		return size, nil
 	}
 	return t.askSize(ctx, ref, d)
 }
 
-// listedSize is the size of a blob by the manifests that list it, or by a flight for the same
-// repository, which may hold the connection that would be asked over; 0 when it isn't known.
-func (t *Cache) listedSize(at place) int64 {
+// listedSize is the size of a blob by the manifests that list it, or by an in-flight fetch for the
+// same repository, which may hold the connection that would be asked over; 0 when it isn't known.
+func (t *Cache) listedSize(at repoDigest) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n, ok := t.needs.get(at); ok && n.size > 0 {
 		return n.size
 	}
-	for key, f := range t.flights {
+	for key, f := range t.inFlight {
 		if key.digest == at.digest && f.of(at.repository) != nil {
 			return key.size
 		}
@@ -42,7 +42,7 @@ func (t *Cache) listedSize(at place) int64 {
 
 // askSize asks a repository for the size of a blob, and so whether it has it.
 func (t *Cache) askSize(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
-	at := placeOf(ref, d)
+	at := repoDigestOf(ref, d)
 	size, err := t.sizes.do(ctx, t.ctx, &t.work, at.repository+"@"+d.String(), func(ctx context.Context) (int64, error) {
 		return ask(ctx, t.questions, ref.Registry(), t.within, func(ctx context.Context) (int64, error) { return t.opts.Manifests.BlobSize(ctx, ref, d) })
 	})
@@ -70,7 +70,7 @@ func (t *Cache) Blob(ctx context.Context, ref reference.Image, d digest.Digest) 
 		// it was slow, or that its registry has had its share of the disk quota.
 		var over *blobstore.BudgetError
 		quota := errors.As(err, &over)
-		again := try < tries && ctx.Err() == nil && (r.flight.several() && (quota || !errors.Is(err, mirror.ErrLocal)) || quota && over.Stalled)
+		again := try < tries && ctx.Err() == nil && (r.fetch.several() && (quota || !errors.Is(err, mirror.ErrLocal)) || quota && over.Stalled)
 		if err = errors.Join(err, r.Close()); !again {
 			return nil, err
 		}
@@ -84,7 +84,7 @@ func (t *Cache) ready(ctx context.Context, r *follower) error {
 	if !errors.Is(err, errUnknown) {
 		return err
 	}
-	d := r.flight.desc
+	d := r.fetch.desc
 	size, err := t.askSize(ctx, r.origin.ref, d.Digest)
 	if err != nil {
 		return err
@@ -92,16 +92,16 @@ func (t *Cache) ready(ctx context.Context, r *follower) error {
 	if size != d.Size {
 		return &sizesError{d.Digest, d.Size, size}
 	}
-	r.flight.prove(r.origin)
-	if err := t.adopt(r.flight, nil); err != nil {
+	r.fetch.prove(r.origin)
+	if err := t.adopt(r.fetch, nil); err != nil {
 		return t.kept(r.origin.ref, err)
 	}
 	return r.ready()
 }
 
-// adopt adds a flight's blob, which is in the store, to the images that need it of the repositories
-// that are known to have it. A lease, if not nil, holds it there.
-func (t *Cache) adopt(f *flight, lease *blobstore.Lease) (err error) {
+// adopt adds an in-flight fetch's blob, which is in the store, to the images that need it of the
+// repositories that are known to have it. A lease, if not nil, holds it there.
+func (t *Cache) adopt(f *inFlight, lease *blobstore.Lease) (err error) {
 	holders := f.holders()
 	if len(holders) == 0 {
 		return nil
@@ -123,11 +123,11 @@ func (t *Cache) adopt(f *flight, lease *blobstore.Lease) (err error) {
 	return nil
 }
 
-// follow follows the flight of a blob, which begins if there is none. One that is under way for
+// follow follows the fetch of a blob, which begins if there is none. One that is under way for
 // another repository is joined: when this one is known to have the blob, it is a source of it, too.
 func (t *Cache) follow(ctx context.Context, ref reference.Image, d digest.Digest) (*follower, error) {
 	const long = time.Minute
-	at := placeOf(ref, d)
+	at := repoDigestOf(ref, d)
 	size := t.listedSize(at)
 	known := size <= 0
 	if known {
@@ -136,13 +136,13 @@ func (t *Cache) follow(ctx context.Context, ref reference.Image, d digest.Digest
 			return nil, err
 		}
 	}
-	key := flightKey{d, size}
+	key := fetchKey{d, size}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if when, ok := t.wrong.get(at); ok && time.Since(when) < long {
 		return nil, fmt.Errorf("%s served content that does not match digest %s; it is asked again after a minute", at.repository, d)
 	}
-	if f := t.flights[key]; f != nil && f.of(at.repository) == nil && !known {
+	if f := t.inFlight[key]; f != nil && f.of(at.repository) == nil && !known {
 		t.mu.Unlock()
 		told, err := t.askSize(ctx, ref, d)
 		if err == nil && told != size {
@@ -155,14 +155,14 @@ func (t *Cache) follow(ctx context.Context, ref reference.Image, d digest.Digest
 		}
 		known = true
 	}
-	f := t.flights[key]                 // it may be another one now
+	f := t.inFlight[key]                // it may be another one now
 	if f == nil || f.ctx.Err() != nil { // it is ending
-		f = newFlight(t.ctx, t.opts.Store, ocispec.Descriptor{Digest: d, Size: size})
+		f = newInFlight(t.ctx, t.opts.Store, ocispec.Descriptor{Digest: d, Size: size})
 		f.idle = func() { t.idle(key, f) }
-		for other := range t.flights {
+		for other := range t.inFlight {
 			f.apart = f.apart || other.digest == d
 		}
-		t.flights[key] = f
+		t.inFlight[key] = f
 		o := f.add(at, ref, known)
 		t.work.Go(func() { t.takeTurn(f, ref.Registry()) })
 		t.work.Go(func() { t.fly(key, f, o) })
@@ -184,8 +184,9 @@ func (t *Cache) follow(ctx context.Context, ref reference.Image, d digest.Digest
 	return f.follow(ctx, o), nil
 }
 
-// takeTurn has a flight begin when it is a registry's turn, if it hasn't yet by another one's.
-func (t *Cache) takeTurn(f *flight, registry string) {
+// takeTurn has an in-flight fetch begin when it is a registry's turn, if it hasn't yet by another
+// one's.
+func (t *Cache) takeTurn(f *inFlight, registry string) {
 	over, err := t.fetches.take(f.ctx, registry)
 	if err != nil {
 		return
@@ -197,12 +198,12 @@ func (t *Cache) takeTurn(f *flight, registry string) {
 	}
 }
 
-// errAbandoned ends a flight that nobody follows any more.
+// errAbandoned ends an in-flight fetch that nobody follows any more.
 var errAbandoned = errors.New("canceled: no client is waiting")
 
-// idle ends a flight after a while if nobody follows it until then. What has come is kept, and
-// whoever asks later goes on with it.
-func (t *Cache) idle(key flightKey, f *flight) {
+// idle ends an in-flight fetch after a while if nobody follows it until then. What has come is
+// kept, and whoever asks later goes on with it.
+func (t *Cache) idle(key fetchKey, f *inFlight) {
 	f.mu.Lock()
 	nth := f.left
 	f.mu.Unlock()
@@ -214,23 +215,23 @@ func (t *Cache) idle(key flightKey, f *flight) {
 		if f.followers > 0 || f.over || f.left != nth {
 			return
 		}
-		if t.flights[key] == f {
-			delete(t.flights, key)
+		if t.inFlight[key] == f {
+			delete(t.inFlight, key)
 		}
 		f.cancel(errAbandoned)
 	})
 }
 
 // sources are where an origin's blob can be had.
-func (t *Cache) sources(f *flight, o *origin) (out []transfer.Source) {
+func (t *Cache) sources(f *inFlight, o *origin) (out []transfer.Source) {
 	for _, b := range t.opts.Fetcher.Sources(o.ref, f.desc.Digest) {
 		out = append(out, proving{b, f, o})
 	}
 	return out
 }
 
-// fly fetches a flight's blob, and tells those who follow how that ended.
-func (t *Cache) fly(key flightKey, f *flight, o *origin) {
+// fly runs an in-flight fetch, and reports to those who follow it how it ended.
+func (t *Cache) fly(key fetchKey, f *inFlight, o *origin) {
 	err := t.fetch(f.ctx, f, o)
 	if err != nil && f.ctx.Err() != nil && !isLocal(err) {
 		err = context.Cause(f.ctx)
@@ -239,14 +240,14 @@ func (t *Cache) fly(key flightKey, f *flight, o *origin) {
 	if err != nil && isLocal(err) && !f.isKnown(o) {
 		// It may be that it has no room because a manifest says that it is large.
 		if told, errAsk := t.askSize(t.ctx, o.ref, key.digest); errAsk == nil && told != key.size {
-			t.doubt(placeOf(o.ref, key.digest))
+			t.doubt(repoDigestOf(o.ref, key.digest))
 			err = &sizesError{key.digest, key.size, told}
 		}
 	}
 	var mismatch *transfer.MismatchError
 	t.mu.Lock()
-	if t.flights[key] == f {
-		delete(t.flights, key)
+	if t.inFlight[key] == f {
+		delete(t.inFlight, key)
 	}
 	t.mu.Unlock()
 	several := f.several() // nobody joins any more
@@ -259,7 +260,7 @@ func (t *Cache) fly(key flightKey, f *flight, o *origin) {
 		err = t.adopt(f, nil)
 	}
 	if mismatch != nil && mismatch.GotSize != mismatch.WantSize {
-		t.doubt(placeOf(o.ref, key.digest))
+		t.doubt(repoDigestOf(o.ref, key.digest))
 	}
 	if err != nil {
 		err = t.kept(o.ref, err)
@@ -271,10 +272,10 @@ func (t *Cache) fly(key flightKey, f *flight, o *origin) {
 	f.end(err)
 }
 
-// fetch fetches a blob for whoever follows its flight, and keeps it with the images that
-// need it. Places that a manifest names besides its registry aren't asked: whoever can push a manifest could
+// fetch fetches a blob for whoever follows its fetch, and keeps it with the images that need it.
+// Places that a manifest names besides its registry aren't asked: whoever can push a manifest could
 // have this machine ask anything, and read the answer.
-func (t *Cache) fetch(ctx context.Context, f *flight, o *origin) (err error) {
+func (t *Cache) fetch(ctx context.Context, f *inFlight, o *origin) (err error) {
 	select {
 	case over := <-f.turns:
 		defer over()

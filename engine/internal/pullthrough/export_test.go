@@ -22,12 +22,12 @@ func (t *Cache) Proving() int { return t.proofs.asking.waiting() }
 
 // Prove notes what a registry said of whether a repository has a blob.
 func (t *Cache) Prove(ref reference.Image, d digest.Digest, err error) {
-	t.proofs.put(ref, proofKey{placeOf(ref, d), false}, err)
+	t.proofs.put(ref, proofKey{repoDigestOf(ref, d), false}, err)
 }
 
 // Proven reports whether that is remembered.
 func (t *Cache) Proven(ref reference.Image, d digest.Digest) (known bool, err error) {
-	p, ok := t.proofs.get(proofKey{placeOf(ref, d), false})
+	p, ok := t.proofs.get(proofKey{repoDigestOf(ref, d), false})
 	return ok, p.err
 }
 
@@ -58,11 +58,11 @@ func (c *calls[T]) waiting() (n int) {
 	return n
 }
 
-// Flights is how many blobs are being fetched, or wait for their turn.
-func (t *Cache) Flights() int {
+// InFlight is how many blobs are being fetched, or wait for their turn.
+func (t *Cache) InFlight() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.flights)
+	return len(t.inFlight)
 }
 
 // AgeDown makes it long ago that registries couldn't be asked.

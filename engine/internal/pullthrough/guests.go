@@ -23,7 +23,7 @@ var errExcluded = errors.New("not asked: it has served content that does not mat
 // remembered, so that it can be told who gave what was wrong.
 type proving struct {
 	transfer.Source
-	flight *flight
+	fetch  *inFlight
 	origin *origin
 }
 
@@ -37,7 +37,7 @@ func (s proving) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, erro
 		return nil, err
 	}
 	out := *b
-	out.ReadCloser = &given{b.ReadCloser, s.origin, s.flight.gives(s.origin, b.From)}
+	out.ReadCloser = &given{b.ReadCloser, s.origin, s.fetch.gives(s.origin, b.From)}
 	return &out, nil
 }
 
@@ -62,7 +62,7 @@ func (g *given) Read(p []byte) (int, error) {
 }
 
 // gives notes that an origin has answered, and so has the blob.
-func (f *flight) gives(o *origin, from int64) *stretch {
+func (f *inFlight) gives(o *origin, from int64) *stretch {
 	const most = 1000 // answers of one origin whose content is remembered
 	s := &stretch{from: from}
 	s.sum.SetSeed(f.seed)
@@ -78,7 +78,7 @@ func (f *flight) gives(o *origin, from int64) *stretch {
 
 // throw notes that all that was given was thrown away, for it was not what it should be. The caller
 // holds f.mu; nobody reads meanwhile.
-func (f *flight) throw() {
+func (f *inFlight) throw() {
 	for _, o := range f.origins {
 		if o.guest {
 			o.thrown = append(o.thrown, o.given...)
@@ -90,7 +90,7 @@ func (f *flight) throw() {
 // judge finds out which guests gave content that was thrown away and differs from the blob, which
 // is whole now and has its digest. That all was thrown away alone is no guest's fault: others may
 // have spoiled it.
-func (f *flight) judge(blob io.ReaderAt) (wrong []*origin) {
+func (f *inFlight) judge(blob io.ReaderAt) (wrong []*origin) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range f.origins {
@@ -108,7 +108,7 @@ func (f *flight) judge(blob io.ReaderAt) (wrong []*origin) {
 
 // matches reports whether what was given is what the blob has there. What can't be read says
 // nothing of it.
-func (f *flight) matches(blob io.ReaderAt, s *stretch) bool {
+func (f *inFlight) matches(blob io.ReaderAt, s *stretch) bool {
 	if s.from+s.n > f.desc.Size {
 		return false
 	}
@@ -120,7 +120,7 @@ func (f *flight) matches(blob io.ReaderAt, s *stretch) bool {
 
 // spoilers are the origins that must have given what is wrong, of all that has come since all was
 // thrown away last: nobody knows when several gave some of it.
-func (f *flight) spoilers(first *origin) []*origin {
+func (f *inFlight) spoilers(first *origin) []*origin {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []*origin
@@ -143,8 +143,8 @@ func (f *flight) spoilers(first *origin) []*origin {
 	return out
 }
 
-// judge excludes the guests of a flight that are known now to have given wrong content.
-func (t *Cache) judge(f *flight) error {
+// judge excludes the guests of an in-flight fetch that are known now to have given wrong content.
+func (t *Cache) judge(f *inFlight) error {
 	if !f.hasThrown() {
 		return nil
 	}
@@ -172,14 +172,15 @@ func (t *Cache) exclude(o *origin) {
 	size := int64(len(o.at.repository) + len(o.at.digest) + entry)
 	t.wrong.put(o.at, now, size)
 	t.spoiled.put(o.at.repository, now, size)
-	for _, f := range t.flights {
+	for _, f := range t.inFlight {
 		if other := f.of(o.at.repository); other != nil && other.guest {
 			other.excluded.Store(true)
 		}
 	}
 }
 
-// isExcluded reports whether a repository has given wrong content a while ago. The caller holds t.mu.
+// isExcluded reports whether a repository has given wrong content a while ago. The caller holds
+// t.mu.
 func (t *Cache) isExcluded(repository string) bool {
 	const long = 10 * time.Minute
 	at, ok := t.spoiled.get(repository)

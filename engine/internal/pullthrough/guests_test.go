@@ -28,8 +28,8 @@ func (r *relay) lists(name string, d digest.Digest) bool {
 	return slices.Contains(root.Blobs, d)
 }
 
-// A blob becomes part of the images of those repositories alone that have it, whichever it came from,
-// and whatever manifests say.
+// A blob becomes part of the images of those repositories alone that have it, whichever it came
+// from, and whatever manifests say.
 func TestThroughKeepsABlobWithThoseAloneThatHaveIt(t *testing.T) {
 	for _, has := range []bool{false, true} {
 		r := newFrontOf(t, 2, time.Hour, 0, time.Minute)
@@ -67,7 +67,7 @@ func TestThroughKeepsABlobWithThoseAloneThatHaveIt(t *testing.T) {
 		if resp, _ := r.get(r.of(1, "team/app/blobs/"+layer.String())); resp.StatusCode != http.StatusOK {
 			t.Errorf("the one that joined: %d", resp.StatusCode)
 		}
-		for r.through.Flights() > 0 || !r.lists(second, layer) { // clients have the last byte before that
+		for r.through.InFlight() > 0 || !r.lists(second, layer) { // clients have the last byte before that
 			time.Sleep(time.Millisecond)
 		}
 		if r.lists(first, layer) {
@@ -143,8 +143,8 @@ func gave(to chan<- string, f chaos.Fault) chaos.Fault {
 	}
 }
 
-// Whoever joins with other content than the digest says is found out, gets no part in what is fetched
-// for others for a while, and its images don't list the blob.
+// Whoever joins with other content than the digest says is found out, gets no part in what is
+// fetched for others for a while, and its images don't list the blob.
 func TestThroughExcludesGuestsThatSpoilWhatTheyJoin(t *testing.T) {
 	r := newFrontOf(t, 2, time.Hour, 0, time.Minute)
 	r.through.Grace(time.Hour)
@@ -182,14 +182,14 @@ func TestThroughExcludesGuestsThatSpoilWhatTheyJoin(t *testing.T) {
 		clients.Go(func() { _, _, _ = r.try(ctx, r.of(1, rest)) })
 		during()
 		clients.Go(func() {
-			for r.through.Flights() > 0 {
+			for r.through.InFlight() > 0 {
 				time.Sleep(time.Millisecond)
 			}
 			leave()
 		})
 		clients.Wait()
 		leave()
-		for r.through.Flights() > 0 {
+		for r.through.InFlight() > 0 {
 			time.Sleep(time.Millisecond)
 		}
 	}
@@ -240,7 +240,7 @@ func TestThroughExcludesNoGuestForWhatOthersSpoil(t *testing.T) {
 	<-given
 	close(release)
 	clients.Wait()
-	for r.through.Flights() > 0 {
+	for r.through.InFlight() > 0 {
 		time.Sleep(time.Millisecond)
 	}
 	r.through.Wait()
@@ -294,7 +294,7 @@ func TestThroughExcludesGuestsFromWhatIsUnderWay(t *testing.T) {
 	close(release[0])
 	<-given[1]
 	close(release[1])
-	for r.through.Flights() > 0 {
+	for r.through.InFlight() > 0 {
 		time.Sleep(time.Millisecond)
 	}
 	leave()

@@ -30,7 +30,7 @@ type proofs struct {
 
 // proofKey is a question: the same digest may be a manifest of a repository, and no blob of it.
 type proofKey struct {
-	place
+	repoDigest
 	manifest bool
 }
 
@@ -97,7 +97,7 @@ func (p *proofs) isDown(ref reference.Image) bool {
 // Holds implements mirror.Upstream. A question that several ask at once is asked once, and
 // cancelled when the last of them has gone.
 func (t *Cache) Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
-	key := proofKey{placeOf(ref, d), manifest}
+	key := proofKey{repoDigestOf(ref, d), manifest}
 	if known, ok := t.proofs.get(key); ok {
 		return known.err
 	}
@@ -154,7 +154,7 @@ func (t *Cache) takes(ctx context.Context, g *gathering, d digest.Digest, manife
 	if t.Withheld == nil || !t.Withheld(g.ref, d) {
 		return true
 	}
-	if known, ok := t.proofs.get(proofKey{placeOf(g.ref, d), manifest}); ok {
+	if known, ok := t.proofs.get(proofKey{repoDigestOf(g.ref, d), manifest}); ok {
 		return known.err == nil
 	}
 	if g.taking.over || t.proofs.isDown(g.ref) {

@@ -207,7 +207,7 @@ func TestThroughQuestionsEndWithTheirLastClient(t *testing.T) {
 }
 
 // A blob that nobody waits for any more is left where it is, and continued by who asks next.
-func TestThroughFlightsEndWithTheirLastClient(t *testing.T) {
+func TestThroughFetchesEndWithTheirLastClient(t *testing.T) {
 	r := newFront(t, 1, time.Hour, 0)
 	r.through.Grace(0)
 	const size, half = 4 << 20, 2 << 20
@@ -915,16 +915,16 @@ func TestThroughTurnsOfOneRegistryAreNotThoseOfAnother(t *testing.T) {
 	})
 	ctx, leave := context.WithCancel(t.Context())
 	var slow sync.WaitGroup
-	for i := range limits.FlightsPerRegistry {
+	for i := range limits.FetchesPerRegistry {
 		slow.Go(func() {
 			_, _, _ = r.try(ctx, r.of(0, "team/slow/blobs/"+digest.FromString(fmt.Sprint(i)).String()))
 		})
 	}
-	for range limits.FlightsPerRegistry {
+	for range limits.FetchesPerRegistry {
 		<-begun
 	}
 	slow.Go(func() { _, _, _ = r.try(ctx, r.of(0, "team/app/blobs/"+d.String())) })
-	for r.through.Flights() <= limits.FlightsPerRegistry { // it waits for its turn
+	for r.through.InFlight() <= limits.FetchesPerRegistry { // it waits for its turn
 		time.Sleep(time.Millisecond)
 	}
 	if resp, body := r.get(r.of(1, "team/app/blobs/"+d.String())); resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[d]) {

@@ -102,7 +102,7 @@ func (t *Cache) gather(ctx context.Context, g *gathering, doc image.Document) er
 		}
 		if size, ok := g.seen[d.Digest]; ok {
 			if size != d.Size {
-				t.doubt(placeOf(g.ref, d.Digest))
+				t.doubt(repoDigestOf(g.ref, d.Digest))
 			}
 			continue
 		}
@@ -165,7 +165,7 @@ func (t *Cache) knows(ref reference.Image, doc image.Document) bool {
 	if len(all) == 0 {
 		return false
 	}
-	_, ok := t.needs.get(placeOf(ref, all[0].Digest))
+	_, ok := t.needs.get(repoDigestOf(ref, all[0].Digest))
 	return ok
 }
 
@@ -175,7 +175,7 @@ func (t *Cache) learn(ref reference.Image, d ocispec.Descriptor, roots map[strin
 		entry = 200  // bytes, or about that
 		most  = 1000 // images that need the same; others find out by their manifests
 	)
-	at := placeOf(ref, d.Digest)
+	at := repoDigestOf(ref, d.Digest)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, ok := t.needs.get(at)
@@ -202,7 +202,7 @@ func (t *Cache) learn(ref reference.Image, d ocispec.Descriptor, roots map[strin
 }
 
 // doubt forgets what size manifests say that a blob has: they don't agree, or it has another one.
-func (t *Cache) doubt(at place) {
+func (t *Cache) doubt(at repoDigest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n, ok := t.needs.get(at); ok {
@@ -211,7 +211,7 @@ func (t *Cache) doubt(at place) {
 }
 
 // rootsOf are the images that need something, by what is known now.
-func (t *Cache) rootsOf(at place) map[string]digest.Digest {
+func (t *Cache) rootsOf(at repoDigest) map[string]digest.Digest {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n, ok := t.needs.get(at); ok {

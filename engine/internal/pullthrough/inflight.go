@@ -17,10 +17,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// flight is a blob that is being fetched, as those see it who read it meanwhile. They
+// inFlight is a blob that is being fetched, as those see it who read it meanwhile. They
 // get what is there and hashed, and the last byte when the whole is verified: nobody
 // gets all of a blob that is not what it should be.
-type flight struct {
+type inFlight struct {
 	store  *blobstore.Store
 	desc   ocispec.Descriptor
 	ctx    context.Context // of the fetch
@@ -50,10 +50,10 @@ type flight struct {
 	err     error    // by which it did
 }
 
-// origin is a repository that a flight's blob was asked for of.
+// origin is a repository that an in-flight fetch's blob was asked for of.
 type origin struct {
 	ref   reference.Image
-	at    place
+	at    repoDigest
 	guest bool // it has joined
 	known bool // it is known to have the blob: who follows for its sake gets nothing before
 	kept  bool // the blob was added to its images
@@ -64,22 +64,22 @@ type origin struct {
 	thrown   []*stretch  // of a guest, that was thrown away
 }
 
-func newFlight(ctx context.Context, store *blobstore.Store, desc ocispec.Descriptor) *flight {
-	f := &flight{store: store, desc: desc, users: 1, seed: maphash.MakeSeed(), origins: make(map[string]*origin), turns: make(chan func())}
+func newInFlight(ctx context.Context, store *blobstore.Store, desc ocispec.Descriptor) *inFlight {
+	f := &inFlight{store: store, desc: desc, users: 1, seed: maphash.MakeSeed(), origins: make(map[string]*origin), turns: make(chan func())}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	f.changed = sync.NewCond(&f.mu)
 	return f
 }
 
 // of is the origin that a repository is, nil when the blob wasn't asked for of it.
-func (f *flight) of(repository string) *origin {
+func (f *inFlight) of(repository string) *origin {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.origins[repository]
 }
 
 // several reports whether the blob was asked for of more than one repository.
-func (f *flight) several() bool {
+func (f *inFlight) several() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.origins) > 1
@@ -87,7 +87,7 @@ func (f *flight) several() bool {
 
 // holders are the repositories that are known to have the blob since this was last asked, and that
 // gave no other content. What manifests say is no knowledge of that.
-func (f *flight) holders() (out []place) {
+func (f *inFlight) holders() (out []repoDigest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range f.origins {
@@ -100,7 +100,7 @@ func (f *flight) holders() (out []place) {
 }
 
 // hasThrown reports whether what a guest gave was thrown away.
-func (f *flight) hasThrown() bool {
+func (f *inFlight) hasThrown() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range f.origins {
@@ -112,7 +112,7 @@ func (f *flight) hasThrown() bool {
 }
 
 // add adds a repository.
-func (f *flight) add(at place, ref reference.Image, known bool) *origin {
+func (f *inFlight) add(at repoDigest, ref reference.Image, known bool) *origin {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	o := &origin{ref: ref, at: at, known: known, guest: len(f.origins) > 0}
@@ -123,8 +123,8 @@ func (f *flight) add(at place, ref reference.Image, known bool) *origin {
 	return o
 }
 
-// takes has a flight take its room.
-func (f *flight) takes(room *blobstore.Room) {
+// takes has an in-flight fetch take its room.
+func (f *inFlight) takes(room *blobstore.Room) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.room = room
@@ -134,14 +134,14 @@ func (f *flight) takes(room *blobstore.Room) {
 }
 
 // isKnown reports whether an origin is known to have the blob.
-func (f *flight) isKnown(o *origin) bool {
+func (f *inFlight) isKnown(o *origin) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return o.known
 }
 
 // prove notes that an origin has the blob.
-func (f *flight) prove(o *origin) {
+func (f *inFlight) prove(o *origin) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	o.known = true
@@ -149,7 +149,7 @@ func (f *flight) prove(o *origin) {
 }
 
 // Transferring is told of the transfer.
-func (f *flight) Transferring(t *transfer.Transfer) {
+func (f *inFlight) Transferring(t *transfer.Transfer) {
 	f.mu.Lock()
 	f.transfer = t
 	joining := f.joining
@@ -161,7 +161,7 @@ func (f *flight) Transferring(t *transfer.Transfer) {
 }
 
 // with calls join with the transfer when there is one.
-func (f *flight) with(join func(*transfer.Transfer)) {
+func (f *inFlight) with(join func(*transfer.Transfer)) {
 	f.mu.Lock()
 	t := f.transfer
 	if t == nil {
@@ -173,8 +173,8 @@ func (f *flight) with(join func(*transfer.Transfer)) {
 	}
 }
 
-// Progress is told of bytes that arrived. When there is no room for more it ends the flight.
-func (f *flight) Progress(n int64) {
+// Progress is told of bytes that arrived. When there is no room for more it ends the fetch.
+func (f *inFlight) Progress(n int64) {
 	arrived := f.arrived.Add(n)
 	if f.grow == nil {
 		return
@@ -185,7 +185,7 @@ func (f *flight) Progress(n int64) {
 }
 
 // Begun is told of the ingest. Its file stays readable, whatever name it has later.
-func (f *flight) Begun(in *blobstore.Ingest) error {
+func (f *inFlight) Begun(in *blobstore.Ingest) error {
 	file, err := in.Reader()
 	if err != nil {
 		return fmt.Errorf("opening the partial blob: %w", err)
@@ -198,7 +198,7 @@ func (f *flight) Begun(in *blobstore.Ingest) error {
 }
 
 // leave lets go of the file. The caller holds f.mu.
-func (f *flight) leave() {
+func (f *inFlight) leave() {
 	if f.users--; f.users == 0 && f.file != nil {
 		f.file.Close()
 		f.file = nil
@@ -206,7 +206,7 @@ func (f *flight) leave() {
 }
 
 // Prefix is told how far all is there.
-func (f *flight) Prefix(n int64) {
+func (f *inFlight) Prefix(n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if n == 0 {
@@ -220,7 +220,7 @@ func (f *flight) Prefix(n int64) {
 }
 
 // Verified is told that the whole has the right digest.
-func (f *flight) Verified() {
+func (f *inFlight) Verified() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.there = f.desc.Size
@@ -228,7 +228,7 @@ func (f *flight) Verified() {
 }
 
 // end is told how the fetch has ended.
-func (f *flight) end(err error) {
+func (f *inFlight) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.over, f.err = true, err
@@ -246,20 +246,20 @@ var errThrown = errors.New("content does not match the digest; fetching the blob
 // follower reads a blob on its way. It is for one goroutine.
 type follower struct {
 	ctx    context.Context
-	flight *flight
+	fetch  *inFlight
 	origin *origin
 	own    *os.File // of the store, where nobody had to fetch it
 	at     int64
-	thrown int // what the flight's count was when the first byte was read; -1 before
+	thrown int // what the fetch's count was when the first byte was read; -1 before
 	left   bool
 }
 
-func (f *flight) follow(ctx context.Context, o *origin) *follower {
+func (f *inFlight) follow(ctx context.Context, o *origin) *follower {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.users++
 	f.followers++
-	return &follower{ctx: ctx, flight: f, origin: o, thrown: -1}
+	return &follower{ctx: ctx, fetch: f, origin: o, thrown: -1}
 }
 
 // Seek implements io.Seeker.
@@ -268,7 +268,7 @@ func (r *follower) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += r.at
 	case io.SeekEnd:
-		offset += r.flight.desc.Size
+		offset += r.fetch.desc.Size
 	}
 	if offset < 0 {
 		return r.at, errors.New("seek to a negative offset")
@@ -279,7 +279,7 @@ func (r *follower) Seek(offset int64, whence int) (int64, error) {
 
 // Read implements io.Reader.
 func (r *follower) Read(p []byte) (int, error) {
-	if r.at >= r.flight.desc.Size {
+	if r.at >= r.fetch.desc.Size {
 		return 0, io.EOF
 	}
 	if len(p) == 0 {
@@ -299,7 +299,7 @@ func (r *follower) Read(p []byte) (int, error) {
 
 // ready waits until the first byte may be read, or it is known that none will come.
 func (r *follower) ready() error {
-	if r.flight.desc.Size == 0 {
+	if r.fetch.desc.Size == 0 {
 		return nil
 	}
 	_, _, err := r.wait()
@@ -309,7 +309,7 @@ func (r *follower) ready() error {
 // wait waits until the byte at r.at may be read, and returns how many bytes may, and
 // where.
 func (r *follower) wait() (int64, *os.File, error) {
-	f := r.flight
+	f := r.fetch
 	defer context.AfterFunc(r.ctx, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -346,7 +346,7 @@ func (r *follower) wait() (int64, *os.File, error) {
 
 // Close implements io.Closer.
 func (r *follower) Close() error {
-	f := r.flight
+	f := r.fetch
 	f.mu.Lock()
 	idle := false
 	if !r.left {

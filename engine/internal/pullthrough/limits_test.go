@@ -22,12 +22,12 @@ func TestThroughAsksAsMuchAtOnceAsTheLimitsSay(t *testing.T) {
 		all, each    int
 		path         func(i int) string
 		method, part string // of the requests that are counted
-		flights      bool
+		fetches      bool
 	}{
 		"questions": {limits.QuestionsAtOnce, limits.QuestionsPerRegistry, func(i int) string { return "blobs/" + some(i) }, http.MethodHead, "/blobs/", false},
 		"documents": {limits.DocumentsAtOnce, limits.DocumentsPerRegistry, func(i int) string { return "manifests/" + some(i) }, http.MethodGet, "/manifests/", false},
 		"lists":     {limits.ListsAtOnce, 1, func(i int) string { return fmt.Sprintf("%d/tags/list", i) }, http.MethodGet, "/tags/", false},
-		"flights":   {limits.FlightsAtOnce, limits.FlightsPerRegistry, func(i int) string { return "blobs/" + some(i) }, http.MethodGet, "/blobs/", true},
+		"fetches":   {limits.FetchesAtOnce, limits.FetchesPerRegistry, func(i int) string { return "blobs/" + some(i) }, http.MethodGet, "/blobs/", true},
 	} {
 		registries := c.all/c.each + 2
 		r := newFront(t, registries, time.Hour, 0)
@@ -51,7 +51,7 @@ func TestThroughAsksAsMuchAtOnceAsTheLimitsSay(t *testing.T) {
 						of[i]--
 						mu.Unlock()
 					}
-					if req.Method == http.MethodHead && c.flights {
+					if req.Method == http.MethodHead && c.fetches {
 						w.Header().Set("Content-Length", "1000")
 						return
 					}
@@ -66,12 +66,17 @@ func TestThroughAsksAsMuchAtOnceAsTheLimitsSay(t *testing.T) {
 				total++
 				asking.Go(func() { r.get(r.of(i, "team/app/"+c.path(100*i+k))) })
 			}
+			if i == 0 { // the first has all its turns, whoever is faster afterwards
+				for range c.each {
+					<-begun
+				}
+			}
 		}
-		for range c.all {
+		for range c.all - c.each {
 			<-begun
 		}
 		for { // until all ask, who would have a turn by now were there more
-			if waiting := r.through.Waiting(); !c.flights && waiting == total || r.through.Flights() == total {
+			if waiting := r.through.Waiting(); !c.fetches && waiting == total || r.through.InFlight() == total {
 				break
 			}
 			time.Sleep(time.Millisecond)
@@ -88,7 +93,7 @@ func TestThroughAsksAsMuchAtOnceAsTheLimitsSay(t *testing.T) {
 // What may take long takes as long as the limits say.
 func TestThroughWaitsAsLongAsTheLimitsSay(t *testing.T) {
 	r := newFront(t, 1, 0, 0)
-	if within, grace := r.through.Times(); within != limits.QuestionTime || grace != limits.FlightGrace {
+	if within, grace := r.through.Times(); within != limits.QuestionTime || grace != limits.FetchGrace {
 		t.Errorf("%s for questions, %s for blobs that nobody waits for", within, grace)
 	}
 }

@@ -77,7 +77,7 @@ func (t *Cache) head(ctx context.Context, ref reference.Image) (digest.Digest, e
 func (t *Cache) byDigest(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
 	d := ref.Digest()
 	hold := func(doc image.Document) error {
-		roots := t.rootsOf(placeOf(ref, d))
+		roots := t.rootsOf(repoDigestOf(ref, d))
 		if len(roots) == 0 { // asked for by its digest alone: it is an image of that name
 			return t.kept(ref, t.settle(ctx, ref, doc))
 		}

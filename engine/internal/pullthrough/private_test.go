@@ -24,8 +24,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// guarded is a relay whose registry has repositories under secret/ that are ann's alone. A request's
-// user stands in its header.
+// guarded is a relay whose registry has repositories under secret/ that are ann's alone. A
+// request's user stands in its header.
 func newGuarded(t *testing.T) (r *relay, get func(user, path string, header ...string) (answer, []byte)) {
 	t.Helper()
 	r = &relay{t: t, upstream: registrytest.New()}
@@ -94,8 +94,8 @@ func TestPrivateIsNotFetchedForOthers(t *testing.T) {
 	refused(t, get, img, "secret/app")
 }
 
-// A digest of what the store has for others opens nothing under another repository's name, whichever
-// way it is made to be part of it.
+// A digest of what the store has for others opens nothing under another repository's name,
+// whichever way it is made to be part of it.
 func TestPrivateDigestsUnderOtherNames(t *testing.T) {
 	r, get := newGuarded(t)
 	base := registrytest.Random(1, 20_000)

@@ -53,8 +53,8 @@ type Request struct {
 	Watcher Watcher // told of what arrives
 }
 
-// Watcher follows the fetch of one blob. When the blob was in the store already, none of its methods
-// is called. They are called in order, but Progress from several goroutines.
+// Watcher follows the fetch of one blob. When the blob was in the store already, none of its
+// methods is called. They are called in order, but Progress from several goroutines.
 type Watcher interface {
 	Begun(in *blobstore.Ingest) error  // what is written can be read from now on
 	Transferring(t *transfer.Transfer) // sources can join from now on
@@ -100,7 +100,7 @@ type Cache struct {
 
 	within    time.Duration // for a whole answer of a registry
 	taking    time.Duration // for all questions about what is below one manifest
-	grace     time.Duration // for a flight that nobody follows
+	grace     time.Duration // for an in-flight fetch that nobody follows
 	questions *turns
 	documents *turns // that are fetched
 	listing   *turns
@@ -108,18 +108,18 @@ type Cache struct {
 	handling  *semaphore.Weighted // bytes of documents out of the store
 
 	found     calls[mirror.Manifest] // by reference
-	sizes     calls[int64]           // by place
+	sizes     calls[int64]           // by repository and digest
 	tagLists  calls[[]string]        // by repository
 	referring calls[[]ocispec.Descriptor]
 
-	mu      sync.Mutex
-	flights map[flightKey]*flight
-	checked *memory[string, check]
-	down    map[string]time.Time // registries that can't be asked, and when that was last tried
-	lists   *memory[string, list]
-	needs   *memory[place, *needed]
-	wrong   *memory[place, time.Time]  // what had other content than its digest says, and spoiled it for others
-	spoiled *memory[string, time.Time] // repositories that had, and are no sources for others meanwhile
+	mu       sync.Mutex
+	inFlight map[fetchKey]*inFlight
+	checked  *memory[string, check]
+	down     map[string]time.Time // registries that can't be asked, and when that was last tried
+	lists    *memory[string, list]
+	needs    *memory[repoDigest, *needed]
+	wrong    *memory[repoDigest, time.Time] // what had other content than its digest says, and spoiled it for others
+	spoiled  *memory[string, time.Time]     // repositories that had, and are no sources for others meanwhile
 
 	complained time.Time // of a store that can't be written
 }
@@ -130,9 +130,9 @@ type check struct {
 	at     time.Time
 }
 
-// flightKey is what flights are told apart by: those who say that a blob has another size have
+// fetchKey is what fetches are told apart by: those who say that a blob has another size have
 // another one in mind, or lie.
-type flightKey struct {
+type fetchKey struct {
 	digest digest.Digest
 	size   int64
 }
@@ -143,33 +143,33 @@ type list struct {
 	at   time.Time
 }
 
-// place is a manifest or blob of a repository. What one repository says of a digest
+// repoDigest is a manifest or blob of a repository. What one repository says of a digest
 // is nothing to others.
-type place struct {
+type repoDigest struct {
 	repository string // with its registry
 	digest     digest.Digest
 }
 
-func placeOf(ref reference.Image, d digest.Digest) place {
-	return place{ref.Registry() + "/" + ref.Repository(), d}
+func repoDigestOf(ref reference.Image, d digest.Digest) repoDigest {
+	return repoDigest{ref.Registry() + "/" + ref.Repository(), d}
 }
 
 // New returns a Cache that works until it is closed, or ctx is done.
 func New(ctx context.Context, o Options) *Cache {
 	t := &Cache{
-		opts: o, within: limits.QuestionTime, taking: limits.TakingTime, grace: limits.FlightGrace,
+		opts: o, within: limits.QuestionTime, taking: limits.TakingTime, grace: limits.FetchGrace,
 		proofs:    newProofs(),
 		questions: newTurns(limits.QuestionsAtOnce, limits.QuestionsPerRegistry),
 		documents: newTurns(limits.DocumentsAtOnce, limits.DocumentsPerRegistry),
 		listing:   newTurns(limits.ListsAtOnce, 1),
-		fetches:   newTurns(limits.FlightsAtOnce, limits.FlightsPerRegistry),
+		fetches:   newTurns(limits.FetchesAtOnce, limits.FetchesPerRegistry),
 		handling:  semaphore.NewWeighted(limits.HandlingBytes),
-		flights:   make(map[flightKey]*flight),
+		inFlight:  make(map[fetchKey]*inFlight),
 		down:      make(map[string]time.Time),
 		checked:   newMemory[string, check](limits.MemoryBytes),
 		lists:     newMemory[string, list](limits.MemoryBytes),
-		needs:     newMemory[place, *needed](limits.MemoryBytes),
-		wrong:     newMemory[place, time.Time](limits.MemoryBytes),
+		needs:     newMemory[repoDigest, *needed](limits.MemoryBytes),
+		wrong:     newMemory[repoDigest, time.Time](limits.MemoryBytes),
 		spoiled:   newMemory[string, time.Time](limits.MemoryBytes),
 	}
 	t.ctx, t.stop = context.WithCancel(ctx)
