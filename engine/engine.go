@@ -1,8 +1,3 @@
-// Package engine pulls images: from names to verified blobs in a store.
-//
-// It is the recipe, and its steps are packages of their own: plan resolves,
-// schedule bounds and orders, registry and transfer fetch, the store commits
-// and pins. The engine prints nothing; it tells an observer what it does.
 package engine
 
 import (
