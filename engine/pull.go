@@ -70,15 +70,15 @@ type pull struct {
 	*fetcher
 	images []*pulling
 
-	mu      sync.Mutex // guards what follows, and the fields of pulling below its ref
-	plan    plan.Plan
-	byImage map[*plan.Image]*pulling
-	done    map[digest.Digest]bool          // blobs of the plan that are in the store
-	awaited map[digest.Digest]chan struct{} // closed when the blob is there
-	unknown int                             // images that are not resolved yet
-	failed  map[digest.Digest]bool          // blobs that don't come
-	lent    map[digest.Digest]bool          // blobs that count as here since they need not be fetched
-	toFetch int64                           // bytes of the disk that the blobs to fetch will take
+	mu       sync.Mutex // guards what follows, and the fields of pulling below its ref
+	plan     plan.Plan
+	byImage  map[*plan.Image]*pulling
+	done     map[digest.Digest]bool          // blobs of the plan that are in the store
+	awaited  map[digest.Digest]chan struct{} // closed when the blob is there
+	unknown  int                             // images that are not resolved yet
+	failed   map[digest.Digest]bool          // blobs that don't come
+	excluded map[digest.Digest]bool          // blobs that count as here since they need not be fetched
+	toFetch  int64                           // bytes of the disk that the blobs to fetch will take
 }
 
 // pulling is an image on its way.
@@ -96,7 +96,7 @@ type pulling struct {
 func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 	p := &pull{
 		fetcher: newFetcher(o, lease), byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
-		awaited: make(map[digest.Digest]chan struct{}), failed: make(map[digest.Digest]bool), lent: make(map[digest.Digest]bool), unknown: len(refs),
+		awaited: make(map[digest.Digest]chan struct{}), failed: make(map[digest.Digest]bool), excluded: make(map[digest.Digest]bool), unknown: len(refs),
 	}
 	for _, ref := range refs {
 		p.images = append(p.images, &pulling{ref: ref})
@@ -195,78 +195,17 @@ func configOf(store *blobstore.Store, v *plan.Variant) ([]byte, error) {
 
 // queueBlobs queues what an image needs and nobody has asked for yet.
 func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
-	all := img.image.Blobs()
-	here := make(map[digest.Digest]bool, len(all))
-	carried := p.opts.carried(img.image)
-	lent := make(map[digest.Digest]bool)
-	for _, d := range all {
-		has, err := p.has(ctx, d)
-		if err != nil {
-			return p.fail(ctx, img, err)
-		}
-		lent[d.Digest] = !has && carried[d.Digest]
-		here[d.Digest] = has || carried[d.Digest]
-	}
-
-	p.mu.Lock()
-	for _, d := range all {
-		switch {
-		case lent[d.Digest]:
-			img.partial = true
-			if p.plan.Needing(d.Digest) == nil {
-				p.lent[d.Digest] = true
-			}
-		case p.lent[d.Digest] && !here[d.Digest]: // others do without it, this image doesn't
-			p.plan.Remove(d.Digest)
-			delete(p.lent, d.Digest)
-			delete(p.done, d.Digest)
-		}
-	}
-	added, err := p.plan.Add(img.image, func(d ocispec.Descriptor) (bool, error) { return here[d.Digest], nil })
+	here, excluded, err := p.local(ctx, img.image)
 	if err != nil {
-		p.mu.Unlock()
 		return p.fail(ctx, img, err)
 	}
-	var fresh int64 // bytes of the disk that this image adds
-	for _, b := range added {
-		if b.Here {
-			p.done[b.Digest] = true
-		} else {
-			fresh += max(0, b.Size-p.opts.Store.Partial(b.Digest))
-		}
+	n, err := p.add(img, here, excluded)
+	if err != nil {
+		return p.fail(ctx, img, err)
 	}
-	// Under the lock: no other image may count on these blobs before it is
-	// known that they come.
-	if p.opts.Room != nil {
-		if err := p.opts.Room(img.image, p.toFetch+fresh); err != nil {
-			for _, b := range added {
-				p.plan.Remove(b.Digest)
-			}
-			p.mu.Unlock()
-			return p.fail(ctx, img, fault.As(fault.Local, err))
-		}
-	}
-	p.toFetch += fresh
-	size := img.image.ManifestSize()
-	found := size
-	all = slices.DeleteFunc(all, func(d ocispec.Descriptor) bool { return lent[d.Digest] && p.lent[d.Digest] })
-	for _, b := range all {
-		size += b.Size
-		if p.done[b.Digest] {
-			found += b.Size
-		} else {
-			img.missing++
-		}
-	}
-	fetch, reuse := shares(all, added)
-	img.fetched += fetch
-	img.reused += reuse
-	complete := img.missing == 0
-	p.mu.Unlock()
-
 	p.opts.observe(event.Resolved{Image: img.ref.String(), Digest: img.image.Target().Digest,
-		Blobs: len(all) + len(img.image.Documents), Size: size, Here: found})
-	for _, b := range added {
+		Blobs: n.blobs + len(img.image.Documents), Size: n.size, Here: n.here})
+	for _, b := range n.added {
 		if b.Here {
 			continue
 		}
@@ -275,12 +214,109 @@ func (p *pull) queueBlobs(ctx context.Context, img *pulling) error {
 			return p.blob(ctx, slot, b.Descriptor, img)
 		}})
 	}
-	if complete {
+	if n.complete {
 		if err := p.complete(ctx, img); err != nil {
 			return err
 		}
 	}
 	p.resolvedOne()
+	return nil
+}
+
+// local finds which blobs of an image need not be fetched: those that are in the store, and those
+// that are excluded, since others have them.
+func (p *pull) local(ctx context.Context, img *plan.Image) (here, excluded map[digest.Digest]bool, err error) {
+	here, excluded = make(map[digest.Digest]bool), make(map[digest.Digest]bool)
+	carried := p.opts.carried(img)
+	for _, d := range img.Blobs() {
+		has, err := p.has(ctx, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		excluded[d.Digest] = !has && carried[d.Digest]
+		here[d.Digest] = has || carried[d.Digest]
+	}
+	return here, excluded, nil
+}
+
+// needs is what an image needs.
+type needs struct {
+	added      []plan.Blob // those that no image before it needs
+	blobs      int         // in all, less what is excluded
+	size, here int64       // bytes, manifests included: of all, and of those in the store
+	complete   bool        // nothing is to come
+}
+
+// add adds an image to the plan, and counts what it needs. It holds the lock all along: no other
+// image may count on these blobs before it is known that they come.
+func (p *pull) add(img *pulling, here, excluded map[digest.Digest]bool) (n needs, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := img.image.Blobs()
+	p.exclude(img, all, here, excluded)
+	n.added, err = p.plan.Add(img.image, func(d ocispec.Descriptor) (bool, error) { return here[d.Digest], nil })
+	if err != nil {
+		return n, err
+	}
+	if err := p.announce(img.image, n.added); err != nil {
+		return n, err
+	}
+	n.size = img.image.ManifestSize()
+	n.here = n.size
+	all = slices.DeleteFunc(all, func(d ocispec.Descriptor) bool { return excluded[d.Digest] && p.excluded[d.Digest] })
+	n.blobs = len(all)
+	for _, b := range all {
+		n.size += b.Size
+		if p.done[b.Digest] {
+			n.here += b.Size
+		} else {
+			img.missing++
+		}
+	}
+	fetch, reuse := shares(all, n.added)
+	img.fetched += fetch
+	img.reused += reuse
+	n.complete = img.missing == 0
+	return n, nil
+}
+
+// exclude notes which blobs an image does without. The caller holds p.mu.
+func (p *pull) exclude(img *pulling, all []ocispec.Descriptor, here, excluded map[digest.Digest]bool) {
+	for _, d := range all {
+		switch {
+		case excluded[d.Digest]:
+			img.partial = true
+			if p.plan.Needing(d.Digest) == nil {
+				p.excluded[d.Digest] = true
+			}
+		case p.excluded[d.Digest] && !here[d.Digest]: // others do without it, this image doesn't
+			p.plan.Remove(d.Digest)
+			delete(p.excluded, d.Digest)
+			delete(p.done, d.Digest)
+		}
+	}
+}
+
+// announce counts the disk space that an image's blobs will take, and asks whether it is there. If
+// not, they are taken out of the plan again. The caller holds p.mu.
+func (p *pull) announce(img *plan.Image, added []plan.Blob) error {
+	var fresh int64 // bytes of the disk that this image adds
+	for _, b := range added {
+		if b.Here {
+			p.done[b.Digest] = true
+		} else {
+			fresh += max(0, b.Size-p.opts.Store.Partial(b.Digest))
+		}
+	}
+	if p.opts.Room != nil {
+		if err := p.opts.Room(img, p.toFetch+fresh); err != nil {
+			for _, b := range added {
+				p.plan.Remove(b.Digest)
+			}
+			return fault.As(fault.Local, err)
+		}
+	}
+	p.toFetch += fresh
 	return nil
 }
 

@@ -120,47 +120,51 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 	}
 	// In order, so that the same images give the same plan.
 	p := new(plan.Plan)
-	lent := make(map[digest.Digest]bool)
+	excluded := make(map[digest.Digest]bool)
 	for i := range results {
-		r := &results[i]
-		if r.Err != nil {
-			continue
+		if r := &results[i]; r.Err == nil {
+			r.Err = o.addTo(p, excluded, r)
 		}
-		carried := o.carried(r.Image)
-		for _, d := range r.Image.Blobs() { // what others do without, this image may need
-			if lent[d.Digest] && !carried[d.Digest] {
-				p.Remove(d.Digest)
-			}
-		}
-		added, err := p.Add(r.Image, func(d ocispec.Descriptor) (bool, error) {
-			has, err := o.Store.Has(d)
-			lent[d.Digest] = !has && carried[d.Digest]
-			return has || carried[d.Digest], err
-		})
-		if err != nil {
-			r.Err = err
-			continue
-		}
-		all := slices.DeleteFunc(r.Image.Blobs(), func(d ocispec.Descriptor) bool { return lent[d.Digest] && carried[d.Digest] })
-		fresh := make(map[digest.Digest]bool)
-		for _, b := range added {
-			fresh[b.Digest] = true
-		}
-		for _, d := range all {
-			if has, err := o.Store.Has(d); err == nil && !has && !fresh[d.Digest] {
-				r.Shared += d.Size
-			}
-		}
-		f, reused := shares(all, added)
-		r.Fetched += f
-		r.Reused += reused
 	}
-	for d := range lent {
-		if lent[d] {
-			p.Lend(d)
+	for d := range excluded {
+		if excluded[d] {
+			p.Exclude(d)
 		}
 	}
 	return results, p, nil
+}
+
+// addTo adds a resolved image to a plan, and counts what is to be fetched for it. excluded are the
+// blobs of the plan that no image before it needs, since others have them.
+func (o Options) addTo(p *plan.Plan, excluded map[digest.Digest]bool, r *Result) error {
+	carried := o.carried(r.Image)
+	for _, d := range r.Image.Blobs() { // what others do without, this image may need
+		if excluded[d.Digest] && !carried[d.Digest] {
+			p.Remove(d.Digest)
+		}
+	}
+	added, err := p.Add(r.Image, func(d ocispec.Descriptor) (bool, error) {
+		has, err := o.Store.Has(d)
+		excluded[d.Digest] = !has && carried[d.Digest]
+		return has || carried[d.Digest], err
+	})
+	if err != nil {
+		return err
+	}
+	all := slices.DeleteFunc(r.Image.Blobs(), func(d ocispec.Descriptor) bool { return excluded[d.Digest] && carried[d.Digest] })
+	fresh := make(map[digest.Digest]bool)
+	for _, b := range added {
+		fresh[b.Digest] = true
+	}
+	for _, d := range all {
+		if has, err := o.Store.Has(d); err == nil && !has && !fresh[d.Digest] {
+			r.Shared += d.Size
+		}
+	}
+	f, reused := shares(all, added)
+	r.Fetched += f
+	r.Reused += reused
+	return nil
 }
 
 // carried lists the layers of an image that need not be fetched. A schema 1

@@ -73,8 +73,8 @@ func (o *pullOptions) planTotals(s streams, store *blobstore.Store, done []engin
 	}
 	printable.Fprintf(s.out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
-	if t.Lent > 0 {
-		printable.Fprintf(s.out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Lent))
+	if t.Excluded > 0 {
+		printable.Fprintf(s.out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Excluded))
 	}
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
 	if o.any() && len(done) > 0 {

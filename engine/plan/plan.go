@@ -398,8 +398,8 @@ func (r *resolver) descend(ctx context.Context, path []image.Document, p image.P
 // Blob is a config or layer that images of a plan need.
 type Blob struct {
 	ocispec.Descriptor
-	Here bool // it was in the store when the plan met it
-	Lent bool // it isn't, and need not be fetched
+	Here     bool // it was in the store when the plan met it
+	Excluded bool // it isn't, and need not be fetched
 	// Images need the blob, in the order in which they came to the plan. Each
 	// one's repository is a place to fetch it from.
 	Images []*Image
@@ -467,10 +467,10 @@ func (p *Plan) Needing(d digest.Digest) []*Image {
 // and needs it brings it back: it may know another place.
 func (p *Plan) Remove(d digest.Digest) { delete(p.blobs, d) }
 
-// Lend marks a blob as one that others have, and that need not be fetched.
-func (p *Plan) Lend(d digest.Digest) {
+// Exclude marks a blob as one that others have, and that need not be fetched.
+func (p *Plan) Exclude(d digest.Digest) {
 	if b := p.blobs[d]; b != nil {
-		b.Lent = true
+		b.Excluded = true
 	}
 }
 
@@ -479,7 +479,7 @@ type Totals struct {
 	Blobs      int
 	Size       int64 // bytes
 	Here       int64 // bytes of them that the store has
-	Lent       int64 // bytes of others, which are in none of these
+	Excluded   int64 // bytes of others, which are in none of these
 	ZstdLayers int
 }
 
@@ -487,8 +487,8 @@ type Totals struct {
 func (p *Plan) Totals() Totals {
 	var t Totals
 	for _, b := range p.blobs {
-		if b.Lent {
-			t.Lent += b.Size
+		if b.Excluded {
+			t.Excluded += b.Size
 			continue
 		}
 		t.Blobs++
