@@ -20,6 +20,7 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
+	"drayage/engine/registry/internal/wire"
 )
 
 // grant is what one repository of a host is asked with: nothing, until the host wants
@@ -35,7 +36,7 @@ type grant struct {
 
 	mu        sync.Mutex
 	header    string // Authorization, "" for none
-	bearer    challenge
+	bearer    wire.Challenge
 	renew     time.Time // when the token should be replaced; zero for never
 	end       time.Time // when it runs out
 	faults    []*credential.Error
@@ -74,7 +75,7 @@ func (c *Client) authorization(ctx context.Context, g *grant) (string, error) {
 		}
 		return renewed, err
 	case header == "" && g.host.wantsBasic():
-		return c.obtain(ctx, g, "", challenge{scheme: "basic"})
+		return c.obtain(ctx, g, "", wire.Challenge{Scheme: "basic"})
 	}
 	return header, nil
 }
@@ -89,7 +90,7 @@ func (h *host) wantsBasic() bool {
 
 // obtain gets what answers a challenge, once for all who ask meanwhile. refused is what the
 // host did not take.
-func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch challenge) (string, error) {
+func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch wire.Challenge) (string, error) {
 	select {
 	case <-g.turn:
 		defer func() { g.turn <- struct{}{} }()
@@ -117,7 +118,7 @@ func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch challe
 	g.withCreds = cred != (credential.Credential{})
 	g.mu.Unlock()
 	var renew, end time.Time
-	switch ch.scheme {
+	switch ch.Scheme {
 	case "basic":
 		if cred.Password == "" {
 			return "", nil
@@ -202,18 +203,18 @@ func (c *Client) once(ctx context.Context, g *grant, method, place string, heade
 		if err != nil || resp.StatusCode != http.StatusUnauthorized {
 			return resp, err
 		}
-		ch, ok := pick(resp.Header)
+		ch, ok := wire.PickChallenge(resp.Header)
 		if !ok || answered == most {
 			return resp, nil
 		}
-		ch.by = resp.Request.URL.Scheme
+		ch.By = resp.Request.URL.Scheme
 		if !g.host.is(resp.Request.URL) {
 			return c.abroad(ctx, resp, ch, header)
 		}
-		if sent != "" && answered > 0 && (ch.scheme == "basic" || ch.get("scope") == g.scope()) {
+		if sent != "" && answered > 0 && (ch.Scheme == "basic" || ch.Get("scope") == g.scope()) {
 			return resp, nil // the same would come again
 		}
-		if ch.scheme == "basic" {
+		if ch.Scheme == "basic" {
 			if sent != "" {
 				return resp, nil // they are wrong
 			}
@@ -239,7 +240,7 @@ func (c *Client) once(ctx context.Context, g *grant, method, place string, heade
 func (g *grant) scope() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.bearer.get("scope")
+	return g.bearer.Get("scope")
 }
 
 // bare sends one request with a given Authorization, and follows redirects.
@@ -278,7 +279,7 @@ func (c *Client) inPlain(u *url.URL) {
 
 // abroad answers the challenge of a host that a registry has redirected to: with a token that
 // anybody gets, for that host alone. The registry's credentials never go there.
-func (c *Client) abroad(ctx context.Context, resp *http.Response, ch challenge, header http.Header) (*http.Response, error) {
+func (c *Client) abroad(ctx context.Context, resp *http.Response, ch wire.Challenge, header http.Header) (*http.Response, error) {
 	u, method := resp.Request.URL, resp.Request.Method
 	ctx = withTrail(ctx, trailOf(resp.Request.Context()))
 	sent := c.passFor(u) // for an earlier request: redirects go without
@@ -302,11 +303,11 @@ func (c *Client) abroad(ctx context.Context, resp *http.Response, ch challenge, 
 
 // anonymous is an Authorization that anybody gets for what another host than the registry has
 // refused, with what it refused; "" when there is none.
-func (c *Client) anonymous(ctx context.Context, u *url.URL, refused string, ch challenge) (string, error) {
-	if ch.scheme != "bearer" {
+func (c *Client) anonymous(ctx context.Context, u *url.URL, refused string, ch wire.Challenge) (string, error) {
+	if ch.Scheme != "bearer" {
 		return "", nil
 	}
-	ch.by = u.Scheme
+	ch.By = u.Scheme
 	const most = 1000 // hosts, and repositories of each
 	c.mu.Lock()
 	h := c.strangers[u.Scheme+"://"+u.Host]
@@ -336,7 +337,7 @@ func repositoryOf(path string) string {
 // token gets one from the token server that a challenge names, by the distribution project's
 // token specification or, for an identity token, its OAuth2 variant. life is 0 when the server
 // doesn't say how long it is good for.
-func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credential.Credential) (token string, life time.Duration, err error) {
+func (c *Client) token(ctx context.Context, g *grant, ch wire.Challenge, cred credential.Credential) (token string, life time.Duration, err error) {
 	if cred.Token != "" {
 		return cred.Token, 0, nil
 	}
@@ -345,7 +346,7 @@ func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credent
 	if err != nil {
 		return "", 0, err
 	}
-	scope := ch.get("scope")
+	scope := ch.Get("scope")
 	if scope == "" && g.repo != "" {
 		scope = "repository:" + g.host.under(g.repo) + ":pull"
 	}
@@ -353,7 +354,7 @@ func (c *Client) token(ctx context.Context, g *grant, ch challenge, cred credent
 	for i, realm := range realms {
 		given := triesOf(ctx)
 		given.unsure = realm.Scheme != named.Scheme && realm.Host != g.host.name
-		token, life, err = c.tokenFrom(withTries(ctx, given), realm, ch.get("service"), scopes, cred)
+		token, life, err = c.tokenFrom(withTries(ctx, given), realm, ch.Get("service"), scopes, cred)
 		if err == nil || i == len(realms)-1 || ctx.Err() != nil {
 			break
 		}
@@ -388,8 +389,8 @@ func notOfRegistry(err error) error {
 }
 
 // inTheClear refuses to send a password without encryption.
-func (c *Client) inTheClear(g *grant, ch challenge, realm *url.URL) *Error {
-	return &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrDenied,
+func (c *Client) inTheClear(g *grant, ch wire.Challenge, realm *url.URL) *Error {
+	return &Error{Method: http.MethodGet, URL: ch.By + "://" + g.host.name + "/v2/", kind: ErrDenied,
 		Detail: fmt.Sprintf("it requires the password to be sent unencrypted to its token server %s", c.secrets.Line(bareURL(realm))),
 		Hint:   "the operator of " + g.host.name + " should set an https realm; -A pulls without credentials"}
 }
@@ -397,16 +398,16 @@ func (c *Client) inTheClear(g *grant, ch challenge, realm *url.URL) *Error {
 // realms are the one that a challenge names, and the places where its tokens may be had.
 // Credentials never go to one in the clear that a registry names which speaks TLS itself: behind
 // a proxy that ends TLS registries often do so, and have the same by HTTPS.
-func (c *Client) realms(g *grant, ch challenge, secret bool) (realm *url.URL, out []*url.URL, err error) {
-	text := ch.get("realm")
+func (c *Client) realms(g *grant, ch wire.Challenge, secret bool) (realm *url.URL, out []*url.URL, err error) {
+	text := ch.Get("realm")
 	realm, err = url.Parse(text)
-	bad := &Error{Method: http.MethodGet, URL: ch.by + "://" + g.host.name + "/v2/", kind: ErrInvalid}
+	bad := &Error{Method: http.MethodGet, URL: ch.By + "://" + g.host.name + "/v2/", kind: ErrInvalid}
 	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || nowhere(realm) {
 		bad.Detail = fmt.Sprintf("the realm of its token server is not a valid URL: %q", c.secrets.Line(text))
 		return nil, nil, bad
 	}
 	realm.User, realm.Fragment = nil, ""
-	if realm.Scheme == "https" || ch.by != "https" {
+	if realm.Scheme == "https" || ch.By != "https" {
 		return realm, []*url.URL{realm}, nil
 	}
 	if strings.EqualFold(realm.Hostname(), hostname(g.host.name)) {

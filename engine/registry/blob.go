@@ -17,6 +17,7 @@ import (
 	"drayage/engine/internal/transfer"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/wire"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -192,19 +193,19 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		return &transfer.Body{ReadCloser: resp.Body}, nil // the whole blob, range or not (G11)
 	}
 	text := resp.Header.Get("Content-Range")
-	r, ok := parseContentRange(text)
-	if ok && r.total >= 0 && r.total != a.Size {
+	r, ok := wire.ParseContentRange(text)
+	if ok && r.Total >= 0 && r.Total != a.Size {
 		resp.Body.Close()
-		return nil, fmt.Errorf("%w: %w", transfer.ErrRange, &transfer.TotalError{Total: r.total})
+		return nil, fmt.Errorf("%w: %w", transfer.ErrRange, &transfer.TotalError{Total: r.Total})
 	}
-	if !ok || r.first > a.From || r.last < a.From {
+	if !ok || r.First > a.From || r.Last < a.From {
 		resp.Body.Close()
 		if !ownWords(resp) {
 			text = "another range"
 		}
 		return nil, fmt.Errorf("%w: requested bytes from %d, got Content-Range %q", transfer.ErrRange, a.From, b.client.secrets.Line(text))
 	}
-	return &transfer.Body{ReadCloser: resp.Body, From: r.first, Ranged: ranged}, nil
+	return &transfer.Body{ReadCloser: resp.Body, From: r.First, Ranged: ranged}, nil
 }
 
 // isPage reports whether a good answer is a page for people: a login, or a
@@ -286,8 +287,8 @@ func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, rang
 			e.kind = transfer.ErrRange // some refuse ranges so (G19)
 		}
 		if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
-			if r, ok := parseContentRange(resp.Header.Get("Content-Range")); ok && r.total >= 0 {
-				return nil, fmt.Errorf("%w: %w", e, &transfer.TotalError{Total: r.total})
+			if r, ok := wire.ParseContentRange(resp.Header.Get("Content-Range")); ok && r.Total >= 0 {
+				return nil, fmt.Errorf("%w: %w", e, &transfer.TotalError{Total: r.Total})
 			}
 		}
 		return nil, e
@@ -394,7 +395,7 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 		return resp, nil, err
 	}
 	l := &lease{url: resp.Request.URL, by: trailOf(resp.Request.Context()).fork()}
-	if until := expiry(l.url); until.After(now) {
+	if until := wire.Expiry(l.url); until.After(now) {
 		const share = 0.8 // of its life
 		l.renew = got.Add(time.Duration(share * float64(until.Sub(now))))
 	}
@@ -435,7 +436,7 @@ func (b *Blob) expired(resp *http.Response) bool {
 	if err != nil {
 		return false
 	}
-	until := expiry(to)
+	until := wire.Expiry(to)
 	return !until.IsZero() && until.Before(b.client.dated(resp))
 }
 
@@ -495,7 +496,7 @@ func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) 
 		if err != nil || resp.StatusCode != http.StatusUnauthorized || tries > 0 {
 			return resp, err
 		}
-		ch, ok := pick(resp.Header)
+		ch, ok := wire.PickChallenge(resp.Header)
 		if !ok || !sameOrigin(resp.Request.URL, u) {
 			return resp, nil
 		}
@@ -524,65 +525,4 @@ func (c *Client) passFor(u *url.URL) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.header
-}
-
-// expiry is when a signed URL stops working, by the parameters that storage
-// services give it; the zero time when there are none (G5).
-func expiry(u *url.URL) time.Time {
-	q := u.Query()
-	for _, vendor := range []string{"X-Amz-", "X-Goog-"} {
-		at, err := time.Parse("20060102T150405Z", q.Get(vendor+"Date"))
-		life, errLife := strconv.Atoi(q.Get(vendor + "Expires"))
-		if err == nil && errLife == nil && life >= 0 && life < 1e9 {
-			return at.Add(time.Duration(life) * time.Second)
-		}
-	}
-	if secs, err := strconv.ParseInt(q.Get("Expires"), 10, 64); err == nil && secs > 0 && secs < 1<<40 {
-		return time.Unix(secs, 0)
-	}
-	for _, form := range []string{time.RFC3339, "2006-01-02T15:04Z", "2006-01-02"} {
-		if at, err := time.Parse(form, q.Get("se")); err == nil {
-			return at
-		}
-	}
-	return time.Time{}
-}
-
-// contentRange is what a Content-Range says (RFC 9110, section 14.4).
-type contentRange struct {
-	first, last int64 // inclusive; -1 when it says "*", as with status 416
-	total       int64 // -1 when it isn't told
-}
-
-// parseContentRange reads a Content-Range. A missing unit is let pass (G17).
-func parseContentRange(s string) (contentRange, bool) {
-	s = strings.TrimSpace(s)
-	if rest, ok := strings.CutPrefix(strings.ToLower(s), "bytes"); ok {
-		s = strings.TrimLeft(rest, " \t=:")
-	}
-	part, total, ok := strings.Cut(s, "/")
-	if !ok {
-		return contentRange{}, false
-	}
-	r := contentRange{first: -1, last: -1, total: -1}
-	var err error
-	if total = strings.TrimSpace(total); total != "*" {
-		if r.total, err = strconv.ParseInt(total, 10, 64); err != nil || r.total < 0 {
-			return contentRange{}, false
-		}
-	}
-	if part = strings.TrimSpace(part); part == "*" {
-		return r, true
-	}
-	first, last, ok := strings.Cut(part, "-")
-	if !ok {
-		return contentRange{}, false
-	}
-	r.first, err = strconv.ParseInt(strings.TrimSpace(first), 10, 64)
-	var errLast error
-	r.last, errLast = strconv.ParseInt(strings.TrimSpace(last), 10, 64)
-	if errors.Join(err, errLast) != nil || r.first < 0 || r.last < r.first || r.total >= 0 && r.last >= r.total {
-		return contentRange{}, false
-	}
-	return r, true
 }

@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"testing"
 	"time"
+
+	"drayage/engine/registry/internal/wire"
 )
 
 // A token is replaced before it runs out; while it is good, a token server that fails is in
@@ -22,7 +24,7 @@ func TestATokenServerThatFailsWhileATokenIsGood(t *testing.T) {
 	ctx := withTrail(t.Context(), &trail{most: loopback})
 	h := &host{name: "127.0.0.1:1", registry: "127.0.0.1:1", base: "/v2", scheme: "http", grants: make(map[grantKey]*grant)}
 	g := h.grant("team/app", false)
-	ch := challenge{scheme: "bearer", by: "http", params: []param{{"realm", server.URL}}}
+	ch := wire.Challenge{Scheme: "bearer", By: "http", Params: []wire.Param{{Name: "realm", Value: server.URL}}}
 	if got, err := c.obtain(ctx, g, "", ch); got != "Bearer one" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}

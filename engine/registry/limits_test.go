@@ -2,7 +2,6 @@ package registry_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 	"drayage/engine/limits/limitstest"
 	"drayage/engine/registry"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )

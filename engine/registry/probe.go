@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/wire"
 )
 
 // Ask sends one request for something of a reference's repository to its registry:
@@ -43,10 +44,10 @@ func (c *Client) Bare(ctx context.Context, method string, ref reference.Image, b
 // with the realm of the first.
 func Challenges(h http.Header) (schemes []string, realm string) {
 	for _, value := range h.Values("WWW-Authenticate") {
-		for _, c := range parseChallenges(value) {
-			schemes = append(schemes, c.scheme)
+		for _, c := range wire.ParseChallenges(value) {
+			schemes = append(schemes, c.Scheme)
 			if realm == "" {
-				realm = c.get("realm")
+				realm = c.Get("realm")
 			}
 		}
 	}
@@ -118,4 +119,4 @@ func (c *Client) Follow(other *Client, ref reference.Image) {
 }
 
 // Expiry is when a signed URL stops working, the zero time when it doesn't tell.
-func Expiry(u *url.URL) time.Time { return expiry(u) }
+func Expiry(u *url.URL) time.Time { return wire.Expiry(u) }

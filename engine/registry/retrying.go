@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/internal/retry"
 	"drayage/engine/printable"
+	"drayage/engine/registry/internal/wire"
 
 	"github.com/hashicorp/go-retryablehttp"
 )
@@ -388,7 +388,7 @@ func (c *Client) passOn(resp *http.Response) {
 	for _, value := range resp.Header.Values("Warning") {
 		for ; strings.Trim(value, " \t,") != "" && n < most; n++ {
 			var code, text string
-			code, text, value = cutWarning(value)
+			code, text, value = wire.CutWarning(value)
 			if text = c.secrets.Line(text); code == "299" && text != "" {
 				c.passOnText(resp.Request.URL.Host, text)
 			}
@@ -410,27 +410,4 @@ func (c *Client) passOnText(host, text string) {
 	}
 	c.mu.Unlock()
 	c.warnOnce(message)
-}
-
-// anotherWarning is where the next one begins behind one whose text has no quotes.
-var anotherWarning = regexp.MustCompile(`,\s*[0-9]{3} \S+ "`)
-
-// cutWarning cuts one warning off a Warning header (RFC 7234, section 5.5): a code, an agent, a
-// quoted text and perhaps a quoted date, and then a comma or the end.
-func cutWarning(s string) (code, text, rest string) {
-	code, s, _ = strings.Cut(strings.TrimLeft(s, " \t,"), " ")
-	_, s, _ = strings.Cut(strings.TrimSpace(s), " ") // the agent
-	s = strings.TrimSpace(s)
-	if text, rest, ok := cutValue(s); ok && strings.HasPrefix(s, `"`) {
-		rest = strings.TrimSpace(rest)
-		if _, after, ok := cutValue(rest); ok && strings.HasPrefix(rest, `"`) {
-			rest = after // the date
-		}
-		_, rest, _ = strings.Cut(rest, ",")
-		return code, text, rest
-	}
-	if at := anotherWarning.FindStringIndex(s); at != nil {
-		return code, s[:at[0]], s[at[0]:]
-	}
-	return code, s, ""
 }

@@ -12,6 +12,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/wire"
 )
 
 // tagsPerPage is how many tags a page is asked to have.
@@ -36,7 +37,7 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 		if err != nil {
 			return nil, err
 		}
-		next, more, linkErr := nextPage(resp)
+		next, more, linkErr := wire.NextPage(resp)
 		before := len(list.tags)
 		err = list.read(resp, more)
 		resp.Body.Close()

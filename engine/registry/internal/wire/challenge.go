@@ -1,36 +1,42 @@
-package registry
+// Package wire reads what registries say in headers and signed URLs: challenges (RFC 9110, section
+// 11.6.1), content ranges (RFC 9110, section 14.4), links to further pages (RFC 8288), warnings
+// (RFC 7234, section 5.5) and expiry times. Its functions are pure, and take malformed input for
+// what it most likely means, or refuse it; they never panic.
+package wire
 
 import (
 	"net/http"
 	"strings"
 )
 
-// challenge is one of a WWW-Authenticate header (RFC 9110, section 11.6.1).
-type challenge struct {
-	scheme string // lower case
-	params []param
-	by     string // the scheme of the URL that was asked: http or https
+// Challenge is one challenge of a WWW-Authenticate header (RFC 9110, section 11.6.1).
+type Challenge struct {
+	Scheme string // lower case
+	Params []Param
+	By     string // the scheme of the URL that was asked: http or https
 }
 
-type param struct{ name, value string }
+// Param is one parameter of a challenge, its name in lower case.
+type Param struct{ Name, Value string }
 
-func (c challenge) get(name string) string {
-	for _, p := range c.params {
-		if p.name == name {
-			return p.value
+// Get is the value of the first parameter of a name, "" when there is none.
+func (c Challenge) Get(name string) string {
+	for _, p := range c.Params {
+		if p.Name == name {
+			return p.Value
 		}
 	}
 	return ""
 }
 
-// pick is the challenge to answer of a response's: Bearer before Basic, wherever it stands.
+// PickChallenge is the Challenge to answer of a response's: Bearer before Basic, wherever it stands.
 // Registries send several in any order, in one header or in several (G28).
-func pick(h http.Header) (best challenge, ok bool) {
+func PickChallenge(h http.Header) (best Challenge, ok bool) {
 	for _, value := range h.Values("WWW-Authenticate") {
-		for _, c := range parseChallenges(value) {
+		for _, c := range ParseChallenges(value) {
 			switch {
-			case c.scheme == "bearer" && c.get("realm") != "" && best.scheme != "bearer",
-				c.scheme == "basic" && !ok:
+			case c.Scheme == "bearer" && c.Get("realm") != "" && best.Scheme != "bearer",
+				c.Scheme == "basic" && !ok:
 				best, ok = c, true
 			}
 		}
@@ -38,12 +44,12 @@ func pick(h http.Header) (best challenge, ok bool) {
 	return best, ok
 }
 
-// parseChallenges reads the challenges of one header's value: schemes, each
+// ParseChallenges reads the challenges of one header's value: schemes, each
 // with parameters separated by commas, quoted or not. Commas separate
 // challenges too, so a word followed by "=" is a parameter, and any other
-// begins a challenge. What can't be read ends the reading.
-func parseChallenges(s string) []challenge {
-	var out []challenge
+// begins a Challenge. What can't be read ends the reading.
+func ParseChallenges(s string) []Challenge {
+	var out []Challenge
 	for {
 		s = strings.TrimLeft(s, " \t,")
 		word, rest := cutToken(s)
@@ -52,7 +58,7 @@ func parseChallenges(s string) []challenge {
 		}
 		after := strings.TrimLeft(rest, " \t")
 		if !strings.HasPrefix(after, "=") {
-			out = append(out, challenge{scheme: strings.ToLower(word)})
+			out = append(out, Challenge{Scheme: strings.ToLower(word)})
 			s = rest
 			continue
 		}
@@ -64,7 +70,7 @@ func parseChallenges(s string) []challenge {
 			return out
 		}
 		last := &out[len(out)-1]
-		last.params = append(last.params, param{strings.ToLower(word), value})
+		last.Params = append(last.Params, Param{strings.ToLower(word), value})
 		s = rest
 	}
 }
