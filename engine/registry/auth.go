@@ -20,6 +20,9 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
+	"drayage/engine/registry/internal/origin"
+	"drayage/engine/registry/internal/redact"
+	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -228,7 +231,7 @@ func (c *Client) once(ctx context.Context, g *grant, method, place string, heade
 			return nil, err
 		}
 		if again == "" {
-			e := &Error{Method: method, URL: bareURL(resp.Request.URL), Status: resp.StatusCode, kind: ErrDenied,
+			e := &Error{Method: method, URL: redact.URL(resp.Request.URL), Status: resp.StatusCode, kind: ErrDenied,
 				Detail: "login required", Hint: "run `drayage login " + g.host.registry + "`, or use -a"}
 			g.explain(e)
 			return nil, e
@@ -272,7 +275,7 @@ func (c *Client) bare(ctx context.Context, method, place string, header http.Hea
 
 // inPlain warns, once a host, of a password that anybody on the way can read.
 func (c *Client) inPlain(u *url.URL) {
-	if u.Scheme == "http" && !isLoopback(u.Host) {
+	if u.Scheme == "http" && !origin.IsLoopback(u.Host) {
 		c.warnOnce("the password for " + printable.Line(u.Host) + " is sent over the network unencrypted: the registry speaks plain HTTP")
 	}
 }
@@ -287,7 +290,7 @@ func (c *Client) abroad(ctx context.Context, resp *http.Response, ch wire.Challe
 		sent = resp.Request.Header.Get("Authorization")
 	} else {
 		bufferError(resp)
-		again, err := c.bare(ctx, method, u.String(), harmless(header), sent)
+		again, err := c.bare(ctx, method, u.String(), redirect.Harmless(header), sent)
 		if err != nil || again.StatusCode != http.StatusUnauthorized {
 			return again, err
 		}
@@ -298,7 +301,7 @@ func (c *Client) abroad(ctx context.Context, resp *http.Response, ch wire.Challe
 		return resp, err
 	}
 	bufferError(resp)
-	return c.bare(ctx, method, u.String(), harmless(header), authorization)
+	return c.bare(ctx, method, u.String(), redirect.Harmless(header), authorization)
 }
 
 // anonymous is an Authorization that anybody gets for what another host than the registry has
@@ -391,7 +394,7 @@ func notOfRegistry(err error) error {
 // inTheClear refuses to send a password without encryption.
 func (c *Client) inTheClear(g *grant, ch wire.Challenge, realm *url.URL) *Error {
 	return &Error{Method: http.MethodGet, URL: ch.By + "://" + g.host.name + "/v2/", kind: ErrDenied,
-		Detail: fmt.Sprintf("it requires the password to be sent unencrypted to its token server %s", c.secrets.Line(bareURL(realm))),
+		Detail: fmt.Sprintf("it requires the password to be sent unencrypted to its token server %s", c.secrets.Line(redact.URL(realm))),
 		Hint:   "the operator of " + g.host.name + " should set an https realm; -A pulls without credentials"}
 }
 
@@ -402,7 +405,7 @@ func (c *Client) realms(g *grant, ch wire.Challenge, secret bool) (realm *url.UR
 	text := ch.Get("realm")
 	realm, err = url.Parse(text)
 	bad := &Error{Method: http.MethodGet, URL: ch.By + "://" + g.host.name + "/v2/", kind: ErrInvalid}
-	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || nowhere(realm) {
+	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || origin.IsNowhere(realm) {
 		bad.Detail = fmt.Sprintf("the realm of its token server is not a valid URL: %q", c.secrets.Line(text))
 		return nil, nil, bad
 	}
@@ -410,7 +413,7 @@ func (c *Client) realms(g *grant, ch wire.Challenge, secret bool) (realm *url.UR
 	if realm.Scheme == "https" || ch.By != "https" {
 		return realm, []*url.URL{realm}, nil
 	}
-	if strings.EqualFold(realm.Hostname(), hostname(g.host.name)) {
+	if strings.EqualFold(realm.Hostname(), origin.Hostname(g.host.name)) {
 		safe := *realm
 		safe.Scheme = "https"
 		if p := realm.Port(); p == "" || p == "80" {
@@ -425,11 +428,6 @@ func (c *Client) realms(g *grant, ch wire.Challenge, secret bool) (realm *url.UR
 		return nil, nil, c.inTheClear(g, ch, realm)
 	}
 	return realm, out, nil
-}
-
-// hostname is a host without its port.
-func hostname(hostport string) string {
-	return (&url.URL{Host: hostport}).Hostname()
 }
 
 func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, scopes []string, cred credential.Credential) (token string, life time.Duration, err error) {
@@ -455,9 +453,9 @@ func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, 
 		u.RawQuery = q.Encode()
 	}
 	ctx = withTrail(ctx, trailOf(ctx).fork())
-	req, err := http.NewRequestWithContext(followingUpgrades(ctx), method, u.String(), strings.NewReader(body))
+	req, err := http.NewRequestWithContext(redirect.FollowingUpgrades(ctx), method, u.String(), strings.NewReader(body))
 	if err != nil {
-		return "", 0, &Error{Method: method, URL: bareURL(&u), Detail: "the token server's URL is malformed", kind: ErrInvalid}
+		return "", 0, &Error{Method: method, URL: redact.URL(&u), Detail: "the token server's URL is malformed", kind: ErrInvalid}
 	}
 	if body == "" {
 		req.Body, req.GetBody, req.ContentLength = nil, nil, 0
@@ -500,7 +498,7 @@ func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, ti
 		raw, err = io.ReadAll(body)
 	}
 	resp.Body.Close()
-	e := &Error{Method: resp.Request.Method, URL: bareURL(resp.Request.URL), Status: resp.StatusCode, kind: ErrInvalid}
+	e := &Error{Method: resp.Request.Method, URL: redact.URL(resp.Request.URL), Status: resp.StatusCode, kind: ErrInvalid}
 	if err != nil {
 		if ctx.Err() != nil {
 			return "", 0, context.Cause(ctx)

@@ -17,6 +17,9 @@ import (
 	"drayage/engine/internal/transfer"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/origin"
+	"drayage/engine/registry/internal/redact"
+	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
 
 	"github.com/opencontainers/go-digest"
@@ -84,7 +87,7 @@ func (b *Blob) Where() string {
 // them.
 func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image) (*Blob, error) {
 	u, err := url.Parse(place)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || nowhere(u) {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || origin.IsNowhere(u) {
 		return nil, fmt.Errorf("%w: invalid layer URL %q", ErrInvalid, printable.Line(place))
 	}
 	b := &Blob{client: c, digest: d, url: u}
@@ -373,8 +376,8 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 		header.Set("Cache-Control", "no-cache")
 	}
 	path := "/blobs/" + b.digest.String()
-	resp, err := b.client.ask(followingByHand(ctx), http.MethodGet, b.at, path, header)
-	if err != nil || !isRedirect(resp) {
+	resp, err := b.client.ask(redirect.KeepingBlobs(ctx), http.MethodGet, b.at, path, header)
+	if err != nil || !redirect.Is(resp) {
 		return resp, nil, err
 	}
 	target := b.expired(resp)
@@ -382,8 +385,8 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 		resp.Body.Close()
 		header = header.Clone()
 		header.Set("Cache-Control", "no-cache")
-		resp, err = b.client.ask(followingByHand(ctx), http.MethodGet, b.at, path+"?drayage="+strconv.FormatInt(time.Now().UnixNano(), 36), header)
-		if err != nil || !isRedirect(resp) {
+		resp, err = b.client.ask(redirect.KeepingBlobs(ctx), http.MethodGet, b.at, path+"?drayage="+strconv.FormatInt(time.Now().UnixNano(), 36), header)
+		if err != nil || !redirect.Is(resp) {
 			return resp, nil, err
 		}
 		b.client.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf(
@@ -440,36 +443,28 @@ func (b *Blob) expired(resp *http.Response) bool {
 	return !until.IsZero() && until.Before(b.client.dated(resp))
 }
 
-func isRedirect(resp *http.Response) bool {
-	switch resp.StatusCode {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return resp.Header.Get("Location") != ""
-	}
-	return false
-}
-
 // follow follows redirects. Authorization goes along as long as they stay at
 // the registry, and not a hop further; left reports whether they left it.
 func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Header) (_ *http.Response, left bool, err error) {
 	home := resp.Request.URL
-	for nth := 1; isRedirect(resp); nth++ {
+	for nth := 1; redirect.Is(resp); nth++ {
 		from, way := resp.Request.URL, trailOf(resp.Request.Context())
 		to, err := resp.Location()
 		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a page for people, perhaps (G9)
 		resp.Body.Close()
 		if err != nil {
-			err = fmt.Errorf("%w: malformed Location header", errRedirect)
+			err = fmt.Errorf("%w: malformed Location header", redirect.ErrRefused)
 		} else {
-			err = mayFollow(from, to, nth)
+			err = redirect.MayFollow(from, to, nth)
 		}
 		if err != nil {
-			return nil, left, &Error{Method: http.MethodGet, URL: bareURL(from), Detail: b.client.secrets.Line(err.Error()), kind: ErrInvalid}
+			return nil, left, &Error{Method: http.MethodGet, URL: redact.URL(from), Detail: b.client.secrets.Line(err.Error()), kind: ErrInvalid}
 		}
-		left = left || !sameOrigin(home, to)
+		left = left || !origin.Same(home, to)
 		if left {
 			resp, err = b.fromStorage(withTrail(ctx, way), to, header)
 		} else {
-			resp, err = b.client.askURL(followingByHand(ctx), b.at, to.String(), header)
+			resp, err = b.client.askURL(redirect.KeepingBlobs(ctx), b.at, to.String(), header)
 		}
 		if err != nil {
 			return nil, left, err
@@ -485,7 +480,7 @@ func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) 
 	given := triesOf(ctx)
 	given.redirected = b.url == nil
 	ctx = withTries(ctx, given)
-	header = harmless(header)
+	header = redirect.Harmless(header)
 	authorization := c.passFor(u)
 	for tries := 0; ; tries++ {
 		resp, err := c.bare(ctx, http.MethodGet, u.String(), header, authorization)
@@ -497,7 +492,7 @@ func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) 
 			return resp, err
 		}
 		ch, ok := wire.PickChallenge(resp.Header)
-		if !ok || !sameOrigin(resp.Request.URL, u) {
+		if !ok || !origin.Same(resp.Request.URL, u) {
 			return resp, nil
 		}
 		if authorization, err = c.anonymous(withTrail(ctx, trailOf(resp.Request.Context())), u, authorization, ch); err != nil || authorization == "" {

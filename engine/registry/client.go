@@ -30,6 +30,10 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/origin"
+	"drayage/engine/registry/internal/proxies"
+	"drayage/engine/registry/internal/redact"
+	"drayage/engine/registry/internal/redirect"
 
 	"golang.org/x/time/rate"
 )
@@ -189,9 +193,9 @@ func New(opts Options) *Client {
 		warnings: make(map[string]int),
 		activity: new(retry.Activity), secrets: new(printable.Secrets), stop: make(chan struct{}),
 	}
-	c.secrets.Add(proxySecrets()...)
-	c.habits = newHabits(opts, c.activity)
-	c.keeping.Go(func() { c.activity.Keep(c.stop) })
+	c.secrets.Add(proxies.Secrets()...)
+	c.habits = newHabits(opts, c.pulse)
+	c.keeping.Go(func() { c.pulse.Keep(c.stop) })
 	opts.Credentials.Use(credential.Options{
 		Deadline: opts.Retry.PatienceOrDefault(),
 		Warn:     func(message string) { c.opts.Observer.Observe(event.Warned{Message: c.secrets.Hide(message)}) },
@@ -211,10 +215,10 @@ func New(opts Options) *Client {
 		DisableCompression:  true,
 		Protocols:           &protocols,
 
-		OnProxyConnectResponse: proxyAnswer,
+		OnProxyConnectResponse: proxies.CheckConnect,
 		MaxResponseHeaderBytes: limits.HeaderBytes,
 	})
-	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: checkRedirect}
+	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: redirect.Check}
 	return c
 }
 
@@ -258,7 +262,7 @@ func (c *Client) host(ref reference.Image) *host {
 		return h
 	}
 	h = newHost(name, ref.Registry(), "/v2", "https", c.opts.Credentials != nil)
-	if isLoopback(name) || c.opts.PlainHTTP && ref.Registry() != "docker.io" {
+	if origin.IsLoopback(name) || c.opts.PlainHTTP && ref.Registry() != "docker.io" {
 		h.scheme = "" // found out by the first request
 	}
 	c.hosts[name] = h
@@ -269,21 +273,6 @@ func (c *Client) host(ref reference.Image) *host {
 func newHost(name, registry, base, scheme string, credentials bool) *host {
 	return &host{name: name, registry: registry, base: base, scheme: scheme, credentials: credentials,
 		anonymously: make(map[string]bool), grants: make(map[grantKey]*grant)}
-}
-
-// isLoopback reports whether a registry is on this machine: localhost,
-// 127.0.0.0/8 or ::1, as Docker has it.
-func isLoopback(hostport string) bool {
-	name := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		name = h
-	}
-	name = strings.Trim(name, "[]")
-	if name == "localhost" {
-		return true
-	}
-	addr, err := netip.ParseAddr(name)
-	return err == nil && addr.IsLoopback()
 }
 
 // send sends a request for something of a repository. Its errors are of
@@ -479,7 +468,7 @@ func bothWays(withTLS, plain error) error {
 // unverified asks by plain HTTP, without credentials, a host whose certificate can't be verified.
 // That error stands unless a registry answers.
 func (c *Client) unverified(ctx context.Context, h *host, g *grant, method, path string, header http.Header, failed error) (*http.Response, error) {
-	resp, err := c.once(upgradingByHand(unsurely(ctx)), h.grant(g.repo, false), method, h.at("http", path), header)
+	resp, err := c.once(redirect.KeepingUpgrades(unsurely(ctx)), h.grant(g.repo, false), method, h.at("http", path), header)
 	denied := errors.Is(err, ErrDenied)
 	if err == nil {
 		switch {
@@ -515,8 +504,8 @@ func (h *host) isUnverified() bool {
 func isAnswer(resp *http.Response) bool {
 	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 	switch to, err := resp.Location(); {
-	case isRedirect(resp):
-		return err == nil && !isUpgrade(resp.StatusCode, resp.Request.URL, to)
+	case redirect.Is(resp):
+		return err == nil && !redirect.IsUpgrade(resp.StatusCode, resp.Request.URL, to)
 	case resp.StatusCode < http.StatusBadRequest:
 		return !strings.EqualFold(strings.TrimSpace(kind), "text/html")
 	case isDenial(resp.StatusCode):
@@ -532,7 +521,7 @@ func isDenial(status int) bool {
 
 // upgrading sends a request by plain HTTP, and by HTTPS where the answer leads there.
 func (c *Client) upgrading(ctx context.Context, h *host, by func(ctx context.Context, scheme string) (*http.Response, error)) (*http.Response, error) {
-	resp, err := by(upgradingByHand(ctx), "http")
+	resp, err := by(redirect.KeepingUpgrades(ctx), "http")
 	if err == nil && c.upgraded(h, resp) {
 		resp.Body.Close()
 		return by(ctx, "https")
@@ -658,11 +647,11 @@ func maySucceed(err error) bool {
 // upgraded reports whether a registry that was asked by plain HTTP leads to the same by
 // HTTPS, and remembers that.
 func (c *Client) upgraded(h *host, resp *http.Response) bool {
-	if !isRedirect(resp) {
+	if !redirect.Is(resp) {
 		return false
 	}
 	to, err := resp.Location()
-	if err != nil || !isUpgrade(resp.StatusCode, resp.Request.URL, to) {
+	if err != nil || !redirect.IsUpgrade(resp.StatusCode, resp.Request.URL, to) {
 		return false
 	}
 	h.mu.Lock()
@@ -676,19 +665,6 @@ func (c *Client) upgraded(h *host, resp *http.Response) bool {
 		}
 	}
 	return true
-}
-
-// isUpgrade reports whether a redirect leads from plain HTTP to the same thing by HTTPS, of
-// the same name: at the default port or at the same one. On this machine, where servers seldom
-// have default ports, one at another port is taken for the registry's own HTTPS when the
-// redirect says that it has moved there for good. Credentials go there only when it asks for
-// them itself, and the headers of a hosts.toml never.
-func isUpgrade(status int, from, to *url.URL) bool {
-	if from.Scheme != "http" || to.Scheme != "https" || !strings.EqualFold(from.Hostname(), to.Hostname()) || from.EscapedPath() != to.EscapedPath() {
-		return false
-	}
-	return to.Port() == from.Port() || (from.Port() == "" || from.Port() == "80") && (to.Port() == "" || to.Port() == "443") ||
-		isLoopback(from.Host) && (status == http.StatusMovedPermanently || status == http.StatusPermanentRedirect)
 }
 
 func (h *host) spoken() string {
@@ -724,15 +700,15 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	e := &Error{Method: req.Method, URL: c.secrets.Hide(bareURL(req.URL)), Detail: c.bareError(err), kind: ErrUnavailable, passing: true, cause: err}
-	var refused *proxyError
+	e := &Error{Method: req.Method, URL: c.secrets.Hide(redact.URL(req.URL)), Detail: c.bareError(err), kind: ErrUnavailable, passing: true, cause: err}
+	var refused *proxies.Error
 	var led *addressError
 	switch text := err.Error(); {
 	case errors.As(err, &refused):
-		e.proxy = refused.proxy
-		if refused.lasting() {
+		e.proxy = refused.Proxy
+		if refused.IsLasting() {
 			e.kind = ErrDenied
-			e.Hint = refused.hint()
+			e.Hint = refused.Hint()
 		}
 	case strings.Contains(text, "socks connect") && strings.Contains(text, "authentication failed"):
 		e.kind = ErrDenied
@@ -744,7 +720,7 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 		e.kind, e.alert = ErrInvalid, true
 	case errors.As(err, &led):
 		e.Detail, e.Hint, e.kind = led.Error(), led.hint(), ErrInvalid
-	case errors.Is(err, errRedirect):
+	case errors.Is(err, redirect.ErrRefused):
 		e.kind = ErrInvalid
 	case isLargeHeader(err):
 		e.Detail, e.kind = fmt.Sprintf("response header larger than %d KiB", limits.HeaderBytes>>10), ErrInvalid

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -18,6 +17,8 @@ import (
 	"drayage/engine/internal/transfer"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
+	"drayage/engine/registry/internal/proxies"
+	"drayage/engine/registry/internal/redact"
 
 	"github.com/klauspost/compress/gzip"
 )
@@ -194,7 +195,7 @@ func throttled(status int, body []byte) bool {
 // responseError makes the error of a response that is none of those wanted.
 func (c *Client) responseError(resp *http.Response, registryHost string, until time.Time) *Error {
 	body := bufferError(resp)
-	e := &Error{Method: resp.Request.Method, URL: c.secrets.Hide(bareURL(resp.Request.URL)), Status: resp.StatusCode}
+	e := &Error{Method: resp.Request.Method, URL: c.secrets.Hide(redact.URL(resp.Request.URL)), Status: resp.StatusCode}
 	if ownWords(resp) {
 		e.Detail = c.secrets.Line(describe(body))
 	}
@@ -209,8 +210,8 @@ func (c *Client) responseError(resp *http.Response, registryHost string, until t
 			e.proxy = proxy.Host
 			e.Hint = "proxy " + proxy.Host + " requires authentication; check user name and password in HTTP_PROXY or HTTPS_PROXY"
 		}
-	case resp.StatusCode == http.StatusForbidden && saysProxy(resp) && throughProxy(resp.Request) != "":
-		e.kind, e.proxy = ErrDenied, throughProxy(resp.Request)
+	case resp.StatusCode == http.StatusForbidden && proxies.Answers(resp) && proxies.Through(resp.Request) != "":
+		e.kind, e.proxy = ErrDenied, proxies.Through(resp.Request)
 		e.Hint = "proxy " + e.proxy + " does not allow " + resp.Request.URL.Host + "; bypass it with NO_PROXY"
 	case resp.StatusCode == http.StatusPaymentRequired, resp.StatusCode == http.StatusUnavailableForLegalReasons:
 		e.kind = ErrDenied
@@ -272,32 +273,5 @@ func describe(body []byte) string {
 	return text
 }
 
-// bareURL is a URL without what may be secret in it: query, fragment, user.
-func bareURL(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
-}
-
-// bareError names an error of net/http without what may be secret in it: its URLs have their
-// query, and with it the signature; and headers and status lines that it can't read, which may
-// be anything.
-func (c *Client) bareError(err error) string {
-	for {
-		var u *url.Error
-		if !errors.As(err, &u) {
-			break
-		}
-		err = u.Err
-	}
-	text := err.Error()
-	for _, quoting := range []string{
-		"malformed MIME header", "malformed HTTP response", "malformed HTTP status code", "malformed HTTP version",
-		"malformed HTTP header", "bad Content-Length", "unsupported transfer encoding", "invalid header field",
-		"failed to parse Location header", "malformed chunked encoding", "invalid byte in chunk length", "too many transfer encodings",
-	} {
-		if i := strings.Index(text, quoting); i >= 0 {
-			text = text[:i+len(quoting)]
-			break
-		}
-	}
-	return c.secrets.Line(text)
-}
+// bareError names an error of net/http for a message, without what may be secret in it.
+func (c *Client) bareError(err error) string { return c.secrets.Line(redact.Error(err)) }

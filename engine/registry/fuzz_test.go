@@ -3,6 +3,8 @@ package registry
 import (
 	"strings"
 	"testing"
+
+	"drayage/engine/registry/internal/origin"
 )
 
 // FuzzHostsTOML: whatever a hosts.toml says, mirrors are URLs that can be asked, and errors are
@@ -17,7 +19,7 @@ func FuzzHostsTOML(f *testing.F) {
 			t.Errorf("%q: %q", text, err)
 		}
 		for _, m := range mirrors {
-			if m.URL.Scheme != "http" && m.URL.Scheme != "https" || m.URL.Hostname() == "" || nowhere(m.URL) || m.URL.User != nil {
+			if m.URL.Scheme != "http" && m.URL.Scheme != "https" || m.URL.Hostname() == "" || origin.IsNowhere(m.URL) || m.URL.User != nil {
 				t.Errorf("%q names %v", text, m.URL)
 			}
 		}

@@ -200,28 +200,3 @@ func (c *cancelling) Close() error {
 	c.cancel(nil)
 	return err
 }
-
-type byHandKey struct{}
-
-// followingByHand makes redirects of blobs come back to who asked, who keeps
-// their URLs for other requests.
-func followingByHand(ctx context.Context) context.Context {
-	return context.WithValue(ctx, byHandKey{}, true)
-}
-
-func byHand(ctx context.Context) bool { return ctx.Value(byHandKey{}) != nil }
-
-type upgradeKey struct{}
-
-// upgradingByHand makes redirects from plain HTTP to the same by HTTPS come back to who asked,
-// who then asks there with what the registry wants.
-func upgradingByHand(ctx context.Context) context.Context {
-	return context.WithValue(ctx, upgradeKey{}, true)
-}
-
-// followingUpgrades undoes that, for requests to others than the registry.
-func followingUpgrades(ctx context.Context) context.Context {
-	return context.WithValue(ctx, upgradeKey{}, nil)
-}
-
-func upgradesByHand(ctx context.Context) bool { return ctx.Value(upgradeKey{}) != nil }

@@ -17,6 +17,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/origin"
 	"drayage/engine/textfile"
 
 	"github.com/BurntSushi/toml"
@@ -160,7 +161,7 @@ func (e hostEntry) itself(dir, registry string, base *tls.Config) (Mirror, error
 	if err != nil {
 		return Mirror{}, err
 	}
-	m := Mirror{Registry: registry, URL: &url.URL{Scheme: "https", Host: ref.Host()}, Origin: true, Probe: isLoopback(registry), Header: e.headers()}
+	m := Mirror{Registry: registry, URL: &url.URL{Scheme: "https", Host: ref.Host()}, Origin: true, Probe: origin.IsLoopback(registry), Header: e.headers()}
 	m.TLS, err = e.tls(dir, base)
 	return m, err
 }

@@ -13,6 +13,7 @@ import (
 	"drayage/engine/image"
 	"drayage/engine/internal/retry"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/redact"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -155,12 +156,12 @@ func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (
 			return sent{}, err
 		}
 		if errors.Is(err, ErrInvalid) {
-			return sent{}, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
+			return sent{}, &Error{Method: "GET", URL: redact.URL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
 		}
-		what := "GET " + bareURL(resp.Request.URL)
+		what := "GET " + redact.URL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
 		if !again || triesOf(ctx).once {
-			return sent{}, &Error{Method: "GET", URL: bareURL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
+			return sent{}, &Error{Method: "GET", URL: redact.URL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
 		}
 		c.opts.Observer.Observe(event.Retrying{What: what, Why: c.bareError(err), Try: tries + 1, Delay: wait})
 		if err := retry.Sleep(ctx, wait); err != nil {
@@ -216,7 +217,7 @@ func (c *Client) blobSize(ctx context.Context, at site, d digest.Digest) (int64,
 	}
 	resp.Body.Close()
 	if resp.ContentLength < 0 {
-		return 0, &Error{Method: http.MethodGet, URL: bareURL(resp.Request.URL), Detail: "the registry did not report the blob's size", kind: ErrInvalid}
+		return 0, &Error{Method: http.MethodGet, URL: redact.URL(resp.Request.URL), Detail: "the registry did not report the blob's size", kind: ErrInvalid}
 	}
 	return resp.ContentLength, nil
 }

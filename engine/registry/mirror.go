@@ -15,6 +15,7 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/origin"
 )
 
 // Mirror is another place for what a registry has, which is asked before it.
@@ -69,7 +70,7 @@ func ParseMirrorURL(s string) (*url.URL, error) {
 	if right, bare := bracketed(s); bare {
 		return nil, fmt.Errorf("%q: IPv6 addresses need brackets: %s", shown, right)
 	}
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || nowhere(u) {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || origin.IsNowhere(u) {
 		return nil, fmt.Errorf("invalid mirror URL %q; example: https://mirror.example", shown)
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/")

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/proxies"
+	"drayage/engine/registry/internal/redact"
+	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -19,7 +22,7 @@ import (
 // body.
 func (c *Client) Ask(ctx context.Context, method string, ref reference.Image, below string, header http.Header) (*http.Response, error) {
 	at := c.home(ref)
-	resp, err := c.ask(followingByHand(withTries(ctx, tries{host: at.host.name, once: true})), method, at, below, header)
+	resp, err := c.ask(redirect.KeepingBlobs(withTries(ctx, tries{host: at.host.name, once: true})), method, at, below, header)
 	if err == nil {
 		asWhole(resp.Body)
 	}
@@ -97,7 +100,7 @@ func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Ima
 	ctx = withTrail(ctx, newTrail(c.home(ref).host))
 	req, err := http.NewRequestWithContext(withTries(ctx, tries{host: u.Host, once: true}), method, u.String(), nil)
 	if err != nil {
-		return nil, &Error{Method: method, URL: bareURL(u), Detail: "the URL is malformed", kind: ErrInvalid}
+		return nil, &Error{Method: method, URL: redact.URL(u), Detail: "the URL is malformed", kind: ErrInvalid}
 	}
 	for k, v := range header {
 		req.Header[k] = v
@@ -120,3 +123,7 @@ func (c *Client) Follow(other *Client, ref reference.Image) {
 
 // Expiry is when a signed URL stops working, the zero time when it doesn't tell.
 func Expiry(u *url.URL) time.Time { return wire.Expiry(u) }
+
+// CheckProxies reports whether the proxies that the environment names are valid. net/http goes past
+// one that it can't read, or reads something else in it.
+func CheckProxies() error { return proxies.Check() }

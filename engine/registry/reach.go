@@ -16,6 +16,8 @@ import (
 
 	"drayage/engine/internal/retry"
 	"drayage/engine/printable"
+	"drayage/engine/registry/internal/origin"
+	"drayage/engine/registry/internal/redirect"
 )
 
 // What a user names, registries and mirrors, may be anywhere. What those name in turn, by
@@ -255,7 +257,7 @@ func (h *host) has(u *url.URL) bool {
 		return true
 	}
 	named := &url.URL{Scheme: u.Scheme, Host: h.name}
-	return strings.EqualFold(named.Hostname(), u.Hostname()) && port(named) == port(u)
+	return strings.EqualFold(named.Hostname(), u.Hostname()) && origin.Port(named) == origin.Port(u)
 }
 
 // where is where the host was when it last answered: anywhere, until it has.
@@ -372,7 +374,7 @@ func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {
 		next = t.proxied
 		addr, known, bad := literal(req.URL)
 		if bad {
-			err = fmt.Errorf("%w: %s is neither a name nor an address", errRedirect, printable.Line(req.URL.Hostname()))
+			err = fmt.Errorf("%w: %s is neither a name nor an address", redirect.ErrRefused, printable.Line(req.URL.Hostname()))
 		} else if known {
 			err = check(req.URL.Hostname(), addr, way.may(), t.allowed)
 		}
@@ -437,13 +439,3 @@ func (t *transports) CloseIdleConnections() {
 
 // isRefusedAddress reports whether an error is that a host leads where it may not.
 func isRefusedAddress(err error) bool { return errors.As(err, new(*addressError)) }
-
-// nowhere reports whether a URL has no host, or a port that is none.
-func nowhere(u *url.URL) bool {
-	p := u.Port()
-	if p == "" {
-		return u.Hostname() == "" || strings.HasSuffix(u.Host, ":")
-	}
-	n, err := strconv.ParseUint(p, 10, 16)
-	return err != nil || n == 0 || u.Hostname() == ""
-}

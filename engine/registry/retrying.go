@@ -7,14 +7,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"drayage/engine/event"
 	"drayage/engine/internal/retry"
-	"drayage/engine/printable"
+	"drayage/engine/registry/internal/redact"
+	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
 
 	"github.com/hashicorp/go-retryablehttp"
@@ -110,7 +110,7 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				return false, context.Cause(ctx)
 			}
 			f := retry.Failure{Err: err, Reached: t.reached(req.URL.Host)}
-			if err != nil && (isProtocol(err) || errors.Is(err, errRedirect) || tries.redirected && isUnreachable(err)) {
+			if err != nil && (isProtocol(err) || errors.Is(err, redirect.ErrRefused) || tries.redirected && isUnreachable(err)) {
 				return false, nil
 			}
 			if err != nil && !errors.Is(err, errHeldBack) && (tries.unsure || req.Method == http.MethodHead) {
@@ -151,7 +151,7 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				if f.Congested() {
 					t.holdBack(req.URL.Host, wait)
 				}
-				t.observer.Observe(event.Retrying{What: req.Method + " " + t.client.secrets.Hide(bareURL(req.URL)), Why: t.client.why(resp, err), Try: tries.budget.Tries() + 1, Delay: wait})
+				t.observer.Observe(event.Retrying{What: req.Method + " " + t.client.secrets.Hide(redact.URL(req.URL)), Why: t.client.why(resp, err), Try: tries.budget.Tries() + 1, Delay: wait})
 			}
 			return again, nil
 		},
@@ -260,7 +260,7 @@ func (h holding) RoundTrip(req *http.Request) (*http.Response, error) {
 		// signature and all.
 		if _, bad := url.Parse(resp.Header.Get("Location")); bad != nil {
 			resp.Body.Close()
-			return nil, fmt.Errorf("%w: malformed Location header", errRedirect)
+			return nil, fmt.Errorf("%w: malformed Location header", redirect.ErrRefused)
 		}
 	}
 	if err == nil {
@@ -283,7 +283,7 @@ type tracing struct {
 func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 	start := time.Now()
 	resp, err := t.next.RoundTrip(req)
-	e := event.Requested{Method: req.Method, URL: t.client.secrets.Hide(bareURL(req.URL)), Took: time.Since(start)}
+	e := event.Requested{Method: req.Method, URL: t.client.secrets.Hide(redact.URL(req.URL)), Took: time.Since(start)}
 	if err != nil {
 		e.Why = t.client.bareError(err)
 	} else {
@@ -294,90 +294,13 @@ func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = t.watch.body(req.Context(), resp)
 	}
 	if t.headers {
-		e.Request = t.client.redact(req.Header)
+		e.Request = redact.Header(req.Header, t.client.secrets)
 		if err == nil {
-			e.Response = t.client.redact(resp.Header)
+			e.Response = redact.Header(resp.Header, t.client.secrets)
 		}
 	}
 	t.observer.Observe(e)
 	return resp, err
-}
-
-// open are the headers whose values may be shown, but for what bareURLs hides. All others may hold
-// secrets: credentials, cookies, the signatures in Location.
-var open = []string{
-	"Accept", "Accept-Encoding", "Accept-Ranges", "Age", "Cache-Control", "Connection", "Content-Encoding",
-	"Content-Length", "Content-Range", "Content-Type", "Date", "Docker-Content-Digest",
-	"Docker-Distribution-Api-Version", "Etag", "Last-Modified", "Range", "Ratelimit-Limit",
-	"Ratelimit-Remaining", "Retry-After", "Server", "User-Agent", "Vary", "Via", "Www-Authenticate", "X-Cache",
-}
-
-func (c *Client) redact(h http.Header) map[string][]string {
-	out := make(map[string][]string, len(h))
-	for k, values := range h {
-		name := printable.Line(k)
-		for _, v := range values {
-			shown := printable.Hidden
-			switch u, err := url.Parse(v); {
-			case slices.Contains(open, k):
-				shown = c.secrets.Line(bareURLs(v))
-			case k == "Location" && err == nil:
-				shown = c.secrets.Line(bareURL(u))
-			}
-			out[name] = append(out[name], shown)
-		}
-	}
-	return out
-}
-
-// bareURLs is a header's value with what may be secret in URLs hidden, as bareURL has it: in each
-// quoted string, and in each word outside of them, what stands before an @, and behind a question
-// mark or the # of a fragment.
-func bareURLs(value string) string {
-	var b strings.Builder
-	quoted := false
-	for value != "" {
-		end := endOfWord(value, quoted)
-		b.WriteString(bareWord(value[:end]))
-		if end < len(value) {
-			quoted = quoted != (value[end] == '"')
-			b.WriteByte(value[end])
-			end++
-		}
-		value = value[end:]
-	}
-	return b.String()
-}
-
-// endOfWord is where a word ends, or the quoted string (RFC 9110, section 5.6.4) in which it begins.
-func endOfWord(s string, quoted bool) int {
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"', !quoted && (c == ' ' || c == '\t'):
-			return i
-		case quoted && c == '\\':
-			i++
-		}
-	}
-	return len(s)
-}
-
-func bareWord(word string) string {
-	ends := "?"
-	if strings.Contains(word, "/") { // else it may be the name of a language
-		ends = "?#"
-	}
-	if i := strings.IndexAny(word, ends); i >= 0 && i+1 < len(word) {
-		word = word[:i+1] + printable.Hidden
-	}
-	if at := strings.LastIndexByte(word, '@'); at > 0 {
-		scheme := 0
-		if i := strings.Index(word[:at], "//"); i >= 0 {
-			scheme = i + len("//")
-		}
-		word = word[:scheme] + printable.Hidden + word[at:]
-	}
-	return word
 }
 
 // passOn shows a registry's warnings to the user, as the distribution spec asks of clients

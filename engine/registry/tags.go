@@ -12,6 +12,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -45,7 +46,7 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 			return nil, context.Cause(ctx)
 		}
 		fault := func(why string) error {
-			return &Error{Method: http.MethodGet, URL: bareURL(resp.Request.URL), Detail: "the list of tags " + why, kind: ErrInvalid}
+			return &Error{Method: http.MethodGet, URL: redact.URL(resp.Request.URL), Detail: "the list of tags " + why, kind: ErrInvalid}
 		}
 		switch {
 		case err != nil:

@@ -1,4 +1,6 @@
-package registry
+// Package proxies understands the proxies that the environment names (HTTP_PROXY, HTTPS_PROXY,
+// NO_PROXY): whether they are valid, what they answer themselves, and which passwords they have.
+package proxies
 
 import (
 	"context"
@@ -14,45 +16,47 @@ import (
 	"drayage/engine/internal/retry"
 )
 
-// proxyError is a proxy that refuses to connect.
-type proxyError struct {
-	proxy, target string
+// Error is a proxy that refuses to connect.
+type Error struct {
+	Proxy, target string
 	status        int
 }
 
-func (e *proxyError) Error() string {
-	return fmt.Sprintf("proxy %s refused to connect to %s: %d %s", e.proxy, e.target, e.status, http.StatusText(e.status))
+// Error implements error.
+func (e *Error) Error() string {
+	return fmt.Sprintf("proxy %s refused to connect to %s: %d %s", e.Proxy, e.target, e.status, http.StatusText(e.status))
 }
 
-// lasting reports whether the proxy is going to refuse again.
-func (e *proxyError) lasting() bool { return !retry.Status(e.status) }
+// IsLasting reports whether the proxy is going to refuse again.
+func (e *Error) IsLasting() bool { return !retry.Status(e.status) }
 
 // Is makes a lasting refusal a retry.ErrLasting.
-func (e *proxyError) Is(target error) bool { return target == retry.ErrLasting && e.lasting() }
+func (e *Error) Is(target error) bool { return target == retry.ErrLasting && e.IsLasting() }
 
-func (e *proxyError) hint() string {
+// Hint is what a user may do about it.
+func (e *Error) Hint() string {
 	if e.status == http.StatusProxyAuthRequired {
 		return "proxy authentication required; set user name and password in HTTPS_PROXY"
 	}
 	return "the proxy does not allow that host or port; bypass it with NO_PROXY"
 }
 
-// proxyAnswer makes an error of a proxy's answer to CONNECT that is not a connection.
-func proxyAnswer(_ context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error {
+// CheckConnect makes an error of a proxy's answer to CONNECT that is not a connection.
+func CheckConnect(_ context.Context, proxy *url.URL, req *http.Request, resp *http.Response) error {
 	if resp.StatusCode == http.StatusOK {
 		return nil
 	}
-	return &proxyError{proxy: proxy.Host, target: req.Host, status: resp.StatusCode}
+	return &Error{Proxy: proxy.Host, target: req.Host, status: resp.StatusCode}
 }
 
-// proxySecrets are the passwords of the proxies that the environment names, in the forms that
+// Secrets are the passwords of the proxies that the environment names, in the forms that
 // a proxy or an error may have them in.
-func proxySecrets() []string {
+func Secrets() []string {
 	var out []string
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
 		for _, name := range []string{name, strings.ToLower(name)} {
 			value := os.Getenv(name)
-			u, err := parseProxy(value)
+			u, err := parse(value)
 			if err != nil || u.User == nil {
 				continue
 			}
@@ -69,8 +73,8 @@ func proxySecrets() []string {
 	return out
 }
 
-// saysProxy reports whether an answer is a proxy's own, and not of who was asked through it.
-func saysProxy(resp *http.Response) bool {
+// Answers reports whether an answer is a proxy's own, and not of who was asked through it.
+func Answers(resp *http.Response) bool {
 	for name := range resp.Header {
 		if name == "X-Squid-Error" || strings.HasPrefix(name, "Proxy-") && name != "Proxy-Connection" {
 			return true
@@ -79,9 +83,9 @@ func saysProxy(resp *http.Response) bool {
 	return false
 }
 
-// throughProxy is the proxy that a request by plain HTTP went through, "" for none. What goes
+// Through is the proxy that a request by plain HTTP went through, "" for none. What goes
 // by HTTPS has a tunnel, in which a proxy says nothing.
-func throughProxy(req *http.Request) string {
+func Through(req *http.Request) string {
 	if req.URL.Scheme != "http" {
 		return ""
 	}
@@ -92,15 +96,15 @@ func throughProxy(req *http.Request) string {
 	return proxy.Host
 }
 
-// CheckProxies looks at the proxies that the environment names. net/http goes past one that it
+// Check looks at the proxies that the environment names. net/http goes past one that it
 // can't read, or reads something else in it, and says so with the password in the message.
-func CheckProxies() error {
+func Check() error {
 	for _, names := range [][2]string{{"HTTP_PROXY", "http_proxy"}, {"HTTPS_PROXY", "https_proxy"}} {
 		name := names[0]
 		if os.Getenv(name) == "" {
 			name = names[1]
 		}
-		if value := os.Getenv(name); value != "" && !isProxy(value) {
+		if value := os.Getenv(name); value != "" && !isValid(value) {
 			return fmt.Errorf("%s is not a valid proxy URL; example: http://user:password@proxy.example:3128 (escape %%, #, / and @ in the password as %%25, %%23, %%2F and %%40)", name)
 		}
 	}
@@ -109,13 +113,13 @@ func CheckProxies() error {
 
 var errProxyURL = errors.New("not a proxy's URL")
 
-func isProxy(value string) bool {
-	_, err := parseProxy(value)
+func isValid(value string) bool {
+	_, err := parse(value)
 	return err == nil
 }
 
-// parseProxy reads a proxy as net/http does: a URL, or HOST:PORT.
-func parseProxy(value string) (*url.URL, error) {
+// parse reads a proxy as net/http does: a URL, or HOST:PORT.
+func parse(value string) (*url.URL, error) {
 	if !strings.Contains(value, "://") {
 		value = "http://" + value
 	}
