@@ -21,6 +21,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry/internal/origin"
+	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
@@ -195,7 +196,7 @@ func (g *grant) explain(e *Error) {
 // once sends one request with what authorization it takes: when the answer is a challenge,
 // the request is sent again with an answer to that.
 func (c *Client) once(ctx context.Context, g *grant, method, place string, header http.Header) (*http.Response, error) {
-	ctx = withTrail(ctx, newTrail(g.host))
+	ctx = reach.WithTrail(ctx, reach.NewTrail(g.host))
 	sent, err := c.authorization(ctx, g)
 	if err != nil {
 		return nil, err
@@ -248,7 +249,7 @@ func (g *grant) scope() string {
 
 // bare sends one request with a given Authorization, and follows redirects.
 func (c *Client) bare(ctx context.Context, method, place string, header http.Header, authorization string) (*http.Response, error) {
-	ctx = withTrail(ctx, trailOf(ctx).fork())
+	ctx = reach.WithTrail(ctx, reach.TrailOf(ctx).Fork())
 	req, err := http.NewRequestWithContext(ctx, method, place, nil)
 	if err != nil {
 		return nil, &Error{Method: method, URL: c.secrets.Line(place), Detail: c.bareError(err), kind: ErrInvalid}
@@ -284,7 +285,7 @@ func (c *Client) inPlain(u *url.URL) {
 // anybody gets, for that host alone. The registry's credentials never go there.
 func (c *Client) abroad(ctx context.Context, resp *http.Response, ch wire.Challenge, header http.Header) (*http.Response, error) {
 	u, method := resp.Request.URL, resp.Request.Method
-	ctx = withTrail(ctx, trailOf(resp.Request.Context()))
+	ctx = reach.WithTrail(ctx, reach.TrailOf(resp.Request.Context()))
 	sent := c.passFor(u) // for an earlier request: redirects go without
 	if sent == "" {
 		sent = resp.Request.Header.Get("Authorization")
@@ -452,7 +453,7 @@ func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, 
 		}
 		u.RawQuery = q.Encode()
 	}
-	ctx = withTrail(ctx, trailOf(ctx).fork())
+	ctx = reach.WithTrail(ctx, reach.TrailOf(ctx).Fork())
 	req, err := http.NewRequestWithContext(redirect.FollowingUpgrades(ctx), method, u.String(), strings.NewReader(body))
 	if err != nil {
 		return "", 0, &Error{Method: method, URL: redact.URL(&u), Detail: "the token server's URL is malformed", kind: ErrInvalid}

@@ -18,6 +18,7 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/origin"
+	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
@@ -53,8 +54,8 @@ type Blob struct {
 // lease is a signed URL of another host, and when to ask for a new one.
 type lease struct {
 	url   *url.URL
-	by    *trail    // who has led there
-	renew time.Time // zero: when it stops working
+	by    *reach.Trail // who has led there
+	renew time.Time    // zero: when it stops working
 }
 
 // Blob is where a blob of an image's repository can be fetched.
@@ -117,7 +118,7 @@ func (b *Blob) meet(ctx context.Context) bool {
 	b.mu.Unlock()
 	asked := false
 	for _, h := range b.by {
-		if again || h.hasAnswered() {
+		if again || h.location.HasAnswered() {
 			continue
 		}
 		asked = true
@@ -140,21 +141,21 @@ func (b *Blob) foreign(ctx context.Context, header http.Header) (*http.Response,
 			}
 		}
 	}
-	resp, err := b.fromStorage(withTrail(ctx, b.foreignTrail()), b.url, header)
-	if causedBy(err, isRefusedAddress) && b.meet(ctx) {
-		return b.fromStorage(withTrail(ctx, b.foreignTrail()), b.url, header)
+	resp, err := b.fromStorage(reach.WithTrail(ctx, b.foreignTrail()), b.url, header)
+	if causedBy(err, reach.IsRefused) && b.meet(ctx) {
+		return b.fromStorage(reach.WithTrail(ctx, b.foreignTrail()), b.url, header)
 	}
 	return resp, err
 }
 
 // foreignTrail is the trail to the URL of a foreign layer.
-func (b *Blob) foreignTrail() *trail {
-	out := &trail{most: loopback}
+func (b *Blob) foreignTrail() *reach.Trail {
+	out := reach.NewTrail(nil)
 	for _, h := range b.by {
-		out.over(h.where(), h.isProxied())
+		out.Over(h.location.Where(), h.location.IsProxied())
 	}
 	if len(b.by) == 0 {
-		out.over(anywhere, false)
+		out.Over(reach.Anywhere, false)
 	}
 	return out
 }
@@ -249,7 +250,7 @@ func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, rang
 		if b.url != nil {
 			resp, err = b.foreign(ctx, header)
 		} else if l != nil {
-			resp, err = b.fromStorage(withTrail(ctx, l.by), l.url, header)
+			resp, err = b.fromStorage(reach.WithTrail(ctx, l.by), l.url, header)
 		} else {
 			resp, l, err = b.fromRegistry(ctx, header, again)
 		}
@@ -397,7 +398,7 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 	if err != nil || !left {
 		return resp, nil, err
 	}
-	l := &lease{url: resp.Request.URL, by: trailOf(resp.Request.Context()).fork()}
+	l := &lease{url: resp.Request.URL, by: reach.TrailOf(resp.Request.Context()).Fork()}
 	if until := wire.Expiry(l.url); until.After(now) {
 		const share = 0.8 // of its life
 		l.renew = got.Add(time.Duration(share * float64(until.Sub(now))))
@@ -448,7 +449,7 @@ func (b *Blob) expired(resp *http.Response) bool {
 func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Header) (_ *http.Response, left bool, err error) {
 	home := resp.Request.URL
 	for nth := 1; redirect.Is(resp); nth++ {
-		from, way := resp.Request.URL, trailOf(resp.Request.Context())
+		from, way := resp.Request.URL, reach.TrailOf(resp.Request.Context())
 		to, err := resp.Location()
 		_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // a page for people, perhaps (G9)
 		resp.Body.Close()
@@ -462,7 +463,7 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 		}
 		left = left || !origin.Same(home, to)
 		if left {
-			resp, err = b.fromStorage(withTrail(ctx, way), to, header)
+			resp, err = b.fromStorage(reach.WithTrail(ctx, way), to, header)
 		} else {
 			resp, err = b.client.askURL(redirect.KeepingBlobs(ctx), b.at, to.String(), header)
 		}
@@ -495,7 +496,7 @@ func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) 
 		if !ok || !origin.Same(resp.Request.URL, u) {
 			return resp, nil
 		}
-		if authorization, err = c.anonymous(withTrail(ctx, trailOf(resp.Request.Context())), u, authorization, ch); err != nil || authorization == "" {
+		if authorization, err = c.anonymous(reach.WithTrail(ctx, reach.TrailOf(resp.Request.Context())), u, authorization, ch); err != nil || authorization == "" {
 			return resp, err
 		}
 		bufferError(resp)

@@ -32,6 +32,7 @@ import (
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/proxies"
+	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 
@@ -94,7 +95,7 @@ type Options struct {
 // several goroutines.
 type Client struct {
 	opts Options
-	base *transports
+	base *reach.Transports
 	http *http.Client
 
 	activity *retry.Activity
@@ -120,6 +121,8 @@ type host struct {
 	header      http.Header
 	credentials bool // there may be some for it
 
+	location reach.Location
+
 	mu     sync.Mutex
 	scheme string // "http" or "https"; "" while that isn't known
 	addr   string // where it is when it has redirected to HTTPS at another port; "" else
@@ -130,9 +133,6 @@ type host struct {
 	anonymously map[string]bool
 	downUntil   time.Time // for a mirror
 	hint        nsHint    // what it makes of the parameter ns
-	near        reach     // where it was when it last answered
-	answered    bool
-	proxied     bool // through a proxy, which hides where it is
 	// It speaks plain HTTP, beside TLS with a certificate that can't be verified: no password and
 	// no header of a hosts.toml goes there.
 	unverified bool
@@ -157,6 +157,19 @@ func (h *host) is(u *url.URL) bool {
 	defer h.mu.Unlock()
 	return strings.EqualFold(u.Host, h.name) || h.addr != "" && strings.EqualFold(u.Host, h.addr)
 }
+
+// Has is is, whether a URL says its scheme's port or not. With Location, it makes a host a
+// reach.Named.
+func (h *host) Has(u *url.URL) bool {
+	if h.is(u) {
+		return true
+	}
+	named := &url.URL{Scheme: u.Scheme, Host: h.name}
+	return strings.EqualFold(named.Hostname(), u.Hostname()) && origin.Port(named) == origin.Port(u)
+}
+
+// Location is where the host is, as far as its answers have shown.
+func (h *host) Location() *reach.Location { return &h.location }
 
 // at is a URL of the host.
 func (h *host) at(scheme, path string) string {
@@ -205,7 +218,13 @@ func New(opts Options) *Client {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(opts.HTTP2)
-	c.base = newTransports(opts, &http.Transport{
+	own := make(map[string]*tls.Config)
+	for _, m := range opts.Mirrors {
+		if m.TLS != nil && own[m.URL.Host] == nil {
+			own[m.URL.Host] = m.TLS
+		}
+	}
+	c.base = reach.New(reach.Options{Connect: opts.Connect, Network: opts.Network, Allowed: opts.Allowed, Own: own}, &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		TLSClientConfig:     opts.TLS,
 		TLSHandshakeTimeout: opts.Connect,
@@ -702,7 +721,7 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 	}
 	e := &Error{Method: req.Method, URL: c.secrets.Hide(redact.URL(req.URL)), Detail: c.bareError(err), kind: ErrUnavailable, passing: true, cause: err}
 	var refused *proxies.Error
-	var led *addressError
+	var led *reach.Error
 	switch text := err.Error(); {
 	case errors.As(err, &refused):
 		e.proxy = refused.Proxy
@@ -719,7 +738,7 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 	case strings.Contains(text, `malformed HTTP response "\x15`):
 		e.kind, e.alert = ErrInvalid, true
 	case errors.As(err, &led):
-		e.Detail, e.Hint, e.kind = led.Error(), led.hint(), ErrInvalid
+		e.Detail, e.Hint, e.kind = led.Error(), led.Hint(), ErrInvalid
 	case errors.Is(err, redirect.ErrRefused):
 		e.kind = ErrInvalid
 	case isLargeHeader(err):

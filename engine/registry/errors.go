@@ -18,6 +18,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry/internal/proxies"
+	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 
 	"github.com/klauspost/compress/gzip"
@@ -242,7 +243,7 @@ func (c *Client) responseError(resp *http.Response, registryHost string, until t
 // ownWords reports whether an answer is of the registry itself. What a host says that others have
 // named is not told: who named it may not be able to ask it.
 func ownWords(resp *http.Response) bool {
-	return trailOf(resp.Request.Context()).isOwn(resp.Request.URL)
+	return reach.TrailOf(resp.Request.Context()).IsOwn(resp.Request.URL)
 }
 
 // spentQuota reports whether a throttling answer tells that it is about a quota

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -21,7 +22,7 @@ func TestATokenServerThatFailsWhileATokenIsGood(t *testing.T) {
 	defer server.Close()
 	c := New(Options{})
 	defer c.Close()
-	ctx := withTrail(t.Context(), &trail{most: loopback})
+	ctx := reach.WithTrail(t.Context(), reach.NewTrail(nil))
 	h := &host{name: "127.0.0.1:1", registry: "127.0.0.1:1", base: "/v2", scheme: "http", grants: make(map[grantKey]*grant)}
 	g := h.grant("team/app", false)
 	ch := wire.Challenge{Scheme: "bearer", By: "http", Params: []wire.Param{{Name: "realm", Value: server.URL}}}

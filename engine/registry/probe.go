@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/proxies"
+	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
@@ -97,7 +100,7 @@ func granted(token string) []string {
 // Elsewhere sends one request to a URL that a reference's registry has redirected to, without
 // credentials.
 func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Image, u *url.URL, header http.Header) (*http.Response, error) {
-	ctx = withTrail(ctx, newTrail(c.home(ref).host))
+	ctx = reach.WithTrail(ctx, reach.NewTrail(c.home(ref).host))
 	req, err := http.NewRequestWithContext(withTries(ctx, tries{host: u.Host, once: true}), method, u.String(), nil)
 	if err != nil {
 		return nil, &Error{Method: method, URL: redact.URL(u), Detail: "the URL is malformed", kind: ErrInvalid}
@@ -118,7 +121,7 @@ func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Ima
 // lead.
 func (c *Client) Follow(other *Client, ref reference.Image) {
 	theirs := other.home(ref).host
-	c.home(ref).host.isNear(theirs.where(), theirs.isProxied())
+	c.home(ref).host.location.Note(theirs.location.Where(), theirs.location.IsProxied())
 }
 
 // Expiry is when a signed URL stops working, the zero time when it doesn't tell.
@@ -127,3 +130,17 @@ func Expiry(u *url.URL) time.Time { return wire.Expiry(u) }
 // CheckProxies reports whether the proxies that the environment names are valid. net/http goes past
 // one that it can't read, or reads something else in it.
 func CheckProxies() error { return proxies.Check() }
+
+// Dial makes a connection to a host and port that is a reference's registry, or that this has
+// led to, as far as it may lead there.
+func (c *Client) Dial(ctx context.Context, ref reference.Image, network, address string) (net.Conn, error) {
+	at := c.home(ref).host
+	if at.Has(&url.URL{Scheme: "https", Host: address}) {
+		return c.base.DialAny(ctx, network, address)
+	}
+	return c.base.Dial(ctx, at.location.Where(), network, address)
+}
+
+// ParseAllowed reads a range of addresses that registries elsewhere may lead to: 10.1.0.0/16, or
+// one address. Those that nobody may lead to can't be allowed.
+func ParseAllowed(s string) (netip.Prefix, error) { return reach.ParseAllowed(s) }

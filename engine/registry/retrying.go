@@ -13,6 +13,7 @@ import (
 
 	"drayage/engine/event"
 	"drayage/engine/internal/retry"
+	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/wire"
@@ -182,7 +183,7 @@ func isMalformed(err error) bool {
 // isUnreachable reports whether an error says that no connection could be made.
 func isUnreachable(err error) bool {
 	var op *net.OpError
-	return !isRefusedAddress(err) && (errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, new(*net.DNSError)) ||
+	return !reach.IsRefused(err) && (errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, new(*net.DNSError)) ||
 		strings.Contains(err.Error(), "TLS handshake timeout"))
 }
 
@@ -288,7 +289,7 @@ func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 		e.Why = t.client.bareError(err)
 	} else {
 		e.Status = resp.StatusCode
-		if trailOf(req.Context()).isOwn(req.URL) {
+		if reach.TrailOf(req.Context()).IsOwn(req.URL) {
 			t.client.passOn(resp)
 		}
 		resp.Body = t.watch.body(req.Context(), resp)

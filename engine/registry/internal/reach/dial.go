@@ -1,13 +1,10 @@
-package registry
+package reach
 
 import (
 	"context"
 	"net"
-	"net/url"
 	"syscall"
 	"time"
-
-	"drayage/engine/reference"
 )
 
 // dialer makes connections that take in no more ahead than their round trip
@@ -26,19 +23,4 @@ func dialer(timeout time.Duration, only string, control func(ctx context.Context
 		}
 		return c, err
 	}
-}
-
-// Dial makes a connection to a host and port that is a reference's registry, or that this has
-// led to, as far as it may lead there.
-func (c *Client) Dial(ctx context.Context, ref reference.Image, network, address string) (net.Conn, error) {
-	at := c.home(ref).host
-	name, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	if at.has(&url.URL{Scheme: "https", Host: address}) {
-		return c.base.dial(nil, "")(ctx, network, address)
-	}
-	may := at.where()
-	return c.base.dial(&may, name)(ctx, network, address)
 }
