@@ -24,6 +24,7 @@ import (
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
+	"drayage/engine/registry/internal/response"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -226,7 +227,7 @@ func (c *Client) once(ctx context.Context, g *grant, method, place string, heade
 			g.host.basic = true
 			g.host.mu.Unlock()
 		}
-		bufferError(resp)
+		response.Buffer(resp)
 		again, err := c.obtain(ctx, g, sent, ch)
 		if err != nil {
 			return nil, err
@@ -290,7 +291,7 @@ func (c *Client) abroad(ctx context.Context, resp *http.Response, ch wire.Challe
 	if sent == "" {
 		sent = resp.Request.Header.Get("Authorization")
 	} else {
-		bufferError(resp)
+		response.Buffer(resp)
 		again, err := c.bare(ctx, method, u.String(), redirect.Harmless(header), sent)
 		if err != nil || again.StatusCode != http.StatusUnauthorized {
 			return again, err
@@ -301,7 +302,7 @@ func (c *Client) abroad(ctx context.Context, resp *http.Response, ch wire.Challe
 	if err != nil || authorization == "" {
 		return resp, err
 	}
-	bufferError(resp)
+	response.Buffer(resp)
 	return c.bare(ctx, method, u.String(), redirect.Harmless(header), authorization)
 }
 
@@ -493,7 +494,7 @@ func (c *Client) tokenError(resp *http.Response) error {
 }
 
 func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, time.Duration, error) {
-	body, err := plainBody(resp, limits.TokenBytes+1)
+	body, err := response.Plain(resp, limits.TokenBytes+1)
 	var raw []byte
 	if err == nil {
 		raw, err = io.ReadAll(body)
@@ -596,5 +597,5 @@ func (h *host) refused(resp *http.Response, err error, c *Client) bool {
 		return errors.As(err, &e) && errors.Is(err, ErrDenied) && e.proxy == ""
 	}
 	return (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) &&
-		h.is(resp.Request.URL) && !throttled(resp.StatusCode, bufferError(resp))
+		h.is(resp.Request.URL) && !response.IsThrottled(resp.StatusCode, response.Buffer(resp))
 }

@@ -21,6 +21,7 @@ import (
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
+	"drayage/engine/registry/internal/response"
 	"drayage/engine/registry/internal/wire"
 
 	"github.com/opencontainers/go-digest"
@@ -188,7 +189,7 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 	}
 	if isPage(resp, a.Size) {
 		title := ""
-		if page := bufferError(resp); ownWords(resp) {
+		if page := response.Buffer(resp); ownWords(resp) {
 			title = b.client.secrets.Hide(pageTitle(page))
 		}
 		return nil, fmt.Errorf("%w: %s returned a web page%s", transfer.ErrOdd, resp.Request.URL.Host, title)
@@ -280,7 +281,7 @@ func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, rang
 		if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
 			return resp, nil
 		}
-		if l != nil && b.url == nil && stale(resp.StatusCode) && !throttled(resp.StatusCode, bufferError(resp)) {
+		if l != nil && b.url == nil && stale(resp.StatusCode) && !response.IsThrottled(resp.StatusCode, response.Buffer(resp)) {
 			b.forget(l)
 			if !renewed {
 				renewed = true
@@ -499,7 +500,7 @@ func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) 
 		if authorization, err = c.anonymous(reach.WithTrail(ctx, reach.TrailOf(resp.Request.Context())), u, authorization, ch); err != nil || authorization == "" {
 			return resp, err
 		}
-		bufferError(resp)
+		response.Buffer(resp)
 	}
 }
 

@@ -30,11 +30,13 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/latency"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/proxies"
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
+	"drayage/engine/registry/internal/response"
 
 	"golang.org/x/time/rate"
 )
@@ -98,9 +100,9 @@ type Client struct {
 	base *reach.Transports
 	http *http.Client
 
-	activity *retry.Activity
-	habits   *habits
-	secrets  *printable.Secrets
+	pulse     *retry.Pulse
+	latencies *latency.History
+	secrets   *printable.Secrets
 
 	stop    chan struct{} // ends what Close waits for
 	keeping sync.WaitGroup
@@ -207,7 +209,8 @@ func New(opts Options) *Client {
 		activity: new(retry.Activity), secrets: new(printable.Secrets), stop: make(chan struct{}),
 	}
 	c.secrets.Add(proxies.Secrets()...)
-	c.habits = newHabits(opts, c.pulse)
+	// Half of all patience at most: a dead connection should leave time for another one.
+	c.latencies = latency.New(min(opts.FirstByte, opts.Retry.PatienceOrDefault()/2), opts.Stall, c.pulse)
 	c.keeping.Go(func() { c.pulse.Keep(c.stop) })
 	opts.Credentials.Use(credential.Options{
 		Deadline: opts.Retry.PatienceOrDefault(),
@@ -530,7 +533,7 @@ func isAnswer(resp *http.Response) bool {
 	case isDenial(resp.StatusCode):
 		return false
 	}
-	return resp.Header.Get("Docker-Distribution-Api-Version") != "" || len(parseErrors(bufferError(resp)).Errors) > 0
+	return resp.Header.Get("Docker-Distribution-Api-Version") != "" || len(response.ParseErrors(response.Buffer(resp)).Errors) > 0
 }
 
 // isDenial reports whether a status says that a login is required, or another one.
@@ -603,11 +606,9 @@ func (p *probe) end() {
 
 // until ends a request with the body of its answer.
 func (p *probe) until(resp *http.Response) {
-	if w, ok := resp.Body.(*watched); ok {
-		w.body = &cancelling{w.body, p.cancel}
-		return
+	if !response.CloseWith(resp, p.cancel) {
+		p.end() // the body was read
 	}
-	p.end() // the body was read
 }
 
 // maySpeakPlain reports whether an error of trying TLS leaves it open that the registry speaks
@@ -703,7 +704,7 @@ func wantsTLS(resp *http.Response, err error) bool {
 	if resp.StatusCode != http.StatusBadRequest {
 		return false
 	}
-	text := string(bufferError(resp))
+	text := string(response.Buffer(resp))
 	return resp.Request.Method == http.MethodHead || strings.Contains(text, "HTTP request to an HTTPS server") ||
 		strings.Contains(text, "HTTP request was sent to HTTPS port")
 }

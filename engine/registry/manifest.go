@@ -14,6 +14,7 @@ import (
 	"drayage/engine/internal/retry"
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/redact"
+	"drayage/engine/registry/internal/response"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -177,7 +178,7 @@ func readManifest(resp *http.Response) ([]byte, error) {
 	if resp.ContentLength > image.MaxSize {
 		return nil, tooLarge
 	}
-	body, err := plainBody(resp, image.MaxSize+1)
+	body, err := response.Plain(resp, image.MaxSize+1)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
+	"drayage/engine/registry/internal/response"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -27,7 +28,7 @@ func (c *Client) Ask(ctx context.Context, method string, ref reference.Image, be
 	at := c.home(ref)
 	resp, err := c.ask(redirect.KeepingBlobs(withTries(ctx, tries{host: at.host.name, once: true})), method, at, below, header)
 	if err == nil {
-		asWhole(resp.Body)
+		response.AsWhole(resp.Body)
 	}
 	return resp, err
 }
@@ -113,7 +114,7 @@ func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Ima
 	if err != nil {
 		return nil, c.requestError(ctx, req, err)
 	}
-	asWhole(resp.Body)
+	response.AsWhole(resp.Body)
 	return resp, nil
 }
 
@@ -144,3 +145,9 @@ func (c *Client) Dial(ctx context.Context, ref reference.Image, network, address
 // ParseAllowed reads a range of addresses that registries elsewhere may lead to: 10.1.0.0/16, or
 // one address. Those that nobody may lead to can't be allowed.
 func ParseAllowed(s string) (netip.Prefix, error) { return reach.ParseAllowed(s) }
+
+// Learn records how long a host took to begin to send blobs in an earlier run.
+func (c *Client) Learn(host string, firstByte time.Duration) { c.latencies.Learn(host, firstByte) }
+
+// Learned is what to pass to Learn in a later run, for each host that has answered.
+func (c *Client) Learned() map[string]time.Duration { return c.latencies.Learned() }

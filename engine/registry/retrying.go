@@ -13,9 +13,11 @@ import (
 
 	"drayage/engine/event"
 	"drayage/engine/internal/retry"
+	"drayage/engine/registry/internal/latency"
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
+	"drayage/engine/registry/internal/response"
 	"drayage/engine/registry/internal/wire"
 
 	"github.com/hashicorp/go-retryablehttp"
@@ -45,8 +47,8 @@ func newRetrying(c *Client) *retrying {
 		client: c,
 		next: &tracing{
 			client: c,
-			next:   &timely{next: c.base, habits: c.habits}, observer: c.opts.Observer, headers: c.opts.TraceHeaders,
-			watch: watch{stall: c.opts.Stall, limit: c.opts.Limit, grace: c.opts.Grace},
+			next:   &latency.Transport{Next: c.base, History: c.latencies}, observer: c.opts.Observer, headers: c.opts.TraceHeaders,
+			watch: response.Watch{Stall: c.opts.Stall, Limit: c.opts.Limit, Grace: c.opts.Grace},
 		},
 		policy:   c.opts.Retry,
 		activity: c.activity,
@@ -122,10 +124,10 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				if resp.StatusCode < 400 {
 					return false, nil
 				}
-				body := bufferError(resp)
+				body := response.Buffer(resp)
 				f.RetryAfter = resp.Header.Get("Retry-After")
-				f.Throttled = throttled(resp.StatusCode, body)
-				f.Spent = f.Throttled && spentQuota(resp, body)
+				f.Throttled = response.IsThrottled(resp.StatusCode, body)
+				f.Spent = f.Throttled && response.IsQuota(resp, body)
 				if !f.Throttled && (!retry.Status(f.Status) || req.Method == http.MethodHead) {
 					return false, nil // what HEAD doesn't tell GET does
 				}
@@ -278,7 +280,7 @@ type tracing struct {
 	client   *Client
 	observer event.Observer
 	headers  bool
-	watch    watch
+	watch    response.Watch
 }
 
 func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -292,7 +294,7 @@ func (t *tracing) RoundTrip(req *http.Request) (*http.Response, error) {
 		if reach.TrailOf(req.Context()).IsOwn(req.URL) {
 			t.client.passOn(resp)
 		}
-		resp.Body = t.watch.body(req.Context(), resp)
+		resp.Body = t.watch.Body(req.Context(), resp)
 	}
 	if t.headers {
 		e.Request = redact.Header(req.Header, t.client.secrets)

@@ -13,6 +13,7 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/redact"
+	"drayage/engine/registry/internal/response"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -94,7 +95,7 @@ func (l *tagList) read(resp *http.Response, leadsOn bool) error {
 	if leadsOn {
 		most = limits.PageBytes
 	}
-	body, err := plainBody(resp, most+1)
+	body, err := response.Plain(resp, most+1)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package registry
+package response
 
 import (
 	"context"
@@ -27,13 +27,13 @@ func (endsAtOnce) Close() error { return nil }
 // Every byte is waited for, those that come with the end of a body, too.
 func TestTheLimitIsForAllBytes(t *testing.T) {
 	const size, burst = 1000, 10_000
-	w := watch{stall: time.Minute, limit: rate.NewLimiter(rate.Limit(1e-9), burst)}
+	w := Watch{Stall: time.Minute, Limit: rate.NewLimiter(rate.Limit(1e-9), burst)}
 	for n := 1; n <= 5; n++ {
-		body := w.body(context.Background(), &http.Response{Body: endsAtOnce{strings.NewReader(strings.Repeat("x", size))}})
+		body := w.Body(context.Background(), &http.Response{Body: endsAtOnce{strings.NewReader(strings.Repeat("x", size))}})
 		if _, err := io.ReadAll(body); err != nil {
 			t.Fatal(err)
 		}
-		if left := int(w.limit.Tokens()); left != burst-n*size {
+		if left := int(w.Limit.Tokens()); left != burst-n*size {
 			t.Errorf("after %d bodies %d bytes are left of the burst, want %d", n, left, burst-n*size)
 		}
 	}

@@ -1,10 +1,12 @@
-package registry
+// Package latency remembers how long hosts take to begin a response, so that a dead connection is
+// noticed early and a slow cache is left its time. Transport is the http.RoundTripper that ends
+// requests whose response doesn't begin in the time that a History gives them.
+package latency
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -12,49 +14,49 @@ import (
 	"time"
 
 	"drayage/engine/internal/retry"
+	"drayage/engine/registry/internal/response"
 )
 
-// errNoAnswer ends a request whose answer didn't begin in time.
-var errNoAnswer = errors.New("no response in time")
+// ErrNoAnswer ends a request whose answer didn't begin in time.
+var ErrNoAnswer = errors.New("no response in time")
 
-// habits remember how long hosts take to begin an answer, so that a dead
+// History remembers how long hosts take to begin an answer, so that a dead
 // connection is noticed early and a slow cache is left its time. Blobs are apart
 // from the rest: caches may have to fetch them first (G54).
-type habits struct {
-	long     time.Duration // for whom nothing is known of
-	least    time.Duration
-	activity *retry.Activity
+type History struct {
+	long  time.Duration // for whom nothing is known of
+	least time.Duration
+	pulse *retry.Pulse
 
 	mu    sync.Mutex
-	hosts map[string]*habit
+	hosts map[string]*host
 }
 
-type habit struct {
+type host struct {
 	answers int
 	slowest time.Duration // of the latest answers
 	missed  int           // answers in a row that didn't come in time
 }
 
-func newHabits(o Options, activity *retry.Activity) *habits {
-	// Half of all patience at most: a dead connection should leave time for
-	// another one.
-	long := min(o.FirstByte, o.Retry.PatienceOrDefault()/2)
-	return &habits{long: long, least: min(o.Stall, long), activity: activity, hosts: make(map[string]*habit)}
+// New makes a history. A host of which nothing is known has unknown to begin a response with a blob,
+// and none has less than least unless it was seen to be fast. pulse tells when anything last arrived.
+func New(unknown, least time.Duration, pulse *retry.Pulse) *History {
+	return &History{long: unknown, least: min(least, unknown), pulse: pulse, hosts: make(map[string]*host)}
 }
 
-// blobsKey ends the key of a host's habit with blobs.
+// blobsKey ends the key of a host's history with blobs.
 const blobsKey = " blobs"
 
-func habitOf(req *http.Request) string {
+func keyOf(req *http.Request) string {
 	if strings.Contains(req.URL.Path, "/blobs/") || req.Header.Get("Range") != "" {
 		return req.URL.Host + blobsKey
 	}
 	return req.URL.Host
 }
 
-func (h *habits) of(key string) *habit {
+func (h *History) of(key string) *host {
 	if h.hosts[key] == nil {
-		h.hosts[key] = &habit{}
+		h.hosts[key] = &host{}
 	}
 	return h.hosts[key]
 }
@@ -62,7 +64,7 @@ func (h *habits) of(key string) *habit {
 // patience is how long to wait for an answer to a request that was written at
 // some time. A host that is known to be fast, and keeps sending elsewhere, has
 // least.
-func (h *habits) patience(key string, wrote time.Time) time.Duration {
+func (h *History) patience(key string, wrote time.Time) time.Duration {
 	const (
 		known = 4  // answers, from which on a host is known
 		times = 10 // longer than ever seen is too long
@@ -92,7 +94,7 @@ func (h *habits) patience(key string, wrote time.Time) time.Duration {
 }
 
 // answered records how long an answer took to begin.
-func (h *habits) answered(key string, took time.Duration) {
+func (h *History) answered(key string, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := h.of(key)
@@ -101,44 +103,22 @@ func (h *habits) answered(key string, took time.Duration) {
 	b.slowest = max(took, b.slowest-b.slowest/64) // forgotten with time
 }
 
-func (h *habits) miss(key string) {
+func (h *History) miss(key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.of(key).missed++
 }
 
-// Learn tells how long a host took to begin to send blobs in an earlier run.
-func (c *Client) Learn(host string, firstByte time.Duration) {
-	c.habits.mu.Lock()
-	defer c.habits.mu.Unlock()
-	b := c.habits.of(host + blobsKey)
-	b.slowest = max(b.slowest, firstByte)
-}
-
-// Learned is what Learn is to be told in a later run, for each host that has
-// answered.
-func (c *Client) Learned() map[string]time.Duration {
-	c.habits.mu.Lock()
-	defer c.habits.mu.Unlock()
-	out := make(map[string]time.Duration)
-	for key, b := range c.habits.hosts {
-		if host, blobs := strings.CutSuffix(key, blobsKey); blobs && b.answers > 0 {
-			out[host] = b.slowest
-		}
-	}
-	return out
-}
-
-// timely ends requests whose answer doesn't begin in time. The clock starts
+// Transport ends requests whose answer doesn't begin in time. The clock starts
 // when the request is written: waiting for a connection, and making one, have
 // clocks of their own.
-type timely struct {
-	next   http.RoundTripper
-	habits *habits
+type Transport struct {
+	Next    http.RoundTripper
+	History *History
 }
 
-func (t *timely) RoundTrip(req *http.Request) (*http.Response, error) {
-	key := habitOf(req)
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	key := keyOf(req)
 	const again = time.Second // the longest that is waited for before patience is asked anew
 	ctx, cancel := context.WithCancelCause(req.Context())
 	var mu sync.Mutex
@@ -156,17 +136,17 @@ func (t *timely) RoundTrip(req *http.Request) (*http.Response, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			waited := time.Since(wrote)
-			left := t.habits.patience(key, wrote) - waited
+			left := t.History.patience(key, wrote) - waited
 			switch {
 			case done:
 			case left <= 0:
-				cancel(fmt.Errorf("%w (%v)", errNoAnswer, waited.Round(time.Millisecond)))
+				cancel(fmt.Errorf("%w (%v)", ErrNoAnswer, waited.Round(time.Millisecond)))
 			default:
 				timer.Reset(min(left, again))
 			}
 		})
 	}})
-	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	resp, err := t.Next.RoundTrip(req.WithContext(ctx))
 	mu.Lock()
 	done = true
 	if timer != nil {
@@ -175,28 +155,37 @@ func (t *timely) RoundTrip(req *http.Request) (*http.Response, error) {
 	took := time.Since(wrote)
 	mu.Unlock()
 	if err != nil {
-		if why := context.Cause(ctx); errors.Is(why, errNoAnswer) {
-			t.habits.miss(key)
+		if why := context.Cause(ctx); errors.Is(why, ErrNoAnswer) {
+			t.History.miss(key)
 			err = why
 		}
 		cancel(nil)
 		return nil, err
 	}
 	if !wrote.IsZero() {
-		t.habits.answered(key, took)
+		t.History.answered(key, took)
 	}
-	resp.Body = &cancelling{resp.Body, cancel}
+	resp.Body = response.Cancelling(resp.Body, cancel)
 	return resp, nil
 }
 
-// cancelling ends a body's context with the body.
-type cancelling struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
+// Learn records how long a host took to begin to send blobs in an earlier run.
+func (h *History) Learn(host string, firstByte time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := h.of(host + blobsKey)
+	b.slowest = max(b.slowest, firstByte)
 }
 
-func (c *cancelling) Close() error {
-	err := c.ReadCloser.Close()
-	c.cancel(nil)
-	return err
+// Learned is what to pass to Learn in a later run, for each host that has answered.
+func (h *History) Learned() map[string]time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make(map[string]time.Duration)
+	for key, b := range h.hosts {
+		if host, blobs := strings.CutSuffix(key, blobsKey); blobs && b.answers > 0 {
+			out[host] = b.slowest
+		}
+	}
+	return out
 }
