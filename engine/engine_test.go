@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,7 @@ import (
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -841,11 +843,11 @@ func (f *fixture) mirrored(t *testing.T, push func(*registrytest.Server)) *regis
 	mirror := registrytest.New()
 	t.Cleanup(mirror.Close)
 	push(mirror)
-	u, err := registry.ParseMirrorURL("http://" + mirror.Host())
+	u, err := url.Parse("http://" + mirror.Host())
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := registry.New(registry.Options{Retry: quick, Observer: f.record, Stall: time.Second, Mirrors: []registry.Mirror{{Registry: f.Host(), URL: u}}})
+	client := registry.New(registry.Options{Retry: quick, Observer: f.record, Stall: time.Second, Mirrors: []hosts.Mirror{{Registry: f.Host(), URL: u}}})
 	t.Cleanup(client.Close)
 	f.opts.Registry = client
 	return mirror

@@ -11,6 +11,7 @@ import (
 	"drayage/cmd/drayage/internal/history"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -44,7 +45,7 @@ func readReplay(path, from string) (*replay, error) {
 	}
 	for i, name := range r.from {
 		if name = strings.TrimSpace(name); name != "" {
-			if name, err = registry.ParseName(name); err != nil {
+			if name, err = hosts.ParseName(name); err != nil {
 				return nil, usageError{fmt.Errorf("--from: %w", err)}
 			}
 			r.from[i] = name

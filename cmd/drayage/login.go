@@ -14,7 +14,7 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
-	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 	"drayage/engine/textfile"
 
 	"github.com/spf13/cobra"
@@ -54,7 +54,7 @@ Docker's config.json names, or in that file.`,
 }
 
 func runLogin(ctx context.Context, s streams, o loginOptions, name string) error {
-	name, err := registry.ParseName(name)
+	name, err := hosts.ParseName(name)
 	if err != nil {
 		return usageError{err}
 	}
@@ -142,7 +142,7 @@ func logoutCommand(s streams) *cobra.Command {
 		Example: "  drayage logout ghcr.io",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := registry.ParseName(append(args, "docker.io")[0])
+			name, err := hosts.ParseName(append(args, "docker.io")[0])
 			if err != nil {
 				return usageError{err}
 			}

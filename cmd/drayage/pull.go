@@ -28,6 +28,7 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 	"drayage/engine/textfile"
 	"drayage/tarwriter/squeeze"
 
@@ -612,10 +613,10 @@ func (n *networkFlags) addresses() ([]netip.Prefix, error) {
 
 // places are the mirrors that are asked before registries: those of --mirror, then
 // those of hosts.toml files.
-func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]registry.Mirror, error) {
-	var out []registry.Mirror
+func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]hosts.Mirror, error) {
+	var out []hosts.Mirror
 	for _, text := range n.mirrors {
-		m, err := registry.ParseMirror(text)
+		m, err := hosts.ParseMirror(text)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--mirror: %w", err)}
 		}
@@ -631,7 +632,7 @@ func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]regis
 	for _, ref := range refs {
 		if name := ref.Registry(); !seen[name] {
 			seen[name] = true
-			more, err := registry.HostsDir(n.hostsDir, name, conf)
+			more, err := hosts.ReadDir(n.hostsDir, name, conf)
 			if err != nil {
 				return nil, usageError{fmt.Errorf("--hosts-dir: %w", err)}
 			}

@@ -33,6 +33,7 @@ import (
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -164,7 +165,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.registry, err = registry.ParseName(o.registry); err != nil {
+	if o.registry, err = hosts.ParseName(o.registry); err != nil {
 		return usageError{fmt.Errorf("--default-registry: %w", err)}
 	}
 	private, err := o.privacy()
@@ -361,7 +362,7 @@ func registries(list string) ([]string, error) {
 		if word = strings.TrimSpace(word); word == "" {
 			continue
 		}
-		name, err := registry.ParseName(word)
+		name, err := hosts.ParseName(word)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--pull-through: %w", err)}
 		}

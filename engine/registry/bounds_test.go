@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 	"drayage/engine/textfile"
 
 	"github.com/opencontainers/go-digest"
@@ -116,7 +117,7 @@ func TestCertificatesOfHostsTOML(t *testing.T) {
 		write(t, at("some.pem"), "x")
 		for size, large := range map[int]bool{most: false, most + 1: true} {
 			write(t, at("x.pem"), strings.Repeat("x", size))
-			if _, err := registry.HostsDir(dir, "registry.example", nil); err == nil || errors.Is(err, textfile.ErrTooLarge) != large {
+			if _, err := hosts.ReadDir(dir, "registry.example", nil); err == nil || errors.Is(err, textfile.ErrTooLarge) != large {
 				t.Errorf("%s of %d bytes: %v", text, size, err)
 			}
 		}
@@ -140,7 +141,7 @@ func TestDepthOfHostsTOML(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, path, "# a line\n"+text+"\n")
-			_, err := registry.HostsDir(dir, "registry.example", &tls.Config{MinVersion: tls.VersionTLS12})
+			_, err := hosts.ReadDir(dir, "registry.example", &tls.Config{MinVersion: tls.VersionTLS12})
 			if (err == nil) != (depth <= most) || err != nil && !strings.Contains(err.Error(), "hosts.toml:2: ") {
 				t.Errorf("%s, %d: %v", name, depth, err)
 			}

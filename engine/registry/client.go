@@ -30,6 +30,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/hosts"
 	"drayage/engine/registry/internal/latency"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/proxies"
@@ -66,7 +67,7 @@ type Options struct {
 	// that was seen to answer fast gets less, and more again when that failed.
 	FirstByte time.Duration
 	// Mirrors are asked before the registries, in their order.
-	Mirrors []Mirror
+	Mirrors []hosts.Mirror
 	// Limit, if not nil, is waited for with every byte of every body.
 	Limit *rate.Limiter
 	// Observer is told of warnings, retries and requests; nil means nobody.

@@ -20,6 +20,7 @@ import (
 	"drayage/engine/limits"
 	"drayage/engine/limits/limitstest"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
@@ -392,7 +393,7 @@ func TestHostsTOMLTakesLittleMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 			limitstest.Within(t, limitstest.Most, func() {
-				if _, err := registry.HostsDir(dir, "registry.example", &tls.Config{MinVersion: tls.VersionTLS12}); err != nil && len(err.Error()) > 1000 {
+				if _, err := hosts.ReadDir(dir, "registry.example", &tls.Config{MinVersion: tls.VersionTLS12}); err != nil && len(err.Error()) > 1000 {
 					t.Errorf("%v", err)
 				}
 			})

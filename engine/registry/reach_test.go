@@ -23,6 +23,7 @@ import (
 	"drayage/engine/credential"
 	"drayage/engine/internal/transfer"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -363,7 +364,7 @@ func TestPortsThatAreNone(t *testing.T) {
 			})
 		}
 		for _, text := range []string{"docker.io=https://m.example:" + port, "r.example:" + port + "=https://m.example"} {
-			if _, err := registry.ParseMirror(text); err == nil {
+			if _, err := hosts.ParseMirror(text); err == nil {
 				t.Errorf("%s is taken", text)
 			}
 		}
@@ -578,20 +579,20 @@ func TestPlainHTTPBesideAForeignCertificate(t *testing.T) {
 	t.Run("without -I", func(t *testing.T) {
 		var sent log
 		host := bothWays(t, other.Host(), func(_ http.ResponseWriter, r *http.Request) { sent.add(r.URL.Path) })
-		if err := lists(t, client(t, registry.Options{Mirrors: []registry.Mirror{itself(t, host)}}), host)["tags"](); err == nil || len(sent.all()) > 0 {
+		if err := lists(t, client(t, registry.Options{Mirrors: []hosts.Mirror{itself(t, host)}}), host)["tags"](); err == nil || len(sent.all()) > 0 {
 			t.Errorf("%v, asked: %q", err, sent.all())
 		}
 	})
 }
 
 // itself is a registry that is known to speak HTTPS.
-func itself(t *testing.T, host string) registry.Mirror {
+func itself(t *testing.T, host string) hosts.Mirror {
 	t.Helper()
-	u, err := registry.ParseMirrorURL("https://" + host)
+	u, err := url.Parse("https://" + host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return registry.Mirror{Registry: host, URL: u, Origin: true}
+	return hosts.Mirror{Registry: host, URL: u, Origin: true}
 }
 
 // TestPlainHTTPBesideTheTLSPort: a registry of plain HTTP at port 80, with something else at 443.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,7 @@ import (
 	"drayage/engine/internal/transfer"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -925,7 +927,7 @@ func TestMirrorsGetWhatIsTheirs(t *testing.T) {
 	home.Push("r", "1", small())
 	mirror.Push("r", "1", small())
 	ref := parse(t, home.Host()+"/r:1")
-	u, err := registry.ParseMirrorURL("http://" + mirror.Host())
+	u, err := url.Parse("http://" + mirror.Host())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -933,7 +935,7 @@ func TestMirrorsGetWhatIsTheirs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := client(t, registry.Options{Credentials: given, Mirrors: []registry.Mirror{{Registry: ref.Registry(), URL: u, Header: http.Header{"X-Who": {"me"}}}}})
+	c := client(t, registry.Options{Credentials: given, Mirrors: []hosts.Mirror{{Registry: ref.Registry(), URL: u, Header: http.Header{"X-Who": {"me"}}}}})
 	if _, err := c.Manifest(t.Context(), ref, "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -955,12 +957,12 @@ func TestMirrorsGetWhatIsTheirs(t *testing.T) {
 
 func TestParseMirror(t *testing.T) {
 	for _, bad := range []string{"", "x", "docker.io", "docker.io=", "docker.io=ftp://x", "docker.io=https://u:p@x", "no registry=https://x", "docker.io=https://x?y", "docker.io=x:5000", "docker.io=http://fd00::10:30020"} {
-		if m, err := registry.ParseMirror(bad); err == nil {
+		if m, err := hosts.ParseMirror(bad); err == nil {
 			t.Errorf("%q is %+v", bad, m)
 		}
 	}
 	for in, want := range map[string]bool{"docker.io=https://x": false, "docker.io=https://x/v2/hub": true, "https://index.docker.io/v1/=http://x:5000/a/": false} {
-		if m, err := registry.ParseMirror(in); err != nil || m.Registry != "docker.io" || m.Whole != want {
+		if m, err := hosts.ParseMirror(in); err != nil || m.Registry != "docker.io" || m.Whole != want {
 			t.Errorf("%q is %+v, %v", in, m, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"drayage/engine/internal/retry"
 	"drayage/engine/internal/transfer"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -269,17 +270,17 @@ func FuzzNames(f *testing.F) {
 		if len(s) > 500 {
 			return // what a user types is shown as a whole
 		}
-		m, err := registry.ParseMirror(s)
+		m, err := hosts.ParseMirror(s)
 		checkError(t.Context(), t, err)
 		if err == nil && (m.URL == nil || m.URL.Host == "" || m.URL.User != nil || m.URL.RawQuery != "" || m.Registry == "") {
 			t.Errorf("%q is the mirror %+v", s, m)
 		}
-		name, err := registry.ParseName(s)
+		name, err := hosts.ParseName(s)
 		checkError(t.Context(), t, err)
 		if err != nil {
 			return
 		}
-		if again, err := registry.ParseName(name); err != nil || again != name || strings.Contains(name, "/") {
+		if again, err := hosts.ParseName(name); err != nil || again != name || strings.Contains(name, "/") {
 			t.Errorf("%q is the registry %q, and that is %q, %v", s, name, again, err)
 		}
 	})

@@ -1,4 +1,4 @@
-package registry
+package hosts
 
 import (
 	"crypto/tls"
@@ -40,12 +40,12 @@ type hostEntry struct {
 	OverridePath bool           `toml:"override_path"`
 }
 
-// HostsDir reads what a folder of hosts.toml files says of a registry, as containerd reads it:
+// ReadDir reads what a folder of hosts.toml files says of a registry, as containerd reads it:
 // from DIR/HOST_PORT_, DIR/HOST:PORT or DIR/_default, the first that is there. Where that has no
 // hosts.toml, or an empty one, its certificates are for the registry itself, as in Docker's
 // certs.d. The result are places to ask in that order. base is the TLS configuration that
 // theirs add to. An error names the file, and the line where it can.
-func HostsDir(dir, registry string, base *tls.Config) ([]Mirror, error) {
+func ReadDir(dir, registry string, base *tls.Config) ([]Mirror, error) {
 	for _, name := range folders(registry) {
 		folder := filepath.Join(dir, name)
 		if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
@@ -263,7 +263,7 @@ func deepTOML(text string) int {
 
 // mirror makes one of an entry. ok is false for one that nothing may be pulled from.
 func (e hostEntry) mirror(place, dir, registry string, base *tls.Config) (m Mirror, ok bool, err error) {
-	u, err := ParseMirrorURL(place)
+	u, err := parseURL(place)
 	if err != nil {
 		return m, false, err
 	}
