@@ -1,17 +1,15 @@
 package registry
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"drayage/engine/image"
 	"drayage/engine/limits"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/listing"
 	"drayage/engine/registry/internal/wire"
 
 	"github.com/opencontainers/go-digest"
@@ -44,7 +42,7 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 			return nil, fmt.Errorf("referrers of %s: %w", subject, err)
 		}
 		var page []ocispec.Descriptor
-		c.opts.Work.Do(func() { page, err = readReferrers(raw) })
+		c.opts.Work.Do(func() { page, err = listing.ReadReferrers(raw) })
 		if errors.Is(err, image.ErrInvalid) && !ownWords(resp) {
 			return nil, fmt.Errorf("referrers of %s: %w: %s did not send a list", subject, image.ErrInvalid, resp.Request.URL.Host)
 		}
@@ -74,45 +72,11 @@ func (c *Client) Referrers(ctx context.Context, ref reference.Image, subject dig
 		seen[next] = true
 		path = "/referrers/" + subject.String() + next
 	}
-	return out, checked(out)
+	return out, listing.CheckReferrers(out)
 }
 
 func tooManyReferrers(subject digest.Digest) error {
 	return fmt.Errorf("referrers of %s: %w: more than %d manifests", subject, image.ErrInvalid, limits.Referrers)
-}
-
-// readReferrers reads the descriptors of a page, which are nil when there is no list of them. What
-// has too many, or more than an index may have, is an image.ErrInvalid.
-func readReferrers(raw []byte) (page []ocispec.Descriptor, err error) {
-	if err := limits.CheckJSON(raw, ocispec.Index{}); err != nil {
-		return nil, fmt.Errorf("%w: %w", image.ErrInvalid, err)
-	}
-	err = eachField(json.NewDecoder(bytes.NewReader(raw)), func(key string, d *json.Decoder) error {
-		if !strings.EqualFold(key, "manifests") {
-			return skipValue(d)
-		}
-		token, err := d.Token()
-		if err != nil || token == nil {
-			return err
-		}
-		if token != json.Delim('[') {
-			return errNotObject
-		}
-		page = []ocispec.Descriptor{}
-		for d.More() {
-			if len(page) == limits.Referrers {
-				return fmt.Errorf("%w: more than %d manifests", image.ErrInvalid, limits.Referrers)
-			}
-			var one ocispec.Descriptor
-			if err := d.Decode(&one); err != nil {
-				return err
-			}
-			page = append(page, one)
-		}
-		_, err = d.Token()
-		return err
-	})
-	return page, err
 }
 
 // taggedReferrers lists what the tag of a subject lists.
@@ -128,14 +92,4 @@ func (c *Client) taggedReferrers(ctx context.Context, ref reference.Image, subje
 		return nil, nil
 	}
 	return doc.Index.Manifests, nil
-}
-
-// checked refuses descriptors that could not be fetched.
-func checked(descs []ocispec.Descriptor) error {
-	for _, d := range descs {
-		if d.Digest.Validate() != nil || d.Size < 0 {
-			return fmt.Errorf("%w: malformed digest or size in the list", image.ErrInvalid)
-		}
-	}
-	return nil
 }

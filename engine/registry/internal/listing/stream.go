@@ -1,4 +1,7 @@
-package registry
+// Package listing decodes the lists of registries, tags and referrers, as they arrive and within limits
+// (OCI distribution spec, "Listing Tags" and "Listing Referrers"): a page may be of any size, depth
+// and kind, and a list is whole or an error.
+package listing
 
 import (
 	"encoding/json"
