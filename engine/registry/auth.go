@@ -20,11 +20,13 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
+	"drayage/engine/registry/internal/failure"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/response"
+	"drayage/engine/registry/internal/retrying"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -357,9 +359,9 @@ func (c *Client) token(ctx context.Context, g *grant, ch wire.Challenge, cred cr
 	}
 	scopes := strings.Fields(scope)
 	for i, realm := range realms {
-		given := triesOf(ctx)
-		given.unsure = realm.Scheme != named.Scheme && realm.Host != g.host.name
-		token, life, err = c.tokenFrom(withTries(ctx, given), realm, ch.Get("service"), scopes, cred)
+		given := retrying.TriesOf(ctx)
+		given.Unsure = realm.Scheme != named.Scheme && realm.Host != g.host.name
+		token, life, err = c.tokenFrom(retrying.WithTries(ctx, given), realm, ch.Get("service"), scopes, cred)
 		if err == nil || i == len(realms)-1 || ctx.Err() != nil {
 			break
 		}
@@ -380,7 +382,7 @@ func (c *Client) token(ctx context.Context, g *grant, ch wire.Challenge, cred cr
 // unanswered reports whether nobody has answered, and not for the lack of a certificate.
 func unanswered(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Status == 0 && e.proxy == "" && e.cause != nil && !isCertificate(e.cause)
+	return errors.As(err, &e) && e.Status == 0 && e.proxy == "" && e.cause != nil && !failure.IsCertificate(e.cause)
 }
 
 // notOfRegistry takes from a token server's error what it says of the scheme that is spoken:

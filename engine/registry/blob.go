@@ -22,6 +22,7 @@ import (
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/response"
+	"drayage/engine/registry/internal/retrying"
 	"drayage/engine/registry/internal/wire"
 
 	"github.com/opencontainers/go-digest"
@@ -124,7 +125,7 @@ func (b *Blob) meet(ctx context.Context) bool {
 		}
 		asked = true
 		// What it answers is no matter. One that doesn't is nowhere, and leads nowhere.
-		ctx := withTries(ctx, tries{host: h.name, once: true})
+		ctx := retrying.WithTries(ctx, retrying.Tries{Host: h.name, Once: true})
 		if resp, err := b.client.over(ctx, h, h.grant("", false), http.MethodGet, h.base+"/", nil); err == nil {
 			closeBody(resp)
 		}
@@ -173,7 +174,7 @@ func (b *Blob) Host() string {
 // not verified; there may be fewer or more of them than asked for, when the
 // blob is not what its descriptor says.
 func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error) {
-	ctx = withTries(ctx, tries{budget: a.Budget, host: b.Host(), once: a.Once})
+	ctx = retrying.WithTries(ctx, retrying.Tries{Budget: a.Budget, Host: b.Host(), Once: a.Once})
 	header := http.Header{"Accept-Encoding": {"identity"}} // the digest is over the bytes as stored (G21)
 	ranged := a.From > 0 || a.To < a.Size
 	if ranged {
@@ -479,15 +480,15 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 // wants a token, it gets one that anybody gets.
 func (b *Blob) fromStorage(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
 	c := b.client
-	given := triesOf(ctx)
-	given.redirected = b.url == nil
-	ctx = withTries(ctx, given)
+	given := retrying.TriesOf(ctx)
+	given.Redirected = b.url == nil
+	ctx = retrying.WithTries(ctx, given)
 	header = redirect.Harmless(header)
 	authorization := c.passFor(u)
 	for tries := 0; ; tries++ {
 		resp, err := c.bare(ctx, http.MethodGet, u.String(), header, authorization)
 		var e *Error
-		if errors.As(err, &e) && given.redirected && e.cause != nil && isUnreachable(e.cause) {
+		if errors.As(err, &e) && given.Redirected && e.cause != nil && reach.IsUnreachable(e.cause) {
 			e.redirected = true
 		}
 		if err != nil || resp.StatusCode != http.StatusUnauthorized || tries > 0 {

@@ -13,12 +13,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,13 +28,16 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry/hosts"
+	"drayage/engine/registry/internal/failure"
 	"drayage/engine/registry/internal/latency"
 	"drayage/engine/registry/internal/origin"
+	"drayage/engine/registry/internal/probing"
 	"drayage/engine/registry/internal/proxies"
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/response"
+	"drayage/engine/registry/internal/retrying"
 
 	"golang.org/x/time/rate"
 )
@@ -241,7 +241,7 @@ func New(opts Options) *Client {
 		OnProxyConnectResponse: proxies.CheckConnect,
 		MaxResponseHeaderBytes: limits.HeaderBytes,
 	})
-	c.http = &http.Client{Transport: newRetrying(c), CheckRedirect: redirect.Check}
+	c.http = &http.Client{Transport: c.transport(), CheckRedirect: redirect.Check}
 	return c
 }
 
@@ -437,24 +437,24 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 	case "http":
 		return c.upgrading(ctx, h, by)
 	}
-	asking, p := probing(unsurely(ctx))
+	asking, p := probing.Start(retrying.Unsurely(ctx))
 	resp, err := by(asking, "https")
 	if err == nil {
 		h.speaks("https")
-		p.until(resp)
+		p.Until(resp)
 		return resp, nil
 	}
-	p.end()
+	p.End()
 	switch {
 	case ctx.Err() != nil:
 		return nil, err
-	case p.spoken():
+	case p.SpokeTLS():
 		h.speaks("https")
-		if maySucceed(err) && !triesOf(ctx).once {
+		if maySucceed(err) && !retrying.TriesOf(ctx).Once {
 			return by(ctx, "https")
 		}
 		return nil, err
-	case causedBy(err, isCertificate):
+	case causedBy(err, failure.IsCertificate):
 		return c.unverified(ctx, h, g, method, path, header, err)
 	case !maySpeakPlain(err):
 		return nil, err
@@ -482,7 +482,7 @@ func (c *Client) over(ctx context.Context, h *host, g *grant, method, path strin
 // bothWays adds to an error of plain HTTP, where nobody was reached, how the server has ended TLS.
 func bothWays(withTLS, plain error) error {
 	var first, second *Error
-	if errors.As(withTLS, &first) && errors.As(plain, &second) && causedBy(withTLS, isAlert) && causedBy(plain, isUnreachable) {
+	if errors.As(withTLS, &first) && errors.As(plain, &second) && causedBy(withTLS, failure.IsAlert) && causedBy(plain, reach.IsUnreachable) {
 		second.Detail += "; by HTTPS: " + first.Detail
 	}
 	return plain
@@ -491,7 +491,7 @@ func bothWays(withTLS, plain error) error {
 // unverified asks by plain HTTP, without credentials, a host whose certificate can't be verified.
 // That error stands unless a registry answers.
 func (c *Client) unverified(ctx context.Context, h *host, g *grant, method, path string, header http.Header, failed error) (*http.Response, error) {
-	resp, err := c.once(redirect.KeepingUpgrades(unsurely(ctx)), h.grant(g.repo, false), method, h.at("http", path), header)
+	resp, err := c.once(redirect.KeepingUpgrades(retrying.Unsurely(ctx)), h.grant(g.repo, false), method, h.at("http", path), header)
 	denied := errors.Is(err, ErrDenied)
 	if err == nil {
 		switch {
@@ -552,66 +552,6 @@ func (c *Client) upgrading(ctx context.Context, h *host, by func(ctx context.Con
 	return resp, err
 }
 
-// probeTime is how long a server may take to connect and to speak TLS where plain HTTP is allowed:
-// firewalls drop what they don't know, and some servers wait for a line that TLS doesn't send.
-const probeTime = 4 * time.Second
-
-var errNoTLS = errors.New("no TLS handshake in time")
-
-// probe is a request that finds out whether a server speaks TLS.
-type probe struct {
-	mu     sync.Mutex
-	timer  *time.Timer // runs while a connection is made
-	spoke  bool        // there was one with TLS
-	cancel context.CancelCauseFunc
-}
-
-// probing makes a request such a one.
-func probing(ctx context.Context) (context.Context, *probe) {
-	p := new(probe)
-	ctx, p.cancel = context.WithCancelCause(ctx)
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		ConnectStart: func(string, string) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if p.timer == nil && !p.spoke {
-				p.timer = time.AfterFunc(probeTime, func() { p.cancel(errNoTLS) })
-			}
-		},
-		GotConn: func(httptrace.GotConnInfo) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.spoke = true
-			if p.timer != nil {
-				p.timer.Stop()
-			}
-		},
-	}), p
-}
-
-func (p *probe) spoken() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.spoke
-}
-
-// end ends a request that had no answer.
-func (p *probe) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.timer != nil {
-		p.timer.Stop()
-	}
-	p.cancel(nil)
-}
-
-// until ends a request with the body of its answer.
-func (p *probe) until(resp *http.Response) {
-	if !response.CloseWith(resp, p.cancel) {
-		p.end() // the body was read
-	}
-}
-
 // maySpeakPlain reports whether an error of trying TLS leaves it open that the registry speaks
 // plain HTTP: nobody is there, or who is answers something else, hangs up, says nothing, or ends
 // the handshake, as servers do that have TLS for other names. One that wants a certificate of ours
@@ -619,11 +559,11 @@ func (p *probe) until(resp *http.Response) {
 func maySpeakPlain(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
-		return errors.Is(err, errNoTLS)
+		return errors.Is(err, probing.ErrNoTLS)
 	}
 	return e.plain || e.proxy != "" || causedBy(err, func(cause error) bool {
-		return isUnreachable(cause) || isAlert(cause) && !retry.CertificateRefused(cause) || isHandshake(cause) ||
-			isAny(cause, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE)
+		return reach.IsUnreachable(cause) || failure.IsAlert(cause) && !retry.CertificateRefused(cause) || failure.IsHandshake(cause) ||
+			failure.IsAny(cause, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE)
 	})
 }
 
@@ -631,25 +571,6 @@ func maySpeakPlain(err error) bool {
 func causedBy(err error, is func(cause error) bool) bool {
 	var e *Error
 	return errors.As(err, &e) && e.cause != nil && is(e.cause)
-}
-
-func isAny(err error, targets ...error) bool {
-	return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
-}
-
-// isAlert reports whether a server has ended a TLS handshake, or a connection, by an alert.
-func isAlert(err error) bool {
-	var op *net.OpError // crypto/tls has no type of its own for alerts
-	return errors.As(err, &op) && op.Op == "remote error"
-}
-
-// isHandshake reports whether what a server says is no TLS, or none that is spoken today.
-func isHandshake(err error) bool {
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	return errors.As(err, new(tls.RecordHeaderError)) || strings.HasPrefix(err.Error(), "tls: ") && !isCertificate(err)
 }
 
 // speaks remembers the scheme that a host answers to.
@@ -743,21 +664,16 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 		e.Detail, e.Hint, e.kind = led.Error(), led.Hint(), ErrInvalid
 	case errors.Is(err, redirect.ErrRefused):
 		e.kind = ErrInvalid
-	case isLargeHeader(err):
+	case failure.IsLargeHeader(err):
 		e.Detail, e.kind = fmt.Sprintf("response header larger than %d KiB", limits.HeaderBytes>>10), ErrInvalid
-	case errors.Is(err, errHeldBack):
+	case errors.Is(err, retrying.ErrHeldBack):
 		e.kind = ErrQuota
 		return e
-	case isCertificate(err):
+	case failure.IsCertificate(err):
 		e.Hint, e.kind = "trust its authority with --ca-cert FILE", ErrInvalid
 	case retry.CertificateRefused(err):
 		e.Hint, e.kind = "the server requires a TLS client certificate that it trusts; use --cert and --key", ErrDenied
 	}
 	e.passing = e.passing && errors.Is(e.kind, ErrUnavailable) && retry.Error(err)
 	return e
-}
-
-func isCertificate(err error) bool {
-	var verify *tls.CertificateVerificationError
-	return errors.As(err, &verify)
 }

@@ -15,6 +15,7 @@ import (
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/response"
+	"drayage/engine/registry/internal/retrying"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -161,7 +162,7 @@ func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (
 		}
 		what := "GET " + redact.URL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
-		if !again || triesOf(ctx).once {
+		if !again || retrying.TriesOf(ctx).Once {
 			return sent{}, &Error{Method: "GET", URL: redact.URL(resp.Request.URL), Detail: c.bareError(err), kind: ErrUnavailable}
 		}
 		c.opts.Observer.Observe(event.Retrying{What: what, Why: c.bareError(err), Try: tries + 1, Delay: wait})

@@ -11,6 +11,7 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/reference"
 	"drayage/engine/registry/hosts"
+	"drayage/engine/registry/internal/retrying"
 )
 
 // site is a place where a repository is.
@@ -117,7 +118,7 @@ func (c *Client) anywhere(ctx context.Context, ref reference.Image, tag bool, do
 		if tag && !s.tags {
 			continue
 		}
-		err := do(withTries(ctx, tries{host: s.host.name, once: true}), s)
+		err := do(retrying.WithTries(ctx, retrying.Tries{Host: s.host.name, Once: true}), s)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

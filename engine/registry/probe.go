@@ -17,6 +17,7 @@ import (
 	"drayage/engine/registry/internal/redact"
 	"drayage/engine/registry/internal/redirect"
 	"drayage/engine/registry/internal/response"
+	"drayage/engine/registry/internal/retrying"
 	"drayage/engine/registry/internal/wire"
 )
 
@@ -26,7 +27,7 @@ import (
 // body.
 func (c *Client) Ask(ctx context.Context, method string, ref reference.Image, below string, header http.Header) (*http.Response, error) {
 	at := c.home(ref)
-	resp, err := c.ask(redirect.KeepingBlobs(withTries(ctx, tries{host: at.host.name, once: true})), method, at, below, header)
+	resp, err := c.ask(redirect.KeepingBlobs(retrying.WithTries(ctx, retrying.Tries{Host: at.host.name, Once: true})), method, at, below, header)
 	if err == nil {
 		response.AsWhole(resp.Body)
 	}
@@ -102,7 +103,7 @@ func granted(token string) []string {
 // credentials.
 func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Image, u *url.URL, header http.Header) (*http.Response, error) {
 	ctx = reach.WithTrail(ctx, reach.NewTrail(c.home(ref).host))
-	req, err := http.NewRequestWithContext(withTries(ctx, tries{host: u.Host, once: true}), method, u.String(), nil)
+	req, err := http.NewRequestWithContext(retrying.WithTries(ctx, retrying.Tries{Host: u.Host, Once: true}), method, u.String(), nil)
 	if err != nil {
 		return nil, &Error{Method: method, URL: redact.URL(u), Detail: "the URL is malformed", kind: ErrInvalid}
 	}
