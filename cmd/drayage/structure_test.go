@@ -17,7 +17,7 @@ import (
 var layers = []string{
 	0: "engine/registry/internal/failure engine/registry/internal/wire engine/registry/internal/origin engine/fault engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/internal/retry engine/chaos engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/internal/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing bench/internal/load bench/internal/stats",
 	1: "engine/registry/hosts engine/registry/internal/response engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/proxies engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/internal/transfer",
-	2: "engine/registry/internal/probing engine/registry/internal/listing engine/registry/internal/latency engine/registry/internal/reach engine/plan engine/event engine/mirror cmd/drayage/internal/warm",
+	2: "engine/registry/internal/bearer engine/registry/internal/probing engine/registry/internal/listing engine/registry/internal/latency engine/registry/internal/reach engine/plan engine/event engine/mirror cmd/drayage/internal/warm",
 	3: "engine/registry/internal/retrying",
 	4: "bench/internal/course cmd/drayage/internal/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/internal/progress",
 	5: "bench/siege engine engine/archive cmd/drayage/internal/doctor bench cmd/drayage/internal/web",

@@ -1,17 +1,13 @@
 package registry
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +16,7 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/limits"
 	"drayage/engine/printable"
+	"drayage/engine/registry/internal/bearer"
 	"drayage/engine/registry/internal/failure"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/reach"
@@ -139,7 +136,7 @@ func (c *Client) obtain(ctx context.Context, g *grant, refused string, ch wire.C
 		header = "Bearer " + token
 		if life > 0 {
 			now := time.Now()
-			renew, end = now.Add(renewAfter(life)), now.Add(life)
+			renew, end = now.Add(bearer.RenewAfter(life)), now.Add(life)
 		}
 	}
 	g.mu.Lock()
@@ -159,13 +156,6 @@ func (g *grant) extend() bool {
 	}
 	g.renew = time.Now().Add(left / 2)
 	return true
-}
-
-// renewAfter is when a token is replaced that lives so long: at 80 % of its life, or 30 s
-// before its end (G27).
-func renewAfter(life time.Duration) time.Duration {
-	const share, before = 0.8, 30 * time.Second
-	return max(time.Duration(share*float64(life)), life-before)
 }
 
 // forget drops what a grant has.
@@ -326,19 +316,8 @@ func (c *Client) anonymous(ctx context.Context, u *url.URL, refused string, ch w
 		c.strangers[u.Scheme+"://"+u.Host] = h
 	}
 	c.mu.Unlock()
-	g := h.grant(repositoryOf(u.Path), false)
+	g := h.grant(bearer.RepositoryOf(u.Path), false)
 	return c.obtain(ctx, g, refused, ch)
-}
-
-// repositoryOf is the repository that a path of the API is for, as far as tokens go.
-func repositoryOf(path string) string {
-	path = strings.TrimPrefix(path, "/v2/")
-	for _, part := range []string{"/manifests/", "/blobs/", "/referrers/", "/tags/"} {
-		if i := strings.LastIndex(path, part); i >= 0 {
-			return path[:i]
-		}
-	}
-	return path
 }
 
 // token gets one from the token server that a challenge names, by the distribution project's
@@ -374,7 +353,7 @@ func (c *Client) token(ctx context.Context, g *grant, ch wire.Challenge, cred cr
 	}
 	c.secrets.AddToken(token)
 	if c.opts.Tokens != nil {
-		c.opts.Tokens(Token{Host: realms[0].Host, Scopes: scopes, Granted: granted(token), Life: life})
+		c.opts.Tokens(Token{Host: realms[0].Host, Scopes: scopes, Granted: bearer.Granted(token), Life: life})
 	}
 	return token, life, nil
 }
@@ -435,44 +414,14 @@ func (c *Client) realms(g *grant, ch wire.Challenge, secret bool) (realm *url.UR
 }
 
 func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, scopes []string, cred credential.Credential) (token string, life time.Duration, err error) {
-	u := *realm
-	q := u.Query()
-	if service != "" {
-		q.Set("service", service)
-	}
-	method, body := http.MethodGet, ""
-	if cred.Identity != "" {
-		method = http.MethodPost
-		body = url.Values{
-			"grant_type": {"refresh_token"}, "client_id": {"drayage"}, "service": {service},
-			"scope": {strings.Join(scopes, " ")}, "refresh_token": {cred.Identity},
-		}.Encode()
-	} else {
-		for _, s := range scopes {
-			q.Add("scope", s)
-		}
-		if cred.User != "" {
-			q.Set("account", cred.User)
-		}
-		u.RawQuery = q.Encode()
-	}
 	ctx = reach.WithTrail(ctx, reach.TrailOf(ctx).Fork())
-	req, err := http.NewRequestWithContext(redirect.FollowingUpgrades(ctx), method, u.String(), strings.NewReader(body))
+	req, err := bearer.NewRequest(redirect.FollowingUpgrades(ctx), realm, service, scopes, cred)
 	if err != nil {
-		return "", 0, &Error{Method: method, URL: redact.URL(&u), Detail: "the token server's URL is malformed", kind: ErrInvalid}
+		return "", 0, &Error{Method: http.MethodGet, URL: redact.URL(realm), Detail: "the token server's URL is malformed", kind: ErrInvalid}
 	}
-	if body == "" {
-		req.Body, req.GetBody, req.ContentLength = nil, nil, 0
-	} else {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	}
-	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", c.opts.UserAgent)
-	if cred.Password != "" {
-		req.SetBasicAuth(cred.User, cred.Password)
-	}
 	if cred != (credential.Credential{}) {
-		c.inPlain(&u)
+		c.inPlain(realm)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -510,26 +459,12 @@ func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, ti
 		e.Status, e.Detail, e.kind, e.passing = 0, "reading the token: "+c.bareError(err), ErrUnavailable, true
 		return "", 0, e
 	}
-	var answer struct {
-		Token       string          `json:"token"`
-		AccessToken string          `json:"access_token"` // (G26)
-		ExpiresIn   json.RawMessage `json:"expires_in"`
-	}
-	if len(raw) > limits.TokenBytes || json.Unmarshal(raw, &answer) != nil {
-		e.Detail = "the token server's response is not valid"
+	token, life, err := bearer.Parse(raw)
+	if err != nil {
+		e.Detail = err.Error()
 		return "", 0, e
 	}
-	token := cmp.Or(answer.Token, answer.AccessToken)
-	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		e.Detail = "the token server's response contains no token"
-		return "", 0, e
-	}
-	const longest = 1e9
-	seconds, err := strconv.ParseFloat(string(bytes.Trim(answer.ExpiresIn, `"`)), 64)
-	if err != nil || !(seconds > 0) {
-		seconds = 0
-	}
-	return token, time.Duration(min(seconds, longest) * float64(time.Second)), nil
+	return token, life, nil
 }
 
 // authorized sends a request with what authorization it takes. Credentials that are refused

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"drayage/engine/internal/transfer"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
+	"drayage/engine/registry/internal/bearer"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
@@ -188,10 +188,10 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		}
 		return nil, err
 	}
-	if isPage(resp, a.Size) {
+	if response.IsPage(resp, a.Size) {
 		title := ""
 		if page := response.Buffer(resp); ownWords(resp) {
-			title = b.client.secrets.Hide(pageTitle(page))
+			title = b.client.secrets.Hide(response.PageTitle(page))
 		}
 		return nil, fmt.Errorf("%w: %s returned a web page%s", transfer.ErrOdd, resp.Request.URL.Host, title)
 	}
@@ -212,28 +212,6 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 		return nil, fmt.Errorf("%w: requested bytes from %d, got Content-Range %q", transfer.ErrRange, a.From, b.client.secrets.Line(text))
 	}
 	return &transfer.Body{ReadCloser: resp.Body, From: r.First, Ranged: ranged}, nil
-}
-
-// isPage reports whether a good answer is a page for people: a login, or a
-// proxy's excuse (G24). What has the blob's size may be the blob.
-func isPage(resp *http.Response, size int64) bool {
-	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
-	return resp.StatusCode == http.StatusOK && strings.EqualFold(strings.TrimSpace(kind), "text/html") && resp.ContentLength != size
-}
-
-// pageTitle is a page's title for a message, or "".
-func pageTitle(page []byte) string {
-	lower := strings.ToLower(string(page))
-	_, rest, ok := strings.Cut(lower, "<title>")
-	if !ok {
-		return ""
-	}
-	from := len(lower) - len(rest)
-	end := strings.Index(rest, "</title>")
-	if end < 0 || from+end > len(page) {
-		return ""
-	}
-	return fmt.Sprintf(", %q", printable.Line(string(page[from:from+end])))
 }
 
 // get asks for the blob, at the URL that was found earlier or at the registry.
@@ -515,7 +493,7 @@ func (c *Client) passFor(u *url.URL) string {
 		return ""
 	}
 	h.mu.Lock()
-	g := h.grants[grantKey{repositoryOf(u.Path), false}]
+	g := h.grants[grantKey{bearer.RepositoryOf(u.Path), false}]
 	h.mu.Unlock()
 	if g == nil {
 		return ""

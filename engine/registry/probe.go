@@ -2,13 +2,11 @@ package registry
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"time"
 
 	"drayage/engine/reference"
@@ -72,33 +70,6 @@ type Token struct {
 	Life    time.Duration // 0 when the server doesn't say: then it is 60 s, by the specification
 }
 
-// granted is what a token says that it is good for, as scopes.
-func granted(token string) []string {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return nil
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return nil
-	}
-	var claims struct {
-		Access []struct {
-			Type    string   `json:"type"`
-			Name    string   `json:"name"`
-			Actions []string `json:"actions"`
-		} `json:"access"`
-	}
-	if json.Unmarshal(raw, &claims) != nil || claims.Access == nil {
-		return nil
-	}
-	out := []string{}
-	for _, a := range claims.Access {
-		out = append(out, a.Type+":"+a.Name+":"+strings.Join(a.Actions, ","))
-	}
-	return out
-}
-
 // Elsewhere sends one request to a URL that a reference's registry has redirected to, without
 // credentials.
 func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Image, u *url.URL, header http.Header) (*http.Response, error) {
@@ -152,3 +123,26 @@ func (c *Client) Learn(host string, firstByte time.Duration) { c.latencies.Learn
 
 // Learned is what to pass to Learn in a later run, for each host that has answered.
 func (c *Client) Learned() map[string]time.Duration { return c.latencies.Learned() }
+
+// Ping asks a registry whether it lets us in, by the base request of the
+// distribution spec ("Determining Support").
+func (c *Client) Ping(ctx context.Context, registry string) error {
+	ref, err := reference.Parse(registry + "/x")
+	if err != nil {
+		return err
+	}
+	h := c.host(ref)
+	at := site{host: h}
+	resp, err := c.over(ctx, h, h.grant("", h.credentials), http.MethodGet, "/v2/", nil)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		e := c.refusal(resp, at, "/v2/")
+		if errors.Is(e, ErrDenied) {
+			e.Hint = "incorrect user name or password"
+		}
+		return e
+	}
+	return resp.Body.Close()
+}
