@@ -101,7 +101,7 @@ type Client struct {
 	base *reach.Transports
 	http *http.Client
 
-	pulse     *retry.Pulse
+	activity     *retry.Activity
 	latencies *latency.History
 	secrets   *printable.Secrets
 
@@ -211,8 +211,8 @@ func New(opts Options) *Client {
 	}
 	c.secrets.Add(proxies.Secrets()...)
 	// Half of all patience at most: a dead connection should leave time for another one.
-	c.latencies = latency.New(min(opts.FirstByte, opts.Retry.PatienceOrDefault()/2), opts.Stall, c.pulse)
-	c.keeping.Go(func() { c.pulse.Keep(c.stop) })
+	c.latencies = latency.New(min(opts.FirstByte, opts.Retry.PatienceOrDefault()/2), opts.Stall, c.activity)
+	c.keeping.Go(func() { c.activity.Keep(c.stop) })
 	opts.Credentials.Use(credential.Options{
 		Deadline: opts.Retry.PatienceOrDefault(),
 		Warn:     func(message string) { c.opts.Observer.Observe(event.Warned{Message: c.secrets.Hide(message)}) },

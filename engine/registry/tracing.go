@@ -24,7 +24,7 @@ func (c *Client) transport() http.RoundTripper {
 		watch: response.Watch{Stall: c.opts.Stall, Limit: c.opts.Limit, Grace: c.opts.Grace},
 	}
 	return retrying.New(observed, retrying.Options{
-		Policy: c.opts.Retry, Pulse: c.pulse, NeverWait: c.opts.NeverWait,
+		Policy: c.opts.Retry, Activity: c.activity, NeverWait: c.opts.NeverWait,
 		Retried: func(req *http.Request, resp *http.Response, err error, try int, delay time.Duration) {
 			c.opts.Observer.Observe(event.Retrying{What: req.Method + " " + c.secrets.Hide(redact.URL(req.URL)), Why: c.why(resp, err), Try: try, Delay: delay})
 		},

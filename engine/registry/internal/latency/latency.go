@@ -26,7 +26,7 @@ var ErrNoAnswer = errors.New("no response in time")
 type History struct {
 	long  time.Duration // for whom nothing is known of
 	least time.Duration
-	pulse *retry.Pulse
+	activity *retry.Activity
 
 	mu    sync.Mutex
 	hosts map[string]*host
@@ -39,9 +39,9 @@ type host struct {
 }
 
 // New makes a history. A host of which nothing is known has unknown to begin a response with a blob,
-// and none has less than least unless it was seen to be fast. pulse tells when anything last arrived.
-func New(unknown, least time.Duration, pulse *retry.Pulse) *History {
-	return &History{long: unknown, least: min(least, unknown), pulse: pulse, hosts: make(map[string]*host)}
+// and none has less than least unless it was seen to be fast. activity tells when anything last arrived.
+func New(unknown, least time.Duration, activity *retry.Activity) *History {
+	return &History{long: unknown, least: min(least, unknown), activity: activity, hosts: make(map[string]*host)}
 }
 
 // blobsKey ends the key of a host's history with blobs.

@@ -31,8 +31,8 @@ func (d answerAfter) RoundTrip(req *http.Request) (*http.Response, error) {
 // to be fast; a host that has become slow gets its time again (G54).
 func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pulse := new(retry.Pulse)
-		h := New(2*time.Minute, 15*time.Second, pulse)
+		activity := new(retry.Activity)
+		h := New(2*time.Minute, 15*time.Second, activity)
 		u := &url.URL{Scheme: "http", Host: "h", Path: "/v2/x/blobs/y"}
 		ask := func(answer time.Duration) (time.Duration, error) {
 			start := time.Now()
@@ -53,7 +53,7 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 				t.Errorf("%d: %v after %v", i, err, took)
 			}
 		}
-		h = New(2*time.Minute, 15*time.Second, pulse)
+		h = New(2*time.Minute, 15*time.Second, activity)
 		for range 10 {
 			if _, err := ask(100 * time.Millisecond); err != nil {
 				t.Fatal(err)
@@ -71,17 +71,17 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 			t.Errorf("and slow again: %v after %v", err, took)
 		}
 		// While others move, a host that is known to be fast has seconds.
-		h = New(2*time.Minute, 15*time.Second, pulse)
+		h = New(2*time.Minute, 15*time.Second, activity)
 		for range 10 {
 			if _, err := ask(100 * time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.AfterFunc(time.Second, pulse.Beat)
+		time.AfterFunc(time.Second, activity.Beat)
 		if took, err := ask(time.Hour); took != 3*time.Second || !errors.Is(err, ErrNoAnswer) {
 			t.Errorf("while others moved: %v after %v, want 3s", err, took)
 		}
-		time.AfterFunc(time.Second, pulse.Beat)
+		time.AfterFunc(time.Second, activity.Beat)
 		if took, err := ask(40 * time.Second); took != 40*time.Second || err != nil {
 			t.Errorf("asked again: %v after %v", err, took)
 		}

@@ -28,7 +28,7 @@ import (
 // Options say how a Transport repeats. All but NeverWait are required.
 type Options struct {
 	Policy retry.Policy
-	Pulse  *retry.Pulse // for budgets of requests that have none
+	Activity  *retry.Activity // for budgets of requests that have none
 	// Retried is called before a request waits to be sent again, for the try-th time, with the
 	// response or the error that made it so.
 	Retried func(req *http.Request, resp *http.Response, err error, try int, delay time.Duration)
@@ -60,7 +60,7 @@ func New(next http.RoundTripper, opts Options) *Transport {
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := &request{t: t, Request: req, tries: TriesOf(req.Context())}
 	if r.tries.Budget == nil {
-		r.tries.Budget = retry.NewBudget(t.opts.Policy, t.opts.Pulse, nil)
+		r.tries.Budget = retry.NewBudget(t.opts.Policy, t.opts.Activity, nil)
 	}
 	client := &retryablehttp.Client{
 		HTTPClient: &http.Client{
