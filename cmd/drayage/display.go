@@ -11,10 +11,9 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/event"
 	"drayage/engine/printable"
-
-	"golang.org/x/term"
 )
 
 // displayFlags say how a run is shown.
@@ -52,10 +51,10 @@ func (d *displayFlags) display(s streams) (*display, error) {
 	if d.color && d.noColor {
 		return nil, usageError{errors.New("-c and -C contradict each other")}
 	}
-	capable := isTerminal(s.err) && os.Getenv("TERM") != "dumb"
+	capable := terminal.Is(s.err) && os.Getenv("TERM") != "dumb"
 	if mode == "auto" {
 		mode = "plain"
-		if drawsOver(s.err) {
+		if terminal.DrawsOver(s.err) {
 			mode = "bar"
 		}
 	}
@@ -63,12 +62,12 @@ func (d *displayFlags) display(s streams) (*display, error) {
 		mode = "none"
 	}
 	// Whoever reads standard error may be slow, or not read at all: nothing waits for that.
-	w := progress.NewPatient(s.err.drawn(), func(left int) []byte { return leftOut(left, mode == "json") })
+	w := progress.NewPatient(s.err.Drawn(), func(left int) []byte { return leftOut(left, mode == "json") })
 	out := &display{err: w, debug: d.debug, json: mode == "json", ending: s.ending}
 	out.color = d.color || !d.noColor && capable && os.Getenv("NO_COLOR") == ""
 	switch mode {
 	case "bar":
-		out.printer = progress.NewBars(w, func() (int, int) { return terminalSize(s.err) })
+		out.printer = progress.NewBars(w, func() (int, int) { return terminal.Size(s.err) })
 	case "plain":
 		out.printer = progress.NewPlain(w, 10*time.Second)
 	case "json":
@@ -77,13 +76,6 @@ func (d *displayFlags) display(s streams) (*display, error) {
 		out.printer = progress.None{W: w}
 	}
 	return out, nil
-}
-
-// drawsOver reports whether what is drawn on a file can be drawn over: on a terminal that is not
-// a job's, which keeps all.
-func drawsOver(f descriptor) bool {
-	ci := os.Getenv("CI")
-	return isTerminal(f) && os.Getenv("TERM") != "dumb" && (ci == "" || ci == "false" || ci == "0")
 }
 
 // leftOut tells of lines or events that nobody has read in time.
@@ -98,14 +90,6 @@ func leftOut(n int, asEvent bool) []byte {
 	return b.Bytes()
 }
 
-func terminalSize(f descriptor) (width, height int) {
-	width, height, err := term.GetSize(int(f.Fd()))
-	if err != nil || width < 20 || height < 4 {
-		return 80, 24
-	}
-	return width, height
-}
-
 // Observe implements event.Observer.
 func (d *display) Observe(e event.Event) {
 	if _, request := e.(event.Requested); request && d.debug == 0 {
@@ -116,7 +100,7 @@ func (d *display) Observe(e event.Event) {
 		return
 	}
 	if w, ok := e.(event.Warned); ok {
-		d.printer.Log(d.paint("33", "warning:") + " " + oneLine(w.Message))
+		d.printer.Log(d.paint("33", "warning:") + " " + terminal.Line(w.Message))
 		return
 	}
 	if d.debug > 0 {
@@ -175,10 +159,10 @@ func (d *display) paint(code, s string) string {
 // is this one.
 func (d *display) say(from, line string) {
 	if d.json {
-		d.printer.Observe(event.Message{From: from, Message: oneLine(line)})
+		d.printer.Observe(event.Message{From: from, Message: terminal.Line(line)})
 		return
 	}
-	d.printer.Log(oneLine(line))
+	d.printer.Log(terminal.Line(line))
 }
 
 // saying is where lines for people are written. What is kept back of it comes with Flush.

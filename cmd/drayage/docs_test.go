@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"drayage/cmd/drayage/internal/terminal"
 )
 
 // anchorsOf are the fragments under which a page's headings can be linked to.
@@ -140,7 +142,7 @@ func helpOf(t *testing.T, command ...string) string {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	err = run(t.Context(), append(command[:len(command):len(command)], "--help"), streams{out: stream{out}, err: stream{out}})
+	err = run(t.Context(), append(command[:len(command):len(command)], "--help"), streams{out: terminal.New(out), err: terminal.New(out)})
 	text, errRead := os.ReadFile(out.Name())
 	if err = errors.Join(err, errRead); err != nil {
 		t.Fatalf("%s --help: %v", command, err)

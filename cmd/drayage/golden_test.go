@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/registry/registrytest"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,11 +36,12 @@ func TestGoldenArchives(t *testing.T) {
 		s.Push("none", "1", registrytest.Build("linux/amd64")),
 	}
 	quiet := standardStreams()
-	var err error
-	if quiet.out.file, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = quiet.out.file.Close() })
+	t.Cleanup(func() { _ = null.Close() })
+	quiet.out = terminal.New(null)
 	store := filepath.Join(t.TempDir(), "store")
 	var sums strings.Builder
 	for _, c := range []struct {

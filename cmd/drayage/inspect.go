@@ -89,7 +89,7 @@ func runInspect(ctx context.Context, s streams, o inspectOptions, name string) e
 
 func (o *inspectOptions) show(s streams, store *blobstore.Store, r engine.Result) error {
 	if o.raw {
-		_, err := s.out.document().Write(r.Image.Documents[0].Raw)
+		_, err := s.out.Document().Write(r.Image.Documents[0].Raw)
 		return err
 	}
 	in, err := inspect(store, r)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
@@ -111,7 +112,7 @@ func (o *loginOptions) ask(s streams) error {
 		return nil
 	}
 	in, ok := s.in.(*os.File)
-	if (o.user == "" || o.password == "") && (!ok || !isTerminal(in)) {
+	if (o.user == "" || o.password == "") && (!ok || !terminal.Is(in)) {
 		return usageError{errors.New("no terminal to prompt at; use -u USER and --password-stdin")}
 	}
 	if o.user == "" {

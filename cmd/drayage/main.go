@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/terminal"
 )
 
 func main() { os.Exit(runProcess(standardStreams())) }
@@ -112,7 +113,7 @@ func (e *ending) sayInTime(why error) {
 	switch {
 	case e.json.Load():
 		progress.NewJSON(&line).Observe(errorEvent(why))
-	case isTerminal(os.Stderr): // a bar may stand there
+	case terminal.Is(os.Stderr): // a bar may stand there
 		line.WriteString("\n")
 		fallthrough
 	default:

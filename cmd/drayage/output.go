@@ -11,6 +11,7 @@ import (
 
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/printable"
@@ -86,7 +87,7 @@ func (o *outputFlags) check(s streams) error {
 		return usageError{errors.New("-o and -d name the same path")}
 	case o.loadWith != "" && loaders[o.loadWith] == nil:
 		return usageError{fmt.Errorf("invalid --load-with %q; expected docker, podman, nerdctl or ctr", o.loadWith)}
-	case o.stdout && isTerminal(s.out):
+	case o.stdout && terminal.Is(s.out):
 		return usageError{errors.New("refusing to write an archive to a terminal; redirect standard output to a file or program")}
 	}
 	return nil
@@ -135,7 +136,7 @@ func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs out
 		if o.compress == "" {
 			c = squeeze.None // the name of another output doesn't count
 		}
-		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.out.archive(), Compress: c}})
+		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.out.Archive(), Compress: c}})
 	}
 	if o.load {
 		l, err := newLoader(o.loadWith, d.words)
@@ -240,16 +241,16 @@ func (o *outputFlags) folder() string {
 
 // printResults writes the line of each image: for programs with tabs and bare
 // numbers, on a terminal for people.
-func printResults(out stream, results []engine.Result) error {
+func printResults(out terminal.Stream, results []engine.Result) error {
 	var text strings.Builder
-	if !isTerminal(out) {
+	if !terminal.Is(out) {
 		for _, r := range results {
 			printable.Fprintf(&text, "%s\t%s\t%d\t%d\n", r.Ref, r.Image.Target().Digest, r.Fetched, r.Reused)
 		}
 		_, err := out.Write([]byte(text.String()))
 		return err
 	}
-	width, _ := terminalSize(out)
+	width, _ := terminal.Size(out)
 	if widest(results) > width {
 		width = 0
 	}

@@ -12,6 +12,7 @@ import (
 
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/event"
 	"drayage/engine/printable"
 
@@ -22,8 +23,8 @@ import (
 // streams are what a command reads and writes besides files.
 type streams struct {
 	in  io.Reader
-	out stream // what was asked for, and nothing else
-	err stream // everything else
+	out terminal.Stream // what was asked for, and nothing else
+	err terminal.Stream // everything else
 
 	ending *ending // of this process, or nil
 
@@ -33,7 +34,7 @@ type streams struct {
 }
 
 func standardStreams() streams {
-	return streams{in: os.Stdin, out: stream{os.Stdout}, err: stream{os.Stderr}}
+	return streams{in: os.Stdin, out: terminal.New(os.Stdout), err: terminal.New(os.Stderr)}
 }
 
 // reported wraps an error whose lines were written already.
@@ -103,14 +104,9 @@ func noEmptyValues(f *pflag.FlagSet) (err error) {
 	return err
 }
 
-// oneLine makes one line fit to print of what may be several.
-func oneLine(text string) string {
-	return printable.Text(strings.ReplaceAll(strings.Trim(text, "\r\n"), "\n", "; "))
-}
-
 // errorLine is an error in one line, with what the user can do about it.
 func errorLine(err error) string {
-	line := oneLine(err.Error())
+	line := terminal.Line(err.Error())
 	if h := hint(err); h != "" {
 		line += " (" + h + ")"
 	}

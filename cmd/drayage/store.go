@@ -12,6 +12,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"
@@ -152,7 +153,7 @@ func separate(err error) []error {
 }
 
 func printImported(s streams, images []archives.Image) error {
-	people := isTerminal(s.out)
+	people := terminal.Is(s.out)
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	for _, img := range images {
 		if people {

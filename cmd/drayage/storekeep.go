@@ -14,6 +14,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/fault"
 	"drayage/engine/printable"
@@ -378,7 +379,7 @@ func brokenImages(damaged []digest.Digest, images []blobstore.ImageUsage) (bad [
 // tellReading tells of progress, a line now and then.
 func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *atomic.Int64) (stop func()) {
 	u, err := store.Usage(context.Background())
-	if o.quiet || err != nil || o.progress != "auto" && o.progress != "bar" || !drawsOver(s.err) {
+	if o.quiet || err != nil || o.progress != "auto" && o.progress != "bar" || !terminal.DrawsOver(s.err) {
 		return func() {}
 	}
 	done := make(chan struct{})
@@ -391,10 +392,10 @@ func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *ato
 		for {
 			select {
 			case <-done:
-				fmt.Fprint(s.err.drawn(), "\r\x1b[K")
+				fmt.Fprint(s.err.Drawn(), "\r\x1b[K")
 				return
 			case <-tick.C:
-				fmt.Fprintf(s.err.drawn(), "\rread %s of %s\x1b[K", progress.Size(read.Load()), progress.Size(u.Bytes))
+				fmt.Fprintf(s.err.Drawn(), "\rread %s of %s\x1b[K", progress.Size(read.Load()), progress.Size(u.Bytes))
 			}
 		}
 	}()

@@ -11,6 +11,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/compose"
 	"drayage/engine/image"
 	"drayage/engine/printable"
@@ -119,12 +120,12 @@ func printImagesJSON(s streams, images []blobstore.ImageUsage, incomplete map[st
 	return printJSON(s, out)
 }
 
-func printJSON(s streams, v any) error { return s.out.json(v) }
+func printJSON(s streams, v any) error { return s.out.JSON(v) }
 
 // printImages prints a table for people, and for programs lines whose first fields
 // stay what they are.
 func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
-	if !isTerminal(s.out) {
+	if !terminal.Is(s.out) {
 		for _, i := range images {
 			format, values := "%s\t%s\t%d\t%d\t%s", []any{familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339)}
 			if incomplete[i.Name] {

@@ -5,18 +5,19 @@ import (
 	"os"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/terminal"
 )
 
 // toFile writes to what a user has named, as durable.WriteFile does, or to standard output for "-".
 // On a terminal, text is made fit to print.
 func toFile(s streams, path string, write func(io.Writer) error) error {
 	if path == "-" {
-		return write(s.out.document())
+		return write(s.out.Document())
 	}
 	const mode = 0o644
 	return durable.WriteFile(path, mode, func(w io.Writer) error {
 		if f, ok := w.(*os.File); ok {
-			w = stream{f}.document()
+			w = terminal.New(f).Document()
 		}
 		return write(w)
 	})
