@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/event"
@@ -256,7 +257,7 @@ func (o *outputFlags) checkNames(refs []reference.Image) error {
 	for _, ref := range refs {
 		tag := o.archiveRef(ref).RepoTag()
 		if other, ok := names[tag]; ok && tag != "" && other != ref && o.any() {
-			return usageError{fmt.Errorf("%s and %s would have the same name in the archive, %s", other, ref, tag)}
+			return status.Misuse(fmt.Errorf("%s and %s would have the same name in the archive, %s", other, ref, tag))
 		}
 		names[tag] = ref
 	}

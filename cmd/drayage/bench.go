@@ -8,6 +8,7 @@ import (
 
 	"drayage/bench"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/event"
 	"drayage/engine/printable"
 	"drayage/engine/registry"
@@ -102,7 +103,7 @@ func measureBench(ctx context.Context, s streams, o *benchOptions, t *benchTarge
 	}
 	report, err := bench.Measure(ctx, b, t.targets)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--bytes: %w", err)}
+		return nil, status.Misuse(fmt.Errorf("--bytes: %w", err))
 	}
 	return report, nil
 }
@@ -165,14 +166,14 @@ func judgeBench(o *benchOptions, r, old *bench.Report) error {
 		return errors.New("nothing was measured: --bytes or --duration is too small for one read of each image")
 	}
 	if failed, all := r.Failed(); all {
-		return measureError{fmt.Errorf("nothing was measured: reads failed: %s: %w", errorsOf(failed), registry.ErrUnavailable)}
+		return status.Unmeasured(fmt.Errorf("nothing was measured: reads failed: %s: %w", errorsOf(failed), registry.ErrUnavailable))
 	}
 	if old == nil {
 		return nil
 	}
 	worse, err := r.Regressions(old, o.allowed)
 	if err != nil {
-		return usageError{fmt.Errorf("--baseline %s: %w", o.baseline, err)}
+		return status.Misuse(fmt.Errorf("--baseline %s: %w", o.baseline, err))
 	}
 	if len(worse) > 0 {
 		return worseError{worse[0]}

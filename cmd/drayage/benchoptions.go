@@ -12,6 +12,7 @@ import (
 
 	"drayage/bench"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/status"
 
 	"github.com/spf13/pflag"
 )
@@ -111,15 +112,15 @@ func (o *benchOptions) check(args []string) error {
 	}
 	switch {
 	case o.rounds < 1:
-		return usageError{fmt.Errorf("--rounds must be at least 1, not %d", o.rounds)}
+		return status.Misuse(fmt.Errorf("--rounds must be at least 1, not %d", o.rounds))
 	case o.duration <= 0:
-		return usageError{fmt.Errorf("--duration must be positive, e.g. 30s, not %s", o.duration)}
+		return status.Misuse(fmt.Errorf("--duration must be positive, e.g. 30s, not %s", o.duration))
 	case o.rate < 0:
-		return usageError{fmt.Errorf("--rate must not be negative: %g", o.rate)}
+		return status.Misuse(fmt.Errorf("--rate must not be negative: %g", o.rate))
 	case o.warmUp < 0 || o.warmUp >= o.duration:
-		return usageError{fmt.Errorf("--warm-up must be shorter than --duration and not negative: %s", o.warmUp)}
+		return status.Misuse(fmt.Errorf("--warm-up must be shorter than --duration and not negative: %s", o.warmUp))
 	case o.verify && o.parts != "whole" && o.replay == "":
-		return usageError{errors.New("--verify requires --whole or --replay: ranges have no digest")}
+		return status.Misuse(errors.New("--verify requires --whole or --replay: ranges have no digest"))
 	}
 	return o.parseTolerance()
 }
@@ -128,17 +129,17 @@ func (o *benchOptions) check(args []string) error {
 func (o *benchOptions) checkConflicts(args []string) error {
 	switch {
 	case o.replay != "" && len(args) > 0:
-		return usageError{errors.New("--replay does not take images: the pull report names them")}
+		return status.Misuse(errors.New("--replay does not take images: the pull report names them"))
 	case o.replay == "" && len(args) == 0:
-		return usageError{errors.New("at least one image is required, or several to compare")}
+		return status.Misuse(errors.New("at least one image is required, or several to compare"))
 	case o.from != "" && o.replay == "":
-		return usageError{errors.New("--from requires --replay; without it, name the image at each registry")}
+		return status.Misuse(errors.New("--from requires --replay; without it, name the image at each registry"))
 	case o.replay != "" && (o.rate > 0 || o.profile != "" || o.whole || o.given("range")):
-		return usageError{errors.New("--replay cannot be combined with --rate, --range, --whole or --profile")}
+		return status.Misuse(errors.New("--replay cannot be combined with --rate, --range, --whole or --profile"))
 	case o.profile != "" && (o.whole || o.given("range")), o.whole && o.given("range"):
-		return usageError{errors.New("only one of --profile, --range and --whole can be used")}
+		return status.Misuse(errors.New("only one of --profile, --range and --whole can be used"))
 	case o.replay != "" && o.given("warm-up"):
-		return usageError{errors.New("--warm-up cannot be combined with --replay, which starts as the pull did")}
+		return status.Misuse(errors.New("--warm-up cannot be combined with --replay, which starts as the pull did"))
 	}
 	return nil
 }
@@ -150,7 +151,7 @@ func (o *benchOptions) parseTolerance() error {
 		allowed /= 100
 	}
 	if err != nil || !(allowed >= 0 && allowed < 1) {
-		return usageError{fmt.Errorf("--tolerance %q: must be a share, e.g. 10%%", o.tolerance)}
+		return status.Misuse(fmt.Errorf("--tolerance %q: must be a share, e.g. 10%%", o.tolerance))
 	}
 	o.allowed = allowed
 	return nil
@@ -168,7 +169,7 @@ func (o *benchOptions) readBaseline() (*bench.Report, error) {
 	defer f.Close()
 	old, err := bench.ReadReport(f)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--baseline %s: %w", o.baseline, err)}
+		return nil, status.Misuse(fmt.Errorf("--baseline %s: %w", o.baseline, err))
 	}
 	return old, nil
 }
@@ -179,7 +180,7 @@ func (o *benchOptions) numbers() ([]int, error) {
 	for _, word := range strings.Split(o.connections, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(word))
 		if err != nil || n < 1 || n > maxConnections {
-			return nil, usageError{fmt.Errorf("--connections %q: must be numbers from 1 to %d, e.g. 1,4,16", o.connections, maxConnections)}
+			return nil, status.Misuse(fmt.Errorf("--connections %q: must be numbers from 1 to %d, e.g. 1,4,16", o.connections, maxConnections))
 		}
 		if !slices.Contains(out, n) {
 			out = append(out, n)
@@ -193,7 +194,7 @@ func httpVersions(list string) ([]string, error) {
 	for _, word := range strings.Split(list, ",") {
 		v := strings.TrimSpace(word)
 		if v != "1.1" && v != "2" || slices.Contains(out, v) {
-			return nil, usageError{fmt.Errorf("--http %q: must be 1.1, 2 or 1.1,2", list)}
+			return nil, status.Misuse(fmt.Errorf("--http %q: must be 1.1, 2 or 1.1,2", list))
 		}
 		out = append(out, v)
 	}

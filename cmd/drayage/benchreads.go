@@ -8,6 +8,7 @@ import (
 
 	"drayage/bench"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/limits"
 	"drayage/engine/textfile"
 )
@@ -67,7 +68,7 @@ func rangeSize(word string) (int64, error) {
 		err = errors.New("must be at least one byte")
 	}
 	if err != nil {
-		return 0, usageError{fmt.Errorf("--range: %w", err)}
+		return 0, status.Misuse(fmt.Errorf("--range: %w", err))
 	}
 	return n, nil
 }
@@ -95,7 +96,7 @@ func parseMix(text string) (bench.Mix, error) {
 				return nil
 			})
 			if err != nil {
-				return nil, usageError{fmt.Errorf("--profile %s: %w", text, err)}
+				return nil, status.Misuse(fmt.Errorf("--profile %s: %w", text, err))
 			}
 		}
 	}
@@ -109,12 +110,12 @@ func parseMix(text string) (bench.Mix, error) {
 		n, err := parseSize(strings.TrimSpace(text))
 		const heaviest = 1e9
 		if errWeight != nil || err != nil || n < 1 || !(w > 0 && w <= heaviest) {
-			return nil, usageError{fmt.Errorf("--profile %q: must be sizes with weights, e.g. 70*64KiB,30*4MiB, or a file with one per line", word)}
+			return nil, status.Misuse(fmt.Errorf("--profile %q: must be sizes with weights, e.g. 70*64KiB,30*4MiB, or a file with one per line", word))
 		}
 		mix = append(mix, bench.Share{Size: n, Weight: w})
 	}
 	if len(mix) == 0 {
-		return nil, usageError{fmt.Errorf("--profile %s has no sizes", text)}
+		return nil, status.Misuse(fmt.Errorf("--profile %s has no sizes", text))
 	}
 	return mix, nil
 }

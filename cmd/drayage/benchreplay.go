@@ -9,6 +9,7 @@ import (
 	"drayage/bench"
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/history"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/registry/hosts"
@@ -32,7 +33,7 @@ func readReplay(path, from string) (*replay, error) {
 	defer f.Close()
 	p, err := history.Read(f)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--replay %s: %w", path, err)}
+		return nil, status.Misuse(fmt.Errorf("--replay %s: %w", path, err))
 	}
 	r := &replay{from: []string{""}}
 	if from != "" {
@@ -45,19 +46,19 @@ func readReplay(path, from string) (*replay, error) {
 	}
 	for i, name := range r.from {
 		if name = strings.TrimSpace(name); name != "" {
-			if name, err = hosts.ParseName(name); err != nil {
-				return nil, usageError{fmt.Errorf("--from: %w", err)}
+			if name, err = registry.ParseName(name); err != nil {
+				return nil, status.Misuse(fmt.Errorf("--from: %w", err))
 			}
 			r.from[i] = name
 		}
 		refs, err := r.references(name)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--replay %s: %w", path, err)}
+			return nil, status.Misuse(fmt.Errorf("--replay %s: %w", path, err))
 		}
 		r.at = append(r.at, refs)
 	}
 	if len(r.blobs) == 0 {
-		return nil, usageError{fmt.Errorf("--replay %s: the pull downloaded no blobs", path)}
+		return nil, status.Misuse(fmt.Errorf("--replay %s: the pull downloaded no blobs", path))
 	}
 	return r, nil
 }
@@ -113,7 +114,7 @@ func (r *replay) targets(client *registry.Client, o bench.TargetOptions) ([]*ben
 		}
 		t, err := bench.NewReplay(name, reads, o)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, status.Misuse(err)
 		}
 		out = append(out, t)
 	}

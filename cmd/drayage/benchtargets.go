@@ -9,6 +9,7 @@ import (
 
 	"drayage/bench"
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/event"
 	"drayage/engine/reference"
@@ -164,7 +165,7 @@ func namedBenchImages(o *benchOptions, args []string) (*benchImages, error) {
 		}
 		refs, bad := parseNames(words)
 		if len(bad) > 0 {
-			return nil, usageError{bad[0]}
+			return nil, status.Misuse(bad[0])
 		}
 		return &benchImages{refs: refs}, nil
 	}
@@ -195,7 +196,7 @@ func (x *benchImages) targets(ctx context.Context, o *benchOptions, client *regi
 		return nil, err
 	}
 	if failed := engine.Failures(results); len(failed) > 0 {
-		return nil, failures(failed)
+		return nil, status.Failures(failed)
 	}
 	var out []*bench.Target
 	for _, r := range results {

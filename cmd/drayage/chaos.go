@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/chaos"
 	"drayage/engine/printable"
 
@@ -75,23 +76,23 @@ also printed when chaos is interrupted.`,
 // runChaos runs the proxy until ctx is done.
 func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	if o.upstream == "" {
-		return usageError{errors.New("--upstream is required: the server behind the link")}
+		return status.Misuse(errors.New("--upstream is required: the server behind the link"))
 	}
 	if (o.slowPart > 0) != (o.slow > 0) {
-		return usageError{errors.New("--slow and --slow-rate must be used together")}
+		return status.Misuse(errors.New("--slow and --slow-rate must be used together"))
 	}
 	for _, d := range []time.Duration{o.Latency, o.StallFor, o.RedirectLife} {
 		if d < 0 {
-			return usageError{fmt.Errorf("%v: durations must not be negative", d)}
+			return status.Misuse(fmt.Errorf("%v: durations must not be negative", d))
 		}
 	}
-	for _, status := range o.ErrorStatus {
-		if status < 400 || status > 599 {
-			return usageError{fmt.Errorf("--error-status %d: must be from 400 to 599", status)}
+	for _, code := range o.ErrorStatus {
+		if code < 400 || code > 599 {
+			return status.Misuse(fmt.Errorf("--error-status %d: must be from 400 to 599", code))
 		}
 	}
 	if o.StormLength < 1 {
-		return usageError{errors.New("--storm must be at least 1")}
+		return status.Misuse(errors.New("--storm must be at least 1"))
 	}
 	opts := o.Options
 	opts.RatePerConnection, opts.Rate, opts.SlowRate = int64(o.perConnection), int64(o.all), int64(o.slow)
@@ -99,7 +100,7 @@ func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	opts.IgnoreRange, opts.WrongRange, opts.Errors, opts.Slow = float64(o.ignore), float64(o.wrong), float64(o.errors), float64(o.slowPart)
 	proxy, err := chaos.NewProxy(o.upstream, opts)
 	if err != nil {
-		return usageError{err}
+		return status.Misuse(err)
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", o.listen)

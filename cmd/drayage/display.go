@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/event"
 	"drayage/engine/printable"
@@ -46,10 +47,10 @@ type display struct {
 func (d *displayFlags) display(s streams) (*display, error) {
 	mode := d.progress
 	if !slices.Contains(progressModes[:], mode) {
-		return nil, usageError{fmt.Errorf("--progress %q: want auto, bar, plain, json or none", mode)}
+		return nil, status.Misuse(fmt.Errorf("--progress %q: want auto, bar, plain, json or none", mode))
 	}
 	if d.color && d.noColor {
-		return nil, usageError{errors.New("-c and -C contradict each other")}
+		return nil, status.Misuse(errors.New("-c and -C contradict each other"))
 	}
 	capable := terminal.Is(s.err) && os.Getenv("TERM") != "dumb"
 	if mode == "auto" {
@@ -217,22 +218,22 @@ func (d *display) Close() {
 }
 
 // fail reports errors, a line each, and returns them for the exit status.
-func (d *display) fail(errs failures) error {
+func (d *display) fail(errs status.Failures) error {
 	if len(errs) == 0 {
 		return nil
 	}
 	defer d.err.Flush()
-	if slices.ContainsFunc(errs, as[signalError]) && !d.ending.tell() {
-		return reported{errs}
+	if slices.ContainsFunc(errs, status.As[status.SignalError]) && !d.ending.tell() {
+		return status.Shown(errs)
 	}
 	if d.json {
-		d.printer.Observe(errorEvent(errs))
-		return reported{errs}
+		d.printer.Observe(status.Event(errs))
+		return status.Shown(errs)
 	}
 	var lines strings.Builder
 	for _, err := range errs {
-		report(&lines, err, d.color)
+		status.Report(&lines, err, d.color)
 	}
 	_, _ = io.WriteString(d.err, lines.String()) // its error is never one
-	return reported{errs}
+	return status.Shown(errs)
 }

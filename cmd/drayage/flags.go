@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/image"
 	"drayage/engine/limits"
 
@@ -51,7 +52,7 @@ func (m maxRatio) limit() limits.MaxRatio {
 // check finds out whether it is a ratio.
 func (m maxRatio) check() error {
 	if m < 0 {
-		return usageError{fmt.Errorf("--max-ratio %d: want a whole number, or 0 for any ratio", m)}
+		return status.Misuse(fmt.Errorf("--max-ratio %d: want a whole number, or 0 for any ratio", m))
 	}
 	return nil
 }
@@ -95,7 +96,7 @@ func platformOf(word string) (image.Platform, error) {
 	}
 	p, err := image.ParsePlatform(word)
 	if err != nil {
-		return p, usageError{err}
+		return p, status.Misuse(err)
 	}
 	return p, nil
 }

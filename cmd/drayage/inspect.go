@@ -9,6 +9,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/image"
 	"drayage/engine/plan"
@@ -74,7 +75,7 @@ type inspectedBlob struct {
 // oneImage is what commands take that look at one image.
 func oneImage(_ *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return usageError{fmt.Errorf("name one image, such as alpine:3.20, and not %d", len(args))}
+		return status.Misuse(fmt.Errorf("name one image, such as alpine:3.20, and not %d", len(args)))
 	}
 	return nil
 }

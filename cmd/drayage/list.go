@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/limits"
 	"drayage/engine/reference"
 	"drayage/engine/textfile"
@@ -54,19 +55,19 @@ func readNames(what, path string, stdin io.Reader) ([]named, error) {
 		text = strings.TrimSpace(text)
 		switch {
 		case len(text) > maxName:
-			return usageError{fmt.Errorf("%s:%d: the line is too long to name an image", name, n)}
+			return status.Misuse(fmt.Errorf("%s:%d: the line is too long to name an image", name, n))
 		case text == "":
 			return nil
 		case len(out) >= limits.ListImages:
-			return usageError{fmt.Errorf("%s: it names more than %d images", name, limits.ListImages)}
+			return status.Misuse(fmt.Errorf("%s: it names more than %d images", name, limits.ListImages))
 		}
 		out = append(out, named{word: strings.Clone(text), file: name, line: n}) // without the comment
 		return nil
 	})
 	if badText(err) {
-		return nil, usageError{fmt.Errorf("%s: %w", name, err)}
+		return nil, status.Misuse(fmt.Errorf("%s: %w", name, err))
 	}
-	var usage usageError
+	var usage status.UsageError
 	if err != nil && !errors.As(err, &usage) {
 		return nil, fmt.Errorf("reading the %s: %w", what, err)
 	}

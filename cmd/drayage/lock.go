@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/reference"
 
@@ -54,10 +55,10 @@ func readLock(path string) (map[reference.Image]digest.Digest, error) {
 	for _, w := range words {
 		ref, err := reference.Parse(w.word)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("%s: %w", w.where(), err)}
+			return nil, status.Misuse(fmt.Errorf("%s: %w", w.where(), err))
 		}
 		if ref.Digest() == "" {
-			return nil, usageError{fmt.Errorf("%s: %s has no digest; this is not a lock file", w.where(), w.word)}
+			return nil, status.Misuse(fmt.Errorf("%s: %s has no digest; this is not a lock file", w.where(), w.word))
 		}
 		if ref.Tag() != "" {
 			out[ref.At("")] = ref.Digest()
@@ -70,7 +71,7 @@ func readLock(path string) (map[reference.Image]digest.Digest, error) {
 func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) {
 	if o.lock == "" {
 		if o.relock {
-			return nil, usageError{errors.New("--update-lock requires --lock FILE")}
+			return nil, status.Misuse(errors.New("--update-lock requires --lock FILE"))
 		}
 		return refs, nil
 	}
@@ -91,9 +92,9 @@ func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) 
 		switch {
 		case ref.Digest() != "" && (!ok || d == ref.Digest()): // is pinned by its name
 		case !ok:
-			return nil, usageError{fmt.Errorf("%s is not in lock file %s; use --update-lock to rewrite it", ref, o.lock)}
+			return nil, status.Misuse(fmt.Errorf("%s is not in lock file %s; use --update-lock to rewrite it", ref, o.lock))
 		case ref.Digest() != "":
-			return nil, usageError{fmt.Errorf("%s has another digest in lock file %s: %s", ref, o.lock, d)}
+			return nil, status.Misuse(fmt.Errorf("%s has another digest in lock file %s: %s", ref, o.lock, d))
 		default:
 			out[i] = ref.At(d)
 			if o.named == nil {

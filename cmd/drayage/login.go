@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/credential"
@@ -57,7 +58,7 @@ Docker's config.json names, or in that file.`,
 func runLogin(ctx context.Context, s streams, o loginOptions, name string) error {
 	name, err := hosts.ParseName(name)
 	if err != nil {
-		return usageError{err}
+		return status.Misuse(err)
 	}
 	o.progress = "none"
 	display, err := o.display(s)
@@ -73,7 +74,7 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 	}
 	login, err := credential.Login(o.user, o.password)
 	if err != nil {
-		return usageError{err}
+		return status.Misuse(err)
 	}
 	const patience = 30 * time.Second
 	client, err := o.client(login, nil, 1, engine.Retry{Patience: patience}, display)
@@ -99,11 +100,11 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 func (o *loginOptions) ask(s streams) error {
 	if o.stdin {
 		if o.user == "" || o.password != "" {
-			return usageError{errors.New("--password-stdin requires -u USER, and excludes --password")}
+			return status.Misuse(errors.New("--password-stdin requires -u USER, and excludes --password"))
 		}
 		raw, err := textfile.ReadRaw(s.in, limits.StdinBytes)
 		if badText(err) {
-			return usageError{fmt.Errorf("--password-stdin: %w", err)}
+			return status.Misuse(fmt.Errorf("--password-stdin: %w", err))
 		}
 		if err != nil {
 			return err
@@ -113,7 +114,7 @@ func (o *loginOptions) ask(s streams) error {
 	}
 	in, ok := s.in.(*os.File)
 	if (o.user == "" || o.password == "") && (!ok || !terminal.Is(in)) {
-		return usageError{errors.New("no terminal to prompt at; use -u USER and --password-stdin")}
+		return status.Misuse(errors.New("no terminal to prompt at; use -u USER and --password-stdin"))
 	}
 	if o.user == "" {
 		printable.Fprintf(s.err, "Username: ")
@@ -145,7 +146,7 @@ func logoutCommand(s streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := hosts.ParseName(append(args, "docker.io")[0])
 			if err != nil {
-				return usageError{err}
+				return status.Misuse(err)
 			}
 			where, fault, err := credential.Remove(cmd.Context(), name)
 			if err != nil {

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	stdlog "log"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 )
 
@@ -32,17 +32,8 @@ func runProcess(s streams) int {
 	s.ending, _ = ctx.Value(endingKey{}).(*ending)
 	err := run(ctx, os.Args[1:], s)
 	stop()
-	return statusOf(err)
+	return status.Of(err)
 }
-
-// signalError is why a run was cancelled: a signal.
-type signalError struct{ sig syscall.Signal }
-
-func (e signalError) Error() string {
-	return fmt.Sprintf("interrupted by %s; what arrived is kept", signalNames[e.sig])
-}
-
-var signalNames = map[syscall.Signal]string{syscall.SIGINT: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP"}
 
 // interruptible is a context that ends with the first SIGINT, SIGTERM or SIGHUP, which a terminal
 // that is closed sends, unless that is ignored, as under nohup. With
@@ -62,14 +53,14 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		var why signalError
-		for why.sig == 0 {
+		var why status.SignalError
+		for why.Signal == 0 {
 			select {
 			case s := <-signals:
 				if s == syscall.SIGHUP && ending.hangups.Load() {
 					continue
 				}
-				why = signalError{s.(syscall.Signal)}
+				why = status.SignalError{Signal: s.(syscall.Signal)}
 				cancel(why)
 			case <-over:
 				return
@@ -82,7 +73,7 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 			return
 		}
 		ending.sayInTime(why)
-		os.Exit(statusOf(why))
+		os.Exit(status.Of(why))
 	}()
 	return ctx, func() {
 		signal.Stop(signals)
@@ -112,12 +103,12 @@ func (e *ending) sayInTime(why error) {
 	var line bytes.Buffer
 	switch {
 	case e.json.Load():
-		progress.NewJSON(&line).Observe(errorEvent(why))
+		progress.NewJSON(&line).Observe(status.Event(why))
 	case terminal.Is(os.Stderr): // a bar may stand there
 		line.WriteString("\n")
 		fallthrough
 	default:
-		report(&line, why, false)
+		status.Report(&line, why, false)
 	}
 	const patience = 200 * time.Millisecond
 	said := make(chan struct{})

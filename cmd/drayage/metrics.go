@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"drayage/bench"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/web"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,7 +36,7 @@ func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
 		return nil, nil
 	}
 	if _, _, err := net.SplitHostPort(address); err != nil {
-		return nil, usageError{fmt.Errorf("--metrics-listen %q: want HOST:PORT, such as 127.0.0.1:9090", address)}
+		return nil, status.Misuse(fmt.Errorf("--metrics-listen %q: want HOST:PORT, such as 127.0.0.1:9090", address))
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/compose"
@@ -64,31 +65,31 @@ func (o *outputFlags) check(s streams) error {
 	_, compressErr := o.compression()
 	switch {
 	case o.layout() == nil:
-		return usageError{fmt.Errorf("invalid --format %q; expected docker, oci or legacy", o.format)}
+		return status.Misuse(fmt.Errorf("invalid --format %q; expected docker, oci or legacy", o.format))
 	case layersErr != nil:
-		return usageError{fmt.Errorf("--layers: %w", layersErr)}
+		return status.Misuse(fmt.Errorf("--layers: %w", layersErr))
 	case compressErr != nil:
-		return usageError{fmt.Errorf("--compress: %w", compressErr)}
+		return status.Misuse(fmt.Errorf("--compress: %w", compressErr))
 	case o.compress != "" && o.file == "" && !o.stdout:
-		return usageError{errors.New("--compress requires -o or -O")}
+		return status.Misuse(errors.New("--compress requires -o or -O"))
 	case o.split > 0 && o.file == "":
-		return usageError{errors.New("--split requires -o FILE")}
+		return status.Misuse(errors.New("--split requires -o FILE"))
 	case o.split > 0 && o.isOpen():
-		return usageError{fmt.Errorf("--split requires a file, and %s is none", o.file)}
+		return status.Misuse(fmt.Errorf("--split requires a file, and %s is none", o.file))
 	case o.split > 0 && o.split < tarwriter.VolumeUnit:
-		return usageError{fmt.Errorf("--split: volumes must have at least %d KiB", tarwriter.VolumeUnit>>10)}
+		return status.Misuse(fmt.Errorf("--split: volumes must have at least %d KiB", tarwriter.VolumeUnit>>10))
 	case o.since != "" && !o.any():
-		return usageError{errors.New("--since requires -o, -O, -d or -l")}
+		return status.Misuse(errors.New("--since requires -o, -O, -d or -l"))
 	case o.since != "" && o.format == "legacy":
-		return usageError{errors.New("--since requires --format docker or oci: legacy archives cannot record what is left out")}
+		return status.Misuse(errors.New("--since requires --format docker or oci: legacy archives cannot record what is left out"))
 	case o.load && o.format == "oci" && (o.loadWith == "" || o.loadWith == "docker"):
-		return usageError{errors.New("docker load requires --format docker or legacy")}
+		return status.Misuse(errors.New("docker load requires --format docker or legacy"))
 	case o.file != "" && o.file == o.dir:
-		return usageError{errors.New("-o and -d name the same path")}
+		return status.Misuse(errors.New("-o and -d name the same path"))
 	case o.loadWith != "" && loaders[o.loadWith] == nil:
-		return usageError{fmt.Errorf("invalid --load-with %q; expected docker, podman, nerdctl or ctr", o.loadWith)}
+		return status.Misuse(fmt.Errorf("invalid --load-with %q; expected docker, podman, nerdctl or ctr", o.loadWith))
 	case o.stdout && terminal.Is(s.out):
-		return usageError{errors.New("refusing to write an archive to a terminal; redirect standard output to a file or program")}
+		return status.Misuse(errors.New("refusing to write an archive to a terminal; redirect standard output to a file or program"))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/plan"
@@ -24,7 +25,7 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 	results, p, err := engine.Plan(ctx, opts, refs)
 	display.Close()
 	if err != nil {
-		return display.fail(failures{err})
+		return display.fail(status.Failures{err})
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "IMAGE\tDIGEST\tSIZE\tHERE\tTO FETCH\n")
@@ -48,7 +49,7 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 	if err := o.planTotals(s, opts.Store, done, p); err != nil {
 		return err
 	}
-	failed := failures(append(bad, engine.Failures(results)...))
+	failed := status.Failures(append(bad, engine.Failures(results)...))
 	if err := o.wouldExist(); err != nil { // as the same command would say
 		failed = append(failed, err)
 	}

@@ -16,17 +16,17 @@ var raw = []string{
 	"cmd/drayage/internal/terminal.Drawn",
 	"cmd/drayage/internal/terminal.JSON",
 	"cmd/drayage/internal/terminal.Fd",
-	"cmd/drayage.open",        // an archive
-	"cmd/drayage.show",        // a manifest as the registry has it
-	"cmd/drayage.toFile",      // a report
-	"cmd/drayage.display",     // for the printers
-	"cmd/drayage.tellReading", // numbers, and the codes to draw over them
-	"cmd/drayage.report",      // oneLine's, with a colour before it
-	"cmd/drayage.fail",        // report's lines
-	"cmd/drayage.row",         // cells by printable.Text
-	"cmd/drayage.plainUsage",  // of our own flags
-	"cmd/drayage.writeText",   // a file
-	"cmd/drayage.Ready",       // a file
+	"cmd/drayage.open",                   // an archive
+	"cmd/drayage.show",                   // a manifest as the registry has it
+	"cmd/drayage.toFile",                 // a report
+	"cmd/drayage.display",                // for the printers
+	"cmd/drayage.tellReading",            // numbers, and the codes to draw over them
+	"cmd/drayage/internal/status.Report", // oneLine's, with a colour before it
+	"cmd/drayage.fail",                   // report's lines
+	"cmd/drayage.row",                    // cells by printable.Text
+	"cmd/drayage.plainUsage",             // of our own flags
+	"cmd/drayage.writeText",              // a file
+	"cmd/drayage.Ready",                  // a file
 	"cmd/drayage.warmSchemaCommand",
 	"cmd/drayage.sayInTime",                 // report's line
 	"cmd/drayage.printResults",              // of printable.Fprintf

@@ -19,6 +19,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/history"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
@@ -216,11 +217,11 @@ func (o *pullOptions) images(s streams, args []string) (refs []reference.Image, 
 		}
 	}
 	if len(words) == 0 {
-		return nil, nil, usageError{errors.New("no images named: give some, or a list with -f")}
+		return nil, nil, status.Misuse(errors.New("no images named: give some, or a list with -f"))
 	}
 	refs, bad = parseNames(words)
 	if len(bad) > 0 && !o.keepGoing {
-		return nil, nil, usageError{bad[0]}
+		return nil, nil, status.Misuse(bad[0])
 	}
 	return refs, bad, nil
 }
@@ -230,15 +231,15 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 	words := o.platforms
 	if o.arch != "" {
 		if len(words) > 0 {
-			return nil, usageError{errors.New("-r and --platform say the same thing: give one")}
+			return nil, status.Misuse(errors.New("-r and --platform say the same thing: give one"))
 		}
 		words = []string{"linux/" + o.arch}
 	}
 	if o.format == "legacy" && o.referrers {
-		return nil, usageError{errors.New("the legacy format has no place for referrers: use --format docker or oci")}
+		return nil, status.Misuse(errors.New("the legacy format has no place for referrers: use --format docker or oci"))
 	}
 	if o.format == "legacy" && (len(words) > 1 || o.all) {
-		return nil, usageError{errors.New("the legacy format has one platform: use --format docker or oci")}
+		return nil, status.Misuse(errors.New("the legacy format has one platform: use --format docker or oci"))
 	}
 	if len(words) == 0 {
 		return []image.Platform{image.DefaultPlatform()}, nil
@@ -247,7 +248,7 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 	for _, w := range words {
 		p, err := image.ParsePlatform(w)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, status.Misuse(err)
 		}
 		out = append(out, p)
 	}
@@ -257,21 +258,21 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 // check finds what is wrong with the command line as a whole.
 func (o *pullOptions) check(s streams, refs []reference.Image) error {
 	if o.jobs < 1 || o.perHost < 1 {
-		return usageError{errors.New("--jobs and --per-host must be at least 1")}
+		return status.Misuse(errors.New("--jobs and --per-host must be at least 1"))
 	}
 	for _, d := range []struct {
 		flag  string
 		value time.Duration
 	}{{"--give-up-after", o.giveUp}, {"--stall", o.stall}, {"--connect-timeout", o.connect}, {"--answer-timeout", o.firstByte}} {
 		if d.value <= 0 {
-			return usageError{fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag)}
+			return status.Misuse(fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag))
 		}
 	}
 	if err := o.checkNames(refs); err != nil {
 		return err
 	}
 	if o.report == "-" || o.report != "" && o.dryRun {
-		return usageError{errors.New("--report takes a file, of a pull that is done")}
+		return status.Misuse(errors.New("--report takes a file, of a pull that is done"))
 	}
 	if o.report != "" { // not found out when all is done
 		if _, err := os.Stat(filepath.Dir(o.report)); err != nil {
@@ -306,7 +307,7 @@ func storeDir(dir string) (string, error) {
 		}
 		var err error
 		if dir, err = from(); err != nil {
-			return "", usageError{fmt.Errorf("no place for a store: %w; name one with --store", err)}
+			return "", status.Misuse(fmt.Errorf("no place for a store: %w; name one with --store", err))
 		}
 	}
 	return dir, nil
@@ -366,7 +367,7 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 	if err == nil && o.keepGoing && len(outs) > 0 {
 		err = a.convertEach(ctx, results)
 	}
-	failed := failures(append(bad, engine.Failures(results)...))
+	failed := status.Failures(append(bad, engine.Failures(results)...))
 	if listErr := o.writeFailed(failed, results); err == nil && listErr != nil {
 		err = listErr
 	}
@@ -420,7 +421,7 @@ func isManifestMissing(err error) bool {
 
 // suggest adds to errors about tags that aren't there which similar ones there are. The registry
 // is asked for a few of them.
-func (o *pullOptions) suggest(ctx context.Context, c *registry.Client, failed failures) failures {
+func (o *pullOptions) suggest(ctx context.Context, c *registry.Client, failed status.Failures) status.Failures {
 	const most, patience = 3, 5 * time.Second
 	asked := 0
 	out := slices.Clone(failed)
@@ -498,7 +499,7 @@ func distance(a, b string) int {
 
 // writeFailed writes the list of what failed and of what was stopped, also when
 // it is empty: a list from an earlier run would lie.
-func (o *pullOptions) writeFailed(failed failures, results []engine.Result) error {
+func (o *pullOptions) writeFailed(failed status.Failures, results []engine.Result) error {
 	if o.failed == "" {
 		return nil
 	}
@@ -548,7 +549,7 @@ type networkFlags struct {
 func (n *networkFlags) credentials(refs []reference.Image) (*credential.Set, error) {
 	switch {
 	case n.noAuth && n.auth != "":
-		return nil, usageError{errors.New("-a and -A contradict each other")}
+		return nil, status.Misuse(errors.New("-a and -A contradict each other"))
 	case n.noAuth:
 		return nil, nil
 	case n.auth == "":
@@ -556,12 +557,12 @@ func (n *networkFlags) credentials(refs []reference.Image) (*credential.Set, err
 	}
 	c, err := credential.Given(n.auth)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, status.Misuse(err)
 	}
 	for _, ref := range refs {
 		if c.ForOne() && ref.Registry() != refs[0].Registry() {
-			return nil, usageError{fmt.Errorf("-a has credentials for one registry, and the images are from %s and %s; "+
-				"-a file:PATH takes a file like Docker's config.json, with one for each", refs[0].Registry(), ref.Registry())}
+			return nil, status.Misuse(fmt.Errorf("-a has credentials for one registry, and the images are from %s and %s; "+
+				"-a file:PATH takes a file like Docker's config.json, with one for each", refs[0].Registry(), ref.Registry()))
 		}
 	}
 	return c, nil
@@ -575,7 +576,7 @@ func (n *networkFlags) client(c *credential.Set, refs []reference.Image, perHost
 // others. change has the last word on its options.
 func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, policy engine.Retry, o event.Observer, d *display, change func(*registry.Options)) (*registry.Client, error) {
 	if err := registry.CheckProxies(); err != nil {
-		return nil, usageError{err}
+		return nil, status.Misuse(err)
 	}
 	conf, err := n.tls()
 	if err != nil {
@@ -604,7 +605,7 @@ func (n *networkFlags) addresses() ([]netip.Prefix, error) {
 	for _, text := range n.allowed {
 		p, err := registry.ParseAllowed(text)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--allow-address: %w", err)}
+			return nil, status.Misuse(fmt.Errorf("--allow-address: %w", err))
 		}
 		out = append(out, p)
 	}
@@ -618,7 +619,7 @@ func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]hosts
 	for _, text := range n.mirrors {
 		m, err := hosts.ParseMirror(text)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--mirror: %w", err)}
+			return nil, status.Misuse(fmt.Errorf("--mirror: %w", err))
 		}
 		out = append(out, m)
 	}
@@ -634,7 +635,7 @@ func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]hosts
 			seen[name] = true
 			more, err := hosts.ReadDir(n.hostsDir, name, conf)
 			if err != nil {
-				return nil, usageError{fmt.Errorf("--hosts-dir: %w", err)}
+				return nil, status.Misuse(fmt.Errorf("--hosts-dir: %w", err))
 			}
 			out = append(out, more...)
 		}
@@ -657,13 +658,13 @@ func readPEM(f *os.File, err error) ([]byte, error) {
 
 func (n *networkFlags) tls() (*tls.Config, error) {
 	if (n.cert == "") != (n.key == "") {
-		return nil, usageError{errors.New("--cert and --key go together")}
+		return nil, status.Misuse(errors.New("--cert and --key go together"))
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: n.skipVerify} // asked for by its name
 	if n.caCert != "" {
 		pem, err := readPEM(durable.OpenNamed(n.caCert))
 		if badText(err) {
-			return nil, usageError{fmt.Errorf("--ca-cert: %w", err)}
+			return nil, status.Misuse(fmt.Errorf("--ca-cert: %w", err))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("--ca-cert: %w", err)
@@ -672,21 +673,21 @@ func (n *networkFlags) tls() (*tls.Config, error) {
 			conf.RootCAs = x509.NewCertPool()
 		}
 		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, usageError{fmt.Errorf("--ca-cert: %s has no certificate in PEM form", n.caCert)}
+			return nil, status.Misuse(fmt.Errorf("--ca-cert: %s has no certificate in PEM form", n.caCert))
 		}
 	}
 	if n.cert != "" {
 		cert, err := readPEM(durable.OpenNamed(n.cert))
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--cert: %w", err)}
+			return nil, status.Misuse(fmt.Errorf("--cert: %w", err))
 		}
 		key, err := readPEM(durable.OpenNamed(n.key))
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--key: %w", err)}
+			return nil, status.Misuse(fmt.Errorf("--key: %w", err))
 		}
 		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--cert and --key: %w", err)}
+			return nil, status.Misuse(fmt.Errorf("--cert and --key: %w", err))
 		}
 		conf.Certificates = []tls.Certificate{pair}
 	}

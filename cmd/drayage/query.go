@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
@@ -35,7 +36,7 @@ type clientMaker = func(change func(*registry.Options)) (*registry.Client, error
 func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name string, then func(clientMaker, engine.Result) error) error {
 	ref, err := reference.Parse(name)
 	if err != nil {
-		return usageError{err}
+		return status.Misuse(err)
 	}
 	refs := []reference.Image{ref}
 	platform, err := platformOf(q.platform)

@@ -12,8 +12,8 @@ import (
 
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
-	"drayage/engine/event"
 	"drayage/engine/printable"
 
 	"github.com/spf13/cobra"
@@ -37,11 +37,6 @@ func standardStreams() streams {
 	return streams{in: os.Stdin, out: terminal.New(os.Stdout), err: terminal.New(os.Stderr)}
 }
 
-// reported wraps an error whose lines were written already.
-type reported struct{ error }
-
-func (r reported) Unwrap() error { return r.error }
-
 // run executes a command line and reports its error, which it returns for the
 // exit status.
 func run(ctx context.Context, args []string, s streams) error {
@@ -60,7 +55,7 @@ that docker load, podman load and ctr images import take.`,
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return status.Misuse(err) })
 	root.AddCommand(pullCommand(s), warmCommand(s), serveCommand(s), storeCommand(s), inspectCommand(s), benchCommand(s), doctorCommand(s), loginCommand(s), logoutCommand(s), chaosCommand(s), versionCommand(s))
 	root.SuggestionsMinimumDistance = 2
 	plainUsage(root)
@@ -74,20 +69,20 @@ that docker load, podman load and ctr images import take.`,
 	if err == nil {
 		return nil
 	}
-	if !as[reported](err) && (!as[signalError](err) || s.ending.tell()) {
+	if !status.As[status.Reported](err) && (!status.As[status.SignalError](err) || s.ending.tell()) {
 		// What cobra finds wrong by itself has no type of its own.
 		text := err.Error()
 		if slices.ContainsFunc([]string{"unknown command", "unknown flag", "accepts ", "requires "}, func(p string) bool { return strings.HasPrefix(text, p) }) {
-			err = usageError{errors.New(strings.Join(strings.Fields(text), " "))}
+			err = status.Misuse(errors.New(strings.Join(strings.Fields(text), " ")))
 		}
 		if inJSON {
 			j := progress.NewJSON(s.err)
-			j.Observe(errorEvent(err))
+			j.Observe(status.Event(err))
 			return err
 		}
-		report(s.err, err, false)
+		status.Report(s.err, err, false)
 	}
-	if statusOf(err) == exitUsage && !inJSON {
+	if status.Of(err) == status.Usage && !inJSON {
 		printable.Fprintf(s.err, "Try '%s --help'.\n", cmd.CommandPath())
 	}
 	return err
@@ -98,42 +93,8 @@ that docker load, podman load and ctr images import take.`,
 func noEmptyValues(f *pflag.FlagSet) (err error) {
 	f.Visit(func(flag *pflag.Flag) {
 		if flag.Value.Type() == "string" && flag.Value.String() == "" {
-			err = usageError{fmt.Errorf("--%s is empty", flag.Name)}
+			err = status.Misuse(fmt.Errorf("--%s is empty", flag.Name))
 		}
 	})
 	return err
-}
-
-// errorLine is an error in one line, with what the user can do about it.
-func errorLine(err error) string {
-	line := terminal.Line(err.Error())
-	if h := hint(err); h != "" {
-		line += " (" + h + ")"
-	}
-	return line
-}
-
-// errorEvent is the event that a run ends with.
-func errorEvent(err error) event.Error {
-	status := statusOf(err)
-	message := errorLine(err)
-	var several failures
-	if errors.As(err, &several) { // each with what can be done about it
-		lines := make([]string, len(several))
-		for i, err := range several {
-			lines[i] = errorLine(err)
-		}
-		message = strings.Join(lines, "; ")
-	}
-	return event.Error{Status: status, Name: statusName(status), Message: message}
-}
-
-// report writes one line for an error.
-func report(w io.Writer, err error, color bool) {
-	line := errorLine(err)
-	prefix := "drayage:"
-	if color {
-		prefix = "\x1b[31mdrayage:\x1b[0m"
-	}
-	_, _ = io.WriteString(w, prefix+" "+line+"\n") // there is nobody to tell
 }

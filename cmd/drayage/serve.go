@@ -25,6 +25,7 @@ import (
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
 	"drayage/engine/event"
@@ -146,13 +147,13 @@ const (
 func (o *serveOptions) check() error {
 	switch {
 	case (o.tlsCert == "") != (o.tlsKey == ""):
-		return usageError{errors.New("--tls-cert and --tls-key go together")}
+		return status.Misuse(errors.New("--tls-cert and --tls-key go together"))
 	case len(o.private) > 0 && o.htpasswd == "":
-		return usageError{errors.New("--private needs --htpasswd: without passwords nobody has a name")}
+		return status.Misuse(errors.New("--private needs --htpasswd: without passwords nobody has a name"))
 	case o.jobs < 1 || o.perHost < 1 || o.connections < 0 || o.perClient < 0 || o.requests < 0 || o.clientUp < 0 || o.upstreams < 0:
-		return usageError{errors.New("--jobs and --per-host must be at least 1, and other numbers not less than 0")}
+		return status.Misuse(errors.New("--jobs and --per-host must be at least 1, and other numbers not less than 0"))
 	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
-		return usageError{errors.New("--fresh and --drain must not be negative, and --give-up-after must be positive")}
+		return status.Misuse(errors.New("--fresh and --drain must not be negative, and --give-up-after must be positive"))
 	}
 	return nil
 }
@@ -165,8 +166,8 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.registry, err = hosts.ParseName(o.registry); err != nil {
-		return usageError{fmt.Errorf("--default-registry: %w", err)}
+	if o.registry, err = registry.ParseName(o.registry); err != nil {
+		return status.Misuse(fmt.Errorf("--default-registry: %w", err))
 	}
 	private, err := o.privacy()
 	if err != nil {
@@ -192,7 +193,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 	var passwords *web.Passwords
 	if o.htpasswd != "" {
 		if passwords, err = web.ReadPasswords(o.htpasswd, work); err != nil {
-			return usageError{fmt.Errorf("--htpasswd: %w", err)}
+			return status.Misuse(fmt.Errorf("--htpasswd: %w", err))
 		}
 	}
 	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk, NoSync: o.noSync})
@@ -275,7 +276,7 @@ func (o *serveOptions) privacy() (*mirror.Private, error) {
 	}
 	p, err := mirror.ParsePrivate(o.private)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--private: %w", err)}
+		return nil, status.Misuse(fmt.Errorf("--private: %w", err))
 	}
 	return p, nil
 }
@@ -325,7 +326,7 @@ func (o *serveOptions) hosts(ls []net.Listener) (*web.Hosts, error) {
 	}
 	hosts, err := web.NewHosts(names, loopback)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--allow-host: %w", err)}
+		return nil, status.Misuse(fmt.Errorf("--allow-host: %w", err))
 	}
 	return hosts, nil
 }
@@ -364,7 +365,7 @@ func registries(list string) ([]string, error) {
 		}
 		name, err := hosts.ParseName(word)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--pull-through: %w", err)}
+			return nil, status.Misuse(fmt.Errorf("--pull-through: %w", err))
 		}
 		out = append(out, name)
 	}
@@ -378,7 +379,7 @@ func (o *serveOptions) serverTLS() (*tls.Config, *reloading, error) {
 	}
 	reload, err := newReloading(o.tlsCert, o.tlsKey)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("--tls-cert and --tls-key: %w", err)}
+		return nil, nil, status.Misuse(fmt.Errorf("--tls-cert and --tls-key: %w", err))
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.get, NextProtos: []string{"h2", "http/1.1"}}, reload, nil
 }
@@ -423,7 +424,7 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")
 		if err != nil {
-			return nil, nil, usageError{err}
+			return nil, nil, status.Misuse(err)
 		}
 		refs = append(refs, ref)
 	}
@@ -461,7 +462,7 @@ func (o *serveOptions) listeners(ctx context.Context) ([]net.Listener, error) {
 		return given, nil
 	}
 	if _, port, err := net.SplitHostPort(o.listen); err != nil || !validPort(port) {
-		return nil, usageError{fmt.Errorf("--listen %q: want HOST:PORT, such as :5000", o.listen)}
+		return nil, status.Misuse(fmt.Errorf("--listen %q: want HOST:PORT, such as :5000", o.listen))
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
 	if err != nil {
@@ -535,7 +536,7 @@ func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *
 			err = errors.Join(err, e)
 		}
 	}
-	var sig signalError
+	var sig status.SignalError
 	if errors.As(err, &sig) { // to end when told to is what it is for
 		return nil
 	}

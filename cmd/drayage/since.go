@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/image"
@@ -44,7 +45,7 @@ func (o *pullOptions) carried(ctx context.Context, opts engine.Options) (map[dig
 			return nil, err
 		}
 		if failed := engine.Failures(results); len(failed) > 0 {
-			return nil, fmt.Errorf("--since %s: %w", o.since, failures(failed))
+			return nil, fmt.Errorf("--since %s: %w", o.since, status.Failures(failed))
 		}
 		for _, r := range results {
 			digests = append(digests, r.Image.Digests()...)
@@ -60,7 +61,7 @@ func (o *pullOptions) carried(ctx context.Context, opts engine.Options) (map[dig
 // lockedOptions are options with what a lock says was pulled of its images.
 func lockedOptions(opts engine.Options, with string) (engine.Options, error) {
 	if with == "" {
-		return opts, usageError{errors.New("it does not tell which platforms were pulled; an archive or a list of digests does")}
+		return opts, status.Misuse(errors.New("it does not tell which platforms were pulled; an archive or a list of digests does"))
 	}
 	var words []string
 	var o pullOptions
@@ -69,13 +70,13 @@ func lockedOptions(opts engine.Options, with string) (engine.Options, error) {
 	f.BoolVar(&o.all, "all-platforms", false, "")
 	f.BoolVar(&o.referrers, "referrers", false, "")
 	if err := f.Parse(strings.Fields(with)); err != nil || len(words) == 0 {
-		return opts, usageError{fmt.Errorf("its line %q is not drayage's", with)}
+		return opts, status.Misuse(fmt.Errorf("its line %q is not drayage's", with))
 	}
 	opts.AllPlatforms, opts.Referrers, opts.Others = o.all, o.referrers, nil
 	for i, w := range words {
 		p, err := image.ParsePlatform(w)
 		if err != nil {
-			return opts, usageError{err}
+			return opts, status.Misuse(err)
 		}
 		p.Explicit = false // what isn't for it was taken all the same
 		if i == 0 {
@@ -115,7 +116,7 @@ func readSince(ctx context.Context, path string, stdin io.Reader, ratio limits.M
 			return nil
 		}
 		if len(digests) >= limits.ListDigests || len(refs) >= limits.ListImages {
-			return usageError{fmt.Errorf("it lists more than %d digests, or %d images", limits.ListDigests, limits.ListImages)}
+			return status.Misuse(fmt.Errorf("it lists more than %d digests, or %d images", limits.ListDigests, limits.ListImages))
 		}
 		if d := digest.Digest(line); d.Validate() == nil {
 			digests = append(digests, digest.Digest(strings.Clone(line)))
@@ -123,7 +124,7 @@ func readSince(ctx context.Context, path string, stdin io.Reader, ratio limits.M
 		}
 		ref, err := reference.Parse(line)
 		if err != nil || ref.Digest() == "" {
-			return usageError{fmt.Errorf("line %d is neither a digest nor an image with one: %.80q", n, line)}
+			return status.Misuse(fmt.Errorf("line %d is neither a digest nor an image with one: %.80q", n, line))
 		}
 		refs = append(refs, ref)
 		return nil

@@ -12,6 +12,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	archives "drayage/engine/archive"
@@ -32,7 +33,7 @@ delete unreferenced blobs. Only the repair of damaged blobs needs a network. All
 commands may run at the same time as pulls and serve.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("a command is required: ls, info, verify, gc, rm, import or export")}
+			return status.Misuse(errors.New("a command is required: ls, info, verify, gc, rm, import or export"))
 		},
 	}
 	cmd.AddCommand(storeListCommand(s), storeInfoCommand(s), storeVerifyCommand(s), storeGCCommand(s), storeRemoveCommand(s), storeImportCommand(s), storeExportCommand(s))
@@ -89,7 +90,7 @@ there.`,
 		Example: "  drayage store import base.tar difference.tar.zst\n  docker save alpine:3.20 | drayage store import -",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("no archive named")}
+				return status.Misuse(errors.New("no archive named"))
 			}
 			if err := ratio.check(); err != nil {
 				return err
@@ -115,7 +116,7 @@ func runImport(ctx context.Context, s streams, dir string, noSync bool, opts arc
 		return err
 	}
 	opts.Warn = func(message string) { printable.Fprintf(s.err, "drayage: warning: %s\n", message) }
-	var failed failures
+	var failed status.Failures
 	for _, f := range archives.WithoutVolumes(files) {
 		images, err := archives.Import(ctx, store, f, s.in, opts)
 		if errPrint := printImported(s, images); err == nil && errPrint != nil {
@@ -123,7 +124,7 @@ func runImport(ctx context.Context, s streams, dir string, noSync bool, opts arc
 		}
 		for _, err := range separate(err) {
 			err = fmt.Errorf("importing %s: %w", f, err)
-			report(s.err, err, false)
+			status.Report(s.err, err, false)
 			failed = append(failed, err)
 		}
 		if err != nil {
@@ -131,7 +132,7 @@ func runImport(ctx context.Context, s streams, dir string, noSync bool, opts arc
 		}
 	}
 	if len(failed) > 0 {
-		return reported{failed}
+		return status.Shown(failed)
 	}
 	return nil
 }
@@ -197,7 +198,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 		return err
 	}
 	if !o.any() {
-		return usageError{errors.New("say where to: -o FILE, -O, -d DIR or -l")}
+		return status.Misuse(errors.New("say where to: -o FILE, -O, -d DIR or -l"))
 	}
 	platform, err := platformOf(o.platform)
 	if err != nil {
@@ -254,7 +255,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 			return fmt.Errorf("--since %s: %w", o.since, err)
 		}
 		if a.base = base; len(refs) > 0 {
-			return usageError{errors.New("--since of store export takes an archive or a list of digests")}
+			return status.Misuse(errors.New("--since of store export takes an archive or a list of digests"))
 		}
 	}
 	if a.outs, err = o.open(ctx, s, display); err != nil {
@@ -279,7 +280,7 @@ func wantedRoots(store *blobstore.Store, names []string) ([]blobstore.Root, erro
 		if digest.Digest(name).Validate() != nil { // an image without a name goes by its digest
 			ref, err := reference.Parse(name)
 			if err != nil {
-				return nil, usageError{err}
+				return nil, status.Misuse(err)
 			}
 			want = ref.Digest()
 			if full = ref.Tagged(); full == "" {

@@ -14,6 +14,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/fault"
@@ -132,7 +133,7 @@ func parseDays(text string) (time.Duration, error) {
 func pinned(patterns []string) (func(name string) bool, error) {
 	for _, p := range patterns {
 		if _, err := path.Match(p, ""); err != nil {
-			return nil, usageError{fmt.Errorf("--pin %q: %w", p, err)}
+			return nil, status.Misuse(fmt.Errorf("--pin %q: %w", p, err))
 		}
 	}
 	return func(name string) bool {
@@ -167,7 +168,7 @@ func runGC(ctx context.Context, s streams, o gcOptions) error {
 		return err
 	}
 	if o.unused < 0 {
-		return usageError{errors.New("--unused must be longer than nothing")}
+		return status.Misuse(errors.New("--unused must be longer than nothing"))
 	}
 	warmed, err := warmPins(store)
 	if err != nil {
@@ -218,7 +219,7 @@ no other image needs, at once with --gc.`,
 		Example: "  drayage store rm --gc alpine:3.19\n  drayage store rm --all",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
-				return usageError{errors.New("name the images to remove, or give --all")}
+				return status.Misuse(errors.New("name the images to remove, or give --all"))
 			}
 			store, err := openOldStore(s, dir)
 			if err != nil {
@@ -405,7 +406,7 @@ func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *ato
 // mend fetches what images lack from their registries.
 func (o *verifyOptions) mend(ctx context.Context, s streams, store *blobstore.Store, display *display, broken []blobstore.ImageUsage, damaged []digest.Digest) error {
 	var refs []reference.Image
-	var failed failures
+	var failed status.Failures
 	for _, i := range broken {
 		ref, err := reference.Parse(i.Name)
 		if err != nil || digest.Digest(i.Name).Validate() == nil {

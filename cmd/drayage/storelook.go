@@ -11,6 +11,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/compose"
 	"drayage/engine/image"
@@ -48,7 +49,7 @@ served), and which of them came out of an archive. With --digests it lists the d
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains([]string{"name", "size", "own", "used"}, order) {
-				return usageError{fmt.Errorf("--sort %q: want name, size, own or used", order)}
+				return status.Misuse(fmt.Errorf("--sort %q: want name, size, own or used", order))
 			}
 			store, err := peekStore(dir)
 			if err != nil {

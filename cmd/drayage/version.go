@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/printable"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,7 @@ func versionCommand(s streams) *cobra.Command {
 
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%s takes no arguments, and got %q", cmd.CommandPath(), args[0])}
+		return status.Misuse(fmt.Errorf("%s takes no arguments, and got %q", cmd.CommandPath(), args[0]))
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/warm"
 	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
@@ -93,7 +94,7 @@ made up for.`,
 // loadWarm reads a file, and finds the store that it is for.
 func loadWarm(s streams, path, dir string) (*warm.Config, string, error) {
 	if path == "" {
-		return nil, "", usageError{errors.New("say what to keep fresh: -c FILE")}
+		return nil, "", status.Misuse(errors.New("say what to keep fresh: -c FILE"))
 	}
 	c, err := func() (*warm.Config, error) {
 		if path == "-" {
@@ -106,11 +107,11 @@ func loadWarm(s streams, path, dir string) (*warm.Config, string, error) {
 		defer f.Close()
 		return warm.Load(f)
 	}()
-	if as[*fs.PathError](err) {
+	if status.As[*fs.PathError](err) {
 		return nil, "", err
 	}
 	if err != nil {
-		return nil, "", usageError{fmt.Errorf("%s: %w", path, err)}
+		return nil, "", status.Misuse(fmt.Errorf("%s: %w", path, err))
 	}
 	if dir == "" {
 		dir = c.Store
@@ -125,10 +126,10 @@ func runWarm(ctx context.Context, s streams, o warmOptions) error {
 		return err
 	}
 	if len(o.groups) > 0 && !o.once {
-		return usageError{errors.New("--group goes with --once")}
+		return status.Misuse(errors.New("--group goes with --once"))
 	}
 	if o.jobs < 1 || o.perHost < 1 || o.giveUp <= 0 {
-		return usageError{errors.New("--jobs and --per-host must be at least 1, and --give-up-after more than nothing")}
+		return status.Misuse(errors.New("--jobs and --per-host must be at least 1, and --give-up-after more than nothing"))
 	}
 	store, err := blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: s.disk})
 	if err != nil {
@@ -168,7 +169,7 @@ func (o *warmOptions) round(ctx context.Context, d *display, r *warm.Runner) err
 	ready, err := r.Once(ctx, o.groups)
 	if err != nil {
 		if ctx.Err() == nil {
-			return usageError{err}
+			return status.Misuse(err)
 		}
 		return err
 	}
@@ -670,7 +671,7 @@ are named, and else 1: a gate for a deployment.`,
 			}
 			for _, name := range groups {
 				if !slices.ContainsFunc(config.Groups, func(g warm.Group) bool { return g.Name == name }) {
-					return usageError{fmt.Errorf("--group %s: the file has none of that name", name)}
+					return status.Misuse(fmt.Errorf("--group %s: the file has none of that name", name))
 				}
 			}
 			var all []groupStatus

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/chaos"
 	"drayage/engine/registry/registrytest"
 )
@@ -191,11 +192,11 @@ func TestWorldDisk(t *testing.T) {
 	})
 
 	t.Run("a system without inodes is told from one without space", func(t *testing.T) {
-		hints := []string{hint(&os.PathError{Op: "open", Path: "/proc/x", Err: syscall.ENOSPC}), hint(&os.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT})}
+		hints := []string{status.Hint(&os.PathError{Op: "open", Path: "/proc/x", Err: syscall.ENOSPC}), status.Hint(&os.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT})}
 		if !strings.Contains(hints[0], "space") || !strings.Contains(hints[1], "quota") {
 			t.Errorf("%q", hints)
 		}
-		if statusOf(&os.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT}) != exitLocal {
+		if status.Of(&os.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT}) != status.Local {
 			t.Error("a quota is no local fault")
 		}
 	})

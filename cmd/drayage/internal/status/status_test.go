@@ -1,4 +1,4 @@
-package main
+package status
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ func TestStatusOf(t *testing.T) {
 	}{
 		{nil, 0},
 		{errors.New("anything"), 1},
-		{usageError{errors.New("x")}, 2},
+		{UsageError{errors.New("x")}, 2},
 		{fmt.Errorf("x: %w", reference.ErrInvalid), 2},
 		{registry.ErrDenied, 3},
 		{missing, 4},
@@ -33,14 +33,14 @@ func TestStatusOf(t *testing.T) {
 		{&fs.PathError{Op: "write", Err: syscall.ENOSPC}, 7},
 		{fault.New(fault.Content, "x"), 6},
 		{registry.ErrQuota, 8},
-		{signalError{syscall.SIGINT}, 130},
-		{fmt.Errorf("x: %w", signalError{syscall.SIGTERM}), 143},
-		{failures{missing, missing}, 4},
-		{failures{missing, reset}, 1},
-		{failures{missing, signalError{syscall.SIGINT}}, 130},
-		{reported{failures{missing}}, 4},
+		{SignalError{syscall.SIGINT}, 130},
+		{fmt.Errorf("x: %w", SignalError{syscall.SIGTERM}), 143},
+		{Failures{missing, missing}, 4},
+		{Failures{missing, reset}, 1},
+		{Failures{missing, SignalError{syscall.SIGINT}}, 130},
+		{Reported{Failures{missing}}, 4},
 	} {
-		if got := statusOf(c.err); got != c.want {
+		if got := Of(c.err); got != c.want {
 			t.Errorf("statusOf(%v) = %d, want %d", c.err, got, c.want)
 		}
 	}

@@ -1,0 +1,152 @@
+// Package status decides what a command's error is to whoever ran it: the exit status, the hint
+// about what to do, and the line or event that says so.
+package status
+
+import (
+	"errors"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"drayage/blobstore/durable"
+	"drayage/engine/credential"
+	"drayage/engine/fault"
+)
+
+// The exit statuses, which scripts rely on.
+const (
+	OK       = 0
+	Failed   = 1 // in several of the ways below, or in none of them
+	Usage    = 2
+	Denied   = 3
+	NotFound = 4
+	Network  = 5
+	Content  = 6
+	Local    = 7
+	Quota    = 8
+	Worse    = 9   // what was measured is worse than it was
+	Signal   = 128 // plus the signal's number
+)
+
+// names are the statuses in a word each, for programs.
+var names = map[int]string{
+	Failed: "failed", Usage: "usage", Denied: "denied", NotFound: "not-found", Network: "network",
+	Content: "content", Local: "local", Quota: "quota", Worse: "worse",
+}
+
+// Name is a status in a word.
+func Name(status int) string {
+	if status > Signal {
+		return "interrupted"
+	}
+	return names[status]
+}
+
+// UsageError is a command line that is wrong: see Misuse.
+type UsageError struct{ err error }
+
+// Misuse marks an error as one of the command line.
+func Misuse(err error) UsageError { return UsageError{err} }
+
+// Error implements error.
+func (e UsageError) Error() string { return e.err.Error() }
+
+// FaultKind is its kind: see fault.Of.
+func (UsageError) FaultKind() fault.Kind { return fault.Usage }
+
+// Unwrap is the error itself.
+func (e UsageError) Unwrap() error { return e.err }
+
+// Failures are the errors of several images or outputs.
+type Failures []error
+
+// Error implements error: a line for each.
+func (f Failures) Error() string { return errors.Join(f...).Error() }
+
+// Of is the exit status for an error: this is the only place that
+// decides it.
+func Of(err error) int {
+	if err == nil {
+		return OK
+	}
+	var sig SignalError
+	if errors.As(err, &sig) {
+		return Signal + int(sig.Signal)
+	}
+	var several Failures
+	if errors.As(err, &several) {
+		for _, e := range several {
+			if errors.As(e, &sig) {
+				return Of(sig) // whatever had failed before it
+			}
+		}
+		status := OK
+		for _, e := range several {
+			s := Of(e)
+			if status != OK && s != status {
+				return Failed
+			}
+			status = s
+		}
+		return status
+	}
+	switch fault.Of(err) {
+	case fault.Usage:
+		return Usage
+	case fault.Worse:
+		return Worse
+	case fault.Local:
+		return Local
+	case fault.Content:
+		return Content
+	case fault.Quota:
+		return Quota
+	case fault.Denied:
+		return Denied
+	case fault.NotFound:
+		return NotFound
+	case fault.Network:
+		return Network
+	}
+	return Failed
+}
+
+// As reports whether an error is, or wraps, one of a type.
+func As[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
+}
+
+// MeasureError is a measurement without a result. There is nothing to go on with.
+type MeasureError struct{ error }
+
+// Unmeasured marks an error as that of a measurement.
+func Unmeasured(err error) MeasureError { return MeasureError{err} }
+
+// Unwrap is the error itself.
+func (e MeasureError) Unwrap() error { return e.error }
+
+// Hint is what the user can do about an error, or "".
+func Hint(err error) string {
+	if h := fault.HintOf(err); h != "" {
+		return h
+	}
+	switch {
+	case errors.Is(err, errQuota):
+		return "the disk quota of this user is used up: free some of it and run the same command again; what arrived is kept"
+	case errors.Is(err, syscall.ENOSPC):
+		var at *fs.PathError
+		if errors.As(err, &at) && durable.FewInodes(filepath.Dir(at.Path)) {
+			return "the file system has no inodes left, whatever space it has: remove files there, or use another --store, and run the same command again; what arrived is kept"
+		}
+		return "free some space and run the same command again: what arrived is kept"
+	case As[*credential.Error](err):
+		return ""
+	case errors.Is(err, exec.ErrNotFound):
+		return "write to a file with -o and load it elsewhere"
+	case Of(err) == Network && !As[MeasureError](err):
+		return "run the same command again to go on: what arrived is kept"
+	}
+	return ""
+}
