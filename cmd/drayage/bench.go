@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"drayage/bench"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/event"
@@ -16,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func benchCommand(s streams) *cobra.Command {
+func benchCommand(s process.Streams) *cobra.Command {
 	o := benchOptions{}
 	cmd := &cobra.Command{
 		Use:   "bench [flags] IMAGE...",
@@ -44,7 +45,7 @@ Prints a table, unless another format is written to standard output.`,
 }
 
 // runBench measures what the options ask for, and writes the report.
-func runBench(ctx context.Context, s streams, o benchOptions, args []string) (err error) {
+func runBench(ctx context.Context, s process.Streams, o benchOptions, args []string) (err error) {
 	if err := o.check(args); err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func runBench(ctx context.Context, s streams, o benchOptions, args []string) (er
 }
 
 // measureBench measures, and announces each step.
-func measureBench(ctx context.Context, s streams, o *benchOptions, t *benchTargets, exchanges *bench.Exchanges) (_ *bench.Report, err error) {
+func measureBench(ctx context.Context, s process.Streams, o *benchOptions, t *benchTargets, exchanges *bench.Exchanges) (_ *bench.Report, err error) {
 	b, err := t.options(o)
 	if err != nil {
 		return nil, err
@@ -88,18 +89,18 @@ func measureBench(ctx context.Context, s streams, o *benchOptions, t *benchTarge
 	}
 	defer func() { err = errors.Join(err, gauges.Close()) }()
 	if gauges != nil && !o.quiet {
-		printable.Fprintf(s.err, "metrics at http://%s/metrics\n", gauges.Addr())
+		printable.Fprintf(s.Err, "metrics at http://%s/metrics\n", gauges.Addr())
 	}
 	b.Exchanges = exchanges
 	b.Watch = gauges.sample
 	b.Progress = func(st bench.Step) {
 		gauges.step(st)
 		if !o.quiet {
-			announceStep(s.err, st)
+			announceStep(s.Err, st)
 		}
 	}
 	if !o.quiet {
-		announceCost(s.err, o, b.Cost(t.targets))
+		announceCost(s.Err, o, b.Cost(t.targets))
 	}
 	report, err := bench.Measure(ctx, b, t.targets)
 	if err != nil {
@@ -137,7 +138,7 @@ func announceStep(w io.Writer, st bench.Step) {
 
 // writeBench writes the report in all formats asked for, and the table unless standard output has
 // one of them. An error of one does not keep the others from being written.
-func writeBench(s streams, o *benchOptions, r *bench.Report) error {
+func writeBench(s process.Streams, o *benchOptions, r *bench.Report) error {
 	taken := false
 	var errs []error
 	for _, format := range []struct {
@@ -154,7 +155,7 @@ func writeBench(s streams, o *benchOptions, r *bench.Report) error {
 		errs = append(errs, toFile(s, format.path, format.write))
 	}
 	if !taken {
-		errs = append(errs, benchTable(s.out, r, false))
+		errs = append(errs, benchTable(s.Out, r, false))
 	}
 	return errors.Join(errs...)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/chaos"
 	"drayage/engine/printable"
@@ -28,7 +29,7 @@ type chaosOptions struct {
 	ignore, wrong, errors, slowPart share
 }
 
-func chaosCommand(s streams) *cobra.Command {
+func chaosCommand(s process.Streams) *cobra.Command {
 	var o chaosOptions
 	cmd := &cobra.Command{
 		Use:   "chaos --upstream HOST:PORT [flags]",
@@ -74,7 +75,7 @@ also printed when chaos is interrupted.`,
 }
 
 // runChaos runs the proxy until ctx is done.
-func runChaos(ctx context.Context, s streams, o chaosOptions) error {
+func runChaos(ctx context.Context, s process.Streams, o chaosOptions) error {
 	if o.upstream == "" {
 		return status.Misuse(errors.New("--upstream is required: the server behind the link"))
 	}
@@ -107,7 +108,7 @@ func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	if err != nil {
 		return listenError("--listen", o.listen, err)
 	}
-	printable.Fprintf(s.out, "http://%s\n", l.Addr())
+	printable.Fprintf(s.Out, "http://%s\n", l.Addr())
 	if err := proxy.Serve(ctx, l); err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func runChaos(ctx context.Context, s streams, o chaosOptions) error {
 	if err != nil {
 		return err
 	}
-	_, err = printable.Fprintf(s.out, "%s\n", raw)
+	_, err = printable.Fprintf(s.Out, "%s\n", raw)
 	return err
 }
 

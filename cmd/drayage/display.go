@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -41,10 +42,10 @@ type display struct {
 	json    bool
 	debug   int
 	color   bool
-	ending  *ending // of the run
+	ending  *process.Ending // of the run
 }
 
-func (d *displayFlags) display(s streams) (*display, error) {
+func (d *displayFlags) display(s process.Streams) (*display, error) {
 	mode := d.progress
 	if !slices.Contains(progressModes[:], mode) {
 		return nil, status.Misuse(fmt.Errorf("--progress %q: want auto, bar, plain, json or none", mode))
@@ -52,10 +53,10 @@ func (d *displayFlags) display(s streams) (*display, error) {
 	if d.color && d.noColor {
 		return nil, status.Misuse(errors.New("-c and -C contradict each other"))
 	}
-	capable := terminal.Is(s.err) && os.Getenv("TERM") != "dumb"
+	capable := terminal.Is(s.Err) && os.Getenv("TERM") != "dumb"
 	if mode == "auto" {
 		mode = "plain"
-		if terminal.DrawsOver(s.err) {
+		if terminal.DrawsOver(s.Err) {
 			mode = "bar"
 		}
 	}
@@ -63,12 +64,12 @@ func (d *displayFlags) display(s streams) (*display, error) {
 		mode = "none"
 	}
 	// Whoever reads standard error may be slow, or not read at all: nothing waits for that.
-	w := progress.NewPatient(s.err.Drawn(), func(left int) []byte { return leftOut(left, mode == "json") })
-	out := &display{err: w, debug: d.debug, json: mode == "json", ending: s.ending}
+	w := progress.NewPatient(s.Err.Drawn(), func(left int) []byte { return leftOut(left, mode == "json") })
+	out := &display{err: w, debug: d.debug, json: mode == "json", ending: s.Ending}
 	out.color = d.color || !d.noColor && capable && os.Getenv("NO_COLOR") == ""
 	switch mode {
 	case "bar":
-		out.printer = progress.NewBars(w, func() (int, int) { return terminal.Size(s.err) })
+		out.printer = progress.NewBars(w, func() (int, int) { return terminal.Size(s.Err) })
 	case "plain":
 		out.printer = progress.NewPlain(w, 10*time.Second)
 	case "json":
@@ -223,7 +224,7 @@ func (d *display) fail(errs status.Failures) error {
 		return nil
 	}
 	defer d.err.Flush()
-	if slices.ContainsFunc(errs, status.As[status.SignalError]) && !d.ending.tell() {
+	if slices.ContainsFunc(errs, status.As[status.SignalError]) && !d.ending.Tell() {
 		return status.Shown(errs)
 	}
 	if d.json {

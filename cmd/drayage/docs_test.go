@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/terminal"
 )
 
@@ -142,7 +143,7 @@ func helpOf(t *testing.T, command ...string) string {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	err = run(t.Context(), append(command[:len(command):len(command)], "--help"), streams{out: terminal.New(out), err: terminal.New(out)})
+	err = run(t.Context(), append(command[:len(command):len(command)], "--help"), process.Streams{Out: terminal.New(out), Err: terminal.New(out)})
 	text, errRead := os.ReadFile(out.Name())
 	if err = errors.Join(err, errRead); err != nil {
 		t.Fatalf("%s --help: %v", command, err)

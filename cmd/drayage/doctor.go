@@ -11,6 +11,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/doctor"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/engine"
 	"drayage/engine/printable"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func doctorCommand(s streams) *cobra.Command {
+func doctorCommand(s process.Streams) *cobra.Command {
 	var q query
 	var dir string
 	cmd := &cobra.Command{
@@ -41,7 +42,7 @@ in a bug report. Pulls into the store make use of what it found out, if there is
 	return cmd
 }
 
-func runDoctor(ctx context.Context, s streams, q query, dir, name string) error {
+func runDoctor(ctx context.Context, s process.Streams, q query, dir, name string) error {
 	kept, err := peekStore(dir)
 	if err != nil {
 		return err
@@ -63,13 +64,13 @@ func runDoctor(ctx context.Context, s streams, q query, dir, name string) error 
 		}
 		print := printFindings
 		if q.json {
-			print = func(s streams, r *doctor.Report) error { return printJSON(s, r) }
+			print = func(s process.Streams, r *doctor.Report) error { return printJSON(s, r) }
 		}
 		if err := print(s, report); err != nil {
 			return err
 		}
 		if err := rememberFindings(kept, r.Ref.Host(), report); err != nil {
-			printable.Fprintf(s.err, "drayage: pulls won't make use of this: %v\n", err)
+			printable.Fprintf(s.Err, "drayage: pulls won't make use of this: %v\n", err)
 		}
 		return nil
 	})
@@ -87,8 +88,8 @@ func rememberFindings(store *blobstore.Store, host string, r *doctor.Report) err
 	return engine.Remember(store, host, *r.Ranges, r.FirstByte)
 }
 
-func printFindings(s streams, r *doctor.Report) error {
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+func printFindings(s process.Streams, r *doctor.Report) error {
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "VERDICT\tWHAT\tHOST\tFOUND\tFOR PULLING\n")
 	for _, f := range r.Findings {
 		printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Verdict, f.Name, f.Host, f.Found, f.Means)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/registry/registrytest"
 
@@ -35,13 +36,13 @@ func TestGoldenArchives(t *testing.T) {
 		s.PushIndex("team/app", "1", ocispec.MediaTypeImageIndex, amd, arm),
 		s.Push("none", "1", registrytest.Build("linux/amd64")),
 	}
-	quiet := standardStreams()
+	quiet := process.Standard()
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = null.Close() })
-	quiet.out = terminal.New(null)
+	quiet.Out = terminal.New(null)
 	store := filepath.Join(t.TempDir(), "store")
 	var sums strings.Builder
 	for _, c := range []struct {

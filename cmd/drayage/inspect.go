@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -27,7 +28,7 @@ type inspectOptions struct {
 	raw   bool
 }
 
-func inspectCommand(s streams) *cobra.Command {
+func inspectCommand(s process.Streams) *cobra.Command {
 	var o inspectOptions
 	cmd := &cobra.Command{
 		Use:   "inspect [flags] IMAGE",
@@ -80,7 +81,7 @@ func oneImage(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-func runInspect(ctx context.Context, s streams, o inspectOptions, name string) error {
+func runInspect(ctx context.Context, s process.Streams, o inspectOptions, name string) error {
 	store, err := peekStore(o.store)
 	if err != nil {
 		return err
@@ -88,9 +89,9 @@ func runInspect(ctx context.Context, s streams, o inspectOptions, name string) e
 	return o.ask(ctx, s, store, name, func(_ clientMaker, r engine.Result) error { return o.show(s, store, r) })
 }
 
-func (o *inspectOptions) show(s streams, store *blobstore.Store, r engine.Result) error {
+func (o *inspectOptions) show(s process.Streams, store *blobstore.Store, r engine.Result) error {
 	if o.raw {
-		_, err := s.out.Document().Write(r.Image.Documents[0].Raw)
+		_, err := s.Out.Document().Write(r.Image.Documents[0].Raw)
 		return err
 	}
 	in, err := inspect(store, r)
@@ -142,8 +143,8 @@ func variantBlobs(v *plan.Variant) []ocispec.Descriptor {
 }
 
 // print shows it to people.
-func (in inspected) print(s streams) error {
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+func (in inspected) print(s process.Streams) error {
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "image\t%s\ndigest\t%s\ntype\t%s\n", in.Image, in.Digest, in.MediaType)
 	for i, p := range in.Platforms {
 		head := ""

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/reference"
@@ -127,7 +128,7 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 
 // writeText writes a small file of text, as durable.WriteFile does.
 func writeText(path, text string) error {
-	return toFile(streams{}, path, func(w io.Writer) error {
+	return toFile(process.Streams{}, path, func(w io.Writer) error {
 		_, err := io.WriteString(w, text)
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
@@ -32,7 +33,7 @@ type loginOptions struct {
 	stdin    bool
 }
 
-func loginCommand(s streams) *cobra.Command {
+func loginCommand(s process.Streams) *cobra.Command {
 	var o loginOptions
 	cmd := &cobra.Command{
 		Use:   "login [flags] [REGISTRY]",
@@ -55,8 +56,8 @@ Docker's config.json names, or in that file.`,
 	return cmd
 }
 
-func runLogin(ctx context.Context, s streams, o loginOptions, name string) error {
-	name, err := hosts.ParseName(name)
+func runLogin(ctx context.Context, s process.Streams, o loginOptions, name string) error {
+	name, err := registry.ParseName(name)
 	if err != nil {
 		return status.Misuse(err)
 	}
@@ -92,17 +93,17 @@ func runLogin(ctx context.Context, s streams, o loginOptions, name string) error
 	if plain {
 		display.Observe(event.Warned{Message: "the password is stored in " + where + " without encryption; a credential helper would encrypt it"})
 	}
-	_, err = printable.Fprintf(s.err, "logged in to %s; stored in %s\n", name, where)
+	_, err = printable.Fprintf(s.Err, "logged in to %s; stored in %s\n", name, where)
 	return err
 }
 
 // ask asks for what wasn't given, where somebody can answer.
-func (o *loginOptions) ask(s streams) error {
+func (o *loginOptions) ask(s process.Streams) error {
 	if o.stdin {
 		if o.user == "" || o.password != "" {
 			return status.Misuse(errors.New("--password-stdin requires -u USER, and excludes --password"))
 		}
-		raw, err := textfile.ReadRaw(s.in, limits.StdinBytes)
+		raw, err := textfile.ReadRaw(s.In, limits.StdinBytes)
 		if badText(err) {
 			return status.Misuse(fmt.Errorf("--password-stdin: %w", err))
 		}
@@ -112,12 +113,12 @@ func (o *loginOptions) ask(s streams) error {
 		o.password = strings.TrimRight(string(raw), "\r\n")
 		return nil
 	}
-	in, ok := s.in.(*os.File)
+	in, ok := s.In.(*os.File)
 	if (o.user == "" || o.password == "") && (!ok || !terminal.Is(in)) {
 		return status.Misuse(errors.New("no terminal to prompt at; use -u USER and --password-stdin"))
 	}
 	if o.user == "" {
-		printable.Fprintf(s.err, "Username: ")
+		printable.Fprintf(s.Err, "Username: ")
 		line, err := bufio.NewReader(in).ReadString('\n')
 		if err != nil {
 			return err
@@ -125,9 +126,9 @@ func (o *loginOptions) ask(s streams) error {
 		o.user = strings.TrimSpace(line)
 	}
 	if o.password == "" {
-		printable.Fprintf(s.err, "Password: ")
+		printable.Fprintf(s.Err, "Password: ")
 		raw, err := term.ReadPassword(int(in.Fd()))
-		printable.Fprintf(s.err, "\n")
+		printable.Fprintf(s.Err, "\n")
 		if err != nil {
 			return err
 		}
@@ -136,7 +137,7 @@ func (o *loginOptions) ask(s streams) error {
 	return nil
 }
 
-func logoutCommand(s streams) *cobra.Command {
+func logoutCommand(s process.Streams) *cobra.Command {
 	return &cobra.Command{
 		Use:     "logout [REGISTRY]",
 		Short:   "Remove the credentials for a registry",
@@ -153,13 +154,13 @@ func logoutCommand(s streams) *cobra.Command {
 				return err
 			}
 			if fault != nil {
-				printable.Fprintf(s.err, "drayage: warning: %v\n", fault)
+				printable.Fprintf(s.Err, "drayage: warning: %v\n", fault)
 			}
 			if where == "" {
-				_, err = printable.Fprintf(s.err, "not logged in to %s\n", name)
+				_, err = printable.Fprintf(s.Err, "not logged in to %s\n", name)
 				return err
 			}
-			_, err = printable.Fprintf(s.err, "logged out of %s; removed from %s\n", name, where)
+			_, err = printable.Fprintf(s.Err, "logged out of %s; removed from %s\n", name, where)
 			return err
 		},
 	}

@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"drayage/blobstore/blobstoretest"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/engine/chaos"
 	"drayage/engine/registry/registrytest"
 	"drayage/tarwriter/squeeze"
@@ -30,13 +31,13 @@ import (
 // TestMain lets the test binary be the program, for scripts that run it.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"drayage": func() {
-		s := standardStreams()
+		s := process.Standard()
 		if text := os.Getenv(deadlyPoint); text != "" {
 			p, err := blobstoretest.ParsePoint(text)
 			if err != nil {
 				panic(err)
 			}
-			s.disk, s.checkpoint = blobstoretest.NewDeadly(p), 5*time.Millisecond
+			s.Disk, s.Checkpoint = blobstoretest.NewDeadly(p), 5*time.Millisecond
 		}
 		status := runProcess(s)
 		if file := os.Getenv(peakFile); file != "" {

@@ -3,6 +3,8 @@ package main
 import (
 	_ "embed"
 
+	"drayage/cmd/drayage/internal/process"
+
 	"github.com/spf13/cobra"
 )
 
@@ -14,7 +16,7 @@ var notices string
 
 // addNotices gives a command a flag with which it prints the notices in place of what it prints
 // without.
-func addNotices(cmd *cobra.Command, s streams) {
+func addNotices(cmd *cobra.Command, s process.Streams) {
 	var wanted bool
 	cmd.Flags().BoolVar(&wanted, "notices", false, "print the licences of the modules that drayage is built from")
 	without := cmd.RunE
@@ -22,7 +24,7 @@ func addNotices(cmd *cobra.Command, s streams) {
 		if !wanted {
 			return without(cmd, args)
 		}
-		_, err := s.out.Write([]byte(notices))
+		_, err := s.Out.Write([]byte(notices))
 		return err
 	}
 }

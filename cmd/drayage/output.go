@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -51,7 +52,7 @@ func (o *outputFlags) layout() tarwriter.Layout {
 }
 
 // check finds what is wrong with the outputs asked for.
-func (o *outputFlags) check(s streams) error {
+func (o *outputFlags) check(s process.Streams) error {
 	if fd, open := namesOpen(o.file); o.file == "-" || open && fd == standardOutput {
 		o.file, o.stdout = "", true
 	}
@@ -88,7 +89,7 @@ func (o *outputFlags) check(s streams) error {
 		return status.Misuse(errors.New("-o and -d name the same path"))
 	case o.loadWith != "" && loaders[o.loadWith] == nil:
 		return status.Misuse(fmt.Errorf("invalid --load-with %q; expected docker, podman, nerdctl or ctr", o.loadWith))
-	case o.stdout && terminal.Is(s.out):
+	case o.stdout && terminal.Is(s.Out):
 		return status.Misuse(errors.New("refusing to write an archive to a terminal; redirect standard output to a file or program"))
 	}
 	return nil
@@ -122,7 +123,7 @@ type outputs []namedOutput
 
 // open begins every output, so that one that can't work is known before
 // anything is fetched. Those that somebody waits for come first.
-func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs outputs, err error) {
+func (o *outputFlags) open(ctx context.Context, s process.Streams, d *display) (outs outputs, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, outs.Close())
@@ -137,7 +138,7 @@ func (o *outputFlags) open(ctx context.Context, s streams, d *display) (outs out
 		if o.compress == "" {
 			c = squeeze.None // the name of another output doesn't count
 		}
-		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.out.Archive(), Compress: c}})
+		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
 	}
 	if o.load {
 		l, err := newLoader(o.loadWith, d.words)

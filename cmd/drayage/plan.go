@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -21,13 +22,13 @@ import (
 )
 
 // plan is drayage pull --dry-run: it shows what the same command would do.
-func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, display *display, refs []reference.Image, bad []error) error {
+func (o *pullOptions) plan(ctx context.Context, s process.Streams, opts engine.Options, display *display, refs []reference.Image, bad []error) error {
 	results, p, err := engine.Plan(ctx, opts, refs)
 	display.Close()
 	if err != nil {
 		return display.fail(status.Failures{err})
 	}
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "IMAGE\tDIGEST\tSIZE\tHERE\tTO FETCH\n")
 	var done []engine.Result
 	var shared int64 // bytes that several images need
@@ -44,7 +45,7 @@ func (o *pullOptions) plan(ctx context.Context, s streams, opts engine.Options, 
 		return err
 	}
 	if shared > 0 {
-		printable.Fprintf(s.out, "blobs that several images need, %s more, are fetched with the first of them\n", progress.Size(shared))
+		printable.Fprintf(s.Out, "blobs that several images need, %s more, are fetched with the first of them\n", progress.Size(shared))
 	}
 	if err := o.planTotals(s, opts.Store, done, p); err != nil {
 		return err
@@ -66,16 +67,16 @@ func (o *pullOptions) wouldExist() error {
 
 // planTotals writes what the images need together, and what the user should
 // know beforehand.
-func (o *pullOptions) planTotals(s streams, store *blobstore.Store, done []engine.Result, p *plan.Plan) error {
+func (o *pullOptions) planTotals(s process.Streams, store *blobstore.Store, done []engine.Result, p *plan.Plan) error {
 	t := p.Totals()
 	fetch, manifests := t.Size-t.Here, int64(0)
 	for _, r := range done {
 		manifests += r.Image.ManifestSize()
 	}
-	printable.Fprintf(s.out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
+	printable.Fprintf(s.Out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
-	if t.Excluded > 0 {
-		printable.Fprintf(s.out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Excluded))
+	if t.Lent > 0 {
+		printable.Fprintf(s.Out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Lent))
 	}
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
 	if o.any() && len(done) > 0 {
@@ -89,9 +90,9 @@ func (o *pullOptions) planTotals(s streams, store *blobstore.Store, done []engin
 			disk += fmt.Sprintf(", and an archive of about %s", progress.Size(size))
 		}
 	}
-	printable.Fprintf(s.out, "%s\n", disk)
+	printable.Fprintf(s.Out, "%s\n", disk)
 	if t.ZstdLayers > 0 {
-		printable.Fprintf(s.out, "warning: %s compressed with zstd, which Docker loads from version 23 on\n", count(t.ZstdLayers, "layer"))
+		printable.Fprintf(s.Out, "warning: %s compressed with zstd, which Docker loads from version 23 on\n", count(t.ZstdLayers, "layer"))
 	}
 	return nil
 }

@@ -28,15 +28,15 @@ var raw = []string{
 	"cmd/drayage.writeText",              // a file
 	"cmd/drayage.Ready",                  // a file
 	"cmd/drayage.warmSchemaCommand",
-	"cmd/drayage.sayInTime",                 // report's line
-	"cmd/drayage.printResults",              // of printable.Fprintf
-	"cmd/drayage.servePprof",                // our own words
-	"cmd/drayage/internal/progress.Log",     // display's lines, with colours
-	"cmd/drayage/internal/progress.erase",   // codes
-	"cmd/drayage/internal/progress.Hide",    // as erase
-	"cmd/drayage/internal/progress.paint",   // lines that are made fit, with codes
-	"cmd/drayage/internal/progress.drain",   // what a stream wrote
-	"cmd/drayage/internal/progress.Observe", // printable.JSON
+	"cmd/drayage/internal/process.sayInTime", // report's line
+	"cmd/drayage.printResults",               // of printable.Fprintf
+	"cmd/drayage.servePprof",                 // our own words
+	"cmd/drayage/internal/progress.Log",      // display's lines, with colours
+	"cmd/drayage/internal/progress.erase",    // codes
+	"cmd/drayage/internal/progress.Hide",     // as erase
+	"cmd/drayage/internal/progress.paint",    // lines that are made fit, with codes
+	"cmd/drayage/internal/progress.drain",    // what a stream wrote
+	"cmd/drayage/internal/progress.Observe",  // printable.JSON
 	// What goes to clients. Texts that are ours, or made fit to print by who has them written, since
 	// people read them by curl, too; and what mirrors give as it is.
 	"cmd/drayage/internal/web.answer",
@@ -102,21 +102,21 @@ func bare(n ast.Node) string {
 		}
 	}
 	stream, ok := sel.X.(*ast.SelectorExpr)
-	if ok && (stream.Sel.Name == "out" || stream.Sel.Name == "err") && slices.Contains([]string{"Archive", "Document", "Drawn"}, name) {
+	if ok && (stream.Sel.Name == "Out" || stream.Sel.Name == "Err") && slices.Contains([]string{"Archive", "Document", "Drawn"}, name) {
 		return "what a stream writes to"
 	}
 	return ""
 }
 
 // bareWrite is a call that writes bytes, a value or a page to something that is no stream of
-// standardStreams; "" for anything else.
+// a process; "" for anything else.
 func bareWrite(call *ast.CallExpr) string {
 	sel, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
 		return ""
 	}
 	to, ok := sel.X.(*ast.SelectorExpr)
-	isStream := ok && (to.Sel.Name == "out" || to.Sel.Name == "err")
+	isStream := ok && (to.Sel.Name == "Out" || to.Sel.Name == "Err")
 	const bytes, page = 1, 2 // arguments
 	switch name, n := sel.Sel.Name, len(call.Args); {
 	case name == "Write" && n == bytes && !isStream, name == "Encode" && n == bytes, name == "Execute" && n == page, name == "Error" && n > page: // http.Error

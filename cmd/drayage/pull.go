@@ -18,6 +18,7 @@ import (
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/history"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -67,7 +68,7 @@ type pullOptions struct {
 	named map[reference.Image]reference.Image // what was asked for, by what a lock made of it
 }
 
-func pullCommand(s streams) *cobra.Command {
+func pullCommand(s process.Streams) *cobra.Command {
 	var o pullOptions
 	cmd := &cobra.Command{
 		Use:   "pull [flags] IMAGE...",
@@ -113,8 +114,8 @@ reused. Everything else goes to standard error.`,
 }
 
 // runPull is what drayage pull does.
-func runPull(ctx context.Context, s streams, o pullOptions, args []string) error {
-	o.stdin = s.in
+func runPull(ctx context.Context, s process.Streams, o pullOptions, args []string) error {
+	o.stdin = s.In
 	refs, bad, err := o.images(s, args)
 	if err != nil {
 		return err
@@ -133,7 +134,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 	if err != nil {
 		return err
 	}
-	store, err := o.openStore(s.disk)
+	store, err := o.openStore(s.Disk)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func runPull(ctx context.Context, s streams, o pullOptions, args []string) error
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
 		Limits: engine.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.checkpoint, PeerStall: o.stall / 5,
+		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, Hush: o.stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
 	if err != nil {
@@ -181,7 +182,7 @@ func (o *pullOptions) writeReport() error {
 	if o.record == nil {
 		return nil
 	}
-	if err := toFile(streams{}, o.report, o.record.Pull().Write); err != nil {
+	if err := toFile(process.Streams{}, o.report, o.record.Pull().Write); err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
 	return nil
@@ -194,20 +195,20 @@ func one(auth string) bool {
 
 // images are those of the command line and of the list. Words that name none
 // are an error, or with --keep-going failures among others.
-func (o *pullOptions) images(s streams, args []string) (refs []reference.Image, bad []error, err error) {
+func (o *pullOptions) images(s process.Streams, args []string) (refs []reference.Image, bad []error, err error) {
 	words := make([]named, 0, len(args))
 	for _, a := range args {
 		words = append(words, named{word: a})
 	}
 	if o.list != "" {
-		listed, err := readList(o.list, s.in)
+		listed, err := readList(o.list, s.In)
 		if err != nil {
 			return nil, nil, err
 		}
 		words = append(words, listed...)
 	}
 	if len(words) == 0 && o.lock != "" && !o.relock { // those that it has
-		if words, err = readNames("lock file", o.lock, s.in); err != nil {
+		if words, err = readNames("lock file", o.lock, s.In); err != nil {
 			return nil, nil, err
 		}
 		for i, w := range words { // as they were asked for; the lock pins them
@@ -256,7 +257,7 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 }
 
 // check finds what is wrong with the command line as a whole.
-func (o *pullOptions) check(s streams, refs []reference.Image) error {
+func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
 	if o.jobs < 1 || o.perHost < 1 {
 		return status.Misuse(errors.New("--jobs and --per-host must be at least 1"))
 	}
@@ -350,7 +351,7 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 
 // pull fetches the images and writes the outputs: while blobs come, or with
 // --keep-going, when it is known which images are complete.
-func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, display *display, refs []reference.Image, bad []error) (err error) {
+func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.Options, display *display, refs []reference.Image, bad []error) (err error) {
 	outs, err := o.open(ctx, s, display)
 	if err != nil {
 		return err
@@ -386,7 +387,7 @@ func (o *pullOptions) pull(ctx context.Context, s streams, opts engine.Options, 
 	display.printer.Hide() // the bars are gone before the last lines come
 	display.err.Flush()
 	if err == nil && !o.stdout && len(done) > 0 {
-		err = printResults(s.out, o.unpinned(done))
+		err = printResults(s.Out, o.unpinned(done))
 	}
 	display.Close()
 	if _, silent := display.printer.(progress.None); err == nil && len(done) > 0 && !o.any() && !silent {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/reference"
@@ -33,7 +34,7 @@ type clientMaker = func(change func(*registry.Options)) (*registry.Client, error
 
 // ask finds out what a name stands for, and calls then with it. What the store has
 // needn't be fetched.
-func (q *query) ask(ctx context.Context, s streams, store *blobstore.Store, name string, then func(clientMaker, engine.Result) error) error {
+func (q *query) ask(ctx context.Context, s process.Streams, store *blobstore.Store, name string, then func(clientMaker, engine.Result) error) error {
 	ref, err := reference.Parse(name)
 	if err != nil {
 		return status.Misuse(err)

@@ -4,42 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
-	"time"
 
-	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
-	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/printable"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
-// streams are what a command reads and writes besides files.
-type streams struct {
-	in  io.Reader
-	out terminal.Stream // what was asked for, and nothing else
-	err terminal.Stream // everything else
-
-	ending *ending // of this process, or nil
-
-	// For tests that let the process die at a call:
-	disk       durable.Disk  // what the store is kept on; nil means this machine's
-	checkpoint time.Duration // 0 means the engine's
-}
-
-func standardStreams() streams {
-	return streams{in: os.Stdin, out: terminal.New(os.Stdout), err: terminal.New(os.Stderr)}
-}
-
 // run executes a command line and reports its error, which it returns for the
 // exit status.
-func run(ctx context.Context, args []string, s streams) error {
+func run(ctx context.Context, args []string, s process.Streams) error {
 	root := &cobra.Command{
 		Use:   "drayage",
 		Short: "Download container images: many at once, verified, into one archive",
@@ -52,9 +31,9 @@ that docker load, podman load and ctr images import take.`,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	root.SetArgs(joinProgress(args))
-	root.SetIn(s.in)
-	root.SetOut(s.out)
-	root.SetErr(s.err)
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return status.Misuse(err) })
 	root.AddCommand(pullCommand(s), warmCommand(s), serveCommand(s), storeCommand(s), inspectCommand(s), benchCommand(s), doctorCommand(s), loginCommand(s), logoutCommand(s), chaosCommand(s), versionCommand(s))
 	root.SuggestionsMinimumDistance = 2
@@ -62,28 +41,28 @@ that docker load, podman load and ctr images import take.`,
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return noEmptyValues(cmd.Flags()) }
 
 	inJSON := slices.Contains(joinProgress(args), "--progress=json")
-	if s.ending != nil {
-		s.ending.json.Store(inJSON)
+	if inJSON {
+		s.Ending.SayAsEvent()
 	}
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return nil
 	}
-	if !status.As[status.Reported](err) && (!status.As[status.SignalError](err) || s.ending.tell()) {
+	if !status.As[status.Reported](err) && (!status.As[status.SignalError](err) || s.Ending.Tell()) {
 		// What cobra finds wrong by itself has no type of its own.
 		text := err.Error()
 		if slices.ContainsFunc([]string{"unknown command", "unknown flag", "accepts ", "requires "}, func(p string) bool { return strings.HasPrefix(text, p) }) {
 			err = status.Misuse(errors.New(strings.Join(strings.Fields(text), " ")))
 		}
 		if inJSON {
-			j := progress.NewJSON(s.err)
+			j := progress.NewJSON(s.Err)
 			j.Observe(status.Event(err))
 			return err
 		}
-		status.Report(s.err, err, false)
+		status.Report(s.Err, err, false)
 	}
 	if status.Of(err) == status.Usage && !inJSON {
-		printable.Fprintf(s.err, "Try '%s --help'.\n", cmd.CommandPath())
+		printable.Fprintf(s.Err, "Try '%s --help'.\n", cmd.CommandPath())
 	}
 	return err
 }

@@ -24,6 +24,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/web"
@@ -75,7 +76,7 @@ type serveOptions struct {
 	drain       time.Duration
 }
 
-func serveCommand(s streams) *cobra.Command {
+func serveCommand(s process.Streams) *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
@@ -158,7 +159,7 @@ func (o *serveOptions) check() error {
 	return nil
 }
 
-func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
+func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error) {
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -196,7 +197,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 			return status.Misuse(fmt.Errorf("--htpasswd: %w", err))
 		}
 	}
-	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk, NoSync: o.noSync})
+	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.Disk, NoSync: o.noSync})
 	if err != nil {
 		return err
 	}
@@ -266,6 +267,7 @@ func runServe(ctx context.Context, s streams, o serveOptions) (err error) {
 		watchers.Go(func() { certificate.watch(watching, warn) })
 	}
 	defer func() { stopWatching(); watchers.Wait() }()
+	s.Ending.AllowDraining(o.drain + 5*time.Second)
 	return o.run(ctx, store, budget, server, ls, display, cancel)
 }
 
@@ -386,7 +388,7 @@ func (o *serveOptions) serverTLS() (*tls.Config, *reloading, error) {
 
 // logs are where requests and refusals are logged, nil for nowhere. Refusals are logged with
 // requests, unless they have a log of their own.
-func (o *serveOptions) logs(s streams) (access, audit *slog.Logger, done func() error, err error) {
+func (o *serveOptions) logs(s process.Streams) (access, audit *slog.Logger, done func() error, err error) {
 	access, done, err = openLog(s, "--access-log", o.log)
 	if err != nil || o.audit == "" || o.audit == o.log {
 		return access, access, done, err
@@ -399,14 +401,14 @@ func (o *serveOptions) logs(s streams) (access, audit *slog.Logger, done func() 
 }
 
 // openLog opens a log, nil for none.
-func openLog(s streams, flag, name string) (*slog.Logger, func() error, error) {
+func openLog(s process.Streams, flag, name string) (*slog.Logger, func() error, error) {
 	var w io.Writer
 	done := func() error { return nil }
 	switch name {
 	case "":
 		return nil, done, nil
 	case "-": // whoever reads it may be slow, which is nothing to clients
-		p := progress.NewPatient(s.out, func(left int) []byte { return leftOut(left, false) })
+		p := progress.NewPatient(s.Out, func(left int) []byte { return leftOut(left, false) })
 		w, done = p, func() error { p.Flush(); return nil }
 	default:
 		f, err := durable.OpenLog(name, 0o644)
@@ -493,7 +495,6 @@ func validPort(text string) bool {
 
 // run serves until ctx is done, and then until what is under way has ended. cancel ends that.
 func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, server *web.Server, ls []net.Listener, d *display, cancel func()) error {
-	allowDraining(ctx, o.drain+5*time.Second)
 	profiles, err := servePprof(ctx, o.pprof, d)
 	if err != nil {
 		return errors.Join(err, closeAll(ls))

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -24,7 +25,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func storeCommand(s streams) *cobra.Command {
+func storeCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "store",
 		Short: "Manage the store",
@@ -70,7 +71,7 @@ func familiar(name string) string {
 	return name
 }
 
-func storeImportCommand(s streams) *cobra.Command {
+func storeImportCommand(s process.Streams) *cobra.Command {
 	var dir string
 	var noSync bool
 	var opts archives.Options
@@ -106,25 +107,25 @@ there.`,
 	return cmd
 }
 
-func runImport(ctx context.Context, s streams, dir string, noSync bool, opts archives.Options, files []string) error {
+func runImport(ctx context.Context, s process.Streams, dir string, noSync bool, opts archives.Options, files []string) error {
 	dir, err := storeDir(dir)
 	if err != nil {
 		return err
 	}
-	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk, NoSync: noSync})
+	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.Disk, NoSync: noSync})
 	if err != nil {
 		return err
 	}
-	opts.Warn = func(message string) { printable.Fprintf(s.err, "drayage: warning: %s\n", message) }
+	opts.Warn = func(message string) { printable.Fprintf(s.Err, "drayage: warning: %s\n", message) }
 	var failed status.Failures
 	for _, f := range archives.WithoutVolumes(files) {
-		images, err := archives.Import(ctx, store, f, s.in, opts)
+		images, err := archives.Import(ctx, store, f, s.In, opts)
 		if errPrint := printImported(s, images); err == nil && errPrint != nil {
 			return errPrint
 		}
 		for _, err := range separate(err) {
 			err = fmt.Errorf("importing %s: %w", f, err)
-			status.Report(s.err, err, false)
+			status.Report(s.Err, err, false)
 			failed = append(failed, err)
 		}
 		if err != nil {
@@ -153,14 +154,14 @@ func separate(err error) []error {
 	return out
 }
 
-func printImported(s streams, images []archives.Image) error {
-	people := terminal.Is(s.out)
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+func printImported(s process.Streams, images []archives.Image) error {
+	people := terminal.Is(s.Out)
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	for _, img := range images {
 		if people {
 			printable.Fprintf(w, "%s\t%s\t%s added\t%s reused\n", familiar(img.Name), img.Digest, progress.Size(img.Added), progress.Size(img.Reused))
 		} else {
-			printable.Fprintf(s.out, "%s\t%s\t%d\t%d\n", familiar(img.Name), img.Digest, img.Added, img.Reused)
+			printable.Fprintf(s.Out, "%s\t%s\t%d\t%d\n", familiar(img.Name), img.Digest, img.Added, img.Reused)
 		}
 	}
 	return w.Flush()
@@ -174,7 +175,7 @@ type exportOptions struct {
 	platform string
 }
 
-func storeExportCommand(s streams) *cobra.Command {
+func storeExportCommand(s process.Streams) *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
 		Use:   "export [flags] [IMAGE...]",
@@ -193,7 +194,7 @@ without a network. Images have all platforms that are in the store.`,
 	return cmd
 }
 
-func runExport(ctx context.Context, s streams, o exportOptions, args []string) error {
+func runExport(ctx context.Context, s process.Streams, o exportOptions, args []string) error {
 	if err := o.check(s); err != nil {
 		return err
 	}
@@ -208,7 +209,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 	if err != nil {
 		return err
 	}
-	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.disk})
+	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.Disk})
 	if err != nil {
 		return err
 	}
@@ -222,7 +223,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 		img, err := compose.Stored(ctx, store, r, platform)
 		if errors.Is(err, blobstore.ErrNotFound) && len(args) == 0 { // all that there are
 			skipped++
-			printable.Fprintf(s.err, "drayage: warning: %s is left out: it is incomplete\n", familiar(r.Name))
+			printable.Fprintf(s.Err, "drayage: warning: %s is left out: it is incomplete\n", familiar(r.Name))
 			continue
 		}
 		if err != nil {
@@ -250,7 +251,7 @@ func runExport(ctx context.Context, s streams, o exportOptions, args []string) e
 	defer display.Close()
 	a := &archive{flags: &o.outputFlags, store: store, observer: display}
 	if o.since != "" {
-		base, refs, _, err := readSince(ctx, o.since, s.in, o.maxRatio.limit())
+		base, refs, _, err := readSince(ctx, o.since, s.In, o.maxRatio.limit())
 		if err != nil {
 			return fmt.Errorf("--since %s: %w", o.since, err)
 		}

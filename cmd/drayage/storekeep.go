@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -26,7 +27,7 @@ import (
 )
 
 // openOldStore opens a store that is there, to change it.
-func openOldStore(s streams, dir string) (*blobstore.Store, error) {
+func openOldStore(s process.Streams, dir string) (*blobstore.Store, error) {
 	peek, err := peekStore(dir)
 	if err != nil {
 		return nil, err
@@ -34,7 +35,7 @@ func openOldStore(s streams, dir string) (*blobstore.Store, error) {
 	if _, err := os.Stat(peek.Dir()); errors.Is(err, os.ErrNotExist) {
 		return peek, nil // nothing is there, and nothing is made
 	}
-	return blobstore.OpenWith(peek.Dir(), blobstore.Options{Disk: s.disk})
+	return blobstore.OpenWith(peek.Dir(), blobstore.Options{Disk: s.Disk})
 }
 
 // gcOptions are the flags of store gc, as given.
@@ -50,7 +51,7 @@ type gcOptions struct {
 	quiet       bool
 }
 
-func storeGCCommand(s streams) *cobra.Command {
+func storeGCCommand(s process.Streams) *cobra.Command {
 	var o gcOptions
 	cmd := &cobra.Command{
 		Use:   "gc",
@@ -158,7 +159,7 @@ func matchName(pattern, name string) bool {
 	return false
 }
 
-func runGC(ctx context.Context, s streams, o gcOptions) error {
+func runGC(ctx context.Context, s process.Streams, o gcOptions) error {
 	byPattern, err := pinned(o.pins)
 	if err != nil {
 		return err
@@ -190,25 +191,25 @@ func runGC(ctx context.Context, s streams, o gcOptions) error {
 		return nil
 	}
 	for _, r := range g.Images {
-		printable.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+		printable.Fprintf(s.Out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
 	}
 	verb := "removed"
 	if o.dryRun {
 		verb = "would remove"
 	}
-	printable.Fprintf(s.out, "%s %s, %s and %s half-fetched: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "blob"),
+	printable.Fprintf(s.Out, "%s %s, %s and %s half-fetched: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "blob"),
 		progress.Size(g.Bytes()), progress.Size(g.Left))
 	if g.Young > 0 {
-		printable.Fprintf(s.err, "drayage: %s that no image needs, %s, came less than %s ago and may be of a pull that was broken off: they stay; --grace 0s takes them, too\n",
+		printable.Fprintf(s.Err, "drayage: %s that no image needs, %s, came less than %s ago and may be of a pull that was broken off: they stay; --grace 0s takes them, too\n",
 			count(g.Young, "blob"), progress.Size(g.YoungBytes), cmp.Or((*days)(&o.grace).String(), "a day"))
 	}
 	if all := g.Left + g.LeftPartial; o.budget > 0 && all > int64(o.budget) {
-		printable.Fprintf(s.err, "drayage: still %s over the disk quota of %s (--budget): pinned and in-use images were kept\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
+		printable.Fprintf(s.Err, "drayage: still %s over the disk quota of %s (--budget): pinned and in-use images were kept\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
 	}
 	return nil
 }
 
-func storeRemoveCommand(s streams) *cobra.Command {
+func storeRemoveCommand(s process.Streams) *cobra.Command {
 	var dir string
 	var all, sweep bool
 	cmd := &cobra.Command{
@@ -240,7 +241,7 @@ no other image needs, at once with --gc.`,
 				return err
 			}
 			for _, r := range roots {
-				printable.Fprintf(s.out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+				printable.Fprintf(s.Out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
 			}
 			if sweep {
 				return runGC(cmd.Context(), s, gcOptions{dir: dir})
@@ -265,7 +266,7 @@ type verifyOptions struct {
 	limit   rate
 }
 
-func storeVerifyCommand(s streams) *cobra.Command {
+func storeVerifyCommand(s process.Streams) *cobra.Command {
 	var o verifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify",
@@ -304,7 +305,7 @@ func (e damagedError) Error() string {
 // FaultKind is its kind: see fault.Of.
 func (damagedError) FaultKind() fault.Kind { return fault.Content }
 
-func runVerify(ctx context.Context, s streams, o verifyOptions) error {
+func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 	store, err := openOldStore(s, o.dir)
 	if err != nil {
 		return err
@@ -339,13 +340,13 @@ func runVerify(ctx context.Context, s streams, o verifyOptions) error {
 		if slices.Contains(found.Damaged, d) {
 			state = "damaged"
 		}
-		printable.Fprintf(s.out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
+		printable.Fprintf(s.Out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
 	}
 	if n := len(incompleteImages(ctx, store, images)) - len(broken); n > 0 {
 		display.say("", fmt.Sprintf("drayage: %s incomplete: only some of it was asked for so far; pull it for the rest", are(n, "image")))
 	}
 	took := time.Since(began)
-	printable.Fprintf(s.out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
+	printable.Fprintf(s.Out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
 	switch {
 	case len(bad) == 0:
 		return nil
@@ -378,9 +379,9 @@ func brokenImages(damaged []digest.Digest, images []blobstore.ImageUsage) (bad [
 }
 
 // tellReading tells of progress, a line now and then.
-func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *atomic.Int64) (stop func()) {
+func (o *verifyOptions) tellReading(s process.Streams, store *blobstore.Store, read *atomic.Int64) (stop func()) {
 	u, err := store.Usage(context.Background())
-	if o.quiet || err != nil || o.progress != "auto" && o.progress != "bar" || !terminal.DrawsOver(s.err) {
+	if o.quiet || err != nil || o.progress != "auto" && o.progress != "bar" || !terminal.DrawsOver(s.Err) {
 		return func() {}
 	}
 	done := make(chan struct{})
@@ -393,10 +394,10 @@ func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *ato
 		for {
 			select {
 			case <-done:
-				fmt.Fprint(s.err.Drawn(), "\r\x1b[K")
+				fmt.Fprint(s.Err.Drawn(), "\r\x1b[K")
 				return
 			case <-tick.C:
-				fmt.Fprintf(s.err.Drawn(), "\rread %s of %s\x1b[K", progress.Size(read.Load()), progress.Size(u.Bytes))
+				fmt.Fprintf(s.Err.Drawn(), "\rread %s of %s\x1b[K", progress.Size(read.Load()), progress.Size(u.Bytes))
 			}
 		}
 	}()
@@ -404,7 +405,7 @@ func (o *verifyOptions) tellReading(s streams, store *blobstore.Store, read *ato
 }
 
 // mend fetches what images lack from their registries.
-func (o *verifyOptions) mend(ctx context.Context, s streams, store *blobstore.Store, display *display, broken []blobstore.ImageUsage, damaged []digest.Digest) error {
+func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blobstore.Store, display *display, broken []blobstore.ImageUsage, damaged []digest.Digest) error {
 	var refs []reference.Image
 	var failed status.Failures
 	for _, i := range broken {
@@ -442,9 +443,9 @@ func (o *verifyOptions) mend(ctx context.Context, s streams, store *blobstore.St
 	if len(failed) > 0 {
 		return display.fail(failed)
 	}
-	printable.Fprintf(s.out, "repaired %s\n", count(n, "blob"))
+	printable.Fprintf(s.Out, "repaired %s\n", count(n, "blob"))
 	if left := len(damaged); left > 0 && len(broken) == 0 {
-		printable.Fprintf(s.out, "%s of no image: nothing to fetch\n", count(left, "damaged blob"))
+		printable.Fprintf(s.Out, "%s of no image: nothing to fetch\n", count(left, "damaged blob"))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -36,7 +37,7 @@ type listedImage struct {
 	Blobs      []digest.Digest `json:"blobs"`
 }
 
-func storeListCommand(s streams) *cobra.Command {
+func storeListCommand(s process.Streams) *cobra.Command {
 	var dir, order string
 	var digests, asJSON bool
 	cmd := &cobra.Command{
@@ -88,7 +89,7 @@ served), and which of them came out of an archive. With --digests it lists the d
 	return cmd
 }
 
-func printDigests(s streams, images []blobstore.ImageUsage) error {
+func printDigests(s process.Streams, images []blobstore.ImageUsage) error {
 	var all []digest.Digest
 	for _, r := range images {
 		all = append(all, r.Blobs...)
@@ -98,7 +99,7 @@ func printDigests(s streams, images []blobstore.ImageUsage) error {
 	for _, d := range slices.Compact(all) {
 		text.WriteString(d.String() + "\n")
 	}
-	_, err := s.out.Write([]byte(text.String()))
+	_, err := s.Out.Write([]byte(text.String()))
 	return err
 }
 
@@ -113,7 +114,7 @@ func incompleteImages(ctx context.Context, store *blobstore.Store, images []blob
 	return out
 }
 
-func printImagesJSON(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
+func printImagesJSON(s process.Streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
 	out := make([]listedImage, 0, len(images))
 	for _, i := range images {
 		out = append(out, listedImage{Name: i.Name, Digest: i.Target.Digest, Size: i.Size, Own: i.Own, Used: i.Used.UTC(), From: i.From, Missing: i.Missing, Incomplete: incomplete[i.Name], Blobs: i.Blobs})
@@ -121,12 +122,12 @@ func printImagesJSON(s streams, images []blobstore.ImageUsage, incomplete map[st
 	return printJSON(s, out)
 }
 
-func printJSON(s streams, v any) error { return s.out.JSON(v) }
+func printJSON(s process.Streams, v any) error { return s.Out.JSON(v) }
 
 // printImages prints a table for people, and for programs lines whose first fields
 // stay what they are.
-func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
-	if !terminal.Is(s.out) {
+func printImages(s process.Streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
+	if !terminal.Is(s.Out) {
 		for _, i := range images {
 			format, values := "%s\t%s\t%d\t%d\t%s", []any{familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339)}
 			if incomplete[i.Name] {
@@ -137,11 +138,11 @@ func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string
 			if i.From.Kind == blobstore.FromArchive {
 				format, values = format+"\tarchive %s", append(values, i.From.Where)
 			}
-			printable.Fprintf(s.out, format+"\n", values...)
+			printable.Fprintf(s.Out, format+"\n", values...)
 		}
 		return nil
 	}
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "IMAGE\tDIGEST\tSIZE\tUNIQUE\tSTATE\tLAST USED\tFROM\n")
 	var missing int
 	for _, i := range images {
@@ -156,7 +157,7 @@ func printImages(s streams, images []blobstore.ImageUsage, incomplete map[string
 		return err
 	}
 	if missing > 0 {
-		printable.Fprintf(s.err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", count(missing, "blob"))
+		printable.Fprintf(s.Err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", count(missing, "blob"))
 	}
 	return nil
 }
@@ -190,7 +191,7 @@ func ago(t time.Time) string {
 	}
 }
 
-func storeInfoCommand(s streams) *cobra.Command {
+func storeInfoCommand(s process.Streams) *cobra.Command {
 	var dir string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -222,8 +223,8 @@ func storeInfoCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-func printUsage(_ context.Context, s streams, store *blobstore.Store, u blobstore.Usage) error {
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+func printUsage(_ context.Context, s process.Streams, store *blobstore.Store, u blobstore.Usage) error {
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "store\t%s\n", store.Dir())
 	if may := store.OthersMay(); may != "" {
 		printable.Fprintf(w, "other users may\t%s: chmod 700 keeps it to its owner\n", may)

@@ -5,14 +5,15 @@ import (
 	"os"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/terminal"
 )
 
 // toFile writes to what a user has named, as durable.WriteFile does, or to standard output for "-".
 // On a terminal, text is made fit to print.
-func toFile(s streams, path string, write func(io.Writer) error) error {
+func toFile(s process.Streams, path string, write func(io.Writer) error) error {
 	if path == "-" {
-		return write(s.out.Document())
+		return write(s.Out.Document())
 	}
 	const mode = 0o644
 	return durable.WriteFile(path, mode, func(w io.Writer) error {

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/printable"
 
@@ -28,13 +29,13 @@ func versionString() string {
 	return "devel"
 }
 
-func versionCommand(s streams) *cobra.Command {
+func versionCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the version",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := printable.Fprintf(s.out, "drayage %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := printable.Fprintf(s.Out, "drayage %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

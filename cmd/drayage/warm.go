@@ -23,6 +23,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/warm"
 	"drayage/cmd/drayage/internal/web"
@@ -54,7 +55,7 @@ type warmOptions struct {
 	noSync  bool
 }
 
-func warmCommand(s streams) *cobra.Command {
+func warmCommand(s process.Streams) *cobra.Command {
 	var o warmOptions
 	cmd := &cobra.Command{
 		Use:   "warm -c FILE",
@@ -92,13 +93,13 @@ made up for.`,
 }
 
 // loadWarm reads a file, and finds the store that it is for.
-func loadWarm(s streams, path, dir string) (*warm.Config, string, error) {
+func loadWarm(s process.Streams, path, dir string) (*warm.Config, string, error) {
 	if path == "" {
 		return nil, "", status.Misuse(errors.New("say what to keep fresh: -c FILE"))
 	}
 	c, err := func() (*warm.Config, error) {
 		if path == "-" {
-			return warm.Load(s.in)
+			return warm.Load(s.In)
 		}
 		f, err := durable.OpenNamed(path)
 		if err != nil {
@@ -120,7 +121,7 @@ func loadWarm(s streams, path, dir string) (*warm.Config, string, error) {
 	return c, dir, err
 }
 
-func runWarm(ctx context.Context, s streams, o warmOptions) error {
+func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 	config, dir, err := loadWarm(s, o.config, o.dir)
 	if err != nil {
 		return err
@@ -131,7 +132,7 @@ func runWarm(ctx context.Context, s streams, o warmOptions) error {
 	if o.jobs < 1 || o.perHost < 1 || o.giveUp <= 0 {
 		return status.Misuse(errors.New("--jobs and --per-host must be at least 1, and --give-up-after more than nothing"))
 	}
-	store, err := blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: s.disk})
+	store, err := blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: s.Disk})
 	if err != nil {
 		return err
 	}
@@ -191,13 +192,13 @@ func (notReadyError) Error() string {
 
 // keep keeps the groups fresh, with the file as it is now and as it becomes. To end
 // when told to is what it is for.
-func (o *warmOptions) keep(ctx context.Context, s streams, config *warm.Config, dir string, w *warmWork, host string) error {
+func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.Config, dir string, w *warmWork, host string) error {
 	reload := make(chan os.Signal, 1)
-	keepHangups(ctx)
+	s.Ending.KeepHangups()
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	const drain = 30 * time.Second
-	allowDraining(ctx, drain)
+	s.Ending.AllowDraining(drain)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // false where there is no systemd
 	stamp := fileStamp(o.config)
 	if again, _, err := loadWarm(s, o.config, o.dir); o.config != "-" && err == nil {
@@ -231,7 +232,7 @@ func fileStamp(path string) string {
 
 // changed waits until the file has changed and can be read, and returns what it says; nil
 // when ctx is done. What can't be read is told, and left.
-func (o *warmOptions) changed(ctx context.Context, s streams, d *display, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
+func (o *warmOptions) changed(ctx context.Context, s process.Streams, d *display, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
 	const often = 5 * time.Second
 	tick := time.NewTicker(often)
 	defer tick.Stop()
@@ -273,7 +274,7 @@ func lockWarm(store *blobstore.Store) (*os.File, error) {
 // warmWork is what a Runner has done by the engine. It is a warm.Work.
 type warmWork struct {
 	o           *warmOptions
-	s           streams
+	s           process.Streams
 	store       *blobstore.Store
 	display     *display
 	credentials *credential.Set
@@ -308,7 +309,7 @@ func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Obser
 	return engine.Options{
 		Store: w.store, Registry: c, Observer: observer, Retry: engine.Retry{Patience: w.o.giveUp}, KeepGoing: true,
 		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers, ForeignLayers: w.o.foreign,
-		Limits: engine.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, PeerStall: w.o.stall / 5, Checkpoint: w.s.checkpoint,
+		Limits: engine.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.stall / 5, Checkpoint: w.s.Checkpoint,
 	}
 }
 
@@ -648,7 +649,7 @@ func warmPins(store *blobstore.Store) (func(name string) bool, error) {
 	return warm.Pinned(states), nil
 }
 
-func warmStatusCommand(s streams) *cobra.Command {
+func warmStatusCommand(s process.Streams) *cobra.Command {
 	var path, dir string
 	var asJSON bool
 	var groups []string
@@ -698,8 +699,8 @@ are named, and else 1: a gate for a deployment.`,
 	return cmd
 }
 
-func printStatus(s streams, all []groupStatus) error {
-	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+func printStatus(s process.Streams, all []groupStatus) error {
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "GROUP\tIMAGE\tREADY\tCHECKED\tCHANGED\tWHY NOT\n")
 	for _, g := range all {
 		for _, i := range g.Images {
@@ -716,7 +717,7 @@ func printStatus(s streams, all []groupStatus) error {
 	return w.Flush()
 }
 
-func warmCheckCommand(s streams) *cobra.Command {
+func warmCheckCommand(s process.Streams) *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:     "check -c FILE",
@@ -736,7 +737,7 @@ func warmCheckCommand(s streams) *cobra.Command {
 					at = config.Next(g.Name, at)
 					when = append(when, at.Format("Mon 2006-01-02 15:04 MST"))
 				}
-				printable.Fprintf(s.out, "%s\t%s\tnext: %s\n", g.Name, count(len(g.Images), "selector"), strings.Join(when, ", "))
+				printable.Fprintf(s.Out, "%s\t%s\tnext: %s\n", g.Name, count(len(g.Images), "selector"), strings.Join(when, ", "))
 			}
 			return nil
 		},
@@ -745,14 +746,14 @@ func warmCheckCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-func warmSchemaCommand(s streams) *cobra.Command {
+func warmSchemaCommand(s process.Streams) *cobra.Command {
 	return &cobra.Command{
 		Use:     "schema",
 		Short:   "Write the JSON Schema of warm's file",
 		Example: "  drayage warm schema > warm.schema.json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := io.WriteString(s.out, warm.Schema)
+			_, err := io.WriteString(s.Out, warm.Schema)
 			return err
 		},
 	}
