@@ -53,7 +53,7 @@ func runBench(ctx context.Context, s process.Streams, o benchOptions, args []str
 	if err != nil {
 		return err
 	}
-	display, err := o.display(s)
+	display, err := o.show.Start(s)
 	if err != nil {
 		return err
 	}
@@ -88,18 +88,18 @@ func measureBench(ctx context.Context, s process.Streams, o *benchOptions, t *be
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, gauges.Close()) }()
-	if gauges != nil && !o.quiet {
+	if gauges != nil && !o.show.Quiet {
 		printable.Fprintf(s.Err, "metrics at http://%s/metrics\n", gauges.Addr())
 	}
 	b.Exchanges = exchanges
 	b.Watch = gauges.sample
 	b.Progress = func(st bench.Step) {
 		gauges.step(st)
-		if !o.quiet {
+		if !o.show.Quiet {
 			announceStep(s.Err, st)
 		}
 	}
-	if !o.quiet {
+	if !o.show.Quiet {
 		announceCost(s.Err, o, b.Cost(t.targets))
 	}
 	report, err := bench.Measure(ctx, b, t.targets)

@@ -12,6 +12,7 @@ import (
 
 	"drayage/bench"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/status"
 
 	"github.com/spf13/pflag"
@@ -28,7 +29,7 @@ const (
 // benchOptions are the flags of bench, as given.
 type benchOptions struct {
 	networkFlags
-	displayFlags
+	show        display.Flags
 	platform    string
 	connections string
 	rate        float64
@@ -82,7 +83,7 @@ func (o *benchOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.tolerance, "tolerance", "10%", "allowed regression against --baseline, as a `SHARE`")
 	f.StringVar(&o.metrics, "metrics-listen", "", "serve Prometheus metrics at `HOST:PORT`/metrics during the run")
 	o.networkFlags.add(f)
-	o.displayFlags.add(f)
+	o.show.Add(f)
 }
 
 // check verifies that the options are consistent, and sets those with computed defaults.

@@ -9,6 +9,7 @@ import (
 
 	"drayage/bench"
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/event"
@@ -38,7 +39,7 @@ func (t *benchTargets) Close() error {
 }
 
 // findBenchTargets resolves the images, or reads the replay. Its result must be closed.
-func findBenchTargets(ctx context.Context, o *benchOptions, args []string, observer event.Observer, d *display) (_ *benchTargets, err error) {
+func findBenchTargets(ctx context.Context, o *benchOptions, args []string, observer event.Observer, d *display.Display) (_ *benchTargets, err error) {
 	t := new(benchTargets)
 	defer func() {
 		if err != nil {

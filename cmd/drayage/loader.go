@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/display"
 	"drayage/tarwriter"
 )
 
@@ -26,11 +27,11 @@ var loaders = map[string][]string{
 type loader struct {
 	program  string
 	path     string
-	messages func(from string) saying
+	messages func(from string) display.Writer
 }
 
 // newLoader finds the program; "" is docker.
-func newLoader(program string, messages func(from string) saying) (loader, error) {
+func newLoader(program string, messages func(from string) display.Writer) (loader, error) {
 	if program == "" {
 		program = "docker"
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -27,7 +28,7 @@ import (
 // loginOptions are the flags of login, as given.
 type loginOptions struct {
 	networkFlags
-	displayFlags
+	show     display.Flags
 	user     string
 	password string
 	stdin    bool
@@ -61,8 +62,8 @@ func runLogin(ctx context.Context, s process.Streams, o loginOptions, name strin
 	if err != nil {
 		return status.Misuse(err)
 	}
-	o.progress = "none"
-	display, err := o.display(s)
+	o.show.Progress = "none"
+	display, err := o.show.Start(s)
 	if err != nil {
 		return err
 	}

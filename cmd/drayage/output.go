@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -123,7 +124,7 @@ type outputs []namedOutput
 
 // open begins every output, so that one that can't work is known before
 // anything is fetched. Those that somebody waits for come first.
-func (o *outputFlags) open(ctx context.Context, s process.Streams, d *display) (outs outputs, err error) {
+func (o *outputFlags) open(ctx context.Context, s process.Streams, d *display.Display) (outs outputs, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, outs.Close())
@@ -141,7 +142,7 @@ func (o *outputFlags) open(ctx context.Context, s process.Streams, d *display) (
 		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
 	}
 	if o.load {
-		l, err := newLoader(o.loadWith, d.words)
+		l, err := newLoader(o.loadWith, d.Words)
 		if err != nil {
 			return outs, err
 		}

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -22,11 +23,11 @@ import (
 )
 
 // plan is drayage pull --dry-run: it shows what the same command would do.
-func (o *pullOptions) plan(ctx context.Context, s process.Streams, opts engine.Options, display *display, refs []reference.Image, bad []error) error {
+func (o *pullOptions) plan(ctx context.Context, s process.Streams, opts engine.Options, display *display.Display, refs []reference.Image, bad []error) error {
 	results, p, err := engine.Plan(ctx, opts, refs)
 	display.Close()
 	if err != nil {
-		return display.fail(status.Failures{err})
+		return display.Fail(status.Failures{err})
 	}
 	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "IMAGE\tDIGEST\tSIZE\tHERE\tTO FETCH\n")
@@ -54,7 +55,7 @@ func (o *pullOptions) plan(ctx context.Context, s process.Streams, opts engine.O
 	if err := o.wouldExist(); err != nil { // as the same command would say
 		failed = append(failed, err)
 	}
-	return display.fail(failed)
+	return display.Fail(failed)
 }
 
 // wouldExist refuses outputs that are there already.

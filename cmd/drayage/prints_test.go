@@ -19,10 +19,10 @@ var raw = []string{
 	"cmd/drayage.open",                   // an archive
 	"cmd/drayage.show",                   // a manifest as the registry has it
 	"cmd/drayage.toFile",                 // a report
-	"cmd/drayage.display",                // for the printers
+	"cmd/drayage/internal/display.Start", // for the printers
 	"cmd/drayage.tellReading",            // numbers, and the codes to draw over them
 	"cmd/drayage/internal/status.Report", // oneLine's, with a colour before it
-	"cmd/drayage.fail",                   // report's lines
+	"cmd/drayage/internal/display.Fail",  // report's lines
 	"cmd/drayage.row",                    // cells by printable.Text
 	"cmd/drayage.plainUsage",             // of our own flags
 	"cmd/drayage.writeText",              // a file

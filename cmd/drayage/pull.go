@@ -17,9 +17,9 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/history"
 	"drayage/cmd/drayage/internal/process"
-	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/credential"
@@ -42,7 +42,7 @@ import (
 // pullOptions are the flags of pull, as given.
 type pullOptions struct {
 	outputFlags
-	displayFlags
+	show display.Flags
 	networkFlags
 
 	list      string
@@ -109,7 +109,7 @@ reused. Everything else goes to standard error.`,
 	f.StringVar(&o.report, "report", "", "write to `FILE` what came when and how fast, as JSON: for people, and for bench --replay")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show the plan and fetch no layer")
 	o.networkFlags.add(f)
-	o.displayFlags.add(f)
+	o.show.Add(f)
 	return cmd
 }
 
@@ -138,7 +138,7 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 	if err != nil {
 		return err
 	}
-	display, err := o.display(s)
+	display, err := o.show.Start(s)
 	if err != nil {
 		return err
 	}
@@ -351,7 +351,7 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 
 // pull fetches the images and writes the outputs: while blobs come, or with
 // --keep-going, when it is known which images are complete.
-func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.Options, display *display, refs []reference.Image, bad []error) (err error) {
+func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.Options, display *display.Display, refs []reference.Image, bad []error) (err error) {
 	outs, err := o.open(ctx, s, display)
 	if err != nil {
 		return err
@@ -384,14 +384,13 @@ func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.O
 	if err == nil && len(failed) == 0 {
 		err = o.writeLock(done)
 	}
-	display.printer.Hide() // the bars are gone before the last lines come
-	display.err.Flush()
+	display.Hide() // the bars are gone before the last lines come
 	if err == nil && !o.stdout && len(done) > 0 {
 		err = printResults(s.Out, o.unpinned(done))
 	}
 	display.Close()
-	if _, silent := display.printer.(progress.None); err == nil && len(done) > 0 && !o.any() && !silent {
-		display.say("", fmt.Sprintf("the images are in the store %s; drayage store export -o FILE writes them into an archive", opts.Store.Dir()))
+	if err == nil && len(done) > 0 && !o.any() && !display.IsSilent() {
+		display.Say("", fmt.Sprintf("the images are in the store %s; drayage store export -o FILE writes them into an archive", opts.Store.Dir()))
 	}
 	failed = o.suggest(ctx, opts.Registry, failed)
 	for _, err := range []error{err, o.writeReport()} {
@@ -399,7 +398,7 @@ func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.O
 			failed = append(failed, err)
 		}
 	}
-	return display.fail(failed)
+	return display.Fail(failed)
 }
 
 // unpinned are results under the names that were asked for, also where a lock has given them
@@ -569,13 +568,13 @@ func (n *networkFlags) credentials(refs []reference.Image) (*credential.Set, err
 	return c, nil
 }
 
-func (n *networkFlags) client(c *credential.Set, refs []reference.Image, perHost int, policy engine.Retry, d *display) (*registry.Client, error) {
+func (n *networkFlags) client(c *credential.Set, refs []reference.Image, perHost int, policy engine.Retry, d *display.Display) (*registry.Client, error) {
 	return n.newClient(c, refs, policy, d, d, func(o *registry.Options) { o.PerHost = perHost })
 }
 
 // newClient makes a client whose events go to an observer, which has the display among
 // others. change has the last word on its options.
-func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, policy engine.Retry, o event.Observer, d *display, change func(*registry.Options)) (*registry.Client, error) {
+func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, policy engine.Retry, o event.Observer, d *display.Display, change func(*registry.Options)) (*registry.Client, error) {
 	if err := registry.CheckProxies(); err != nil {
 		return nil, status.Misuse(err)
 	}
@@ -593,7 +592,7 @@ func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, poli
 	}
 	opts := registry.Options{
 		Allowed: allowed, Credentials: c, PlainHTTP: n.insecure, TLS: conf,
-		UserAgent: "drayage/" + versionString(), Observer: o, TraceHeaders: d.debug > 1,
+		UserAgent: "drayage/" + versionString(), Observer: o, TraceHeaders: d.Debug > 1,
 		Mirrors: mirrors, Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
 	}
 	change(&opts)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -17,7 +18,7 @@ import (
 // query is what commands have that ask about one image and change nothing.
 type query struct {
 	networkFlags
-	displayFlags
+	show     display.Flags
 	platform string
 	json     bool
 }
@@ -26,7 +27,7 @@ func (q *query) add(f *pflag.FlagSet) {
 	platformFlag(f, &q.platform, "which image of a multi-platform index")
 	f.BoolVar(&q.json, "json", false, "as JSON")
 	q.networkFlags.add(f)
-	q.displayFlags.add(f)
+	q.show.Add(f)
 }
 
 // clientMaker makes a client by the command line's flags, but for what change changes.
@@ -48,7 +49,7 @@ func (q *query) ask(ctx context.Context, s process.Streams, store *blobstore.Sto
 	if err != nil {
 		return err
 	}
-	display, err := q.display(s)
+	display, err := q.show.Start(s)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -30,7 +31,7 @@ that docker load, podman load and ctr images import take.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
-	root.SetArgs(joinProgress(args))
+	root.SetArgs(display.JoinProgress(args))
 	root.SetIn(s.In)
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
@@ -40,7 +41,7 @@ that docker load, podman load and ctr images import take.`,
 	plainUsage(root)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return noEmptyValues(cmd.Flags()) }
 
-	inJSON := slices.Contains(joinProgress(args), "--progress=json")
+	inJSON := slices.Contains(display.JoinProgress(args), "--progress=json")
 	if inJSON {
 		s.Ending.SayAsEvent()
 	}

@@ -24,6 +24,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -46,7 +47,7 @@ import (
 // serveOptions are the flags of serve, as given.
 type serveOptions struct {
 	networkFlags
-	displayFlags
+	show     display.Flags
 	dir      string
 	listen   string
 	tlsCert  string
@@ -133,7 +134,7 @@ its sockets, and reports when it is ready.`,
 	f.StringVar(&o.pprof, "pprof", "", "serve profiles of the program on `HOST:PORT`")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "let requests under way complete within `DUR`")
 	o.networkFlags.add(f)
-	o.displayFlags.add(f)
+	o.show.Add(f)
 	return cmd
 }
 
@@ -178,8 +179,8 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	if err != nil {
 		return err
 	}
-	o.calm()
-	display, err := o.display(s)
+	o.show.Calm()
+	display, err := o.show.Start(s)
 	if err != nil {
 		return err
 	}
@@ -408,7 +409,7 @@ func openLog(s process.Streams, flag, name string) (*slog.Logger, func() error, 
 	case "":
 		return nil, done, nil
 	case "-": // whoever reads it may be slow, which is nothing to clients
-		p := progress.NewPatient(s.Out, func(left int) []byte { return leftOut(left, false) })
+		p := progress.NewPatient(s.Out, func(left int) []byte { return display.LeftOut(left, false) })
 		w, done = p, func() error { p.Flush(); return nil }
 	default:
 		f, err := durable.OpenLog(name, 0o644)
@@ -421,7 +422,7 @@ func openLog(s process.Streams, flag, name string) (*slog.Logger, func() error, 
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, work *limits.Work, upstreams []string, observer event.Observer, d *display) (*engine.PullThrough, func(), error) {
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, work *limits.Work, upstreams []string, observer event.Observer, d *display.Display) (*engine.Through, func(), error) {
 	var refs []reference.Image // one of each registry
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")
@@ -494,7 +495,7 @@ func validPort(text string) bool {
 }
 
 // run serves until ctx is done, and then until what is under way has ended. cancel ends that.
-func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, server *web.Server, ls []net.Listener, d *display, cancel func()) error {
+func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, server *web.Server, ls []net.Listener, d *display.Display, cancel func()) error {
 	profiles, err := servePprof(ctx, o.pprof, d)
 	if err != nil {
 		return errors.Join(err, closeAll(ls))
@@ -505,8 +506,8 @@ func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *
 		if o.tlsCert != "" {
 			scheme = "https"
 		}
-		if !o.quiet {
-			d.say("", fmt.Sprintf("serving %s at %s://%s", store.Dir(), scheme, l.Addr()))
+		if !o.show.Quiet {
+			d.Say("", fmt.Sprintf("serving %s at %s://%s", store.Dir(), scheme, l.Addr()))
 		}
 		go func() { served <- server.Serve(l) }()
 	}
@@ -545,7 +546,7 @@ func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *
 }
 
 // keepBudget sweeps the store now and then when it is over its budget.
-func keepBudget(ctx context.Context, budget *blobstore.Budget, d *display) {
+func keepBudget(ctx context.Context, budget *blobstore.Budget, d *display.Display) {
 	if budget == nil {
 		return
 	}
@@ -565,7 +566,7 @@ func keepBudget(ctx context.Context, budget *blobstore.Budget, d *display) {
 }
 
 // servePprof serves profiles at an address of their own; "" is nowhere.
-func servePprof(ctx context.Context, address string, d *display) (*web.Server, error) {
+func servePprof(ctx context.Context, address string, d *display.Display) (*web.Server, error) {
 	if address == "" {
 		return nil, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -170,7 +171,7 @@ func printImported(s process.Streams, images []archives.Image) error {
 // exportOptions are the flags of store export, as given.
 type exportOptions struct {
 	outputFlags
-	displayFlags
+	show     display.Flags
 	dir      string
 	platform string
 }
@@ -190,7 +191,7 @@ without a network. Images have all platforms that are in the store.`,
 	o.outputFlags.add(f)
 	storeFlag(cmd, &o.dir)
 	platformFlag(f, &o.platform, "platform that docker load gets of a multi-platform image")
-	o.displayFlags.add(f)
+	o.show.Add(f)
 	return cmd
 }
 
@@ -244,7 +245,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	if err := o.checkNames(refs); err != nil {
 		return err
 	}
-	display, err := o.display(s)
+	display, err := o.show.Start(s)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -258,7 +259,7 @@ no other image needs, at once with --gc.`,
 // verifyOptions are the flags of store verify, as given.
 type verifyOptions struct {
 	networkFlags
-	displayFlags
+	show    display.Flags
 	dir     string
 	again   bool
 	repair  bool
@@ -291,7 +292,7 @@ not repaired.`,
 	f.BoolVar(&o.repair, "repair", false, "fetch damaged and missing blobs from their registries")
 	foreignFlag(f, &o.foreign)
 	o.networkFlags.add(f)
-	o.displayFlags.add(f)
+	o.show.Add(f)
 	return cmd
 }
 
@@ -310,7 +311,7 @@ func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	display, err := o.display(s)
+	display, err := o.show.Start(s)
 	if err != nil {
 		return err
 	}
@@ -343,7 +344,7 @@ func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 		printable.Fprintf(s.Out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
 	}
 	if n := len(incompleteImages(ctx, store, images)) - len(broken); n > 0 {
-		display.say("", fmt.Sprintf("drayage: %s incomplete: only some of it was asked for so far; pull it for the rest", are(n, "image")))
+		display.Say("", fmt.Sprintf("drayage: %s incomplete: only some of it was asked for so far; pull it for the rest", are(n, "image")))
 	}
 	took := time.Since(began)
 	printable.Fprintf(s.Out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
@@ -381,7 +382,7 @@ func brokenImages(damaged []digest.Digest, images []blobstore.ImageUsage) (bad [
 // tellReading tells of progress, a line now and then.
 func (o *verifyOptions) tellReading(s process.Streams, store *blobstore.Store, read *atomic.Int64) (stop func()) {
 	u, err := store.Usage(context.Background())
-	if o.quiet || err != nil || o.progress != "auto" && o.progress != "bar" || !terminal.DrawsOver(s.Err) {
+	if o.show.Quiet || err != nil || o.show.Progress != "auto" && o.show.Progress != "bar" || !terminal.DrawsOver(s.Err) {
 		return func() {}
 	}
 	done := make(chan struct{})
@@ -405,7 +406,7 @@ func (o *verifyOptions) tellReading(s process.Streams, store *blobstore.Store, r
 }
 
 // mend fetches what images lack from their registries.
-func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blobstore.Store, display *display, broken []blobstore.ImageUsage, damaged []digest.Digest) error {
+func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blobstore.Store, display *display.Display, broken []blobstore.ImageUsage, damaged []digest.Digest) error {
 	var refs []reference.Image
 	var failed status.Failures
 	for _, i := range broken {
@@ -441,7 +442,7 @@ func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blob
 	}
 	display.Close()
 	if len(failed) > 0 {
-		return display.fail(failed)
+		return display.Fail(failed)
 	}
 	printable.Fprintf(s.Out, "repaired %s\n", count(n, "blob"))
 	if left := len(damaged); left > 0 && len(broken) == 0 {

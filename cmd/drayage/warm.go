@@ -23,6 +23,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/warm"
@@ -43,7 +44,7 @@ import (
 // warmOptions are the flags of warm, as given.
 type warmOptions struct {
 	networkFlags
-	displayFlags
+	show    display.Flags
 	config  string
 	dir     string
 	once    bool
@@ -87,7 +88,7 @@ made up for.`,
 	foreignFlag(f, &o.foreign)
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
 	o.networkFlags.add(f)
-	o.displayFlags.add(f)
+	o.show.Add(f)
 	cmd.AddCommand(warmStatusCommand(s), warmCheckCommand(s), warmSchemaCommand(s))
 	return cmd
 }
@@ -136,8 +137,8 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 	if err != nil {
 		return err
 	}
-	o.calm()
-	display, err := o.display(s)
+	o.show.Calm()
+	display, err := o.show.Start(s)
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 }
 
 // round has one round.
-func (o *warmOptions) round(ctx context.Context, d *display, r *warm.Runner) error {
+func (o *warmOptions) round(ctx context.Context, d *display.Display, r *warm.Runner) error {
 	ready, err := r.Once(ctx, o.groups)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -177,8 +178,8 @@ func (o *warmOptions) round(ctx context.Context, d *display, r *warm.Runner) err
 	if !ready {
 		return notReadyError{}
 	}
-	if !o.quiet {
-		d.say("", "all images are complete and fresh")
+	if !o.show.Quiet {
+		d.Say("", "all images are complete and fresh")
 	}
 	return nil
 }
@@ -217,7 +218,7 @@ func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.
 			return nil
 		}
 		config = next
-		w.display.say("", fmt.Sprintf("drayage: %s is read again", o.config))
+		w.display.Say("", fmt.Sprintf("drayage: %s is read again", o.config))
 	}
 }
 
@@ -232,7 +233,7 @@ func fileStamp(path string) string {
 
 // changed waits until the file has changed and can be read, and returns what it says; nil
 // when ctx is done. What can't be read is told, and left.
-func (o *warmOptions) changed(ctx context.Context, s process.Streams, d *display, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
+func (o *warmOptions) changed(ctx context.Context, s process.Streams, d *display.Display, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
 	const often = 5 * time.Second
 	tick := time.NewTicker(often)
 	defer tick.Stop()
@@ -254,7 +255,7 @@ func (o *warmOptions) changed(ctx context.Context, s process.Streams, d *display
 		if err == nil {
 			return c, stamp
 		}
-		d.say("", fmt.Sprintf("drayage: what is read again can't be used, and what was read before counts on: %v", err))
+		d.Say("", fmt.Sprintf("drayage: what is read again can't be used, and what was read before counts on: %v", err))
 	}
 }
 
@@ -276,7 +277,7 @@ type warmWork struct {
 	o           *warmOptions
 	s           process.Streams
 	store       *blobstore.Store
-	display     *display
+	display     *display.Display
 	credentials *credential.Set
 
 	mu sync.Mutex // guards what is written to people
@@ -541,8 +542,8 @@ func (w *warmWork) Ready(g warm.Group, yes bool) error {
 func (w *warmWork) Log(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.o.quiet {
-		w.display.say("", fmt.Sprintf("%s %s", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...)))
+	if !w.o.show.Quiet {
+		w.display.Say("", fmt.Sprintf("%s %s", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...)))
 	}
 }
 

@@ -1,4 +1,6 @@
-package main
+// Package display shows a run on standard error: progress, warnings, traces, and the errors that it
+// ends with.
+package display
 
 import (
 	"bytes"
@@ -18,35 +20,36 @@ import (
 	"drayage/engine/printable"
 )
 
-// displayFlags say how a run is shown.
-type displayFlags struct {
-	progress string
-	quiet    bool
+// Flags say how a run is shown.
+type Flags struct {
+	Progress string
+	Quiet    bool
 	debug    int
 	color    bool
 	noColor  bool
 }
 
-// calm is what displays of programs that run on and on have by default: what is odd,
+// Calm is what displays of programs that run on and on have by default: what is odd,
 // and no progress, which has no end there.
-func (d *displayFlags) calm() {
-	if d.progress == "auto" {
-		d.progress = "none"
+func (d *Flags) Calm() {
+	if d.Progress == "auto" {
+		d.Progress = "none"
 	}
 }
 
-// display shows a run on standard error: progress, warnings, traces, errors.
-type display struct {
+// Display shows a run on standard error: progress, warnings, traces, errors.
+type Display struct {
 	printer progress.Printer
 	err     *progress.Patient
 	json    bool
-	debug   int
+	Debug   int
 	color   bool
 	ending  *process.Ending // of the run
 }
 
-func (d *displayFlags) display(s process.Streams) (*display, error) {
-	mode := d.progress
+// Start begins to show a run, which ends with Close.
+func (d *Flags) Start(s process.Streams) (*Display, error) {
+	mode := d.Progress
 	if !slices.Contains(progressModes[:], mode) {
 		return nil, status.Misuse(fmt.Errorf("--progress %q: want auto, bar, plain, json or none", mode))
 	}
@@ -60,12 +63,12 @@ func (d *displayFlags) display(s process.Streams) (*display, error) {
 			mode = "bar"
 		}
 	}
-	if d.quiet && mode != "json" {
+	if d.Quiet && mode != "json" {
 		mode = "none"
 	}
 	// Whoever reads standard error may be slow, or not read at all: nothing waits for that.
-	w := progress.NewPatient(s.Err.Drawn(), func(left int) []byte { return leftOut(left, mode == "json") })
-	out := &display{err: w, debug: d.debug, json: mode == "json", ending: s.Ending}
+	w := progress.NewPatient(s.Err.Drawn(), func(left int) []byte { return LeftOut(left, mode == "json") })
+	out := &Display{err: w, Debug: d.debug, json: mode == "json", ending: s.Ending}
 	out.color = d.color || !d.noColor && capable && os.Getenv("NO_COLOR") == ""
 	switch mode {
 	case "bar":
@@ -80,8 +83,8 @@ func (d *displayFlags) display(s process.Streams) (*display, error) {
 	return out, nil
 }
 
-// leftOut tells of lines or events that nobody has read in time.
-func leftOut(n int, asEvent bool) []byte {
+// LeftOut is the message about lines or events that nobody has read in time.
+func LeftOut(n int, asEvent bool) []byte {
 	var b bytes.Buffer
 	message := fmt.Sprintf("%d lines were left out, since they were not read", n)
 	if asEvent {
@@ -93,8 +96,8 @@ func leftOut(n int, asEvent bool) []byte {
 }
 
 // Observe implements event.Observer.
-func (d *display) Observe(e event.Event) {
-	if _, request := e.(event.Requested); request && d.debug == 0 {
+func (d *Display) Observe(e event.Event) {
+	if _, request := e.(event.Requested); request && d.Debug == 0 {
 		return
 	}
 	d.printer.Observe(e)
@@ -105,7 +108,7 @@ func (d *display) Observe(e event.Event) {
 		d.printer.Log(d.paint("33", "warning:") + " " + terminal.Line(w.Message))
 		return
 	}
-	if d.debug > 0 {
+	if d.Debug > 0 {
 		for _, line := range trace(e) {
 			d.printer.Log(d.paint("2", printable.Text(line)))
 		}
@@ -150,16 +153,16 @@ func headers(mark string, h map[string][]string) []string {
 	return out
 }
 
-func (d *display) paint(code, s string) string {
+func (d *Display) paint(code, s string) string {
 	if !d.color {
 		return s
 	}
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// say writes a line for people, or an event of it. from is the program whose words they are; ""
+// Say writes a line for people, or an event of it. from is the program whose words they are; ""
 // is this one.
-func (d *display) say(from, line string) {
+func (d *Display) Say(from, line string) {
 	if d.json {
 		d.printer.Observe(event.Message{From: from, Message: terminal.Line(line)})
 		return
@@ -167,20 +170,20 @@ func (d *display) say(from, line string) {
 	d.printer.Log(terminal.Line(line))
 }
 
-// saying is where lines for people are written. What is kept back of it comes with Flush.
-type saying interface {
+// Writer is where lines for people are written. What is kept back of it comes with Flush.
+type Writer interface {
 	io.Writer
 	Flush()
 }
 
-// words is where another program writes what it has to say to people.
-func (d *display) words(from string) saying {
+// Words is where another program writes what it has to say to people.
+func (d *Display) Words(from string) Writer {
 	return &lines{d: d, from: from}
 }
 
 // lines says a program's lines.
 type lines struct {
-	d    *display
+	d    *Display
 	from string
 	rest []byte
 }
@@ -198,7 +201,7 @@ func (l *lines) Write(p []byte) (int, error) {
 			i = len(l.rest) - 1
 		}
 		if line := strings.TrimSpace(string(l.rest[:i+1])); line != "" {
-			l.d.say(l.from, line)
+			l.d.Say(l.from, line)
 		}
 		l.rest = l.rest[i+1:]
 	}
@@ -207,19 +210,31 @@ func (l *lines) Write(p []byte) (int, error) {
 // Flush says what comes after the last end of a line.
 func (l *lines) Flush() {
 	if line := strings.TrimSpace(string(l.rest)); line != "" {
-		l.d.say(l.from, line)
+		l.d.Say(l.from, line)
 	}
 	l.rest = nil
 }
 
+// Hide takes the progress off the screen until more of it comes.
+func (d *Display) Hide() {
+	d.printer.Hide()
+	d.err.Flush()
+}
+
+// IsSilent reports whether nothing is shown but warnings and errors.
+func (d *Display) IsSilent() bool {
+	_, silent := d.printer.(progress.None)
+	return silent
+}
+
 // Close takes the progress off the screen. It may be called again.
-func (d *display) Close() {
+func (d *Display) Close() {
 	d.printer.Close()
 	d.err.Flush()
 }
 
-// fail reports errors, a line each, and returns them for the exit status.
-func (d *display) fail(errs status.Failures) error {
+// Fail reports errors, a line each, and returns them for the exit status.
+func (d *Display) Fail(errs status.Failures) error {
 	if len(errs) == 0 {
 		return nil
 	}
