@@ -48,7 +48,7 @@ func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from compos
 		prefer(wanted(results, a.flags.streaming()))
 	}
 	images, err := compose.Images(ctx, lease, from, compose.Options{
-		Layers: layers, Legacy: a.flags.format == "legacy", MaxRatio: a.flags.maxRatio.limit(),
+		Layers: layers, Legacy: a.flags.format == "legacy", MaxRatio: a.flags.maxRatio.Limit(),
 		Made: func(name string, was, is digest.Digest, why string) {
 			a.observer.Observe(event.Converted{Image: name, From: was, To: is, Why: why})
 		},
@@ -92,7 +92,7 @@ func (a *archive) convertEach(ctx context.Context, results []engine.Result) (err
 		if err != nil {
 			return err
 		}
-		_, err = compose.Images(ctx, lease, compose.InStore{Store: a.store}, compose.Options{Layers: layers, Legacy: a.flags.format == "legacy", MaxRatio: a.flags.maxRatio.limit()}, a.named(one))
+		_, err = compose.Images(ctx, lease, compose.InStore{Store: a.store}, compose.Options{Layers: layers, Legacy: a.flags.format == "legacy", MaxRatio: a.flags.maxRatio.Limit()}, a.named(one))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

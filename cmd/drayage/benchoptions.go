@@ -14,6 +14,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/units"
 
 	"github.com/spf13/pflag"
 )
@@ -36,7 +37,7 @@ type benchOptions struct {
 	rounds      int
 	duration    time.Duration
 	warmUp      time.Duration
-	bytes       size
+	bytes       units.Size
 	parts       string
 	profile     string
 	whole       bool

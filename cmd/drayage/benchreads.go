@@ -9,6 +9,7 @@ import (
 	"drayage/bench"
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine/limits"
 	"drayage/engine/textfile"
 )
@@ -63,7 +64,7 @@ func rangeSize(word string) (int64, error) {
 	if strings.TrimSpace(word) == "whole" {
 		return 0, nil
 	}
-	n, err := parseSize(word)
+	n, err := units.ParseSize(word)
 	if err == nil && n < 1 {
 		err = errors.New("must be at least one byte")
 	}
@@ -107,7 +108,7 @@ func parseMix(text string) (bench.Mix, error) {
 			weight, text = "1", word
 		}
 		w, errWeight := strconv.ParseFloat(strings.TrimSpace(weight), 64)
-		n, err := parseSize(strings.TrimSpace(text))
+		n, err := units.ParseSize(strings.TrimSpace(text))
 		const heaviest = 1e9
 		if errWeight != nil || err != nil || n < 1 || !(w > 0 && w <= heaviest) {
 			return nil, status.Misuse(fmt.Errorf("--profile %q: must be sizes with weights, e.g. 70*64KiB,30*4MiB, or a file with one per line", word))

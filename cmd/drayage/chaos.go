@@ -13,6 +13,7 @@ import (
 
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine/chaos"
 	"drayage/engine/printable"
 
@@ -24,7 +25,7 @@ type chaosOptions struct {
 	chaos.Options
 	upstream, listen string
 
-	perConnection, all, slow        rate
+	perConnection, all, slow        units.Rate
 	reset, closing, stall, flip     byteSize
 	ignore, wrong, errors, slowPart share
 }
@@ -125,7 +126,7 @@ type byteSize int64
 
 // Set implements pflag.Value.
 func (b *byteSize) Set(s string) error {
-	n, err := parseSize(s)
+	n, err := units.ParseSize(s)
 	if err == nil && n < 1 {
 		err = errors.New("must be at least one byte")
 	}

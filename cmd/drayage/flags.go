@@ -9,7 +9,6 @@ import (
 
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/image"
-	"drayage/engine/limits"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -24,35 +23,12 @@ func (o *outputFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&o.force, "force", false, "overwrite FILE, or write into a DIR that is not empty")
 	f.StringVar(&o.format, "format", "docker", "`FORMAT` of the archive: docker, which all loaders take; oci, a plain OCI layout; legacy, what docker save once wrote")
 	f.StringVar(&o.layers, "layers", "keep", "layers as `FORM`: keep, as the registry serves them; tar, without compression, or gzip, for daemons that can't read zstd")
-	o.maxRatio.add(f)
+	o.maxRatio.Add(f)
 	f.StringVar(&o.compress, "compress", "", "compress the archive with `FORMAT`: none, gzip or zstd (default none, or by FILE's ending: .gz, .tgz, .zst)")
 	f.Var(&o.split, "split", "cut the archive into volumes FILE.001, FILE.002 ... of at most `SIZE`: 4.7G, 4095MiB")
 	f.StringVar(&o.since, "since", "", "leave out the layers that `FILE` carried: an earlier archive, a list of digests, or a lock")
 	f.BoolVar(&o.strip, "strip-registry", false, "name images in the archive without their registry")
 	f.BoolVar(&o.verify, "verify", false, "hash everything that is composed, also what the store has verified before")
-}
-
-// maxRatio is the flag for how far anything may unpack.
-type maxRatio int64
-
-func (m *maxRatio) add(f *pflag.FlagSet) {
-	f.Int64Var((*int64)(m), "max-ratio", limits.Ratio, "refuse layers and archives that unpack to more than `N` times their size and 64 MiB; 0: any")
-}
-
-// limit is the flag's value for package limits.
-func (m maxRatio) limit() limits.MaxRatio {
-	if m == 0 {
-		return -1
-	}
-	return limits.MaxRatio(m)
-}
-
-// check finds out whether it is a ratio.
-func (m maxRatio) check() error {
-	if m < 0 {
-		return status.Misuse(fmt.Errorf("--max-ratio %d: want a whole number, or 0 for any ratio", m))
-	}
-	return nil
 }
 
 func (n *networkFlags) add(f *pflag.FlagSet) {

@@ -15,6 +15,7 @@ import (
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine"
 	"drayage/engine/compose"
 	"drayage/engine/printable"
@@ -34,12 +35,12 @@ type outputFlags struct {
 	format   string
 	layers   string
 	compress string
-	split    size
+	split    units.Size
 	since    string
 	strip    bool
 	noSync   bool
 	verify   bool
-	maxRatio maxRatio
+	maxRatio units.MaxRatio
 }
 
 // any reports whether there is an output at all.
@@ -60,7 +61,7 @@ func (o *outputFlags) check(s process.Streams) error {
 	if o.loadWith != "" {
 		o.load = true
 	}
-	if err := o.maxRatio.check(); err != nil {
+	if err := o.maxRatio.Check(); err != nil {
 		return err
 	}
 	_, layersErr := compose.ParseLayers(o.layers)

@@ -21,6 +21,7 @@ import (
 	"drayage/cmd/drayage/internal/history"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
@@ -540,7 +541,7 @@ type networkFlags struct {
 	hostsDir string
 	allowed  []string
 
-	limit     rate
+	limit     units.Rate
 	stall     time.Duration
 	connect   time.Duration
 	firstByte time.Duration
@@ -593,7 +594,7 @@ func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, poli
 	opts := registry.Options{
 		Allowed: allowed, Credentials: c, PlainHTTP: n.insecure, TLS: conf,
 		UserAgent: "drayage/" + versionString(), Observer: o, TraceHeaders: d.Debug > 1,
-		Mirrors: mirrors, Retry: policy, Limit: n.limit.limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
+		Mirrors: mirrors, Retry: policy, Limit: n.limit.Limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
 	}
 	change(&opts)
 	return registry.New(opts), nil

@@ -28,6 +28,7 @@ import (
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
 	"drayage/engine/event"
@@ -66,11 +67,11 @@ type serveOptions struct {
 	perClient   int
 	requests    float64
 	ownRequests bool // it was given
-	clientRate  rate
+	clientRate  units.Rate
 	clientUp    int
 	upstreams   int
 	allowed     []string
-	budget      size
+	budget      units.Size
 	log         string
 	audit       string
 	pprof       string
@@ -309,7 +310,7 @@ func (o *serveOptions) fitFiles(warn func(string)) {
 // limits are what one address may take. The default for requests is not for this machine: what
 // comes from there may be a proxy, with the requests of many.
 func (o *serveOptions) limits() web.Limits {
-	l := web.Limits{Requests: limiting.Limit(o.requests), Bytes: o.clientRate.perSecond()}
+	l := web.Limits{Requests: limiting.Limit(o.requests), Bytes: o.clientRate.Limit()}
 	if !o.ownRequests {
 		l.Burst, l.FreeLoopback = defaultBurst, true
 	}

@@ -31,7 +31,7 @@ func (o *pullOptions) carried(ctx context.Context, opts engine.Options) (map[dig
 	if o.since == "" {
 		return nil, nil
 	}
-	digests, refs, with, err := readSince(ctx, o.since, o.stdin, o.maxRatio.limit())
+	digests, refs, with, err := readSince(ctx, o.since, o.stdin, o.maxRatio.Limit())
 	if err != nil {
 		return nil, fmt.Errorf("--since %s: %w", o.since, err)
 	}

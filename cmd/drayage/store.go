@@ -16,6 +16,7 @@ import (
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"
@@ -76,7 +77,7 @@ func storeImportCommand(s process.Streams) *cobra.Command {
 	var dir string
 	var noSync bool
 	var opts archives.Options
-	var ratio maxRatio
+	var ratio units.MaxRatio
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
 		Short: "Import images from archives into the store",
@@ -94,16 +95,16 @@ there.`,
 			if len(args) == 0 {
 				return status.Misuse(errors.New("no archive named"))
 			}
-			if err := ratio.check(); err != nil {
+			if err := ratio.Check(); err != nil {
 				return err
 			}
-			opts.MaxRatio = ratio.limit()
+			opts.MaxRatio = ratio.Limit()
 			return runImport(cmd.Context(), s, dir, noSync, opts, args)
 		},
 	}
 	storeFlag(cmd, &dir)
 	cmd.Flags().BoolVar(&opts.NoReplace, "no-replace", false, "refuse names that the store has with another digest")
-	ratio.add(cmd.Flags())
+	ratio.Add(cmd.Flags())
 	cmd.Flags().BoolVar(&noSync, "no-sync", false, "don't wait for the disk; a power cut may damage the store")
 	return cmd
 }
@@ -252,7 +253,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	defer display.Close()
 	a := &archive{flags: &o.outputFlags, store: store, observer: display}
 	if o.since != "" {
-		base, refs, _, err := readSince(ctx, o.since, s.In, o.maxRatio.limit())
+		base, refs, _, err := readSince(ctx, o.since, s.In, o.maxRatio.Limit())
 		if err != nil {
 			return fmt.Errorf("--since %s: %w", o.since, err)
 		}

@@ -18,6 +18,7 @@ import (
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine"
 	"drayage/engine/fault"
 	"drayage/engine/printable"
@@ -44,7 +45,7 @@ type gcOptions struct {
 	dir         string
 	dryRun      bool
 	unused      time.Duration
-	budget      size
+	budget      units.Size
 	pins        []string
 	grace       time.Duration
 	partials    time.Duration
@@ -264,7 +265,7 @@ type verifyOptions struct {
 	again   bool
 	repair  bool
 	foreign bool
-	limit   rate
+	limit   units.Rate
 }
 
 func storeVerifyCommand(s process.Streams) *cobra.Command {
@@ -318,7 +319,7 @@ func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 	defer display.Close()
 	var read atomic.Int64
 	began := time.Now()
-	v := blobstore.Verification{Limit: o.limit.limiter(), Again: o.again, Progress: func(n int64) { read.Add(n) }}
+	v := blobstore.Verification{Limit: o.limit.Limiter(), Again: o.again, Progress: func(n int64) { read.Add(n) }}
 	stop := o.tellReading(s, store, &read)
 	found, err := store.Verify(ctx, v)
 	stop()

@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"drayage/bench"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine"
 
 	"github.com/opencontainers/go-digest"
@@ -93,13 +94,13 @@ func FuzzFlags(f *testing.F) {
 		if len(s) > 200 || strings.ContainsRune(s, '/') && !strings.HasSuffix(s, "/s") {
 			return // parseMix may take it for a file's name
 		}
-		var r rate
+		var r units.Rate
 		if err := r.Set(s); err != nil {
 			printed(t, err)
-		} else if again := rate(0); r < 1 || again.Set(r.String()) != nil || again != r {
+		} else if again := units.Rate(0); r < 1 || again.Set(r.String()) != nil || again != r {
 			t.Errorf("the rate %q is %d, and that is %d", s, r, again)
 		}
-		var z size
+		var z units.Size
 		if err := z.Set(s); err != nil {
 			printed(t, err)
 		} else if z < 1 || z > 1<<60 {

@@ -1,4 +1,5 @@
-package main
+// Package units has the flags that take sizes, rates and ratios.
+package units
 
 import (
 	"errors"
@@ -9,8 +10,8 @@ import (
 	limiter "golang.org/x/time/rate"
 )
 
-// rate is a flag's number of bytes a second; 0 means no limit.
-type rate int64
+// Rate is a flag's number of bytes a second; 0 means no limit.
+type Rate int64
 
 // units are powers of 1000 for a letter alone, as links are sold, and of 1024
 // with an i.
@@ -21,20 +22,20 @@ var units = map[string]float64{
 }
 
 // Set implements pflag.Value.
-func (r *rate) Set(s string) error {
-	n, err := parseSize(strings.TrimSuffix(s, "/s"))
+func (r *Rate) Set(s string) error {
+	n, err := ParseSize(strings.TrimSuffix(s, "/s"))
 	if err != nil {
 		return err
 	}
 	if n < 1 {
 		return errors.New("want at least one byte a second")
 	}
-	*r = rate(n)
+	*r = Rate(n)
 	return nil
 }
 
-// parseSize reads a number of bytes: 1500, 20M (of 1000), 1.5MiB (of 1024).
-func parseSize(s string) (int64, error) {
+// ParseSize reads a number of bytes: 1500, 20M (of 1000), 1.5MiB (of 1024).
+func ParseSize(s string) (int64, error) {
 	s = strings.TrimSpace(s)
 	i := strings.IndexFunc(s, func(c rune) bool { return (c < '0' || c > '9') && c != '.' })
 	if i < 0 {
@@ -49,7 +50,7 @@ func parseSize(s string) (int64, error) {
 }
 
 // String implements pflag.Value.
-func (r *rate) String() string {
+func (r *Rate) String() string {
 	if *r == 0 {
 		return ""
 	}
@@ -57,11 +58,11 @@ func (r *rate) String() string {
 }
 
 // Type implements pflag.Value.
-func (*rate) Type() string { return "rate" }
+func (*Rate) Type() string { return "rate" }
 
-// limiter is a token bucket of that rate, nil for none. The bucket is small, so
+// Limiter is a token bucket of that rate, nil for none. The bucket is small, so
 // that bytes come evenly: a fiftieth of a second's, within what a read takes.
-func (r rate) limiter() *limiter.Limiter {
+func (r Rate) Limiter() *limiter.Limiter {
 	if r == 0 {
 		return nil
 	}
@@ -69,24 +70,24 @@ func (r rate) limiter() *limiter.Limiter {
 	return limiter.NewLimiter(limiter.Limit(r), int(min(most, max(least, r/50))))
 }
 
-// perSecond is the rate as a limit, 0 for none.
-func (r rate) perSecond() limiter.Limit { return limiter.Limit(r) }
+// Limit is the rate as a limit, 0 for none.
+func (r Rate) Limit() limiter.Limit { return limiter.Limit(r) }
 
-// size is a flag's number of bytes; 0 means none was given.
-type size int64
+// Size is a flag's number of bytes; 0 means none was given.
+type Size int64
 
 // Set implements pflag.Value.
-func (z *size) Set(s string) error {
-	n, err := parseSize(s)
+func (z *Size) Set(s string) error {
+	n, err := ParseSize(s)
 	if err == nil && n < 1 {
 		err = errors.New("want at least one byte")
 	}
-	*z = size(n)
+	*z = Size(n)
 	return err
 }
 
 // String implements pflag.Value.
-func (z *size) String() string { return (*rate)(z).String() }
+func (z *Size) String() string { return (*Rate)(z).String() }
 
 // Type implements pflag.Value.
-func (*size) Type() string { return "size" }
+func (*Size) Type() string { return "size" }

@@ -1,0 +1,34 @@
+package units
+
+import (
+	"fmt"
+
+	"drayage/cmd/drayage/internal/status"
+	"drayage/engine/limits"
+
+	"github.com/spf13/pflag"
+)
+
+// MaxRatio is the flag for how far anything may unpack.
+type MaxRatio int64
+
+// Add adds the flag to a command's.
+func (m *MaxRatio) Add(f *pflag.FlagSet) {
+	f.Int64Var((*int64)(m), "max-ratio", limits.Ratio, "refuse layers and archives that unpack to more than `N` times their size and 64 MiB; 0: any")
+}
+
+// Limit is the flag's value for package limits.
+func (m MaxRatio) Limit() limits.MaxRatio {
+	if m == 0 {
+		return -1
+	}
+	return limits.MaxRatio(m)
+}
+
+// Check finds out whether it is a ratio.
+func (m MaxRatio) Check() error {
+	if m < 0 {
+		return status.Misuse(fmt.Errorf("--max-ratio %d: want a whole number, or 0 for any ratio", m))
+	}
+	return nil
+}
