@@ -10,6 +10,7 @@ import (
 	"drayage/bench"
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/event"
@@ -160,11 +161,11 @@ type benchImages struct {
 
 func namedBenchImages(o *benchOptions, args []string) (*benchImages, error) {
 	if o.replay == "" {
-		var words []named
+		var words []images.Word
 		for _, a := range args {
-			words = append(words, named{word: a})
+			words = append(words, images.Word{Text: a})
 		}
-		refs, bad := parseNames(words)
+		refs, bad := images.ParseNames(words)
 		if len(bad) > 0 {
 			return nil, status.Misuse(bad[0])
 		}

@@ -10,20 +10,12 @@ import (
 	"slices"
 	"strings"
 
+	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
 	"drayage/engine/reference"
-
-	"github.com/opencontainers/go-digest"
 )
-
-// lockHead opens a lock. What follows is a list as -f reads it: each image with
-// its tag and the digest it stood for.
-const lockHead = "# Images with their digests, written by drayage pull --lock. --update-lock writes it anew.\n"
-
-// lockWith begins the line that tells what of the images was pulled, as flags.
-const lockWith = "# with"
 
 // with are the flags that say what of an index was pulled.
 func (o *pullOptions) with() string {
@@ -32,7 +24,7 @@ func (o *pullOptions) with() string {
 	if err != nil {
 		return "" // was found out before
 	}
-	b.WriteString(lockWith)
+	b.WriteString(images.LockWith)
 	for _, p := range platforms {
 		b.WriteString(" --platform " + p.String())
 	}
@@ -43,29 +35,6 @@ func (o *pullOptions) with() string {
 		b.WriteString(" --referrers")
 	}
 	return b.String() + "\n"
-}
-
-// readLock reads a lock: the digests of images with tags, by their names without
-// them. Others are pinned by themselves.
-func readLock(path string) (map[reference.Image]digest.Digest, error) {
-	words, err := readNames("lock file", path, strings.NewReader(""))
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[reference.Image]digest.Digest)
-	for _, w := range words {
-		ref, err := reference.Parse(w.word)
-		if err != nil {
-			return nil, status.Misuse(fmt.Errorf("%s: %w", w.where(), err))
-		}
-		if ref.Digest() == "" {
-			return nil, status.Misuse(fmt.Errorf("%s: %s has no digest; this is not a lock file", w.where(), w.word))
-		}
-		if ref.Tag() != "" {
-			out[ref.At("")] = ref.Digest()
-		}
-	}
-	return out, nil
 }
 
 // pinned gives images the digests that the lock has for them.
@@ -79,7 +48,7 @@ func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) 
 	if o.relock || isOutput(o.lock) {
 		return refs, nil
 	}
-	lock, err := readLock(o.lock)
+	lock, err := images.ReadLock(o.lock)
 	if errors.Is(err, fs.ErrNotExist) {
 		_, err := os.Stat(filepath.Dir(o.lock)) // better now than after the pull
 		return refs, err
@@ -120,7 +89,7 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 		lines = append(lines, r.Ref.At(r.Image.Target().Digest).String()+"\n")
 	}
 	slices.Sort(lines)
-	if err := writeText(o.lock, lockHead+o.with()+strings.Join(slices.Compact(lines), "")); err != nil {
+	if err := writeText(o.lock, images.LockHead+o.with()+strings.Join(slices.Compact(lines), "")); err != nil {
 		return fmt.Errorf("writing the lock file: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -105,7 +106,7 @@ func (o *loginOptions) ask(s process.Streams) error {
 			return status.Misuse(errors.New("--password-stdin requires -u USER, and excludes --password"))
 		}
 		raw, err := textfile.ReadRaw(s.In, limits.StdinBytes)
-		if badText(err) {
+		if images.BadText(err) {
 			return status.Misuse(fmt.Errorf("--password-stdin: %w", err))
 		}
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/history"
+	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
@@ -197,31 +198,31 @@ func one(auth string) bool {
 // images are those of the command line and of the list. Words that name none
 // are an error, or with --keep-going failures among others.
 func (o *pullOptions) images(s process.Streams, args []string) (refs []reference.Image, bad []error, err error) {
-	words := make([]named, 0, len(args))
+	words := make([]images.Word, 0, len(args))
 	for _, a := range args {
-		words = append(words, named{word: a})
+		words = append(words, images.Word{Text: a})
 	}
 	if o.list != "" {
-		listed, err := readList(o.list, s.In)
+		listed, err := images.ReadList(o.list, s.In)
 		if err != nil {
 			return nil, nil, err
 		}
 		words = append(words, listed...)
 	}
 	if len(words) == 0 && o.lock != "" && !o.relock { // those that it has
-		if words, err = readNames("lock file", o.lock, s.In); err != nil {
+		if words, err = images.ReadNames("lock file", o.lock, s.In); err != nil {
 			return nil, nil, err
 		}
 		for i, w := range words { // as they were asked for; the lock pins them
-			if ref, err := reference.Parse(w.word); err == nil && ref.Tag() != "" {
-				words[i].word = ref.Tagged()
+			if ref, err := reference.Parse(w.Text); err == nil && ref.Tag() != "" {
+				words[i].Text = ref.Tagged()
 			}
 		}
 	}
 	if len(words) == 0 {
 		return nil, nil, status.Misuse(errors.New("no images named: give some, or a list with -f"))
 	}
-	refs, bad = parseNames(words)
+	refs, bad = images.ParseNames(words)
 	if len(bad) > 0 && !o.keepGoing {
 		return nil, nil, status.Misuse(bad[0])
 	}
@@ -508,12 +509,12 @@ func (o *pullOptions) writeFailed(failed status.Failures, results []engine.Resul
 	for _, err := range failed {
 		name := ""
 		var img *engine.ImageError
-		var bad badName
+		var bad images.BadName
 		switch {
 		case errors.As(err, &img):
 			name = img.Ref.String()
 		case errors.As(err, &bad):
-			name = "# " + bad.word // it would fail again
+			name = "# " + bad.Word // it would fail again
 		}
 		printable.Fprintf(&b, "%s # %s\n", name, strings.ReplaceAll(err.Error(), "\n", " "))
 	}
@@ -664,7 +665,7 @@ func (n *networkFlags) tls() (*tls.Config, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: n.skipVerify} // asked for by its name
 	if n.caCert != "" {
 		pem, err := readPEM(durable.OpenNamed(n.caCert))
-		if badText(err) {
+		if images.BadText(err) {
 			return nil, status.Misuse(fmt.Errorf("--ca-cert: %w", err))
 		}
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -253,7 +254,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	defer display.Close()
 	a := &archive{flags: &o.outputFlags, store: store, observer: display}
 	if o.since != "" {
-		base, refs, _, err := readSince(ctx, o.since, s.In, o.maxRatio.Limit())
+		base, refs, _, err := images.ReadSince(ctx, o.since, s.In, o.maxRatio.Limit())
 		if err != nil {
 			return fmt.Errorf("--since %s: %w", o.since, err)
 		}

@@ -1,4 +1,5 @@
-package main
+// Package images reads what names images: lists, locks, and files that say what was carried before.
+package images
 
 import (
 	"errors"
@@ -13,15 +14,15 @@ import (
 	"drayage/engine/textfile"
 )
 
-// named is a word that names an image, and where it stood.
-type named struct {
-	word string
+// Word is a word that names an image, and where it stood.
+type Word struct {
+	Text string
 	file string // "" for the command line
 	line int    // in file
 }
 
 // where is where the word stood: "list.txt:3", or "" for the command line.
-func (n named) where() string {
+func (n Word) where() string {
 	if n.file == "" {
 		return ""
 	}
@@ -30,14 +31,14 @@ func (n named) where() string {
 
 const maxName = 4096 // bytes of a line that may name an image
 
-// readList reads image names from a file or, for "-", from standard input: one
+// ReadList reads image names from a file or, for "-", from standard input: one
 // a line, with comments from # on.
-func readList(path string, stdin io.Reader) ([]named, error) {
-	return readNames("list of images", path, stdin)
+func ReadList(path string, stdin io.Reader) ([]Word, error) {
+	return ReadNames("list of images", path, stdin)
 }
 
-// readNames is readList of what is called so.
-func readNames(what, path string, stdin io.Reader) ([]named, error) {
+// ReadNames is readList of what is called so.
+func ReadNames(what, path string, stdin io.Reader) ([]Word, error) {
 	in, name := stdin, "standard input"
 	if path != "-" {
 		f, err := durable.OpenNamed(path)
@@ -47,7 +48,7 @@ func readNames(what, path string, stdin io.Reader) ([]named, error) {
 		defer f.Close()
 		in, name = f, path
 	}
-	var out []named
+	var out []Word
 	n := 0
 	err := textfile.EachLine(in, limits.ListBytes, func(line string) error {
 		n++
@@ -61,10 +62,10 @@ func readNames(what, path string, stdin io.Reader) ([]named, error) {
 		case len(out) >= limits.ListImages:
 			return status.Misuse(fmt.Errorf("%s: it names more than %d images", name, limits.ListImages))
 		}
-		out = append(out, named{word: strings.Clone(text), file: name, line: n}) // without the comment
+		out = append(out, Word{Text: strings.Clone(text), file: name, line: n}) // without the comment
 		return nil
 	})
-	if badText(err) {
+	if BadText(err) {
 		return nil, status.Misuse(fmt.Errorf("%s: %w", name, err))
 	}
 	var usage status.UsageError
@@ -74,32 +75,35 @@ func readNames(what, path string, stdin io.Reader) ([]named, error) {
 	return out, err
 }
 
-// badText reports whether an error is of what a text file has in it.
-func badText(err error) bool {
+// BadText reports whether an error is of what a text file has in it.
+func BadText(err error) bool {
 	return errors.Is(err, textfile.ErrEncoding) || errors.Is(err, textfile.ErrTooLarge) || errors.Is(err, textfile.ErrLine)
 }
 
-// parseNames reads image names. Those that are none come back as errors.
-func parseNames(words []named) (refs []reference.Image, bad []error) {
+// ParseNames reads image names. Those that are none come back as errors.
+func ParseNames(words []Word) (refs []reference.Image, bad []error) {
 	for _, w := range words {
-		ref, err := reference.Parse(w.word)
+		ref, err := reference.Parse(w.Text)
 		switch {
 		case err == nil:
 			refs = append(refs, ref)
 		case w.file != "":
-			bad = append(bad, badName{w.word, fmt.Errorf("%s: %w", w.where(), err)})
+			bad = append(bad, BadName{w.Text, fmt.Errorf("%s: %w", w.where(), err)})
 		default:
-			bad = append(bad, badName{w.word, err})
+			bad = append(bad, BadName{w.Text, err})
 		}
 	}
 	return refs, bad
 }
 
-// badName is a word that should have named an image.
-type badName struct {
-	word string
+// BadName is a word that should have named an image.
+type BadName struct {
+	Word string
 	err  error
 }
 
-func (e badName) Error() string { return e.err.Error() }
-func (e badName) Unwrap() error { return e.err }
+// Error implements error.
+func (e BadName) Error() string { return e.err.Error() }
+
+// Unwrap is what is wrong with it.
+func (e BadName) Unwrap() error { return e.err }
