@@ -31,7 +31,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 build: ## build bin/drayage, one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/drayage ./cmd/drayage
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X drayage/cmd/drayage/internal/build.version=$(VERSION)' -o bin/drayage ./cmd/drayage
 
 cross: ## compile for every platform
 	@set -e; for p in $(PLATFORMS); do echo $$p; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build ./...; done

@@ -13,6 +13,7 @@ import (
 	"drayage/bench"
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
 
@@ -29,7 +30,7 @@ const (
 
 // benchOptions are the flags of bench, as given.
 type benchOptions struct {
-	networkFlags
+	net         network.Flags
 	show        display.Flags
 	platform    string
 	connections string
@@ -83,7 +84,7 @@ func (o *benchOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.baseline, "baseline", "", "compare with `FILE` of --json, exit with status 9 on a regression")
 	f.StringVar(&o.tolerance, "tolerance", "10%", "allowed regression against --baseline, as a `SHARE`")
 	f.StringVar(&o.metrics, "metrics-listen", "", "serve Prometheus metrics at `HOST:PORT`/metrics during the run")
-	o.networkFlags.add(f)
+	o.net.Add(f)
 	o.show.Add(f)
 }
 

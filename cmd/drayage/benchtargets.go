@@ -63,7 +63,7 @@ func findBenchTargets(ctx context.Context, o *benchOptions, args []string, obser
 	if err != nil {
 		return nil, err
 	}
-	credentials, err := o.credentials(images.refs)
+	credentials, err := o.net.Credentials(images.refs)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func findBenchTargets(ctx context.Context, o *benchOptions, args []string, obser
 	}
 	for _, version := range versions {
 		const patience = 30 * time.Second
-		client, err := o.newClient(credentials, images.refs, engine.Retry{Patience: patience}, observer, d, func(r *registry.Options) {
+		client, err := o.net.NewClient(credentials, images.refs, engine.Retry{Patience: patience}, observer, d, func(r *registry.Options) {
 			r.PerHost, r.HTTP2, r.NeverWait = perHost, version == "2", true
 		})
 		if err != nil {

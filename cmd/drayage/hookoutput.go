@@ -23,7 +23,7 @@ func (w *warmWork) hookSecrets() *printable.Secrets {
 		_, password, _ := strings.Cut(text, ":")
 		known.Add(text, password)
 	}
-	add(w.o.auth)
+	add(w.o.net.Auth)
 	for _, entry := range os.Environ() {
 		name, value, _ := strings.Cut(entry, "=")
 		if u, err := url.Parse(value); err == nil && u.User != nil {

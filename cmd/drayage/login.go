@@ -11,6 +11,7 @@ import (
 
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/images"
+	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/terminal"
@@ -28,7 +29,7 @@ import (
 
 // loginOptions are the flags of login, as given.
 type loginOptions struct {
-	networkFlags
+	net      network.Flags
 	show     display.Flags
 	user     string
 	password string
@@ -54,7 +55,7 @@ Docker's config.json names, or in that file.`,
 	f.StringVarP(&o.user, "username", "u", "", "the `USER` (default: ask)")
 	f.StringVar(&o.password, "password", "", "the `PASSWORD`; others can see it on the command line (default: ask)")
 	f.BoolVar(&o.stdin, "password-stdin", false, "read the password from standard input")
-	o.addTransport(f)
+	o.net.AddTransport(f)
 	return cmd
 }
 
@@ -80,7 +81,7 @@ func runLogin(ctx context.Context, s process.Streams, o loginOptions, name strin
 		return status.Misuse(err)
 	}
 	const patience = 30 * time.Second
-	client, err := o.client(login, nil, 1, engine.Retry{Patience: patience}, display)
+	client, err := o.net.Client(login, nil, 1, engine.Retry{Patience: patience}, display)
 	if err != nil {
 		return err
 	}

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,20 +17,16 @@ import (
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/history"
 	"drayage/cmd/drayage/internal/images"
+	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
-	"drayage/cmd/drayage/internal/units"
 	"drayage/engine"
-	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/image"
-	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/engine/registry/hosts"
-	"drayage/engine/textfile"
 	"drayage/tarwriter/squeeze"
 
 	"github.com/opencontainers/go-digest"
@@ -45,7 +38,7 @@ import (
 type pullOptions struct {
 	outputFlags
 	show display.Flags
-	networkFlags
+	net  network.Flags
 
 	list      string
 	arch      string
@@ -110,7 +103,7 @@ reused. Everything else goes to standard error.`,
 	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
 	f.StringVar(&o.report, "report", "", "write to `FILE` what came when and how fast, as JSON: for people, and for bench --replay")
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show the plan and fetch no layer")
-	o.networkFlags.add(f)
+	o.net.Add(f)
 	o.show.Add(f)
 	return cmd
 }
@@ -132,7 +125,7 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 	if refs, err = o.pinned(refs); err != nil {
 		return err
 	}
-	credentials, err := o.credentials(refs)
+	credentials, err := o.net.Credentials(refs)
 	if err != nil {
 		return err
 	}
@@ -151,19 +144,19 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 		o.record = history.NewRecorder()
 		observer = append(observer, o.record)
 	}
-	client, err := o.newClient(credentials, refs, policy, observer, display, func(r *registry.Options) { r.PerHost = o.perHost })
+	client, err := o.net.NewClient(credentials, refs, policy, observer, display, func(r *registry.Options) { r.PerHost = o.perHost })
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	if one(o.auth) {
+	if one(o.net.Auth) {
 		observer.Observe(event.Warned{Message: "credentials on the command line can be seen by others; -a env:VAR and -a file:PATH are safer"})
 	}
 	opts := engine.Options{
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
 		Limits: engine.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, Hush: o.stall / 5,
+		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, Hush: o.net.Stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
 	if err != nil {
@@ -266,7 +259,7 @@ func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
 	for _, d := range []struct {
 		flag  string
 		value time.Duration
-	}{{"--give-up-after", o.giveUp}, {"--stall", o.stall}, {"--connect-timeout", o.connect}, {"--answer-timeout", o.firstByte}} {
+	}{{"--give-up-after", o.giveUp}, {"--stall", o.net.Stall}, {"--connect-timeout", o.net.Connect}, {"--answer-timeout", o.net.FirstByte}} {
 		if d.value <= 0 {
 			return status.Misuse(fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag))
 		}
@@ -527,171 +520,4 @@ func (o *pullOptions) writeFailed(failed status.Failures, results []engine.Resul
 		return fmt.Errorf("writing the list of failures: %w", err)
 	}
 	return nil
-}
-
-// networkFlags are how registries are reached.
-type networkFlags struct {
-	auth       string
-	noAuth     bool
-	insecure   bool
-	skipVerify bool
-	caCert     string
-	cert, key  string
-
-	mirrors  []string
-	hostsDir string
-	allowed  []string
-
-	limit     units.Rate
-	stall     time.Duration
-	connect   time.Duration
-	firstByte time.Duration
-}
-
-func (n *networkFlags) credentials(refs []reference.Image) (*credential.Set, error) {
-	switch {
-	case n.noAuth && n.auth != "":
-		return nil, status.Misuse(errors.New("-a and -A contradict each other"))
-	case n.noAuth:
-		return nil, nil
-	case n.auth == "":
-		return credential.Stored(), nil
-	}
-	c, err := credential.Given(n.auth)
-	if err != nil {
-		return nil, status.Misuse(err)
-	}
-	for _, ref := range refs {
-		if c.ForOne() && ref.Registry() != refs[0].Registry() {
-			return nil, status.Misuse(fmt.Errorf("-a has credentials for one registry, and the images are from %s and %s; "+
-				"-a file:PATH takes a file like Docker's config.json, with one for each", refs[0].Registry(), ref.Registry()))
-		}
-	}
-	return c, nil
-}
-
-func (n *networkFlags) client(c *credential.Set, refs []reference.Image, perHost int, policy engine.Retry, d *display.Display) (*registry.Client, error) {
-	return n.newClient(c, refs, policy, d, d, func(o *registry.Options) { o.PerHost = perHost })
-}
-
-// newClient makes a client whose events go to an observer, which has the display among
-// others. change has the last word on its options.
-func (n *networkFlags) newClient(c *credential.Set, refs []reference.Image, policy engine.Retry, o event.Observer, d *display.Display, change func(*registry.Options)) (*registry.Client, error) {
-	if err := registry.CheckProxies(); err != nil {
-		return nil, status.Misuse(err)
-	}
-	conf, err := n.tls()
-	if err != nil {
-		return nil, err
-	}
-	mirrors, err := n.places(refs, conf)
-	if err != nil {
-		return nil, err
-	}
-	allowed, err := n.addresses()
-	if err != nil {
-		return nil, err
-	}
-	opts := registry.Options{
-		Allowed: allowed, Credentials: c, PlainHTTP: n.insecure, TLS: conf,
-		UserAgent: "drayage/" + versionString(), Observer: o, TraceHeaders: d.Debug > 1,
-		Mirrors: mirrors, Retry: policy, Limit: n.limit.Limiter(), Stall: n.stall, Connect: n.connect, FirstByte: n.firstByte,
-	}
-	change(&opts)
-	return registry.New(opts), nil
-}
-
-// addresses are those of --allow-address.
-func (n *networkFlags) addresses() ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, text := range n.allowed {
-		p, err := registry.ParseAllowed(text)
-		if err != nil {
-			return nil, status.Misuse(fmt.Errorf("--allow-address: %w", err))
-		}
-		out = append(out, p)
-	}
-	return out, nil
-}
-
-// places are the mirrors that are asked before registries: those of --mirror, then
-// those of hosts.toml files.
-func (n *networkFlags) places(refs []reference.Image, conf *tls.Config) ([]hosts.Mirror, error) {
-	var out []hosts.Mirror
-	for _, text := range n.mirrors {
-		m, err := hosts.ParseMirror(text)
-		if err != nil {
-			return nil, status.Misuse(fmt.Errorf("--mirror: %w", err))
-		}
-		out = append(out, m)
-	}
-	if n.hostsDir == "" {
-		return out, nil
-	}
-	if _, err := os.Stat(n.hostsDir); err != nil {
-		return nil, fmt.Errorf("--hosts-dir: %w", err)
-	}
-	seen := make(map[string]bool)
-	for _, ref := range refs {
-		if name := ref.Registry(); !seen[name] {
-			seen[name] = true
-			more, err := hosts.ReadDir(n.hostsDir, name, conf)
-			if err != nil {
-				return nil, status.Misuse(fmt.Errorf("--hosts-dir: %w", err))
-			}
-			out = append(out, more...)
-		}
-	}
-	return out, nil
-}
-
-// readPEM reads a file of certificates or of a key that was just opened.
-func readPEM(f *os.File, err error) ([]byte, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := textfile.ReadRaw(f, limits.CertificateBytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name(), err)
-	}
-	return raw, nil
-}
-
-func (n *networkFlags) tls() (*tls.Config, error) {
-	if (n.cert == "") != (n.key == "") {
-		return nil, status.Misuse(errors.New("--cert and --key go together"))
-	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: n.skipVerify} // asked for by its name
-	if n.caCert != "" {
-		pem, err := readPEM(durable.OpenNamed(n.caCert))
-		if images.BadText(err) {
-			return nil, status.Misuse(fmt.Errorf("--ca-cert: %w", err))
-		}
-		if err != nil {
-			return nil, fmt.Errorf("--ca-cert: %w", err)
-		}
-		if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
-			conf.RootCAs = x509.NewCertPool()
-		}
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, status.Misuse(fmt.Errorf("--ca-cert: %s has no certificate in PEM form", n.caCert))
-		}
-	}
-	if n.cert != "" {
-		cert, err := readPEM(durable.OpenNamed(n.cert))
-		if err != nil {
-			return nil, status.Misuse(fmt.Errorf("--cert: %w", err))
-		}
-		key, err := readPEM(durable.OpenNamed(n.key))
-		if err != nil {
-			return nil, status.Misuse(fmt.Errorf("--key: %w", err))
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, status.Misuse(fmt.Errorf("--cert and --key: %w", err))
-		}
-		conf.Certificates = []tls.Certificate{pair}
-	}
-	return conf, nil
 }

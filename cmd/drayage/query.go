@@ -6,6 +6,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -17,7 +18,7 @@ import (
 
 // query is what commands have that ask about one image and change nothing.
 type query struct {
-	networkFlags
+	net      network.Flags
 	show     display.Flags
 	platform string
 	json     bool
@@ -26,7 +27,7 @@ type query struct {
 func (q *query) add(f *pflag.FlagSet) {
 	platformFlag(f, &q.platform, "which image of a multi-platform index")
 	f.BoolVar(&q.json, "json", false, "as JSON")
-	q.networkFlags.add(f)
+	q.net.Add(f)
 	q.show.Add(f)
 }
 
@@ -45,7 +46,7 @@ func (q *query) ask(ctx context.Context, s process.Streams, store *blobstore.Sto
 	if err != nil {
 		return err
 	}
-	credentials, err := q.credentials(refs)
+	credentials, err := q.net.Credentials(refs)
 	if err != nil {
 		return err
 	}
@@ -56,7 +57,7 @@ func (q *query) ask(ctx context.Context, s process.Streams, store *blobstore.Sto
 	defer display.Close()
 	policy := engine.Retry{Patience: time.Minute} // somebody waits
 	makeClient := func(change func(*registry.Options)) (*registry.Client, error) {
-		return q.newClient(credentials, refs, policy, display, display, change)
+		return q.net.NewClient(credentials, refs, policy, display, display, change)
 	}
 	client, err := makeClient(func(o *registry.Options) { o.PerHost = 2 })
 	if err != nil {

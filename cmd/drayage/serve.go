@@ -24,7 +24,9 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/build"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -47,7 +49,7 @@ import (
 
 // serveOptions are the flags of serve, as given.
 type serveOptions struct {
-	networkFlags
+	net      network.Flags
 	show     display.Flags
 	dir      string
 	listen   string
@@ -134,7 +136,7 @@ its sockets, and reports when it is ready.`,
 	f.StringVar(&o.audit, "audit-log", "", "log refusals to `FILE`, - for standard output")
 	f.StringVar(&o.pprof, "pprof", "", "serve profiles of the program on `HOST:PORT`")
 	f.DurationVar(&o.drain, "drain", 30*time.Second, "let requests under way complete within `DUR`")
-	o.networkFlags.add(f)
+	o.net.Add(f)
 	o.show.Add(f)
 	return cmd
 }
@@ -251,7 +253,7 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 		Hosts:  hosts, Refusals: refusals,
 		Groups:  func() []web.Group { return warmGroups(store) },
 		Fresh:   func() map[string]web.Freshness { return warmFreshness(store) },
-		Version: versionString(), Closing: closing.Done(),
+		Version: build.Version(), Closing: closing.Done(),
 		Fault: warn,
 	})
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -432,25 +434,25 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 		}
 		refs = append(refs, ref)
 	}
-	credentials, err := o.credentials(refs)
+	credentials, err := o.net.Credentials(refs)
 	if err != nil {
 		return nil, nil, err
 	}
 	policy := engine.Retry{Patience: o.patience}
 	// Together they have no more connections to a host than --per-host says.
 	forManifests := max(1, o.perHost/4)
-	client, err := o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = max(1, o.perHost-forManifests), work })
+	client, err := o.net.NewClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = max(1, o.perHost-forManifests), work })
 	if err != nil {
 		return nil, nil, err
 	}
 	manifests := client // which wait for blobs when there is but one connection
 	if o.perHost > 1 {
-		if manifests, err = o.newClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = forManifests, work }); err != nil {
+		if manifests, err = o.net.NewClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = forManifests, work }); err != nil {
 			return nil, nil, err
 		}
 	}
-	through := engine.NewPullThrough(context.WithoutCancel(ctx), engine.Options{
-		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, PeerStall: o.stall / 5,
+	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
+		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.net.Stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }
@@ -663,7 +665,7 @@ func (r *reloading) look() error {
 // readPair reads a certificate and its key; nil says that they are what they were.
 func readPair(cert, key string, old [2][]byte) (raw [2][]byte, pair *tls.Certificate, err error) {
 	for i, path := range []string{cert, key} {
-		if raw[i], err = readPEM(durable.OpenRegular(path)); err != nil {
+		if raw[i], err = network.ReadPEM(durable.OpenRegular(path)); err != nil {
 			return raw, nil, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -259,7 +260,7 @@ no other image needs, at once with --gc.`,
 
 // verifyOptions are the flags of store verify, as given.
 type verifyOptions struct {
-	networkFlags
+	net     network.Flags
 	show    display.Flags
 	dir     string
 	again   bool
@@ -292,7 +293,7 @@ not repaired.`,
 	f.Var(&o.limit, "read-rate", "limit reading to `RATE` bytes per second, e.g. 50M")
 	f.BoolVar(&o.repair, "repair", false, "fetch damaged and missing blobs from their registries")
 	foreignFlag(f, &o.foreign)
-	o.networkFlags.add(f)
+	o.net.Add(f)
 	o.show.Add(f)
 	return cmd
 }
@@ -418,12 +419,12 @@ func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blob
 		}
 		refs = append(refs, ref)
 	}
-	credentials, err := o.credentials(refs)
+	credentials, err := o.net.Credentials(refs)
 	if err != nil {
 		return err
 	}
 	policy := engine.Retry{}
-	client, err := o.client(credentials, refs, 8, policy, display)
+	client, err := o.net.Client(credentials, refs, 8, policy, display)
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,8 @@ package main
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 
+	"drayage/cmd/drayage/internal/build"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine/printable"
@@ -12,30 +12,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker for releases; otherwise it is the commit's.
-var version = ""
-
-func versionString() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	return "devel"
-}
-
 func versionCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the version",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := printable.Fprintf(s.Out, "drayage %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := printable.Fprintf(s.Out, "drayage %s %s %s/%s\n", build.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

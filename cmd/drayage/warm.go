@@ -23,7 +23,9 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/build"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/warm"
@@ -43,7 +45,7 @@ import (
 
 // warmOptions are the flags of warm, as given.
 type warmOptions struct {
-	networkFlags
+	net     network.Flags
 	show    display.Flags
 	config  string
 	dir     string
@@ -87,7 +89,7 @@ made up for.`,
 	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "try the others when no byte has arrived for `DUR`")
 	foreignFlag(f, &o.foreign)
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
-	o.networkFlags.add(f)
+	o.net.Add(f)
 	o.show.Add(f)
 	cmd.AddCommand(warmStatusCommand(s), warmCheckCommand(s), warmSchemaCommand(s))
 	return cmd
@@ -143,12 +145,12 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 		return err
 	}
 	defer display.Close()
-	credentials, err := o.credentials(nil)
+	credentials, err := o.net.Credentials(nil)
 	if err != nil {
 		return err
 	}
 	// What the environment and the flags have wrong is told before the first round.
-	c, err := o.client(credentials, nil, o.perHost, engine.Retry{}, display)
+	c, err := o.net.Client(credentials, nil, o.perHost, engine.Retry{}, display)
 	if err != nil {
 		return err
 	}
@@ -161,7 +163,7 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 	w := &warmWork{o: &o, s: s, store: store, display: display, credentials: credentials}
 	host, _ := os.Hostname() // without a name, jitter is that of all such
 	if o.once {
-		return o.round(ctx, display, warm.New(config, w, host, warm.Rate(o.limit)))
+		return o.round(ctx, display, warm.New(config, w, host, warm.Rate(o.net.Limit)))
 	}
 	return o.keep(ctx, s, config, dir, w, host)
 }
@@ -208,7 +210,7 @@ func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.
 	for {
 		inner, cancel := context.WithCancel(ctx)
 		ended := make(chan struct{})
-		go func() { defer close(ended); _ = warm.New(config, w, host, warm.Rate(o.limit)).Run(inner) }() // ends with inner alone
+		go func() { defer close(ended); _ = warm.New(config, w, host, warm.Rate(o.net.Limit)).Run(inner) }() // ends with inner alone
 		var next *warm.Config
 		next, stamp = o.changed(inner, s, w.display, reload, dir, stamp)
 		cancel()
@@ -285,7 +287,7 @@ type warmWork struct {
 
 // client makes a client for one piece of work, so that each may have its own rate.
 func (w *warmWork) client(refs []reference.Image, observer event.Observer, change func(*registry.Options)) (*registry.Client, error) {
-	return w.o.newClient(w.credentials, refs, engine.Retry{Patience: w.o.giveUp}, observer, w.display, func(r *registry.Options) {
+	return w.o.net.NewClient(w.credentials, refs, engine.Retry{Patience: w.o.giveUp}, observer, w.display, func(r *registry.Options) {
 		r.PerHost = w.o.perHost
 		change(r)
 	})
@@ -310,7 +312,7 @@ func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Obser
 	return engine.Options{
 		Store: w.store, Registry: c, Observer: observer, Retry: engine.Retry{Patience: w.o.giveUp}, KeepGoing: true,
 		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers, ForeignLayers: w.o.foreign,
-		Limits: engine.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.stall / 5, Checkpoint: w.s.Checkpoint,
+		Limits: engine.Limits{Jobs: w.o.jobs, PerHost: w.o.perHost}, Hush: w.o.net.Stall / 5, Checkpoint: w.s.Checkpoint,
 	}
 }
 
@@ -501,7 +503,7 @@ func post(ctx context.Context, url string, raw []byte) error {
 		return errors.New("the url is malformed") // it may have a secret
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "drayage/"+versionString())
+	req.Header.Set("User-Agent", "drayage/"+build.Version())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return fmt.Errorf("POST to %s fails: %w", req.URL.Host, errors.Unwrap(err))
