@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"drayage/cmd/drayage/internal/images"
+	"drayage/cmd/drayage/internal/output"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -45,7 +46,7 @@ func (o *pullOptions) pinned(refs []reference.Image) ([]reference.Image, error) 
 		}
 		return refs, nil
 	}
-	if o.relock || isOutput(o.lock) {
+	if o.relock || output.IsOutput(o.lock) {
 		return refs, nil
 	}
 	lock, err := images.ReadLock(o.lock)
@@ -81,7 +82,7 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 	if o.lock == "" {
 		return nil
 	}
-	if _, err := os.Stat(o.lock); err == nil && !o.relock && !isOutput(o.lock) {
+	if _, err := os.Stat(o.lock); err == nil && !o.relock && !output.IsOutput(o.lock) {
 		return nil
 	}
 	var lines []string

@@ -10,6 +10,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/output"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -60,8 +61,8 @@ func (o *pullOptions) plan(ctx context.Context, s process.Streams, opts engine.O
 
 // wouldExist refuses outputs that are there already.
 func (o *pullOptions) wouldExist() error {
-	if info, err := os.Stat(o.file); o.file != "" && !o.force && err == nil && info.Mode().IsRegular() && !o.isOpen() {
-		return fmt.Errorf("output %s: %w", o.file, tarwriter.ErrExists)
+	if info, err := os.Stat(o.out.File); o.out.File != "" && !o.out.Force && err == nil && info.Mode().IsRegular() && !o.out.IsOpen() {
+		return fmt.Errorf("output %s: %w", o.out.File, tarwriter.ErrExists)
 	}
 	return nil
 }
@@ -80,7 +81,7 @@ func (o *pullOptions) planTotals(s process.Streams, store *blobstore.Store, done
 		printable.Fprintf(s.Out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Lent))
 	}
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
-	if o.any() && len(done) > 0 {
+	if o.out.Any() && len(done) > 0 {
 		size, exact, err := o.archiveSize(done, store)
 		switch {
 		case err != nil:
@@ -102,21 +103,21 @@ func (o *pullOptions) planTotals(s process.Streams, store *blobstore.Store, done
 // are to be converted, configs to be made or read that aren't here, or the archive to be
 // compressed.
 func (o *pullOptions) archiveSize(done []engine.Result, store *blobstore.Store) (size int64, exact bool, err error) {
-	compression, err := o.compression()
+	compression, err := o.out.Compression()
 	if err != nil {
 		return 0, false, err
 	}
-	a := &archive{flags: &o.outputFlags, estimate: true, base: slices.Collect(maps.Keys(o.base))}
-	images, exact, err := compose.Expected(store, o.format == "legacy", a.named(done))
+	a := &output.Archive{Flags: &o.out, Estimate: true, Base: slices.Collect(maps.Keys(o.base))}
+	images, exact, err := compose.Expected(store, o.out.Format == "legacy", a.Named(done))
 	if err != nil {
 		return 0, false, err
 	}
-	members, err := a.members(images)
+	members, err := a.Members(images)
 	if err != nil {
 		return 0, false, err
 	}
 	size, err = tarwriter.Size(members)
-	return size, exact && o.layers == "keep" && compression == squeeze.None, err
+	return size, exact && o.out.Layers == "keep" && compression == squeeze.None, err
 }
 
 // count is a number of things, with the plural where there isn't one.

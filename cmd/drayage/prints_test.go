@@ -16,7 +16,7 @@ var raw = []string{
 	"cmd/drayage/internal/terminal.Drawn",
 	"cmd/drayage/internal/terminal.JSON",
 	"cmd/drayage/internal/terminal.Fd",
-	"cmd/drayage.open",                   // an archive
+	"cmd/drayage/internal/output.Open",   // an archive
 	"cmd/drayage.show",                   // a manifest as the registry has it
 	"cmd/drayage.toFile",                 // a report
 	"cmd/drayage/internal/display.Start", // for the printers
@@ -28,15 +28,15 @@ var raw = []string{
 	"cmd/drayage.writeText",              // a file
 	"cmd/drayage.Ready",                  // a file
 	"cmd/drayage.warmSchemaCommand",
-	"cmd/drayage/internal/process.sayInTime", // report's line
-	"cmd/drayage.printResults",               // of printable.Fprintf
-	"cmd/drayage.servePprof",                 // our own words
-	"cmd/drayage/internal/progress.Log",      // display's lines, with colours
-	"cmd/drayage/internal/progress.erase",    // codes
-	"cmd/drayage/internal/progress.Hide",     // as erase
-	"cmd/drayage/internal/progress.paint",    // lines that are made fit, with codes
-	"cmd/drayage/internal/progress.drain",    // what a stream wrote
-	"cmd/drayage/internal/progress.Observe",  // printable.JSON
+	"cmd/drayage/internal/process.sayInTime",   // report's line
+	"cmd/drayage/internal/output.PrintResults", // of printable.Fprintf
+	"cmd/drayage.servePprof",                   // our own words
+	"cmd/drayage/internal/progress.Log",        // display's lines, with colours
+	"cmd/drayage/internal/progress.erase",      // codes
+	"cmd/drayage/internal/progress.Hide",       // as erase
+	"cmd/drayage/internal/progress.paint",      // lines that are made fit, with codes
+	"cmd/drayage/internal/progress.drain",      // what a stream wrote
+	"cmd/drayage/internal/progress.Observe",    // printable.JSON
 	// What goes to clients. Texts that are ours, or made fit to print by who has them written, since
 	// people read them by curl, too; and what mirrors give as it is.
 	"cmd/drayage/internal/web.answer",

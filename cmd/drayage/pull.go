@@ -18,6 +18,7 @@ import (
 	"drayage/cmd/drayage/internal/history"
 	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/output"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -36,7 +37,7 @@ import (
 
 // pullOptions are the flags of pull, as given.
 type pullOptions struct {
-	outputFlags
+	out  output.Flags
 	show display.Flags
 	net  network.Flags
 
@@ -85,7 +86,7 @@ reused. Everything else goes to standard error.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	o.outputFlags.add(f)
+	o.out.Add(f)
 	f.StringVarP(&o.list, "file", "f", "", "read images from `LIST`, one a line, # comments, - for standard input")
 	f.StringVarP(&o.arch, "architecture", "r", "", "same as --platform linux/`ARCH`")
 	f.StringSliceVar(&o.platforms, "platform", nil, "which image of a multi-platform index: `OS/ARCH[/VARIANT]`; may be repeated (default "+image.DefaultPlatform().String()+")")
@@ -98,7 +99,7 @@ reused. Everything else goes to standard error.`,
 	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
 	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
 	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "stop when no byte has arrived for `DUR`; while bytes arrive, it goes on")
-	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store and the archive")
+	f.BoolVar(&o.out.NoSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store and the archive")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
 	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
 	f.StringVar(&o.report, "report", "", "write to `FILE` what came when and how fast, as JSON: for people, and for bench --replay")
@@ -156,17 +157,17 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
 		Limits: engine.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		HashAll: o.verify, Accept: o.acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, Hush: o.net.Stall / 5,
+		HashAll: o.out.Verify, Accept: o.out.Acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, Hush: o.net.Stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
 	if err != nil {
 		return err
 	}
-	if len(base) > 0 && o.layers == "keep" { // else they may be needed to convert them
-		opts.Carried = func(d ocispec.Descriptor) bool { return base[d.Digest] && (!o.load || !image.IsZstd(d.MediaType)) }
+	if len(base) > 0 && o.out.Layers == "keep" { // else they may be needed to convert them
+		opts.Carried = func(d ocispec.Descriptor) bool { return base[d.Digest] && (!o.out.Load || !image.IsZstd(d.MediaType)) }
 	}
 	if o.dryRun {
-		opts.Accept = o.accept // the plan has the warnings itself
+		opts.Accept = o.out.Accept // the plan has the warnings itself
 		return o.plan(ctx, s, opts, display, refs, bad)
 	}
 	return o.pull(ctx, s, opts, display, refs, bad)
@@ -231,10 +232,10 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 		}
 		words = []string{"linux/" + o.arch}
 	}
-	if o.format == "legacy" && o.referrers {
+	if o.out.Format == "legacy" && o.referrers {
 		return nil, status.Misuse(errors.New("the legacy format has no place for referrers: use --format docker or oci"))
 	}
-	if o.format == "legacy" && (len(words) > 1 || o.all) {
+	if o.out.Format == "legacy" && (len(words) > 1 || o.all) {
 		return nil, status.Misuse(errors.New("the legacy format has one platform: use --format docker or oci"))
 	}
 	if len(words) == 0 {
@@ -264,7 +265,7 @@ func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
 			return status.Misuse(fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag))
 		}
 	}
-	if err := o.checkNames(refs); err != nil {
+	if err := o.out.CheckNames(refs); err != nil {
 		return err
 	}
 	if o.report == "-" || o.report != "" && o.dryRun {
@@ -275,7 +276,7 @@ func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
 			return fmt.Errorf("--report: %w", err)
 		}
 	}
-	return o.outputFlags.check(s)
+	return o.out.Check(s)
 }
 
 func (o *pullOptions) openStore(disk durable.Disk) (*blobstore.Store, error) {
@@ -286,7 +287,7 @@ func (o *pullOptions) openStore(disk durable.Disk) (*blobstore.Store, error) {
 	if o.dryRun {
 		return blobstore.Peek(dir)
 	}
-	return blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: disk})
+	return blobstore.OpenWith(dir, blobstore.Options{NoSync: o.out.NoSync, Disk: disk})
 }
 
 // storeDir is where the store is: as given, or by default.
@@ -312,9 +313,9 @@ func storeDir(dir string) (string, error) {
 // room refuses images for which there is no room, in the store and for the
 // output together, before the first byte of them is fetched.
 func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) error {
-	out := o.folder()
+	out := o.out.Folder()
 	cheap, same := true, false // without an output in a file, only the store takes space
-	if c, err := o.compression(); out != "" && (c == squeeze.None || err != nil || o.dir != "") {
+	if c, err := o.out.Compression(); out != "" && (c == squeeze.None || err != nil || o.out.Dir != "") {
 		cheap, same = store.Cheap(out)
 	}
 	free, errFree := store.Free()
@@ -347,21 +348,21 @@ func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) erro
 // pull fetches the images and writes the outputs: while blobs come, or with
 // --keep-going, when it is known which images are complete.
 func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.Options, display *display.Display, refs []reference.Image, bad []error) (err error) {
-	outs, err := o.open(ctx, s, display)
+	outs, err := o.out.Open(ctx, s, display)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, outs.Close()) }()
-	a := &archive{flags: &o.outputFlags, outs: outs, store: opts.Store, observer: opts.Observer, base: slices.Collect(maps.Keys(o.base))}
+	a := &output.Archive{Flags: &o.out, Outs: outs, Store: opts.Store, Observer: opts.Observer, Base: slices.Collect(maps.Keys(o.base))}
 	if len(outs) > 0 {
 		opts.Stream = func(ctx context.Context, st *engine.Stream) error {
-			return a.write(ctx, st.Lease, st, st.Results, st.Prefer)
+			return a.Write(ctx, st.Lease, st, st.Results, st.Prefer)
 		}
 	}
 
 	results, err := engine.Pull(ctx, opts, refs)
 	if err == nil && o.keepGoing && len(outs) > 0 {
-		err = a.convertEach(ctx, results)
+		err = a.ConvertEach(ctx, results)
 	}
 	failed := status.Failures(append(bad, engine.Failures(results)...))
 	if listErr := o.writeFailed(failed, results); err == nil && listErr != nil {
@@ -374,17 +375,17 @@ func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.O
 		}
 	}
 	if err == nil && o.keepGoing {
-		err = a.writeStored(ctx, done)
+		err = a.WriteStored(ctx, done)
 	}
 	if err == nil && len(failed) == 0 {
 		err = o.writeLock(done)
 	}
 	display.Hide() // the bars are gone before the last lines come
-	if err == nil && !o.stdout && len(done) > 0 {
-		err = printResults(s.Out, o.unpinned(done))
+	if err == nil && !o.out.Stdout && len(done) > 0 {
+		err = output.PrintResults(s.Out, o.unpinned(done))
 	}
 	display.Close()
-	if err == nil && len(done) > 0 && !o.any() && !display.IsSilent() {
+	if err == nil && len(done) > 0 && !o.out.Any() && !display.IsSilent() {
 		display.Say("", fmt.Sprintf("the images are in the store %s; drayage store export -o FILE writes them into an archive", opts.Store.Dir()))
 	}
 	failed = o.suggest(ctx, opts.Registry, failed)

@@ -13,6 +13,7 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/images"
+	"drayage/cmd/drayage/internal/output"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -172,7 +173,7 @@ func printImported(s process.Streams, images []archives.Image) error {
 
 // exportOptions are the flags of store export, as given.
 type exportOptions struct {
-	outputFlags
+	out      output.Flags
 	show     display.Flags
 	dir      string
 	platform string
@@ -190,7 +191,7 @@ without a network. Images have all platforms that are in the store.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	o.outputFlags.add(f)
+	o.out.Add(f)
 	storeFlag(cmd, &o.dir)
 	platformFlag(f, &o.platform, "platform that docker load gets of a multi-platform image")
 	o.show.Add(f)
@@ -198,10 +199,10 @@ without a network. Images have all platforms that are in the store.`,
 }
 
 func runExport(ctx context.Context, s process.Streams, o exportOptions, args []string) error {
-	if err := o.check(s); err != nil {
+	if err := o.out.Check(s); err != nil {
 		return err
 	}
-	if !o.any() {
+	if !o.out.Any() {
 		return status.Misuse(errors.New("say where to: -o FILE, -O, -d DIR or -l"))
 	}
 	platform, err := platformOf(o.platform)
@@ -232,7 +233,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 		if err != nil {
 			return err
 		}
-		if err := o.accept(img); err != nil {
+		if err := o.out.Accept(img); err != nil {
 			return fmt.Errorf("%s: %w", img.Ref, err)
 		}
 		results = append(results, engine.Result{Ref: img.Ref, Image: img})
@@ -244,7 +245,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	for _, r := range results {
 		refs = append(refs, r.Ref)
 	}
-	if err := o.checkNames(refs); err != nil {
+	if err := o.out.CheckNames(refs); err != nil {
 		return err
 	}
 	display, err := o.show.Start(s)
@@ -252,21 +253,21 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 		return err
 	}
 	defer display.Close()
-	a := &archive{flags: &o.outputFlags, store: store, observer: display}
-	if o.since != "" {
-		base, refs, _, err := images.ReadSince(ctx, o.since, s.In, o.maxRatio.Limit())
+	a := &output.Archive{Flags: &o.out, Store: store, Observer: display}
+	if o.out.Since != "" {
+		base, refs, _, err := images.ReadSince(ctx, o.out.Since, s.In, o.out.MaxRatio.Limit())
 		if err != nil {
-			return fmt.Errorf("--since %s: %w", o.since, err)
+			return fmt.Errorf("--since %s: %w", o.out.Since, err)
 		}
-		if a.base = base; len(refs) > 0 {
+		if a.Base = base; len(refs) > 0 {
 			return status.Misuse(errors.New("--since of store export takes an archive or a list of digests"))
 		}
 	}
-	if a.outs, err = o.open(ctx, s, display); err != nil {
+	if a.Outs, err = o.out.Open(ctx, s, display); err != nil {
 		return err
 	}
-	err = a.writeStored(ctx, results)
-	return errors.Join(err, a.outs.Close())
+	err = a.WriteStored(ctx, results)
+	return errors.Join(err, a.Outs.Close())
 }
 
 // wantedRoots finds images by the names that people have for them, or all.

@@ -1,4 +1,4 @@
-package main
+package output
 
 import (
 	"context"
@@ -22,22 +22,22 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// archive is how a command writes images to its outputs.
-type archive struct {
-	flags    *outputFlags
-	outs     outputs
-	store    *blobstore.Store
-	observer event.Observer
-	base     []digest.Digest // what --since leaves out
-	estimate bool            // it is for the plan
+// Archive is how a command writes images to its outputs.
+type Archive struct {
+	Flags    *Flags
+	Outs     Outputs
+	Store    *blobstore.Store
+	Observer event.Observer
+	Base     []digest.Digest // what --since leaves out
+	Estimate bool            // it is for the plan
 
 	asked, old bool // whether the daemons that load have been asked for their age; one is old
 }
 
-// write composes images and writes them to every output. prefer, if not nil, is
+// Write composes images and writes them to every output. prefer, if not nil, is
 // told in which order blobs are going to be wanted.
-func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from compose.Blobs, results []engine.Result, prefer func([]digest.Digest)) error {
-	if len(a.outs) == 0 || len(results) == 0 {
+func (a *Archive) Write(ctx context.Context, lease *blobstore.Lease, from compose.Blobs, results []engine.Result, prefer func([]digest.Digest)) error {
+	if len(a.Outs) == 0 || len(results) == 0 {
 		return nil
 	}
 	layers, err := a.layers(ctx, results)
@@ -45,22 +45,22 @@ func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from compos
 		return err
 	}
 	if prefer != nil {
-		prefer(wanted(results, a.flags.streaming()))
+		prefer(wanted(results, a.Flags.streaming()))
 	}
 	images, err := compose.Images(ctx, lease, from, compose.Options{
-		Layers: layers, Legacy: a.flags.format == "legacy", MaxRatio: a.flags.maxRatio.Limit(),
+		Layers: layers, Legacy: a.Flags.Format == "legacy", MaxRatio: a.Flags.MaxRatio.Limit(),
 		Made: func(name string, was, is digest.Digest, why string) {
-			a.observer.Observe(event.Converted{Image: name, From: was, To: is, Why: why})
+			a.Observer.Observe(event.Converted{Image: name, From: was, To: is, Why: why})
 		},
-	}, a.named(results))
+	}, a.Named(results))
 	if err != nil {
 		return err
 	}
-	members, err := a.members(images)
+	members, err := a.Members(images)
 	if err != nil {
 		return err
 	}
-	if prefer != nil && a.flags.streaming() {
+	if prefer != nil && a.Flags.streaming() {
 		var order []digest.Digest
 		for _, m := range members {
 			if m.Blob != "" {
@@ -72,13 +72,13 @@ func (a *archive) write(ctx context.Context, lease *blobstore.Lease, from compos
 	return a.writeMembers(ctx, members, from)
 }
 
-// convertEach prepares images one by one, so that one that can't be prepared fails
+// ConvertEach prepares images one by one, so that one that can't be prepared fails
 // alone. What is made is kept, and found again by write.
-func (a *archive) convertEach(ctx context.Context, results []engine.Result) (err error) {
-	if a.flags.layers == "keep" && !a.flags.load {
+func (a *Archive) ConvertEach(ctx context.Context, results []engine.Result) (err error) {
+	if a.Flags.Layers == "keep" && !a.Flags.Load {
 		return nil
 	}
-	lease, err := a.store.Lease()
+	lease, err := a.Store.Lease()
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (a *archive) convertEach(ctx context.Context, results []engine.Result) (err
 		if err != nil {
 			return err
 		}
-		_, err = compose.Images(ctx, lease, compose.InStore{Store: a.store}, compose.Options{Layers: layers, Legacy: a.flags.format == "legacy", MaxRatio: a.flags.maxRatio.Limit()}, a.named(one))
+		_, err = compose.Images(ctx, lease, compose.InStore{Store: a.Store}, compose.Options{Layers: layers, Legacy: a.Flags.Format == "legacy", MaxRatio: a.Flags.MaxRatio.Limit()}, a.Named(one))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -105,17 +105,17 @@ func (a *archive) convertEach(ctx context.Context, results []engine.Result) (err
 	return nil
 }
 
-// writeStored is write for images that are all in the store.
-func (a *archive) writeStored(ctx context.Context, results []engine.Result) (err error) {
-	if len(a.outs) == 0 || len(results) == 0 {
+// WriteStored is write for images that are all in the store.
+func (a *Archive) WriteStored(ctx context.Context, results []engine.Result) (err error) {
+	if len(a.Outs) == 0 || len(results) == 0 {
 		return nil
 	}
-	lease, err := a.store.Lease()
+	lease, err := a.Store.Lease()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lease.Close()) }()
-	if a.flags.verify {
+	if a.Flags.Verify {
 		lease.HashAll()
 	}
 	damaged := make(map[digest.Digest]bool)
@@ -128,29 +128,29 @@ func (a *archive) writeStored(ctx context.Context, results []engine.Result) (err
 				return err
 			case damaged[d.Digest]:
 				return fmt.Errorf("%s: blob %s: %w: pull the image again, or run drayage store verify --repair", r.Ref, d.Digest, blobstore.ErrDamaged)
-			case !has && !slices.Contains(a.base, d.Digest):
+			case !has && !slices.Contains(a.Base, d.Digest):
 				return fmt.Errorf("%s: blob %s: %w", r.Ref, d.Digest, blobstore.ErrNotFound)
 			}
 		}
 	}
-	return a.write(ctx, lease, compose.InStore{Store: a.store}, results, nil)
+	return a.Write(ctx, lease, compose.InStore{Store: a.Store}, results, nil)
 }
 
 // layers is the form of layers: what was asked for, or what the daemon reads that
 // is to load them.
-func (a *archive) layers(ctx context.Context, results []engine.Result) (compose.Layers, error) {
-	form, err := compose.ParseLayers(a.flags.layers)
-	if err != nil || form != compose.Keep || !a.flags.load || !slices.ContainsFunc(results, hasZstd) {
+func (a *Archive) layers(ctx context.Context, results []engine.Result) (compose.Layers, error) {
+	form, err := compose.ParseLayers(a.Flags.Layers)
+	if err != nil || form != compose.Keep || !a.Flags.Load || !slices.ContainsFunc(results, hasZstd) {
 		return form, err
 	}
 	if !a.asked {
 		a.asked = true
-		a.old = slices.ContainsFunc(a.outs, func(o namedOutput) bool {
+		a.old = slices.ContainsFunc(a.Outs, func(o Named) bool {
 			l, ok := o.output.(loader)
 			return ok && !l.readsZstd(ctx)
 		})
 		if a.old {
-			a.observer.Observe(event.Warned{Message: "this Docker is older than version 23 and can't read layers compressed with zstd: they are loaded as plain tar"})
+			a.Observer.Observe(event.Warned{Message: "this Docker is older than version 23 and can't read layers compressed with zstd: they are loaded as plain tar"})
 		}
 	}
 	if a.old {
@@ -188,45 +188,45 @@ func wanted(results []engine.Result, inOrder bool) []digest.Digest {
 	return out
 }
 
-// named gives images the names that they are to have.
-func (a *archive) named(results []engine.Result) []compose.Named {
+// Named gives images the names that they are to have.
+func (a *Archive) Named(results []engine.Result) []compose.Named {
 	var out []compose.Named
 	for _, r := range results {
-		ref := a.flags.archiveRef(r.Ref)
+		ref := a.Flags.archiveRef(r.Ref)
 		out = append(out, compose.Named{Name: ref.Tagged(), RepoTag: ref.RepoTag(), Image: r.Image})
 	}
 	return out
 }
 
-// members lays images out, and leaves out what the base has.
-func (a *archive) members(images []tarwriter.Image) ([]tarwriter.Member, error) {
-	members, err := a.flags.layout()(images)
-	if err != nil || a.flags.since == "" || a.estimate && a.flags.layers != "keep" { // converted layers have digests that aren't known yet
+// Members lays images out, and leaves out what the base has.
+func (a *Archive) Members(images []tarwriter.Image) ([]tarwriter.Member, error) {
+	members, err := a.Flags.layout()(images)
+	if err != nil || a.Flags.Since == "" || a.Estimate && a.Flags.Layers != "keep" { // converted layers have digests that aren't known yet
 		return members, err
 	}
-	members, _, err = tarwriter.Since(members, a.base)
+	members, _, err = tarwriter.Since(members, a.Base)
 	return members, err
 }
 
 // writeMembers writes every output, once there is known to be room.
-func (a *archive) writeMembers(ctx context.Context, members []tarwriter.Member, from tarwriter.Blobs) error {
+func (a *Archive) writeMembers(ctx context.Context, members []tarwriter.Member, from tarwriter.Blobs) error {
 	size, err := tarwriter.Size(members)
 	if err != nil {
 		return err
 	}
-	if dir := a.flags.folder(); dir != "" {
-		compression, err := a.flags.compression()
+	if dir := a.Flags.Folder(); dir != "" {
+		compression, err := a.Flags.Compression()
 		if err != nil {
 			return err
 		}
-		if cheap, _ := a.store.Cheap(dir); !cheap && compression == 0 {
+		if cheap, _ := a.Store.Cheap(dir); !cheap && compression == 0 {
 			if err := blobstore.CheckSpace(dir, size); err != nil {
 				return err
 			}
 		}
 	}
 	var errs []error
-	for _, o := range a.outs { // one that fails doesn't stop the others
+	for _, o := range a.Outs { // one that fails doesn't stop the others
 		if err := a.writeOutput(ctx, o, members, size, from); err != nil {
 			errs = append(errs, err)
 		}
@@ -238,25 +238,25 @@ func (a *archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 }
 
 // writeOutput writes one output.
-func (a *archive) writeOutput(ctx context.Context, o namedOutput, members []tarwriter.Member, size int64, from tarwriter.Blobs) error {
-	a.observer.Observe(event.Composing{Output: o.name, Size: size})
-	r, err := o.Write(ctx, members, from, func(n int64) { a.observer.Observe(event.Composed{Output: o.name, N: n}) })
+func (a *Archive) writeOutput(ctx context.Context, o Named, members []tarwriter.Member, size int64, from tarwriter.Blobs) error {
+	a.Observer.Observe(event.Composing{Output: o.name, Size: size})
+	r, err := o.Write(ctx, members, from, func(n int64) { a.Observer.Observe(event.Composed{Output: o.name, N: n}) })
 	if errors.Is(err, syscall.EPIPE) {
 		return fmt.Errorf("%s: its reader went away before the end: %w", o.name, err)
 	}
 	if err != nil {
 		return err
 	}
-	a.observer.Observe(event.Written{Output: o.name, Size: r.Size, Cloned: r.Cloned, Kernel: r.Kernel, ByHand: r.ByHand})
+	a.Observer.Observe(event.Written{Output: o.name, Size: r.Size, Cloned: r.Cloned, Kernel: r.Kernel, ByHand: r.ByHand})
 	return nil
 }
 
-// checkNames refuses images that would have one name in the archive.
-func (o *outputFlags) checkNames(refs []reference.Image) error {
+// CheckNames refuses images that would have one name in the archive.
+func (o *Flags) CheckNames(refs []reference.Image) error {
 	names := make(map[string]reference.Image)
 	for _, ref := range refs {
 		tag := o.archiveRef(ref).RepoTag()
-		if other, ok := names[tag]; ok && tag != "" && other != ref && o.any() {
+		if other, ok := names[tag]; ok && tag != "" && other != ref && o.Any() {
 			return status.Misuse(fmt.Errorf("%s and %s would have the same name in the archive, %s", other, ref, tag))
 		}
 		names[tag] = ref
@@ -264,14 +264,14 @@ func (o *outputFlags) checkNames(refs []reference.Image) error {
 	return nil
 }
 
-// accept refuses images that the outputs have no place for, before they are
+// Accept refuses images that the outputs have no place for, before they are
 // fetched.
-func (o *outputFlags) accept(img *plan.Image) error {
-	if o.any() && o.format != "oci" && !img.Main().Runnable() {
+func (o *Flags) Accept(img *plan.Image) error {
+	if o.Any() && o.Format != "oci" && !img.Main().Runnable() {
 		if ix := img.Main().Index; ix != nil { // of blobs alone
 			return &image.NotImageError{Kind: image.LooseKind(ix)}
 		}
-		return fmt.Errorf("%w, its config is %q: the %s format can't hold it", tarwriter.ErrNotImage, img.Main().Config.MediaType, o.format)
+		return fmt.Errorf("%w, its config is %q: the %s format can't hold it", tarwriter.ErrNotImage, img.Main().Config.MediaType, o.Format)
 	}
 	return nil
 }
@@ -279,17 +279,17 @@ func (o *outputFlags) accept(img *plan.Image) error {
 // maxDockerLayers is how many layers Docker takes; with more it says "max depth exceeded".
 const maxDockerLayers = 127
 
-// acceptor is accept, with warnings of what loaders may not take.
-func (o *outputFlags) acceptor(observer event.Observer) func(*plan.Image) error {
+// Acceptor is accept, with warnings of what loaders may not take.
+func (o *Flags) Acceptor(observer event.Observer) func(*plan.Image) error {
 	var mu sync.Mutex
 	zstd := false
 	return func(img *plan.Image) error {
-		if err := o.accept(img); err != nil || !o.any() {
+		if err := o.Accept(img); err != nil || !o.Any() {
 			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if !zstd && o.layers == "keep" && !o.load && hasZstd(engine.Result{Image: img}) {
+		if !zstd && o.Layers == "keep" && !o.Load && hasZstd(engine.Result{Image: img}) {
 			zstd = true
 			observer.Observe(event.Warned{Message: fmt.Sprintf("%s has layers compressed with zstd, which Docker loads from version 23 on; --layers tar is for older ones", img.Ref)})
 		}
@@ -301,7 +301,7 @@ func (o *outputFlags) acceptor(observer event.Observer) func(*plan.Image) error 
 }
 
 // archiveRef is the reference that an archive has for ref.
-func (o *outputFlags) archiveRef(ref reference.Image) reference.Image {
+func (o *Flags) archiveRef(ref reference.Image) reference.Image {
 	if o.strip {
 		return ref.WithoutRegistry()
 	}

@@ -1,4 +1,6 @@
-package main
+// Package output writes images to where a command sends them besides the store: archives in files and
+// streams, directories, and programs that load them.
+package output
 
 import (
 	"context"
@@ -23,87 +25,87 @@ import (
 	"drayage/tarwriter/squeeze"
 )
 
-// outputFlags say where images go besides the store, and as what.
-type outputFlags struct {
-	file     string
-	stdout   bool
-	load     bool
+// Flags say where images go besides the store, and as what.
+type Flags struct {
+	File     string
+	Stdout   bool
+	Load     bool
 	loadWith string
-	dir      string
-	force    bool
+	Dir      string
+	Force    bool
 
-	format   string
-	layers   string
+	Format   string
+	Layers   string
 	compress string
 	split    units.Size
-	since    string
+	Since    string
 	strip    bool
-	noSync   bool
-	verify   bool
-	maxRatio units.MaxRatio
+	NoSync   bool
+	Verify   bool
+	MaxRatio units.MaxRatio
 }
 
-// any reports whether there is an output at all.
-func (o *outputFlags) any() bool { return o.file != "" || o.stdout || o.load || o.dir != "" }
+// Any reports whether there is an output at all.
+func (o *Flags) Any() bool { return o.File != "" || o.Stdout || o.Load || o.Dir != "" }
 
 // streaming reports whether somebody waits for the archive's bytes.
-func (o *outputFlags) streaming() bool { return o.stdout || o.load }
+func (o *Flags) streaming() bool { return o.Stdout || o.Load }
 
-func (o *outputFlags) layout() tarwriter.Layout {
-	return map[string]tarwriter.Layout{"docker": tarwriter.Docker, "oci": tarwriter.OCI, "legacy": tarwriter.Legacy}[o.format]
+func (o *Flags) layout() tarwriter.Layout {
+	return map[string]tarwriter.Layout{"docker": tarwriter.Docker, "oci": tarwriter.OCI, "legacy": tarwriter.Legacy}[o.Format]
 }
 
-// check finds what is wrong with the outputs asked for.
-func (o *outputFlags) check(s process.Streams) error {
-	if fd, open := namesOpen(o.file); o.file == "-" || open && fd == standardOutput {
-		o.file, o.stdout = "", true
+// Check finds what is wrong with the outputs asked for.
+func (o *Flags) Check(s process.Streams) error {
+	if fd, open := namesOpen(o.File); o.File == "-" || open && fd == standardOutput {
+		o.File, o.Stdout = "", true
 	}
 	if o.loadWith != "" {
-		o.load = true
+		o.Load = true
 	}
-	if err := o.maxRatio.Check(); err != nil {
+	if err := o.MaxRatio.Check(); err != nil {
 		return err
 	}
-	_, layersErr := compose.ParseLayers(o.layers)
-	_, compressErr := o.compression()
+	_, layersErr := compose.ParseLayers(o.Layers)
+	_, compressErr := o.Compression()
 	switch {
 	case o.layout() == nil:
-		return status.Misuse(fmt.Errorf("invalid --format %q; expected docker, oci or legacy", o.format))
+		return status.Misuse(fmt.Errorf("invalid --format %q; expected docker, oci or legacy", o.Format))
 	case layersErr != nil:
 		return status.Misuse(fmt.Errorf("--layers: %w", layersErr))
 	case compressErr != nil:
 		return status.Misuse(fmt.Errorf("--compress: %w", compressErr))
-	case o.compress != "" && o.file == "" && !o.stdout:
+	case o.compress != "" && o.File == "" && !o.Stdout:
 		return status.Misuse(errors.New("--compress requires -o or -O"))
-	case o.split > 0 && o.file == "":
+	case o.split > 0 && o.File == "":
 		return status.Misuse(errors.New("--split requires -o FILE"))
-	case o.split > 0 && o.isOpen():
-		return status.Misuse(fmt.Errorf("--split requires a file, and %s is none", o.file))
+	case o.split > 0 && o.IsOpen():
+		return status.Misuse(fmt.Errorf("--split requires a file, and %s is none", o.File))
 	case o.split > 0 && o.split < tarwriter.VolumeUnit:
 		return status.Misuse(fmt.Errorf("--split: volumes must have at least %d KiB", tarwriter.VolumeUnit>>10))
-	case o.since != "" && !o.any():
+	case o.Since != "" && !o.Any():
 		return status.Misuse(errors.New("--since requires -o, -O, -d or -l"))
-	case o.since != "" && o.format == "legacy":
+	case o.Since != "" && o.Format == "legacy":
 		return status.Misuse(errors.New("--since requires --format docker or oci: legacy archives cannot record what is left out"))
-	case o.load && o.format == "oci" && (o.loadWith == "" || o.loadWith == "docker"):
+	case o.Load && o.Format == "oci" && (o.loadWith == "" || o.loadWith == "docker"):
 		return status.Misuse(errors.New("docker load requires --format docker or legacy"))
-	case o.file != "" && o.file == o.dir:
+	case o.File != "" && o.File == o.Dir:
 		return status.Misuse(errors.New("-o and -d name the same path"))
 	case o.loadWith != "" && loaders[o.loadWith] == nil:
 		return status.Misuse(fmt.Errorf("invalid --load-with %q; expected docker, podman, nerdctl or ctr", o.loadWith))
-	case o.stdout && terminal.Is(s.Out):
+	case o.Stdout && terminal.Is(s.Out):
 		return status.Misuse(errors.New("refusing to write an archive to a terminal; redirect standard output to a file or program"))
 	}
 	return nil
 }
 
-// compression is that of the archive: as asked for, or by the file's name.
-func (o *outputFlags) compression() (squeeze.Format, error) {
+// Compression is that of the archive: as asked for, or by the file's name.
+func (o *Flags) Compression() (squeeze.Format, error) {
 	if o.compress != "" {
 		return squeeze.ParseFormat(o.compress)
 	}
 	for ending, f := range map[string]squeeze.Format{".gz": squeeze.Gzip, ".tgz": squeeze.Gzip, ".zst": squeeze.Zstd, ".tzst": squeeze.Zstd} {
-		if strings.HasSuffix(o.file, ending) {
+		if strings.HasSuffix(o.File, ending) {
 			return f, nil
 		}
 	}
@@ -116,73 +118,75 @@ type output interface {
 	Close() error // removes what was not completed
 }
 
-type namedOutput struct {
+// Named is an output by its name.
+type Named struct {
 	name string
 	output
 }
 
-type outputs []namedOutput
+// Outputs are all outputs of a command, in the order in which they are written.
+type Outputs []Named
 
-// open begins every output, so that one that can't work is known before
+// Open begins every output, so that one that can't work is known before
 // anything is fetched. Those that somebody waits for come first.
-func (o *outputFlags) open(ctx context.Context, s process.Streams, d *display.Display) (outs outputs, err error) {
+func (o *Flags) Open(ctx context.Context, s process.Streams, d *display.Display) (outs Outputs, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, outs.Close())
 		}
 	}()
-	compression, err := o.compression()
+	compression, err := o.Compression()
 	if err != nil {
 		return outs, err
 	}
-	if o.stdout {
+	if o.Stdout {
 		c := compression
 		if o.compress == "" {
 			c = squeeze.None // the name of another output doesn't count
 		}
-		outs = append(outs, namedOutput{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
+		outs = append(outs, Named{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
 	}
-	if o.load {
+	if o.Load {
 		l, err := newLoader(o.loadWith, d.Words)
 		if err != nil {
 			return outs, err
 		}
-		outs = append(outs, namedOutput{l.name(), l})
+		outs = append(outs, Named{l.name(), l})
 	}
-	if o.file != "" {
+	if o.File != "" {
 		f, err := o.create(compression)
 		if err != nil {
 			return outs, err
 		}
-		outs = append(outs, namedOutput{o.file, f})
+		outs = append(outs, Named{o.File, f})
 	}
-	if o.dir != "" {
-		d, err := tarwriter.CreateDir(o.dir, tarwriter.Options{Force: o.force, NoSync: o.noSync})
+	if o.Dir != "" {
+		d, err := tarwriter.CreateDir(o.Dir, tarwriter.Options{Force: o.Force, NoSync: o.NoSync})
 		if err != nil {
 			return outs, err
 		}
-		outs = append(outs, namedOutput{o.dir, d})
+		outs = append(outs, Named{o.Dir, d})
 	}
 	return outs, nil
 }
 
 // create begins the archive in a file: in the one that links lead to, as durable.Follow has it.
-func (o *outputFlags) create(compression squeeze.Format) (output, error) {
-	path, err := durable.Follow(o.file)
+func (o *Flags) create(compression squeeze.Format) (output, error) {
+	path, err := durable.Follow(o.File)
 	if err != nil {
 		return nil, fmt.Errorf("output: %w", err)
 	}
 	if fd, open := durable.Descriptor(path); open {
-		f, err := durable.OpenDescriptor(fd, o.file)
+		f, err := durable.OpenDescriptor(fd, o.File)
 		if err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
 		return openOutput{tarwriter.Stream{Out: f, Compress: compression}, f}, nil
 	}
 	if o.split > 0 {
-		path = o.file // which is the beginning of the volumes' names
+		path = o.File // which is the beginning of the volumes' names
 	}
-	return tarwriter.CreateFile(path, tarwriter.Options{Force: o.force, Compress: compression, Split: int64(o.split), NoSync: o.noSync})
+	return tarwriter.CreateFile(path, tarwriter.Options{Force: o.Force, Compress: compression, Split: int64(o.split), NoSync: o.NoSync})
 }
 
 // openOutput is an archive into what the process had open.
@@ -194,9 +198,9 @@ type openOutput struct {
 // Close closes the file.
 func (o openOutput) Close() error { return o.file.Close() }
 
-// isOpen reports whether the archive goes to what the process had open.
-func (o *outputFlags) isOpen() bool {
-	_, open := namesOpen(o.file)
+// IsOpen reports whether the archive goes to what the process had open.
+func (o *Flags) IsOpen() bool {
+	_, open := namesOpen(o.File)
 	return open
 }
 
@@ -215,13 +219,14 @@ func namesOpen(path string) (fd int, open bool) {
 	return durable.Descriptor(to)
 }
 
-// isOutput reports whether a name leads to standard output or error, which can't be read.
-func isOutput(path string) bool {
+// IsOutput reports whether a name leads to standard output or error, which can't be read.
+func IsOutput(path string) bool {
 	fd, open := namesOpen(path)
 	return open && (fd == standardOutput || fd == standardError)
 }
 
-func (outs outputs) Close() error {
+// Close removes what was not completed.
+func (outs Outputs) Close() error {
 	var errs []error
 	for _, o := range outs {
 		errs = append(errs, o.Close())
@@ -229,23 +234,23 @@ func (outs outputs) Close() error {
 	return errors.Join(errs...)
 }
 
-// folder is where outputs take space, or "".
-func (o *outputFlags) folder() string {
-	if o.file == "" {
-		return o.dir
+// Folder is where outputs take space, or "".
+func (o *Flags) Folder() string {
+	if o.File == "" {
+		return o.Dir
 	}
-	if info, err := os.Stat(o.file); o.isOpen() || err == nil && !info.Mode().IsRegular() {
-		return o.dir // a device or a pipe takes none
+	if info, err := os.Stat(o.File); o.IsOpen() || err == nil && !info.Mode().IsRegular() {
+		return o.Dir // a device or a pipe takes none
 	}
-	if path, err := durable.Follow(o.file); err == nil && o.split == 0 {
+	if path, err := durable.Follow(o.File); err == nil && o.split == 0 {
 		return filepath.Dir(path)
 	}
-	return filepath.Dir(o.file)
+	return filepath.Dir(o.File)
 }
 
-// printResults writes the line of each image: for programs with tabs and bare
+// PrintResults writes the line of each image: for programs with tabs and bare
 // numbers, on a terminal for people.
-func printResults(out terminal.Stream, results []engine.Result) error {
+func PrintResults(out terminal.Stream, results []engine.Result) error {
 	var text strings.Builder
 	if !terminal.Is(out) {
 		for _, r := range results {
