@@ -25,7 +25,7 @@ type chaosOptions struct {
 	chaos.Options
 	upstream, listen string
 
-	perConnection, all, slow        units.Rate
+	perConnection, all, slow        units.ByteRate
 	reset, closing, stall, flip     byteSize
 	ignore, wrong, errors, slowPart share
 }

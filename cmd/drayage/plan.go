@@ -119,11 +119,3 @@ func (o *pullOptions) archiveSize(done []engine.Result, store *blobstore.Store) 
 	size, err = tarwriter.Size(members)
 	return size, exact && o.out.Layers == "keep" && compression == squeeze.None, err
 }
-
-// count is a number of things, with the plural where there isn't one.
-func count(n int, thing string) string {
-	if n != 1 {
-		thing += "s"
-	}
-	return fmt.Sprintf("%d %s", n, thing)
-}

@@ -62,7 +62,7 @@ that docker load, podman load and ctr images import take.`,
 		}
 		status.Report(s.Err, err, false)
 	}
-	if status.Of(err) == status.Usage && !inJSON {
+	if status.IsUsage(err) && !inJSON {
 		printable.Fprintf(s.Err, "Try '%s --help'.\n", cmd.CommandPath())
 	}
 	return err

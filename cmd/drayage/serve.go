@@ -69,7 +69,7 @@ type serveOptions struct {
 	perClient   int
 	requests    float64
 	ownRequests bool // it was given
-	clientRate  units.Rate
+	clientRate  units.ByteRate
 	clientUp    int
 	upstreams   int
 	allowed     []string

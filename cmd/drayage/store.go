@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -25,7 +22,6 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 )
 
@@ -45,41 +41,11 @@ commands may run at the same time as pulls and serve.`,
 	return cmd
 }
 
-func storeFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "store", "", "store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
-}
-
-func peekStore(given string) (*blobstore.Store, error) {
-	dir, err := storeDir(given)
-	if err != nil {
-		return nil, err
-	}
-	if given != "" { // the default one may not be there yet; a name may be mistyped
-		if _, err := os.Stat(dir); err != nil {
-			return nil, fmt.Errorf("the store: %w", err)
-		}
-	}
-	return blobstore.Peek(dir)
-}
-
-// noStore is an empty store, for commands that keep nothing: one that isn't there.
-func noStore() (*blobstore.Store, error) {
-	return blobstore.Peek(filepath.Join(os.TempDir(), "drayage-no-store-"+rand.Text()))
-}
-
-// familiar is a name as people type it.
-func familiar(name string) string {
-	if ref, err := reference.Parse(name); err == nil && !strings.HasPrefix(name, "sha256:") {
-		return ref.String()
-	}
-	return name
-}
-
 func storeImportCommand(s process.Streams) *cobra.Command {
 	var dir string
 	var noSync bool
 	var opts archives.Options
-	var ratio units.MaxRatio
+	var ratio units.Ratio
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
 		Short: "Import images from archives into the store",
@@ -268,38 +234,4 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	}
 	err = a.WriteStored(ctx, results)
 	return errors.Join(err, a.Outs.Close())
-}
-
-// wantedRoots finds images by the names that people have for them, or all.
-func wantedRoots(store *blobstore.Store, names []string) ([]blobstore.Root, error) {
-	if len(names) == 0 {
-		roots, err := store.Roots()
-		if err == nil && len(roots) == 0 {
-			err = fmt.Errorf("the store has no images: %w", blobstore.ErrNotFound)
-		}
-		return roots, err
-	}
-	var out []blobstore.Root
-	for _, name := range names {
-		full, want := name, digest.Digest("")
-		if digest.Digest(name).Validate() != nil { // an image without a name goes by its digest
-			ref, err := reference.Parse(name)
-			if err != nil {
-				return nil, status.Misuse(err)
-			}
-			want = ref.Digest()
-			if full = ref.Tagged(); full == "" {
-				full = ref.Name()
-			}
-		}
-		r, err := store.Root(full)
-		if err != nil {
-			return nil, err
-		}
-		if want != "" && r.Target.Digest != want {
-			return nil, fmt.Errorf("%s: it has %s under that name: %w", name, r.Target.Digest, blobstore.ErrNotFound)
-		}
-		out = append(out, r)
-	}
-	return out, nil
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -28,18 +27,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 )
-
-// openOldStore opens a store that is there, to change it.
-func openOldStore(s process.Streams, dir string) (*blobstore.Store, error) {
-	peek, err := peekStore(dir)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(peek.Dir()); errors.Is(err, os.ErrNotExist) {
-		return peek, nil // nothing is there, and nothing is made
-	}
-	return blobstore.OpenWith(peek.Dir(), blobstore.Options{Disk: s.Disk})
-}
 
 // gcOptions are the flags of store gc, as given.
 type gcOptions struct {
@@ -266,7 +253,7 @@ type verifyOptions struct {
 	again   bool
 	repair  bool
 	foreign bool
-	limit   units.Rate
+	limit   units.ByteRate
 }
 
 func storeVerifyCommand(s process.Streams) *cobra.Command {
@@ -357,14 +344,6 @@ func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 		return damagedError{len(bad)}
 	}
 	return o.mend(ctx, s, store, display, broken, found.Damaged)
-}
-
-// are is a number of things with its verb.
-func are(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing + " is"
-	}
-	return fmt.Sprintf("%d %ss are", n, thing)
 }
 
 // brokenImages are the images that lack blobs, and those blobs with the damaged ones

@@ -122,8 +122,6 @@ func printImagesJSON(s process.Streams, images []blobstore.ImageUsage, incomplet
 	return printJSON(s, out)
 }
 
-func printJSON(s process.Streams, v any) error { return s.Out.JSON(v) }
-
 // printImages prints a table for people, and for programs lines whose first fields
 // stay what they are.
 func printImages(s process.Streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
@@ -171,24 +169,6 @@ func origin(o blobstore.Origin) string {
 		return "registry"
 	}
 	return "unknown"
-}
-
-// ago is a moment for people.
-func ago(t time.Time) string {
-	if t.IsZero() {
-		return "unknown"
-	}
-	const day = 24 * time.Hour
-	switch d := time.Since(t); {
-	case d < time.Minute:
-		return "just now"
-	case d < time.Hour:
-		return count(int(d/time.Minute), "minute") + " ago"
-	case d < day:
-		return count(int(d/time.Hour), "hour") + " ago"
-	default:
-		return count(int(d/day), "day") + " ago"
-	}
 }
 
 func storeInfoCommand(s process.Streams) *cobra.Command {

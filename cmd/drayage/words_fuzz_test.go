@@ -34,10 +34,10 @@ func FuzzFlags(f *testing.F) {
 		if len(s) > 200 || strings.ContainsRune(s, '/') && !strings.HasSuffix(s, "/s") {
 			return // parseMix may take it for a file's name
 		}
-		var r units.Rate
+		var r units.ByteRate
 		if err := r.Set(s); err != nil {
 			printed(t, err)
-		} else if again := units.Rate(0); r < 1 || again.Set(r.String()) != nil || again != r {
+		} else if again := units.ByteRate(0); r < 1 || again.Set(r.String()) != nil || again != r {
 			t.Errorf("the rate %q is %d, and that is %d", s, r, again)
 		}
 		var z units.Size

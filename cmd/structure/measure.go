@@ -25,7 +25,7 @@ const (
 
 // idioms are the names of types that Go's packages share: read with the
 // package's name they say what they are.
-var idioms = strings.Fields("Options Config Client Handler Store Error Source Result")
+var idioms = strings.Fields("Options Config Client Handler Store Error Source Result Flags Writer")
 
 type function struct {
 	name  string

@@ -37,7 +37,7 @@ type Flags struct {
 	hostsDir string
 	allowed  []string
 
-	Limit     units.Rate
+	Limit     units.ByteRate
 	Stall     time.Duration
 	Connect   time.Duration
 	FirstByte time.Duration

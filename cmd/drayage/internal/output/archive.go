@@ -145,7 +145,7 @@ func (a *Archive) layers(ctx context.Context, results []engine.Result) (compose.
 	}
 	if !a.asked {
 		a.asked = true
-		a.old = slices.ContainsFunc(a.Outs, func(o Named) bool {
+		a.old = slices.ContainsFunc(a.Outs, func(o Destination) bool {
 			l, ok := o.output.(loader)
 			return ok && !l.readsZstd(ctx)
 		})
@@ -238,7 +238,7 @@ func (a *Archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 }
 
 // writeOutput writes one output.
-func (a *Archive) writeOutput(ctx context.Context, o Named, members []tarwriter.Member, size int64, from tarwriter.Blobs) error {
+func (a *Archive) writeOutput(ctx context.Context, o Destination, members []tarwriter.Member, size int64, from tarwriter.Blobs) error {
 	a.Observer.Observe(event.Composing{Output: o.name, Size: size})
 	r, err := o.Write(ctx, members, from, func(n int64) { a.Observer.Observe(event.Composed{Output: o.name, N: n}) })
 	if errors.Is(err, syscall.EPIPE) {

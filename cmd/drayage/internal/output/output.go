@@ -42,7 +42,7 @@ type Flags struct {
 	strip    bool
 	NoSync   bool
 	Verify   bool
-	MaxRatio units.MaxRatio
+	MaxRatio units.Ratio
 }
 
 // Any reports whether there is an output at all.
@@ -118,14 +118,14 @@ type output interface {
 	Close() error // removes what was not completed
 }
 
-// Named is an output by its name.
-type Named struct {
+// Destination is an output by its name.
+type Destination struct {
 	name string
 	output
 }
 
 // Outputs are all outputs of a command, in the order in which they are written.
-type Outputs []Named
+type Outputs []Destination
 
 // Open begins every output, so that one that can't work is known before
 // anything is fetched. Those that somebody waits for come first.
@@ -144,28 +144,28 @@ func (o *Flags) Open(ctx context.Context, s process.Streams, d *display.Display)
 		if o.compress == "" {
 			c = squeeze.None // the name of another output doesn't count
 		}
-		outs = append(outs, Named{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
+		outs = append(outs, Destination{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
 	}
 	if o.Load {
 		l, err := newLoader(o.loadWith, d.Words)
 		if err != nil {
 			return outs, err
 		}
-		outs = append(outs, Named{l.name(), l})
+		outs = append(outs, Destination{l.name(), l})
 	}
 	if o.File != "" {
 		f, err := o.create(compression)
 		if err != nil {
 			return outs, err
 		}
-		outs = append(outs, Named{o.File, f})
+		outs = append(outs, Destination{o.File, f})
 	}
 	if o.Dir != "" {
 		d, err := tarwriter.CreateDir(o.Dir, tarwriter.Options{Force: o.Force, NoSync: o.NoSync})
 		if err != nil {
 			return outs, err
 		}
-		outs = append(outs, Named{o.Dir, d})
+		outs = append(outs, Destination{o.Dir, d})
 	}
 	return outs, nil
 }
@@ -250,7 +250,7 @@ func (o *Flags) Folder() string {
 
 // PrintResults writes the line of each image: for programs with tabs and bare
 // numbers, on a terminal for people.
-func PrintResults(out terminal.Stream, results []engine.Result) error {
+func PrintResults(out terminal.Escaper, results []engine.Result) error {
 	var text strings.Builder
 	if !terminal.Is(out) {
 		for _, r := range results {

@@ -14,8 +14,8 @@ import (
 // Streams are what a command reads and writes besides files.
 type Streams struct {
 	In  io.Reader
-	Out terminal.Stream // what was asked for, and nothing else
-	Err terminal.Stream // everything else
+	Out terminal.Escaper // what was asked for, and nothing else
+	Err terminal.Escaper // everything else
 
 	Ending *Ending // of this process; nil in tests
 

@@ -16,28 +16,28 @@ import (
 
 // The exit statuses, which scripts rely on.
 const (
-	OK       = 0
-	Failed   = 1 // in several of the ways below, or in none of them
-	Usage    = 2
-	Denied   = 3
-	NotFound = 4
-	Network  = 5
-	Content  = 6
-	Local    = 7
-	Quota    = 8
-	Worse    = 9   // what was measured is worse than it was
-	Signal   = 128 // plus the signal's number
+	exitOK       = 0
+	exitFailed   = 1 // in several of the ways below, or in none of them
+	exitUsage    = 2
+	exitDenied   = 3
+	exitNotFound = 4
+	exitNetwork  = 5
+	exitContent  = 6
+	exitLocal    = 7
+	exitQuota    = 8
+	exitWorse    = 9   // what was measured is worse than it was
+	exitSignal   = 128 // plus the signal's number
 )
 
 // names are the statuses in a word each, for programs.
 var names = map[int]string{
-	Failed: "failed", Usage: "usage", Denied: "denied", NotFound: "not-found", Network: "network",
-	Content: "content", Local: "local", Quota: "quota", Worse: "worse",
+	exitFailed: "failed", exitUsage: "usage", exitDenied: "denied", exitNotFound: "not-found", exitNetwork: "network",
+	exitContent: "content", exitLocal: "local", exitQuota: "quota", exitWorse: "worse",
 }
 
-// Name is a status in a word.
-func Name(status int) string {
-	if status > Signal {
+// nameOf is a status in a word.
+func nameOf(status int) string {
+	if status > exitSignal {
 		return "interrupted"
 	}
 	return names[status]
@@ -68,11 +68,11 @@ func (f Failures) Error() string { return errors.Join(f...).Error() }
 // decides it.
 func Of(err error) int {
 	if err == nil {
-		return OK
+		return exitOK
 	}
 	var sig SignalError
 	if errors.As(err, &sig) {
-		return Signal + int(sig.Signal)
+		return exitSignal + int(sig.Signal)
 	}
 	var several Failures
 	if errors.As(err, &several) {
@@ -81,11 +81,11 @@ func Of(err error) int {
 				return Of(sig) // whatever had failed before it
 			}
 		}
-		status := OK
+		status := exitOK
 		for _, e := range several {
 			s := Of(e)
-			if status != OK && s != status {
-				return Failed
+			if status != exitOK && s != status {
+				return exitFailed
 			}
 			status = s
 		}
@@ -93,24 +93,27 @@ func Of(err error) int {
 	}
 	switch fault.Of(err) {
 	case fault.Usage:
-		return Usage
+		return exitUsage
 	case fault.Worse:
-		return Worse
+		return exitWorse
 	case fault.Local:
-		return Local
+		return exitLocal
 	case fault.Content:
-		return Content
+		return exitContent
 	case fault.Quota:
-		return Quota
+		return exitQuota
 	case fault.Denied:
-		return Denied
+		return exitDenied
 	case fault.NotFound:
-		return NotFound
+		return exitNotFound
 	case fault.Network:
-		return Network
+		return exitNetwork
 	}
-	return Failed
+	return exitFailed
 }
+
+// IsUsage reports whether an error is of the command line as it was given.
+func IsUsage(err error) bool { return Of(err) == exitUsage }
 
 // As reports whether an error is, or wraps, one of a type.
 func As[T error](err error) bool {
@@ -145,7 +148,7 @@ func Hint(err error) string {
 		return ""
 	case errors.Is(err, exec.ErrNotFound):
 		return "write to a file with -o and load it elsewhere"
-	case Of(err) == Network && !As[MeasureError](err):
+	case Of(err) == exitNetwork && !As[MeasureError](err):
 		return "run the same command again to go on: what arrived is kept"
 	}
 	return ""

@@ -14,16 +14,16 @@ import (
 	"golang.org/x/term"
 )
 
-// Stream is standard output or standard error. What is written to it comes out as lines of
+// Escaper is standard output or standard error. What is written to it comes out as lines of
 // visible characters, whoever's words they are: it has no escapes, and nothing that turns text
 // round or hides it. What is not for people has ways of its own: Document, Archive, JSON.
-type Stream struct{ file *os.File }
+type Escaper struct{ file *os.File }
 
 // New is the stream of an open file, which stays the caller's to close.
-func New(f *os.File) Stream { return Stream{f} }
+func New(f *os.File) Escaper { return Escaper{f} }
 
 // Write implements io.Writer. Each call has whole characters.
-func (s Stream) Write(p []byte) (int, error) {
+func (s Escaper) Write(p []byte) (int, error) {
 	if _, err := io.WriteString(s.file, printable.Lines(string(p))); err != nil {
 		return 0, err
 	}
@@ -31,13 +31,13 @@ func (s Stream) Write(p []byte) (int, error) {
 }
 
 // Fd is the file's number, by which it can be asked whether it is a terminal.
-func (s Stream) Fd() uintptr { return s.file.Fd() }
+func (s Escaper) Fd() uintptr { return s.file.Fd() }
 
 // Archive is for bytes that aren't text. They are not written to terminals.
-func (s Stream) Archive() *os.File { return s.file }
+func (s Escaper) Archive() *os.File { return s.file }
 
 // Document is for a file's text, which must come out as it is where a file or a program takes it.
-func (s Stream) Document() io.Writer {
+func (s Escaper) Document() io.Writer {
 	if Is(s) {
 		return s
 	}
@@ -45,7 +45,7 @@ func (s Stream) Document() io.Writer {
 }
 
 // JSON writes a value for programs.
-func (s Stream) JSON(v any) error {
+func (s Escaper) JSON(v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
@@ -58,7 +58,7 @@ func (s Stream) JSON(v any) error {
 
 // Drawn is for a display, which moves the cursor and has colours, and makes what it shows of
 // others fit to print by itself.
-func (s Stream) Drawn() *os.File { return s.file }
+func (s Escaper) Drawn() *os.File { return s.file }
 
 // Descriptor is what a terminal is known by.
 type Descriptor interface{ Fd() uintptr }

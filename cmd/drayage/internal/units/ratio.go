@@ -9,16 +9,16 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// MaxRatio is the flag for how far anything may unpack.
-type MaxRatio int64
+// Ratio is the flag for how far anything may unpack.
+type Ratio int64
 
 // Add adds the flag to a command's.
-func (m *MaxRatio) Add(f *pflag.FlagSet) {
+func (m *Ratio) Add(f *pflag.FlagSet) {
 	f.Int64Var((*int64)(m), "max-ratio", limits.Ratio, "refuse layers and archives that unpack to more than `N` times their size and 64 MiB; 0: any")
 }
 
 // Limit is the flag's value for package limits.
-func (m MaxRatio) Limit() limits.MaxRatio {
+func (m Ratio) Limit() limits.MaxRatio {
 	if m == 0 {
 		return -1
 	}
@@ -26,7 +26,7 @@ func (m MaxRatio) Limit() limits.MaxRatio {
 }
 
 // Check finds out whether it is a ratio.
-func (m MaxRatio) Check() error {
+func (m Ratio) Check() error {
 	if m < 0 {
 		return status.Misuse(fmt.Errorf("--max-ratio %d: want a whole number, or 0 for any ratio", m))
 	}

@@ -10,8 +10,8 @@ import (
 	limiter "golang.org/x/time/rate"
 )
 
-// Rate is a flag's number of bytes a second; 0 means no limit.
-type Rate int64
+// ByteRate is a flag's number of bytes a second; 0 means no limit.
+type ByteRate int64
 
 // units are powers of 1000 for a letter alone, as links are sold, and of 1024
 // with an i.
@@ -22,7 +22,7 @@ var units = map[string]float64{
 }
 
 // Set implements pflag.Value.
-func (r *Rate) Set(s string) error {
+func (r *ByteRate) Set(s string) error {
 	n, err := ParseSize(strings.TrimSuffix(s, "/s"))
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func (r *Rate) Set(s string) error {
 	if n < 1 {
 		return errors.New("want at least one byte a second")
 	}
-	*r = Rate(n)
+	*r = ByteRate(n)
 	return nil
 }
 
@@ -50,7 +50,7 @@ func ParseSize(s string) (int64, error) {
 }
 
 // String implements pflag.Value.
-func (r *Rate) String() string {
+func (r *ByteRate) String() string {
 	if *r == 0 {
 		return ""
 	}
@@ -58,11 +58,11 @@ func (r *Rate) String() string {
 }
 
 // Type implements pflag.Value.
-func (*Rate) Type() string { return "rate" }
+func (*ByteRate) Type() string { return "rate" }
 
 // Limiter is a token bucket of that rate, nil for none. The bucket is small, so
 // that bytes come evenly: a fiftieth of a second's, within what a read takes.
-func (r Rate) Limiter() *limiter.Limiter {
+func (r ByteRate) Limiter() *limiter.Limiter {
 	if r == 0 {
 		return nil
 	}
@@ -71,7 +71,7 @@ func (r Rate) Limiter() *limiter.Limiter {
 }
 
 // Limit is the rate as a limit, 0 for none.
-func (r Rate) Limit() limiter.Limit { return limiter.Limit(r) }
+func (r ByteRate) Limit() limiter.Limit { return limiter.Limit(r) }
 
 // Size is a flag's number of bytes; 0 means none was given.
 type Size int64
@@ -87,7 +87,7 @@ func (z *Size) Set(s string) error {
 }
 
 // String implements pflag.Value.
-func (z *Size) String() string { return (*Rate)(z).String() }
+func (z *Size) String() string { return (*ByteRate)(z).String() }
 
 // Type implements pflag.Value.
 func (*Size) Type() string { return "size" }

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"drayage/blobstore"
+	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/history"
+	"drayage/cmd/drayage/internal/images"
+	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/output"
+	"drayage/cmd/drayage/internal/process"
+	"drayage/cmd/drayage/internal/status"
+	"drayage/engine/image"
+	"drayage/engine/reference"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/pflag"
+)
+
+// pullOptions are the flags of pull, as given.
+type pullOptions struct {
+	out  output.Flags
+	show display.Flags
+	net  network.Flags
+
+	list      string
+	arch      string
+	platforms []string
+	all       bool
+	referrers bool
+	foreign   bool
+	store     string
+	lock      string
+	relock    bool
+	jobs      int
+	perHost   int
+	giveUp    time.Duration
+	base      map[digest.Digest]bool // what --since carried
+	stdin     io.Reader
+	keepGoing bool
+	failed    string
+	report    string
+	record    *history.Recorder // for the report, or nil
+	dryRun    bool
+
+	named map[reference.Image]reference.Image // what was asked for, by what a lock made of it
+}
+
+// add adds the flags to those of a command.
+func (o *pullOptions) add(f *pflag.FlagSet) {
+	f.SortFlags = false
+	o.out.Add(f)
+	f.StringVarP(&o.list, "file", "f", "", "read images from `LIST`, one a line, # comments, - for standard input")
+	f.StringVarP(&o.arch, "architecture", "r", "", "same as --platform linux/`ARCH`")
+	f.StringSliceVar(&o.platforms, "platform", nil, "which image of a multi-platform index: `OS/ARCH[/VARIANT]`; may be repeated (default "+image.DefaultPlatform().String()+")")
+	f.BoolVar(&o.all, "all-platforms", false, "every image of an index; --platform then says which one docker load gets")
+	f.BoolVar(&o.referrers, "referrers", false, "include referrers of the images: signatures, attestations, SBOMs")
+	foreignFlag(f, &o.foreign)
+	f.StringVar(&o.lock, "lock", "", "pin: write to `FILE` the digest of each image, or pull those that it has")
+	f.BoolVar(&o.relock, "update-lock", false, "resolve the images anew and write them to the lock")
+	f.StringVar(&o.store, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
+	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
+	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
+	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "stop when no byte has arrived for `DUR`; while bytes arrive, it goes on")
+	f.BoolVar(&o.out.NoSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store and the archive")
+	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
+	f.StringVar(&o.failed, "failed", "", "write the images that failed to `FILE`, for -f to read")
+	f.StringVar(&o.report, "report", "", "write to `FILE` what came when and how fast, as JSON: for people, and for bench --replay")
+	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show the plan and fetch no layer")
+	o.net.Add(f)
+	o.show.Add(f)
+}
+
+// one reports whether -a has the credentials themselves.
+func one(auth string) bool {
+	return auth != "" && !strings.HasPrefix(auth, "env:") && !strings.HasPrefix(auth, "file:")
+}
+
+// images are those of the command line and of the list. Words that name none
+// are an error, or with --keep-going failures among others.
+func (o *pullOptions) images(s process.Streams, args []string) (refs []reference.Image, bad []error, err error) {
+	words := make([]images.Word, 0, len(args))
+	for _, a := range args {
+		words = append(words, images.Word{Text: a})
+	}
+	if o.list != "" {
+		listed, err := images.ReadList(o.list, s.In)
+		if err != nil {
+			return nil, nil, err
+		}
+		words = append(words, listed...)
+	}
+	if len(words) == 0 && o.lock != "" && !o.relock { // those that it has
+		if words, err = images.ReadNames("lock file", o.lock, s.In); err != nil {
+			return nil, nil, err
+		}
+		for i, w := range words { // as they were asked for; the lock pins them
+			if ref, err := reference.Parse(w.Text); err == nil && ref.Tag() != "" {
+				words[i].Text = ref.Tagged()
+			}
+		}
+	}
+	if len(words) == 0 {
+		return nil, nil, status.Misuse(errors.New("no images named: give some, or a list with -f"))
+	}
+	refs, bad = images.ParseNames(words)
+	if len(bad) > 0 && !o.keepGoing {
+		return nil, nil, status.Misuse(bad[0])
+	}
+	return refs, bad, nil
+}
+
+// wantedPlatforms are those asked for, or else the default one.
+func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
+	words := o.platforms
+	if o.arch != "" {
+		if len(words) > 0 {
+			return nil, status.Misuse(errors.New("-r and --platform say the same thing: give one"))
+		}
+		words = []string{"linux/" + o.arch}
+	}
+	if o.out.Format == "legacy" && o.referrers {
+		return nil, status.Misuse(errors.New("the legacy format has no place for referrers: use --format docker or oci"))
+	}
+	if o.out.Format == "legacy" && (len(words) > 1 || o.all) {
+		return nil, status.Misuse(errors.New("the legacy format has one platform: use --format docker or oci"))
+	}
+	if len(words) == 0 {
+		return []image.Platform{image.DefaultPlatform()}, nil
+	}
+	var out []image.Platform
+	for _, w := range words {
+		p, err := image.ParsePlatform(w)
+		if err != nil {
+			return nil, status.Misuse(err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// check finds what is wrong with the command line as a whole.
+func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
+	if o.jobs < 1 || o.perHost < 1 {
+		return status.Misuse(errors.New("--jobs and --per-host must be at least 1"))
+	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{{"--give-up-after", o.giveUp}, {"--stall", o.net.Stall}, {"--connect-timeout", o.net.Connect}, {"--answer-timeout", o.net.FirstByte}} {
+		if d.value <= 0 {
+			return status.Misuse(fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag))
+		}
+	}
+	if err := o.out.CheckNames(refs); err != nil {
+		return err
+	}
+	if o.report == "-" || o.report != "" && o.dryRun {
+		return status.Misuse(errors.New("--report takes a file, of a pull that is done"))
+	}
+	if o.report != "" { // not found out when all is done
+		if _, err := os.Stat(filepath.Dir(o.report)); err != nil {
+			return fmt.Errorf("--report: %w", err)
+		}
+	}
+	return o.out.Check(s)
+}
+
+func (o *pullOptions) openStore(disk durable.Disk) (*blobstore.Store, error) {
+	dir, err := storeDir(o.store)
+	if err != nil {
+		return nil, err
+	}
+	if o.dryRun {
+		return blobstore.Peek(dir)
+	}
+	return blobstore.OpenWith(dir, blobstore.Options{NoSync: o.out.NoSync, Disk: disk})
+}
