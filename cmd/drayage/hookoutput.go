@@ -16,14 +16,14 @@ var (
 )
 
 // hookSecrets are what a hook may have of secrets from this process, and may write: what the
-// environment has under names of such things, passwords of proxies, and what -a gives.
-func (w *warmWork) hookSecrets() *printable.Secrets {
+// environment has under names of such things, passwords of proxies, and what -a gives as auth.
+func hookSecrets(auth string) *printable.Secrets {
 	var known printable.Secrets
 	add := func(text string) {
 		_, password, _ := strings.Cut(text, ":")
 		known.Add(text, password)
 	}
-	add(w.o.net.Auth)
+	add(auth)
 	for _, entry := range os.Environ() {
 		name, value, _ := strings.Cut(entry, "=")
 		if u, err := url.Parse(value); err == nil && u.User != nil {

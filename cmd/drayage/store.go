@@ -45,7 +45,7 @@ func storeImportCommand(s process.Streams) *cobra.Command {
 	var dir string
 	var noSync bool
 	var opts archives.Options
-	var ratio units.Ratio
+	var ratio units.UnpackRatio
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
 		Short: "Import images from archives into the store",

@@ -42,7 +42,7 @@ type Flags struct {
 	strip    bool
 	NoSync   bool
 	Verify   bool
-	MaxRatio units.Ratio
+	MaxRatio units.UnpackRatio
 }
 
 // Any reports whether there is an output at all.

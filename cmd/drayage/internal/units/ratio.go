@@ -9,16 +9,16 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Ratio is the flag for how far anything may unpack.
-type Ratio int64
+// UnpackRatio is the flag for how far anything may unpack.
+type UnpackRatio int64
 
 // Add adds the flag to a command's.
-func (m *Ratio) Add(f *pflag.FlagSet) {
+func (m *UnpackRatio) Add(f *pflag.FlagSet) {
 	f.Int64Var((*int64)(m), "max-ratio", limits.Ratio, "refuse layers and archives that unpack to more than `N` times their size and 64 MiB; 0: any")
 }
 
 // Limit is the flag's value for package limits.
-func (m Ratio) Limit() limits.MaxRatio {
+func (m UnpackRatio) Limit() limits.MaxRatio {
 	if m == 0 {
 		return -1
 	}
@@ -26,7 +26,7 @@ func (m Ratio) Limit() limits.MaxRatio {
 }
 
 // Check finds out whether it is a ratio.
-func (m Ratio) Check() error {
+func (m UnpackRatio) Check() error {
 	if m < 0 {
 		return status.Misuse(fmt.Errorf("--max-ratio %d: want a whole number, or 0 for any ratio", m))
 	}
