@@ -46,7 +46,7 @@ func readReplay(path, from string) (*replay, error) {
 	}
 	for i, name := range r.from {
 		if name = strings.TrimSpace(name); name != "" {
-			if name, err = registry.ParseName(name); err != nil {
+			if name, err = hosts.ParseName(name); err != nil {
 				return nil, status.Misuse(fmt.Errorf("--from: %w", err))
 			}
 			r.from[i] = name

@@ -60,7 +60,7 @@ Docker's config.json names, or in that file.`,
 }
 
 func runLogin(ctx context.Context, s process.Streams, o loginOptions, name string) error {
-	name, err := registry.ParseName(name)
+	name, err := hosts.ParseName(name)
 	if err != nil {
 		return status.Misuse(err)
 	}

@@ -77,8 +77,8 @@ func (o *pullOptions) planTotals(s process.Streams, store *blobstore.Store, done
 	}
 	printable.Fprintf(s.Out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
-	if t.Lent > 0 {
-		printable.Fprintf(s.Out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Lent))
+	if t.Excluded > 0 {
+		printable.Fprintf(s.Out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Excluded))
 	}
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
 	if o.out.Any() && len(done) > 0 {

@@ -101,7 +101,7 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
 		Limits: engine.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
-		HashAll: o.out.Verify, Accept: o.out.Acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, Hush: o.net.Stall / 5,
+		HashAll: o.out.Verify, Accept: o.out.Acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, PeerStall: o.net.Stall / 5,
 	}
 	base, err := o.carried(ctx, opts)
 	if err != nil {

@@ -171,7 +171,7 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	if err != nil {
 		return err
 	}
-	if o.registry, err = registry.ParseName(o.registry); err != nil {
+	if o.registry, err = hosts.ParseName(o.registry); err != nil {
 		return status.Misuse(fmt.Errorf("--default-registry: %w", err))
 	}
 	private, err := o.privacy()
@@ -425,7 +425,7 @@ func openLog(s process.Streams, flag, name string) (*slog.Logger, func() error, 
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, work *limits.Work, upstreams []string, observer event.Observer, d *display.Display) (*engine.Through, func(), error) {
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, work *limits.Work, upstreams []string, observer event.Observer, d *display.Display) (*engine.PullThrough, func(), error) {
 	var refs []reference.Image // one of each registry
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")
@@ -451,8 +451,8 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 			return nil, nil, err
 		}
 	}
-	through := engine.NewThrough(context.WithoutCancel(ctx), engine.Options{
-		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, Hush: o.net.Stall / 5,
+	through := engine.NewPullThrough(context.WithoutCancel(ctx), engine.Options{
+		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, PeerStall: o.net.Stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }

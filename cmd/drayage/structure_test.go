@@ -15,13 +15,16 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "engine/registry/internal/failure engine/registry/internal/wire engine/registry/internal/origin engine/fault engine/limits engine/limits/limitstest engine/jsonstream engine/printable engine/textfile engine/internal/retry engine/chaos engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/internal/schedule engine/reference blobstore/durable tarwriter/squeeze bench/internal/drawing bench/internal/load bench/internal/stats",
-	1: "engine/registry/hosts engine/registry/internal/response engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/proxies engine/image engine/credential blobstore blobstore/blobstoretest tarwriter engine/internal/transfer",
-	2: "engine/registry/internal/bearer engine/registry/internal/probing engine/registry/internal/listing engine/registry/internal/latency engine/registry/internal/reach engine/plan engine/event engine/mirror cmd/drayage/internal/warm",
-	3: "engine/registry/internal/retrying",
-	4: "bench/internal/course cmd/drayage/internal/history engine/registry engine/registry/registrytest engine/compose cmd/drayage/internal/progress",
-	5: "bench/siege engine engine/archive cmd/drayage/internal/doctor bench cmd/drayage/internal/web",
-	6: "cmd/drayage cmd/demo cmd/structure bench/bars bench/race",
+	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/stats bench/siege blobstore/durable cmd/drayage/internal/build cmd/structure engine/chaos engine/event engine/fault engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/jsonstream engine/limits engine/limits/limitstest engine/printable engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/squeeze",
+	1: "blobstore blobstore/blobstoretest cmd/drayage/internal/history cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/credential engine/image engine/internal/transfer engine/registry/hosts engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
+	2: "cmd/drayage/internal/status cmd/drayage/internal/warm engine/mirror engine/plan engine/registry/internal/bearer engine/registry/internal/latency engine/registry/internal/listing engine/registry/internal/probing engine/registry/internal/reach engine/registry/registrytest",
+	3: "bench/bars bench/race cmd/demo cmd/drayage/internal/process cmd/drayage/internal/units engine/compose engine/registry/internal/retrying",
+	4: "cmd/drayage/internal/display cmd/drayage/internal/web engine/archive engine/registry",
+	5: "bench cmd/drayage/internal/doctor engine/internal/pullthrough",
+	6: "engine",
+	7: "cmd/drayage/internal/images cmd/drayage/internal/output",
+	8: "cmd/drayage/internal/network",
+	9: "cmd/drayage",
 }
 
 // leaves import nothing of the project, and are imported from wherever they are
@@ -46,11 +49,11 @@ var goroutines = []string{
 	"bench/bars.startServe", // ends with the process
 	"bench/race.measure",
 	"bench/race.serveSet",
-	"cmd/drayage.interruptible",
+	"cmd/drayage/internal/process.Interruptible",
 	"cmd/drayage.keep",
 	"cmd/drayage.run",
 	"cmd/drayage.runServe",
-	"cmd/drayage.sayInTime", // the process ends then
+	"cmd/drayage/internal/process.sayInTime", // the process ends then
 	"cmd/drayage.servePprof",
 	"cmd/drayage.startMetrics",
 	"cmd/drayage.tellReading",

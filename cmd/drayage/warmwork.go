@@ -74,7 +74,7 @@ func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Obser
 	return engine.Options{
 		Store: w.store, Registry: c, Observer: observer, Retry: engine.Retry{Patience: w.giveUp}, KeepGoing: true,
 		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers, ForeignLayers: w.foreign,
-		Limits: engine.Limits{Jobs: w.jobs, PerHost: w.perHost}, Hush: w.net.Stall / 5, Checkpoint: w.checkpoint,
+		Limits: engine.Limits{Jobs: w.jobs, PerHost: w.perHost}, PeerStall: w.net.Stall / 5, Checkpoint: w.checkpoint,
 	}
 }
 

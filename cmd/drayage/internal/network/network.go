@@ -22,6 +22,7 @@ import (
 	"drayage/engine/event"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
+	"drayage/engine/registry/hosts"
 )
 
 // Flags are how registries are reached.
@@ -113,10 +114,10 @@ func (n *Flags) addresses() ([]netip.Prefix, error) {
 
 // places are the mirrors that are asked before registries: those of --mirror, then
 // those of hosts.toml files.
-func (n *Flags) places(refs []reference.Image, conf *tls.Config) ([]registry.Mirror, error) {
-	var out []registry.Mirror
+func (n *Flags) places(refs []reference.Image, conf *tls.Config) ([]hosts.Mirror, error) {
+	var out []hosts.Mirror
 	for _, text := range n.mirrors {
-		m, err := registry.ParseMirror(text)
+		m, err := hosts.ParseMirror(text)
 		if err != nil {
 			return nil, status.Misuse(fmt.Errorf("--mirror: %w", err))
 		}
@@ -132,7 +133,7 @@ func (n *Flags) places(refs []reference.Image, conf *tls.Config) ([]registry.Mir
 	for _, ref := range refs {
 		if name := ref.Registry(); !seen[name] {
 			seen[name] = true
-			more, err := registry.HostsDir(n.hostsDir, name, conf)
+			more, err := hosts.ReadDir(n.hostsDir, name, conf)
 			if err != nil {
 				return nil, status.Misuse(fmt.Errorf("--hosts-dir: %w", err))
 			}
