@@ -91,32 +91,37 @@ func drain(ctx context.Context, body io.Reader, left int64, out *output, s *Samp
 
 // output is where the bytes of one read go, if anywhere.
 type output struct {
-	want  digest.Digest // "" for a part of a blob
-	hash  digest.Digester
-	draft *blobstore.Draft
+	want  digest.Digest      // "" for a part of a blob
+	hash  digest.Digester    // of a whole blob that isn't stored
+	draft *blobstore.Draft   // of a whole one that is: it hashes by itself
+	part  *blobstore.Scratch // of a part, which can't be verified and is never a blob
 }
 
-func (t *Target) output(p part) (*output, error) {
-	o := new(output)
+func (t *Target) output(p part) (o *output, err error) {
+	o = new(output)
 	blob := t.wholes[p.blob].desc
-	if p.from == 0 && p.to == blob.Size && (t.verify || t.store != nil) {
+	whole := p.from == 0 && p.to == blob.Size
+	switch {
+	case whole && t.store != nil:
+		o.want = blob.Digest
+		o.draft, err = t.store.Draft(blob.Digest.Algorithm())
+	case whole && t.verify:
 		o.want, o.hash = blob.Digest, blob.Digest.Algorithm().Digester()
-	}
-	var err error
-	if t.store != nil {
-		o.draft, err = t.store.Draft()
+	case t.store != nil:
+		o.part, err = t.store.Scratch()
 	}
 	return o, err
 }
 
-func (o *output) write(b []byte) error {
-	if o.hash != nil {
+func (o *output) write(b []byte) (err error) {
+	switch {
+	case o.draft != nil:
+		_, err = o.draft.Write(b)
+	case o.part != nil:
+		_, err = o.part.Write(b)
+	case o.hash != nil:
 		_, _ = o.hash.Hash().Write(b) // never fails, by its contract
 	}
-	if o.draft == nil {
-		return nil
-	}
-	_, err := o.draft.Write(b)
 	return err
 }
 
@@ -125,21 +130,25 @@ var errContent = errors.New("wrong content")
 
 // end verifies what was read, if all of it was, and syncs it to disk.
 func (o *output) end(all bool) (err error) {
-	if o.draft != nil {
+	switch {
+	case o.draft != nil:
 		defer func() { err = errors.Join(err, o.draft.Close()) }()
+	case o.part != nil:
+		defer func() { err = errors.Join(err, o.part.Close()) }()
 	}
 	switch {
 	case !all:
 		return nil
 	case o.hash != nil && o.hash.Digest() != o.want:
 		return errContent
+	case o.part != nil:
+		return o.part.Sync()
 	case o.draft == nil:
 		return nil
 	}
-	if o.want == "" {
-		return o.draft.Sync()
+	if _, err = o.draft.Commit(o.want); errors.Is(err, blobstore.ErrMismatch) {
+		return errContent
 	}
-	_, err = o.draft.Commit(o.want)
 	return err
 }
 

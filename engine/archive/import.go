@@ -325,7 +325,7 @@ func (i *importer) takeJSON(m member) error {
 }
 
 // temp makes a temporary file in the store.
-func (i *importer) temp() (tempFile, error) { return i.lease.Draft() }
+func (i *importer) temp() (tempFile, error) { return i.lease.Scratch() }
 
 // layerJSON reads back what takeJSON has read. ok is false for a layer that has none.
 func (i *importer) layerJSON(id string) (raw []byte, ok bool, err error) {
@@ -343,23 +343,21 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 	if err := blobstore.CheckSpace(i.store.Dir(), m.size); err != nil {
 		return file{}, err // said beforehand, and headers can claim anything
 	}
-	draft, err := i.lease.Draft()
+	algorithm := digest.Canonical
+	if want != "" {
+		algorithm = want.Algorithm()
+	}
+	draft, err := i.lease.Draft(algorithm)
 	if err != nil {
 		return file{}, err
 	}
 	defer func() { err = errors.Join(err, draft.Close()) }()
-	algorithm := digest.SHA256
-	if want != "" {
-		algorithm = want.Algorithm()
-	}
-	hash := algorithm.Hash()
 	buf := make([]byte, min(1<<20-1, m.size)+1)
 	for {
 		if ctx.Err() != nil {
 			return file{}, context.Cause(ctx)
 		}
 		n, errRead := m.body.Read(buf)
-		hash.Write(buf[:n])
 		if _, err := draft.Write(buf[:n]); err != nil {
 			return file{}, fmt.Errorf("storing %q: %w", image.Printable(m.name), err)
 		}
@@ -370,7 +368,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 			return file{}, broken(errRead)
 		}
 	}
-	got := digest.NewDigest(algorithm, hash)
+	got := draft.Digest()
 	if want != "" && got != want {
 		return file{}, fmt.Errorf("%w: %q has digest %s", ErrMismatch, image.Printable(m.name), got)
 	}
@@ -379,7 +377,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 		return file{}, err
 	}
 	i.note(got, draft.Size(), !has)
-	_, err = draft.Commit(got)
+	_, err = draft.Commit(want)
 	return file{got, draft.Size()}, err
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"runtime"
@@ -341,21 +340,18 @@ func (c *composer) convert(ctx context.Context, j job) (blobstore.Derived, error
 // make writes a layer's new form into the store, unless it isn't what the config
 // says.
 func (c *composer) make(ctx context.Context, j job, in io.Reader) (blob ocispec.Descriptor, diffID digest.Digest, err error) {
-	draft, err := c.lease.Draft()
+	draft, err := c.lease.Draft(digest.Canonical)
 	if err != nil {
 		return blob, "", err
 	}
 	defer func() { err = errors.Join(err, draft.Close()) }()
-	var got digest.Digest
 	if j.form == formTar {
-		diffID, err = hashed(ctx, draft, in)
-		got = diffID
+		err = pump(ctx, draft, in)
+		diffID = draft.Digest()
 	} else {
-		sum := sha256.New()
-		z := squeeze.NewWriter(io.MultiWriter(draft, sum), squeeze.Gzip)
+		z := squeeze.NewWriter(draft, squeeze.Gzip)
 		diffID, err = hashed(ctx, z, in)
 		err = errors.Join(err, z.Close())
-		got = digest.NewDigest(digest.SHA256, sum)
 	}
 	if err != nil {
 		return blob, "", err
@@ -363,7 +359,7 @@ func (c *composer) make(ctx context.Context, j job, in io.Reader) (blob ocispec.
 	if j.want != "" && diffID != j.want {
 		return blob, "", &DiffIDError{Layer: j.layer.Digest, Want: j.want, Got: diffID}
 	}
-	blob, err = draft.Commit(got)
+	blob, err = draft.Commit("")
 	return blob, diffID, err
 }
 
@@ -371,14 +367,14 @@ func (c *composer) make(ctx context.Context, j job, in io.Reader) (blob ocispec.
 // which decompresses, goes on while what was read is hashed and written.
 func hashed(ctx context.Context, out io.Writer, in io.Reader) (digest.Digest, error) {
 	sum := sha256.New()
-	if err := pump(ctx, out, sum, in); err != nil {
+	if err := pump(ctx, io.MultiWriter(out, sum), in); err != nil {
 		return "", err
 	}
 	return digest.NewDigest(digest.SHA256, sum), nil
 }
 
-// pump copies in to out and sum by a few buffers that go round.
-func pump(ctx context.Context, out io.Writer, sum hash.Hash, in io.Reader) error {
+// pump copies in to out by a few buffers that go round.
+func pump(ctx context.Context, out io.Writer, in io.Reader) error {
 	const buffers, size = 3, 1 << 20
 	free, full := make(chan []byte, buffers), make(chan []byte, buffers)
 	for range buffers {
@@ -411,7 +407,6 @@ func pump(ctx context.Context, out io.Writer, sum hash.Hash, in io.Reader) error
 			if _, err := out.Write(buf); err != nil {
 				return err
 			}
-			sum.Write(buf)
 			free <- buf
 		}
 		return nil
