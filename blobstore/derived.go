@@ -31,7 +31,7 @@ const derivedVersion = 1
 // Derived finds what was made of a blob, if it is still there, and keeps it. A
 // record that can't be read, or whose blob is gone, counts as absent.
 func (l *Lease) Derived(from digest.Digest, form string) (Derived, bool) {
-	raw, err := os.ReadFile(l.store.paths.derived(from, form))
+	raw, err := os.ReadFile(l.store.paths.Derived(from, form))
 	if err != nil {
 		return Derived{}, false
 	}
@@ -71,10 +71,10 @@ func (l *Lease) Derive(d Derived) error {
 		return fmt.Errorf("recording a converted layer: %w", err)
 	}
 	defer unlock()
-	if err := os.MkdirAll(s.paths.deriveds(), 0o755); err != nil {
+	if err := os.MkdirAll(s.paths.Deriveds(), 0o755); err != nil {
 		return fmt.Errorf("recording a converted layer: %w", err)
 	}
-	if err := s.writeFile(s.paths.derived(d.From, d.Form), raw); err != nil {
+	if err := s.writeFile(s.paths.Derived(d.From, d.Form), raw); err != nil {
 		return fmt.Errorf("recording a converted layer: %w", err)
 	}
 	return nil

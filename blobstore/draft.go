@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/files"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,7 +28,7 @@ type Scratch struct {
 // Scratch makes an empty one. The caller must call Close.
 func (l *Lease) Scratch() (*Scratch, error) {
 	for {
-		t := &Scratch{lease: l, path: l.store.paths.draft(randomHex(8))}
+		t := &Scratch{lease: l, path: l.store.paths.Draft(files.RandomHex(8))}
 		var err error
 		if t.lock, err = os.OpenFile(t.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
 			return nil, fmt.Errorf("creating a temporary file: %w", err)
@@ -151,4 +152,4 @@ func (d *Draft) Commit(want digest.Digest) (ocispec.Descriptor, error) {
 func (d *Draft) Close() error { return d.file.Close() }
 
 // dropDeadDrafts removes the drafts of processes that died.
-func (s *Store) dropDeadDrafts() { dropUnlocked(s.paths.draft("*")) }
+func (s *Store) dropDeadDrafts() { files.DropUnlocked(s.paths.Draft("*")) }

@@ -49,7 +49,7 @@ func (l *Lease) drop(digests []digest.Digest) error {
 		if kept[d] || d.Validate() != nil {
 			continue
 		}
-		if err := os.Remove(s.paths.blob(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(s.paths.Blob(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

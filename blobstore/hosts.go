@@ -3,12 +3,14 @@ package blobstore
 import (
 	"fmt"
 	"os"
+
+	"drayage/blobstore/internal/files"
 )
 
 // Hosts is what earlier runs have learned of registries' hosts, in the words of
 // who learned it. It is empty when there is nothing, or it can't be read.
 func (s *Store) Hosts() []byte {
-	raw, err := os.ReadFile(s.paths.hosts())
+	raw, err := os.ReadFile(s.paths.Hosts())
 	if err != nil {
 		return nil
 	}
@@ -25,7 +27,7 @@ func (l *Lease) KeepHosts(change func(old []byte) []byte) error {
 	}
 	defer unlock()
 	// Not synced: losing it costs a little speed.
-	if err := replaceFile(s.paths.hosts(), change(s.Hosts()), false); err != nil {
+	if err := files.Replace(s.paths.Hosts(), change(s.Hosts()), false); err != nil {
 		return fmt.Errorf("keeping what was learned of hosts: %w", err)
 	}
 	return nil

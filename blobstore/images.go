@@ -13,6 +13,9 @@ import (
 	"sync"
 	"time"
 
+	"drayage/blobstore/internal/layout"
+	"drayage/blobstore/internal/stamps"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -41,13 +44,13 @@ func (s *Store) Images() (*Images, error) {
 // it had stood longer than a tick, by our own clock, which never goes back; that the file system's
 // may, or be another machine's, makes no difference.
 type imageCache struct {
-	paths paths
+	paths layout.Dir
 
 	mu      sync.Mutex // held while files are read: whoever waits has use for what is found
 	now     *Images
-	folder  stamp     // at the last look
-	since   time.Time // when the folder was first found so
-	looked  time.Time // when the last look at the files began
+	folder  stamps.Stamp // at the last look
+	since   time.Time    // when the folder was first found so
+	looked  time.Time    // when the last look at the files began
 	took    time.Duration
 	believe bool // the folder's time tells of any change since
 	files   map[string]*rootEntry
@@ -55,7 +58,7 @@ type imageCache struct {
 
 // rootEntry is what one file says.
 type rootEntry struct {
-	at      stamp
+	at      stamps.Stamp
 	since   time.Time // when it was first found so
 	believe bool      // what was read is what a file of this stamp says
 	root    *Root     // nil when it is none
@@ -69,26 +72,6 @@ const (
 	anyway = 2 * time.Second
 	times  = 20
 )
-
-// tick is at most how long the clock stands still that made a time. Those of file systems that
-// keep hundredths of a second or less may stand for 2 seconds (FAT), others for a timer's tick.
-func (s stamp) tick() time.Duration {
-	const (
-		fine   = int64(10 * time.Millisecond)
-		short  = 100 * time.Millisecond
-		coarse = 2500 * time.Millisecond
-	)
-	if s.modified%fine == 0 || s.changed%fine == 0 && s.changed != 0 {
-		return coarse
-	}
-	return short
-}
-
-// before reports whether a file of this stamp was last changed more than a tick before a folder.
-func (s stamp) before(folder stamp) bool {
-	tick := max(s.tick(), folder.tick())
-	return max(s.modified, s.changed)+int64(tick) < folder.modified
-}
 
 func (c *imageCache) get() (*Images, error) {
 	called := time.Now()
@@ -107,7 +90,7 @@ func (c *imageCache) get() (*Images, error) {
 // look brings what is known up to date.
 func (c *imageCache) look() error {
 	began := time.Now()
-	info, err := os.Stat(c.paths.roots())
+	info, err := os.Stat(c.paths.Roots())
 	if errors.Is(err, fs.ErrNotExist) { // no store was made yet
 		c.files, c.believe, c.looked = nil, false, began
 		if c.now == nil || len(c.now.Roots) > 0 {
@@ -118,20 +101,20 @@ func (c *imageCache) look() error {
 	if err != nil {
 		return err
 	}
-	at := stampOf(info)
+	at := stamps.Of(info)
 	if c.files == nil || at != c.folder {
 		c.folder, c.since, c.believe = at, began, false
 	}
 	if c.believe && began.Sub(c.looked) < max(anyway, times*c.took) {
 		return nil
 	}
-	entries, err := os.ReadDir(c.paths.roots())
+	entries, err := os.ReadDir(c.paths.Roots())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	files, same, sound := c.read(entries, began)
 	c.files, c.looked = files, began
-	c.believe = sound && began.Sub(c.since) >= at.tick()
+	c.believe = sound && began.Sub(c.since) >= at.Tick()
 	if !same || c.now == nil {
 		c.now = imagesOf(files)
 	}
@@ -159,7 +142,7 @@ func (c *imageCache) read(entries []fs.DirEntry, began time.Time) (files map[str
 }
 
 func (c *imageCache) readEntry(entry fs.DirEntry, old *rootEntry, began time.Time) (*rootEntry, error) {
-	path := filepath.Join(c.paths.roots(), entry.Name())
+	path := filepath.Join(c.paths.Roots(), entry.Name())
 	info, err := entry.Info()
 	if err == nil && !info.Mode().IsRegular() {
 		info, err = os.Stat(path) // what a link leads to
@@ -167,7 +150,7 @@ func (c *imageCache) readEntry(entry fs.DirEntry, old *rootEntry, began time.Tim
 	if err != nil || !info.Mode().IsRegular() {
 		return new(rootEntry), err
 	}
-	at := stampOf(info)
+	at := stamps.Of(info)
 	e := &rootEntry{at: at, since: began}
 	if old != nil && old.at == at {
 		if old.believe {
@@ -179,14 +162,14 @@ func (c *imageCache) readEntry(entry fs.DirEntry, old *rootEntry, began time.Tim
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return new(rootEntry), err // it may be readable the next time
 	}
-	e.believe = at.before(c.folder) || began.Sub(e.since) >= at.tick()
+	e.believe = at.Before(c.folder) || began.Sub(e.since) >= at.Tick()
 	if err != nil {
 		return e, nil
 	}
 	switch entry.Name() {
-	case filepath.Base(c.paths.root(r.Name)):
-	case filepath.Base(c.paths.oldRoot(r.Name)):
-		e.instead = filepath.Base(c.paths.root(r.Name))
+	case filepath.Base(c.paths.Root(r.Name)):
+	case filepath.Base(c.paths.OldRoot(r.Name)):
+		e.instead = filepath.Base(c.paths.Root(r.Name))
 	default:
 		return e, nil // it says that it is another
 	}

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/journal"
+	"drayage/blobstore/internal/layout"
 	"drayage/engine/fault"
 
 	"github.com/opencontainers/go-digest"
@@ -39,7 +42,7 @@ type Ingest struct {
 	at      digest.Digest // by which its files are named: desc.Digest, most often
 	lock    *os.File
 	data    durable.File
-	journal *journal
+	journal *journal.Journal
 	notes   [][]byte
 	named   bool // the names of the files are on the disk
 	done    bool // committed
@@ -85,11 +88,11 @@ func (l *Lease) ingest(ctx context.Context, desc ocispec.Descriptor, at digest.D
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.Folder(s.paths.ingest(at)); err != nil {
+	if err := durable.Folder(s.paths.Ingest(at)); err != nil {
 		ended()
 		return nil, fmt.Errorf("making room for a blob: %w", err)
 	}
-	lock, err := durable.Lock(ctx, s.paths.ingestLock(at), waiting)
+	lock, err := durable.Lock(ctx, s.paths.IngestLock(at), waiting)
 	if err != nil {
 		ended()
 		return nil, fmt.Errorf("waiting for %s: %w", desc.Digest, err)
@@ -120,14 +123,14 @@ const journalFrom = 256 << 10
 // Data without a journal, and a journal without data, are of no use.
 func (in *Ingest) open() (err error) {
 	s, d := in.store, in.at
-	_, noData := os.Stat(s.paths.ingestData(d))
-	if in.data, err = s.disk.Open(s.paths.ingestData(d)); err != nil {
+	_, noData := os.Stat(s.paths.IngestData(d))
+	if in.data, err = s.disk.Open(s.paths.IngestData(d)); err != nil {
 		return err
 	}
 	if in.desc.Size < journalFrom {
 		return in.data.Truncate(0) // grows as it is written: cheaper than reserving little
 	}
-	if in.journal, in.notes, err = openJournal(s.disk, s.paths.ingestJournal(d), in.desc, s.boot); err != nil {
+	if in.journal, in.notes, err = journal.Open(s.disk, s.paths.IngestJournal(d), in.desc, s.boot); err != nil {
 		return err
 	}
 	if noData != nil && len(in.notes) > 0 {
@@ -160,7 +163,7 @@ func (in *Ingest) ReadAt(p []byte, off int64) (int, error) { return in.data.Read
 // Reader opens what is written for reading, for as long as the caller likes: also when
 // it has become a blob, and when the ingest is closed.
 func (in *Ingest) Reader() (*os.File, error) {
-	return os.Open(in.store.paths.ingestData(in.at))
+	return os.Open(in.store.paths.IngestData(in.at))
 }
 
 // StartWriting has the system begin to write a range to the disk.
@@ -178,7 +181,7 @@ func (in *Ingest) Note(p []byte) error {
 	if in.journal == nil {
 		return nil
 	}
-	if err := in.journal.note(p); err != nil {
+	if err := in.journal.Note(p); err != nil {
 		return fmt.Errorf("noting what arrived of %s: %w", in.desc.Digest, err)
 	}
 	return nil
@@ -195,13 +198,13 @@ func (in *Ingest) Checkpoint() error {
 	if in.journal == nil || !in.store.sync {
 		return nil
 	}
-	if err := in.journal.checkpoint(in.data); err != nil {
+	if err := in.journal.Checkpoint(in.data); err != nil {
 		return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
 	}
 	if in.named {
 		return nil
 	}
-	err := errors.Join(in.store.disk.SyncFolder(in.store.paths.ingest(in.at)), in.store.disk.SyncFolder(in.store.paths.ingests()))
+	err := errors.Join(in.store.disk.SyncFolder(in.store.paths.Ingest(in.at)), in.store.disk.SyncFolder(in.store.paths.Ingests()))
 	if err != nil {
 		return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
 	}
@@ -215,7 +218,7 @@ func (in *Ingest) Forget() error {
 	if in.journal == nil {
 		return nil
 	}
-	if err := in.journal.reset(in.desc, in.store.sync); err != nil {
+	if err := in.journal.Reset(in.desc, in.store.sync); err != nil {
 		return fmt.Errorf("starting over with %s: %w", in.desc.Digest, err)
 	}
 	return nil
@@ -267,7 +270,7 @@ func (in *Ingest) Commit(hashed hash.Hash) error {
 			return fmt.Errorf("syncing %s: %w", in.desc.Digest, err)
 		}
 	}
-	if err := in.store.publish(in.store.paths.ingestData(in.at), in.desc.Digest); err != nil {
+	if err := in.store.publish(in.store.paths.IngestData(in.at), in.desc.Digest); err != nil {
 		return fmt.Errorf("committing %s: %w", in.desc.Digest, err)
 	}
 	in.store.stampBlob(in.desc.Digest)
@@ -290,21 +293,21 @@ func (in *Ingest) sum(hashed hash.Hash) (digest.Digest, error) {
 
 // publish gives a synced file its name among the blobs.
 func (s *Store) publish(from string, d digest.Digest) error {
-	to := s.paths.blob(d)
+	to := s.paths.Blob(d)
 	if d.Algorithm() == digest.SHA256 {
 		if err := s.disk.Rename(from, to); err != nil || !s.sync {
 			return err
 		}
-		return s.folder.sync()
+		return s.folder.Sync()
 	}
-	folder := s.paths.blobs(d.Algorithm())
+	folder := s.paths.Blobs(d.Algorithm())
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
 	if err := s.disk.Rename(from, to); err != nil || !s.sync {
 		return err
 	}
-	return errors.Join(s.disk.SyncFolder(folder), s.disk.SyncFolder(s.paths.join(ocispec.ImageBlobsDir)))
+	return errors.Join(s.disk.SyncFolder(folder), s.disk.SyncFolder(s.paths.Join(ocispec.ImageBlobsDir)))
 }
 
 // Close ends the ingest and lets others have it. What was noted of a blob that
@@ -314,8 +317,8 @@ func (in *Ingest) Close() error {
 	keep := in.unopened
 	var errs []error
 	if in.journal != nil {
-		keep = !in.done && in.journal.end > int64(len(journalHeader(in.desc)))
-		errs = append(errs, in.journal.file.Close())
+		keep = !in.done && !in.journal.Empty()
+		errs = append(errs, in.journal.Close())
 	}
 	if in.data != nil {
 		errs = append(errs, in.data.Close())
@@ -329,16 +332,16 @@ func (in *Ingest) Close() error {
 // removeIngest clears an ingest away. The caller holds its lock. Files that it
 // doesn't know keep the folder from going.
 func (s *Store) removeIngest(d digest.Digest) {
-	os.Remove(s.paths.ingestJournal(d)) // first: data that nobody speaks for is nothing
-	os.Remove(s.paths.ingestData(d))
-	os.Remove(s.paths.ingestLock(d))
-	os.Remove(s.paths.ingest(d))
+	os.Remove(s.paths.IngestJournal(d)) // first: data that nobody speaks for is nothing
+	os.Remove(s.paths.IngestData(d))
+	os.Remove(s.paths.IngestLock(d))
+	os.Remove(s.paths.Ingest(d))
 }
 
 // Partial is how many bytes of the disk are taken by what was fetched of a
 // blob that isn't in the store yet.
 func (s *Store) Partial(d digest.Digest) int64 {
-	info, err := os.Stat(s.paths.ingestData(d))
+	info, err := os.Stat(s.paths.IngestData(d))
 	if err != nil {
 		return 0
 	}
@@ -349,14 +352,14 @@ func (s *Store) Partial(d digest.Digest) int64 {
 // they hold nothing that could be continued or nobody has for long. What can't
 // be removed stays for another time.
 func (s *Store) dropDeadIngests() {
-	entries, _ := os.ReadDir(s.paths.ingests())
+	entries, _ := os.ReadDir(s.paths.Ingests())
 	for _, e := range entries {
 		algorithm, hex, _ := strings.Cut(e.Name(), "-")
 		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
 		if d.Validate() != nil || s.worthKeeping(d) {
 			continue // not ours, or of use
 		}
-		path := s.paths.ingestLock(d)
+		path := s.paths.IngestLock(d)
 		lock, err := durable.OpenPlain(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			continue
@@ -370,14 +373,29 @@ func (s *Store) dropDeadIngests() {
 
 // worthKeeping reports whether an ingest may be continued.
 func (s *Store) worthKeeping(d digest.Digest) bool {
-	if _, err := os.Stat(s.paths.blob(d)); err == nil {
+	if _, err := os.Stat(s.paths.Blob(d)); err == nil {
 		return false
 	}
-	for _, path := range []string{s.paths.ingestData(d), s.paths.ingestJournal(d)} {
+	for _, path := range []string{s.paths.IngestData(d), s.paths.IngestJournal(d)} {
 		info, err := os.Stat(path)
-		if err != nil || time.Since(info.ModTime()) > s.partialAge && filepath.Base(path) == journalFile {
+		if err != nil || time.Since(info.ModTime()) > s.partialAge && filepath.Base(path) == layout.JournalFile {
 			return false
 		}
 	}
 	return true
+}
+
+// size is how many bytes a file has, or -1.
+func size(info fs.FileInfo, err error) int64 {
+	if err != nil {
+		return -1
+	}
+	return info.Size()
+}
+
+// stampBlob remembers how a blob is that was just verified.
+func (s *Store) stampBlob(d digest.Digest) {
+	if info, err := os.Stat(s.paths.Blob(d)); err == nil {
+		s.stamps.Put(d, info)
+	}
 }

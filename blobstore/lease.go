@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/files"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -44,12 +45,12 @@ func (s *Store) Lease() (*Lease, error) {
 	s.dropDeadLeases()
 	s.dropDeadIngests()
 	s.dropDeadDrafts()
-	id := ownLease() + randomHex(6)
-	f, err := durable.Lock(context.Background(), s.paths.lease(id), nil)
+	id := ownLease() + files.RandomHex(6)
+	f, err := durable.Lock(context.Background(), s.paths.Lease(id), nil)
 	if err != nil {
 		return nil, fmt.Errorf("taking a lease on the store: %w", err)
 	}
-	gate, err := durable.OpenPlain(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
+	gate, err := durable.OpenPlain(s.paths.Gate(), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("taking a lease on the store: %w", err), os.Remove(f.Name()), f.Close())
 	}
@@ -72,7 +73,7 @@ func (l *Lease) Close() error {
 // excludeKeepers waits until nobody writes to a lease, and lets nobody do so until
 // unlock is called: what isn't kept then, nobody counts on.
 func (s *Store) excludeKeepers() (unlock func(), err error) {
-	gate, err := durable.OpenPlain(s.paths.gate(), os.O_RDWR|os.O_CREATE, 0o644)
+	gate, err := durable.OpenPlain(s.paths.Gate(), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +115,7 @@ func (l *Lease) Keep(desc ocispec.Descriptor) (bool, error) {
 
 // sound reports whether a blob that is there is as it was verified.
 func (l *Lease) sound(d digest.Digest) (bool, error) {
-	info, err := os.Stat(l.store.paths.blob(d))
+	info, err := os.Stat(l.store.paths.Blob(d))
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
@@ -124,7 +125,7 @@ func (l *Lease) sound(d digest.Digest) (bool, error) {
 	l.mu.Lock()
 	hash := l.hashed != nil && !l.hashed[d]
 	l.mu.Unlock()
-	if !hash && l.store.stamps.same(d, info) {
+	if !hash && l.store.stamps.Same(d, info) {
 		return true, nil
 	}
 	gone, err := l.store.quarantine(d)
@@ -135,7 +136,7 @@ func (l *Lease) sound(d digest.Digest) (bool, error) {
 		l.tellDamage(d)
 		return false, nil
 	}
-	l.store.stamps.put(d, info)
+	l.store.stamps.Put(d, info)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.hashed != nil {
@@ -197,13 +198,13 @@ func (s *Store) Leased() (map[digest.Digest]bool, error) {
 
 // leased is Leased without the leases in some files.
 func (s *Store) leased(without func(path string) bool) (map[digest.Digest]bool, error) {
-	files, err := filepath.Glob(s.paths.lease("*"))
+	leases, err := filepath.Glob(s.paths.Lease("*"))
 	if err != nil {
 		return nil, err
 	}
 	kept := make(map[digest.Digest]bool)
-	for _, f := range files {
-		if without(f) || !isHeld(f) {
+	for _, f := range leases {
+		if without(f) || !files.IsHeld(f) {
 			continue // its process is gone; the next lease clears it away
 		}
 		raw, err := os.ReadFile(f)
@@ -222,20 +223,6 @@ func (s *Store) leased(without func(path string) bool) (map[digest.Digest]bool, 
 	return kept, nil
 }
 
-// isHeld reports whether a process holds the lock on a file.
-func isHeld(path string) bool {
-	f, err := durable.OpenPlain(path, os.O_RDWR, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return false
-	}
-	if err != nil {
-		return true // it can't be found out
-	}
-	defer f.Close()
-	won, err := durable.TryLock(f)
-	return err != nil || !won
-}
-
 // Discard moves a blob to quarantine if it is damaged: then it is as if absent.
 func (l *Lease) Discard(d digest.Digest) error {
 	gone, err := l.store.quarantine(d)
@@ -247,20 +234,4 @@ func (l *Lease) Discard(d digest.Digest) error {
 
 // dropDeadLeases removes leases that nobody holds. What can't be removed stays
 // for another time: it costs nothing but the space of what it keeps.
-func (s *Store) dropDeadLeases() { dropUnlocked(s.paths.lease("*")) }
-
-// dropUnlocked removes the files of a pattern that no process holds locked. What can't
-// be removed stays for another time.
-func dropUnlocked(pattern string) {
-	files, _ := filepath.Glob(pattern)
-	for _, path := range files {
-		f, err := durable.OpenPlain(path, os.O_RDWR, 0)
-		if err != nil {
-			continue
-		}
-		if won, err := durable.TryLock(f); err == nil && won && durable.StillNamed(f, path) {
-			os.Remove(path)
-		}
-		f.Close()
-	}
-}
+func (s *Store) dropDeadLeases() { files.DropUnlocked(s.paths.Lease("*")) }

@@ -15,9 +15,9 @@ import (
 
 // Note is a small file of who uses the store, by its name; nil when there is none.
 func (s *Store) Note(name string) []byte {
-	raw, err := os.ReadFile(s.paths.note(name))
+	raw, err := os.ReadFile(s.paths.State(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		raw, err = os.ReadFile(s.paths.oldNote(name))
+		raw, err = os.ReadFile(s.paths.OldState(name))
 	}
 	if err != nil {
 		return nil
@@ -32,10 +32,10 @@ func (s *Store) KeepNote(name string, content []byte) error {
 		return fmt.Errorf("keeping a note: %w", err)
 	}
 	defer unlock()
-	if err := os.MkdirAll(s.paths.notes(), 0o755); err != nil {
+	if err := os.MkdirAll(s.paths.States(), 0o755); err != nil {
 		return fmt.Errorf("keeping a note: %w", err)
 	}
-	if err := replaceFile(s.paths.note(name), content, s.sync); err != nil {
+	if err := s.replaceFile(s.paths.State(name), content); err != nil {
 		return fmt.Errorf("keeping a note: %w", err)
 	}
 	return nil
@@ -43,7 +43,7 @@ func (s *Store) KeepNote(name string, content []byte) error {
 
 // Notes lists the names of notes that begin with a prefix.
 func (s *Store) Notes(prefix string) ([]string, error) {
-	entries, err := os.ReadDir(s.paths.notes())
+	entries, err := os.ReadDir(s.paths.States())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -53,7 +53,7 @@ func (s *Store) Notes(prefix string) ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		name, err := url.QueryUnescape(e.Name())
-		if err == nil && (filepath.Base(s.paths.note(name)) == e.Name() || filepath.Base(s.paths.oldNote(name)) == e.Name()) && !slices.Contains(out, name) && strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, besideSuffix) {
+		if err == nil && (filepath.Base(s.paths.State(name)) == e.Name() || filepath.Base(s.paths.OldState(name)) == e.Name()) && !slices.Contains(out, name) && strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, durable.TempSuffix) {
 			out = append(out, name)
 		}
 	}
@@ -63,10 +63,10 @@ func (s *Store) Notes(prefix string) ([]string, error) {
 // Claim is an advisory lock on the store for one purpose, which ends when the file is
 // closed, or with the process. It reports whether nobody else has it.
 func (s *Store) Claim(purpose string) (*os.File, bool, error) {
-	if err := os.MkdirAll(s.paths.notes(), 0o755); err != nil {
+	if err := os.MkdirAll(s.paths.States(), 0o755); err != nil {
 		return nil, false, fmt.Errorf("claiming the store: %w", err)
 	}
-	f, err := durable.OpenPlain(s.paths.note(purpose+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := durable.OpenPlain(s.paths.State(purpose+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, false, fmt.Errorf("claiming the store: %w", err)
 	}

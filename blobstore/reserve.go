@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/files"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -137,19 +138,19 @@ func (c *coming) others(s *Store, but digest.Digest) (n int64) {
 		}
 	}
 	const little = 4 << 20 // bytes
-	entries, _ := os.ReadDir(s.paths.ingests())
+	entries, _ := os.ReadDir(s.paths.Ingests())
 	for _, e := range entries { // of other processes
 		algorithm, hex, _ := strings.Cut(e.Name(), "-")
 		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
 		if d.Validate() != nil || d == but || c.begun[d] != nil {
 			continue
 		}
-		info, err := os.Stat(s.paths.ingestData(d))
+		info, err := os.Stat(s.paths.IngestData(d))
 		if err != nil {
 			continue
 		}
 		there := durable.Allocated(info)
-		if info.Size()-there > little && isHeld(s.paths.ingestLock(d)) {
+		if info.Size()-there > little && files.IsHeld(s.paths.IngestLock(d)) {
 			n += promised(info.Size(), there)
 		}
 	}

@@ -75,17 +75,17 @@ func (l *Lease) Pin(roots ...Root) error {
 		if err != nil {
 			return fmt.Errorf("pinning %s: %w", r.Name, err)
 		}
-		if old, err := os.ReadFile(s.paths.root(r.Name)); err == nil && string(old) == string(raw) {
+		if old, err := os.ReadFile(s.paths.Root(r.Name)); err == nil && string(old) == string(raw) {
 			if err := s.Use(r.Name); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := replaceFile(s.paths.root(r.Name), raw, s.sync); err != nil {
+		if err := s.replaceFile(s.paths.Root(r.Name), raw); err != nil {
 			return fmt.Errorf("pinning %s: %w", r.Name, err)
 		}
 	}
-	if err := s.syncFolder(s.paths.roots()); err != nil { // once for all of them
+	if err := s.syncFolder(s.paths.Roots()); err != nil { // once for all of them
 		return fmt.Errorf("pinning: %w", err)
 	}
 	for _, r := range roots {
@@ -136,9 +136,9 @@ func (l *Lease) joined(r Root) (Root, error) {
 // Root finds an image by its whole name. The error wraps ErrNotFound when it
 // was never pulled, or its record is unreadable.
 func (s *Store) Root(name string) (Root, error) {
-	r, err := readRoot(s.paths.root(name))
+	r, err := readRoot(s.paths.Root(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		r, err = readRoot(s.paths.oldRoot(name))
+		r, err = readRoot(s.paths.OldRoot(name))
 	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && r.Name != name {
 		err = ErrNotFound
@@ -161,19 +161,19 @@ func (s *Store) Roots() ([]Root, error) {
 
 // isRootOf reports whether a file is the one that a root is read from.
 func (s *Store) isRootOf(file, name string) bool {
-	if filepath.Base(s.paths.root(name)) == file {
+	if filepath.Base(s.paths.Root(name)) == file {
 		return true
 	}
-	if filepath.Base(s.paths.oldRoot(name)) != file {
+	if filepath.Base(s.paths.OldRoot(name)) != file {
 		return false
 	}
-	_, err := os.Stat(s.paths.root(name))
+	_, err := os.Stat(s.paths.Root(name))
 	return errors.Is(err, fs.ErrNotExist)
 }
 
 // rootPath is the file that a root is in.
 func (s *Store) rootPath(name string) string {
-	path, old := s.paths.root(name), s.paths.oldRoot(name)
+	path, old := s.paths.Root(name), s.paths.OldRoot(name)
 	if path == old {
 		return path
 	}
@@ -187,8 +187,8 @@ func (s *Store) rootPath(name string) string {
 
 // dropOldRoot removes the file that a root had before it was written under its name of now.
 func (s *Store) dropOldRoot(name string) {
-	old := s.paths.oldRoot(name)
-	if old == s.paths.root(name) {
+	old := s.paths.OldRoot(name)
+	if old == s.paths.Root(name) {
 		return
 	}
 	if r, err := readRoot(old); err == nil && r.Name == name {
@@ -200,13 +200,13 @@ func (s *Store) dropOldRoot(name string) {
 // read, or is of another version, may list anything, and is an error. One that is damaged
 // lists nothing.
 func (s *Store) allRoots() ([]Root, error) {
-	files, err := os.ReadDir(s.paths.roots())
+	files, err := os.ReadDir(s.paths.Roots())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
 	var out []Root
 	for _, f := range files {
-		path := filepath.Join(s.paths.roots(), f.Name())
+		path := filepath.Join(s.paths.Roots(), f.Name())
 		raw, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
@@ -259,7 +259,7 @@ func (l *Lease) Extend(name string, target digest.Digest, blobs ...digest.Digest
 	if err != nil {
 		return fmt.Errorf("pinning %s: %w", name, err)
 	}
-	if err := s.writeFile(s.paths.root(name), raw); err != nil {
+	if err := s.writeFile(s.paths.Root(name), raw); err != nil {
 		return fmt.Errorf("pinning %s: %w", name, err)
 	}
 	return nil
@@ -328,8 +328,8 @@ func (s *Store) writeIndex() error {
 	if err != nil {
 		return err
 	}
-	if old, err := os.ReadFile(s.paths.index()); err == nil && string(old) == string(raw) {
+	if old, err := os.ReadFile(s.paths.Index()); err == nil && string(old) == string(raw) {
 		return nil
 	}
-	return s.writeFile(s.paths.index(), raw)
+	return s.writeFile(s.paths.Index(), raw)
 }

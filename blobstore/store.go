@@ -25,6 +25,9 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/files"
+	"drayage/blobstore/internal/layout"
+	"drayage/blobstore/internal/stamps"
 	"drayage/engine/fault"
 
 	"github.com/opencontainers/go-digest"
@@ -56,13 +59,13 @@ func (*SizeError) FaultKind() fault.Kind { return fault.Content }
 
 // Store is an open store. Its methods may be called from several goroutines.
 type Store struct {
-	paths      paths
+	paths      layout.Dir
 	disk       durable.Disk
 	boot       string // tells this run of the system from others
 	sync       bool
 	partialAge time.Duration
-	folder     *folderSync // of blobs/sha256, where nearly all blobs are
-	stamps     *stamps
+	folder     *files.FolderSync // of blobs/sha256, where nearly all blobs are
+	stamps     *stamps.Store
 	images     *imageCache
 	coming     coming
 	hashing    sync.Mutex // held while a blob is hashed that is to be given on
@@ -113,7 +116,7 @@ func Peek(dir string) (*Store, error) {
 
 func newStore(dir string, o Options) *Store {
 	const twoWeeks = 14 * 24 * time.Hour
-	s := &Store{paths: paths(dir), disk: o.Disk, boot: o.Boot, sync: !o.NoSync, partialAge: o.PartialAge}
+	s := &Store{paths: layout.Dir(dir), disk: o.Disk, boot: o.Boot, sync: !o.NoSync, partialAge: o.PartialAge}
 	if s.disk == nil {
 		s.disk = durable.OS{}
 	}
@@ -121,19 +124,23 @@ func newStore(dir string, o Options) *Store {
 		s.boot = durable.Boot()
 	}
 	if s.boot == "" { // then only what was synced counts for another process
-		s.boot = randomHex(16)
+		s.boot = files.RandomHex(16)
 	}
 	if s.partialAge <= 0 {
 		s.partialAge = twoWeeks
 	}
-	s.stamps = &stamps{path: s.paths.stamps()}
+	s.stamps = stamps.New(s.paths.Stamps())
 	s.images = &imageCache{paths: s.paths}
-	s.folder = newFolderSync(s.disk, s.paths.blobs(digest.SHA256))
+	s.folder = files.NewFolderSync(s.disk, s.paths.Blobs(digest.SHA256))
 	return s
 }
 
 // Dir is the folder that the store is in.
 func (s *Store) Dir() string { return string(s.paths) }
+
+// OthersMay reports what users besides the owner may do in the store by the mode of its folder:
+// "change it", "read it", or "" for nothing.
+func (s *Store) OthersMay() string { return files.OthersMay(s.Dir()) }
 
 // Stat is the size of a blob in bytes. The error wraps ErrNotFound when the
 // store doesn't have it.
@@ -141,7 +148,7 @@ func (s *Store) Stat(d digest.Digest) (int64, error) {
 	if err := d.Validate(); err != nil {
 		return 0, fmt.Errorf("looking for blob %q: %w", d, err)
 	}
-	info, err := os.Stat(s.paths.blob(d))
+	info, err := os.Stat(s.paths.Blob(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("blob %s: %w", d, ErrNotFound)
 	}
@@ -149,7 +156,7 @@ func (s *Store) Stat(d digest.Digest) (int64, error) {
 		return 0, fmt.Errorf("looking for blob: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return 0, fmt.Errorf("blob %s: %s is not a regular file", d, s.paths.blob(d))
+		return 0, fmt.Errorf("blob %s: %s is not a regular file", d, s.paths.Blob(d))
 	}
 	return info.Size(), nil
 }
@@ -176,7 +183,7 @@ func (s *Store) Open(d digest.Digest) (*os.File, error) {
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("opening blob %q: %w", d, err)
 	}
-	f, err := os.Open(s.paths.blob(d))
+	f, err := os.Open(s.paths.Blob(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("blob %s: %w", d, ErrNotFound)
 	}
@@ -195,12 +202,12 @@ func (s *Store) OpenSound(d digest.Digest) (*os.File, error) {
 		return nil, err
 	}
 	info, err := f.Stat()
-	if err == nil && s.stamps.same(d, info) {
+	if err == nil && s.stamps.Same(d, info) {
 		return f, nil
 	}
 	s.hashing.Lock() // whoever asks for the same meanwhile needn't hash it again
 	defer s.hashing.Unlock()
-	if err == nil && s.stamps.same(d, info) {
+	if err == nil && s.stamps.Same(d, info) {
 		return f, nil
 	}
 	gone, err := s.quarantine(d)
@@ -210,7 +217,7 @@ func (s *Store) OpenSound(d digest.Digest) (*os.File, error) {
 	case gone:
 		return nil, errors.Join(fmt.Errorf("blob %s: %w", d, ErrNotFound), f.Close())
 	}
-	s.stamps.put(d, info)
+	s.stamps.Put(d, info)
 	return f, nil
 }
 
@@ -231,10 +238,10 @@ func (s *Store) quarantine(d digest.Digest) (bool, error) {
 	if _, err := io.Copy(hash, f); err == nil && digest.NewDigest(d.Algorithm(), hash) == d {
 		return false, nil
 	}
-	if err := os.MkdirAll(s.paths.quarantines(), 0o755); err != nil {
+	if err := os.MkdirAll(s.paths.Quarantines(), 0o755); err != nil {
 		return false, err
 	}
-	path, away := s.paths.blob(d), s.paths.quarantine(d)
+	path, away := s.paths.Blob(d), s.paths.Quarantine(d, files.RandomHex(4))
 	if !durable.StillNamed(f, path) {
 		return true, nil // another process was faster
 	}
@@ -280,35 +287,35 @@ const (
 // check reports whether the folder is a store. The error is fs.ErrNotExist
 // when it is none but may become one.
 func (s *Store) check() error {
-	got, err := os.ReadFile(s.paths.mark())
+	got, err := os.ReadFile(s.paths.Mark())
 	switch {
 	case err == nil && string(got) == mark:
 		return nil
 	case err == nil:
-		return fmt.Errorf("%w of this version: %s says %.60q; a newer drayage may have made it", ErrNotStore, s.paths.mark(), got)
+		return fmt.Errorf("%w of this version: %s says %.60q; a newer drayage may have made it", ErrNotStore, s.paths.Mark(), got)
 	case !errors.Is(err, fs.ErrNotExist):
-		return s.whose(err)
+		return files.Whose(s.Dir(), err)
 	}
 	entries, err := os.ReadDir(s.Dir())
 	if err != nil {
-		return s.whose(err) // fs.ErrNotExist: to be made
+		return files.Whose(s.Dir(), err) // fs.ErrNotExist: to be made
 	}
 	// A store in the making has nothing but what create makes, the lock first.
 	// Its maker may be at work now, or have died.
 	foreign := ""
 	for _, e := range entries {
-		switch strings.TrimSuffix(e.Name(), besideSuffix) {
-		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.mark()),
-			filepath.Base(s.paths.ingests()), filepath.Base(s.paths.roots()), filepath.Base(s.paths.leases()), filepath.Base(s.paths.hosts()),
-			filepath.Base(s.paths.deriveds()), filepath.Base(s.paths.quarantines()), filepath.Base(s.paths.gate()), filepath.Base(s.paths.notes()),
-			filepath.Base(s.paths.verified()), filepath.Base(s.paths.stamps()):
+		switch strings.TrimSuffix(e.Name(), durable.TempSuffix) {
+		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.Mark()),
+			filepath.Base(s.paths.Ingests()), filepath.Base(s.paths.Roots()), filepath.Base(s.paths.Leases()), filepath.Base(s.paths.Hosts()),
+			filepath.Base(s.paths.Deriveds()), filepath.Base(s.paths.Quarantines()), filepath.Base(s.paths.Gate()), filepath.Base(s.paths.States()),
+			filepath.Base(s.paths.Verified()), filepath.Base(s.paths.Stamps()):
 			foreign = e.Name()
-		case filepath.Base(s.paths.lock()), lostFile:
+		case filepath.Base(s.paths.Lock()), lostFile:
 		default:
 			return fmt.Errorf("%w: it has %q in it; name a folder that is empty or absent", ErrNotStore, e.Name())
 		}
 	}
-	if _, err := os.Stat(s.paths.lock()); foreign != "" && err != nil {
+	if _, err := os.Stat(s.paths.Lock()); foreign != "" && err != nil {
 		return fmt.Errorf("%w: it has %q, but drayage didn't make it; name a folder that is empty or absent", ErrNotStore, foreign)
 	}
 	return fs.ErrNotExist
@@ -317,7 +324,7 @@ func (s *Store) check() error {
 // create makes the folders and files of an empty store. Any number of
 // processes may do so at once, and a later one finishes what a dead one began.
 func (s *Store) create() error {
-	if err := makeFolder(s.Dir()); err != nil {
+	if err := files.MakePrivate(s.Dir()); err != nil {
 		return err
 	}
 	unlock, err := s.lock()
@@ -328,19 +335,19 @@ func (s *Store) create() error {
 	if s.check() == nil {
 		return nil // another process was faster
 	}
-	for _, dir := range []string{s.paths.blobs(digest.SHA256), s.paths.ingests(), s.paths.roots(), s.paths.leases()} {
+	for _, dir := range []string{s.paths.Blobs(digest.SHA256), s.paths.Ingests(), s.paths.Roots(), s.paths.Leases()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
-	if err := s.writeFile(s.paths.layout(), []byte(`{"imageLayoutVersion":"`+ocispec.ImageLayoutVersion+`"}`)); err != nil {
+	if err := s.writeFile(s.paths.Layout(), []byte(`{"imageLayoutVersion":"`+ocispec.ImageLayoutVersion+`"}`)); err != nil {
 		return err
 	}
 	if err := s.writeIndex(); err != nil {
 		return err
 	}
-	if err := s.syncFolder(filepath.Dir(s.paths.blobs(digest.SHA256))); err != nil {
+	if err := s.syncFolder(filepath.Dir(s.paths.Blobs(digest.SHA256))); err != nil {
 		return err
 	}
-	return s.writeFile(s.paths.mark(), []byte(mark)) // last: now it is a store
+	return s.writeFile(s.paths.Mark(), []byte(mark)) // last: now it is a store
 }

@@ -287,7 +287,7 @@ func (s *Store) Sweep(ctx context.Context, g Garbage) error {
 		}
 	}
 	if len(g.Blobs) > 0 {
-		if err := s.syncFolder(s.paths.blobs(digest.SHA256)); err != nil {
+		if err := s.syncFolder(s.paths.Blobs(digest.SHA256)); err != nil {
 			return fmt.Errorf("sweeping: %w", err)
 		}
 	}
@@ -315,7 +315,7 @@ func (s *Store) Sweep(ctx context.Context, g Garbage) error {
 		return fmt.Errorf("sweeping: %w", err)
 	}
 	defer unlock()
-	if err := s.stamps.compact(there, s.sync); err != nil {
+	if err := s.stamps.Compact(there, s.replaceFile); err != nil {
 		return fmt.Errorf("sweeping: %w", err)
 	}
 	return nil
@@ -393,7 +393,7 @@ func (s *Store) removeRoots(roots []Root, unused time.Time) error {
 		removed = append(removed, r)
 	}
 	s.age(removed)
-	if err := s.syncFolder(s.paths.roots()); err != nil {
+	if err := s.syncFolder(s.paths.Roots()); err != nil {
 		return fmt.Errorf("removing images: %w", err)
 	}
 	if err := s.writeIndex(); err != nil {
@@ -418,7 +418,7 @@ func (s *Store) age(removed []Root) {
 	for _, r := range removed {
 		for _, d := range r.all() {
 			if !needed[d] {
-				_ = os.Chtimes(s.paths.blob(d), time.Time{}, longAgo)
+				_ = os.Chtimes(s.paths.Blob(d), time.Time{}, longAgo)
 			}
 		}
 	}
@@ -470,7 +470,7 @@ type found struct {
 
 // all lists the whole blobs. Files that have no digest for a name are none.
 func (s *Store) all(ctx context.Context) ([]found, error) {
-	folders, err := os.ReadDir(filepath.Dir(s.paths.blobs(digest.SHA256)))
+	folders, err := os.ReadDir(filepath.Dir(s.paths.Blobs(digest.SHA256)))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -486,7 +486,7 @@ func (s *Store) all(ctx context.Context) ([]found, error) {
 		if !algorithm.Available() {
 			continue
 		}
-		entries, err := os.ReadDir(s.paths.blobs(algorithm))
+		entries, err := os.ReadDir(s.paths.Blobs(algorithm))
 		if err != nil {
 			return nil, fmt.Errorf("listing blobs: %w", err)
 		}
@@ -496,7 +496,7 @@ func (s *Store) all(ctx context.Context) ([]found, error) {
 			if err != nil || d.Validate() != nil || !info.Mode().IsRegular() {
 				continue // removed meanwhile, or not ours
 			}
-			out = append(out, found{Stored{d, info.Size(), s.paths.blob(d)}, info.ModTime()})
+			out = append(out, found{Stored{d, info.Size(), s.paths.Blob(d)}, info.ModTime()})
 		}
 	}
 	return out, nil
@@ -531,7 +531,7 @@ func (s *Store) splitPartials(age time.Duration, kept, coming map[digest.Digest]
 
 // partials lists half-fetched blobs, with when one was last written to.
 func (s *Store) partials() []found {
-	entries, _ := os.ReadDir(s.paths.ingests())
+	entries, _ := os.ReadDir(s.paths.Ingests())
 	var out []found
 	for _, e := range entries {
 		algorithm, hex, _ := strings.Cut(e.Name(), "-")
@@ -539,38 +539,38 @@ func (s *Store) partials() []found {
 		if d.Validate() != nil {
 			continue
 		}
-		info, err := os.Stat(s.paths.ingestData(d))
+		info, err := os.Stat(s.paths.IngestData(d))
 		if err != nil {
 			continue
 		}
 		modified := info.ModTime()
-		if journal, err := os.Stat(s.paths.ingestJournal(d)); err == nil { // what tells of progress
-			modified = journal.ModTime()
+		if info, err := os.Stat(s.paths.IngestJournal(d)); err == nil { // what tells of progress
+			modified = info.ModTime()
 		}
-		out = append(out, found{Stored{d, durable.Allocated(info), s.paths.ingestData(d)}, modified})
+		out = append(out, found{Stored{d, durable.Allocated(info), s.paths.IngestData(d)}, modified})
 	}
 	return out
 }
 
 // dropPartial removes a half-fetched blob, unless somebody is at work on it.
 func (s *Store) dropPartial(d digest.Digest) {
-	f, err := durable.OpenPlain(s.paths.ingestLock(d), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := durable.OpenPlain(s.paths.IngestLock(d), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	if won, err := durable.TryLock(f); err == nil && won && durable.StillNamed(f, s.paths.ingestLock(d)) {
+	if won, err := durable.TryLock(f); err == nil && won && durable.StillNamed(f, s.paths.IngestLock(d)) {
 		s.removeIngest(d)
 	}
 }
 
 // quarantined lists what verifying found damaged.
 func (s *Store) quarantined() []Stored {
-	entries, _ := os.ReadDir(s.paths.quarantines())
+	entries, _ := os.ReadDir(s.paths.Quarantines())
 	var out []Stored
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			out = append(out, Stored{Size: info.Size(), path: filepath.Join(s.paths.quarantines(), e.Name())})
+			out = append(out, Stored{Size: info.Size(), path: filepath.Join(s.paths.Quarantines(), e.Name())})
 		}
 	}
 	return out
@@ -578,10 +578,10 @@ func (s *Store) quarantined() []Stored {
 
 // conversions lists the records of what was made of blobs that can be read.
 func (s *Store) conversions() []Derived {
-	entries, _ := os.ReadDir(s.paths.deriveds())
+	entries, _ := os.ReadDir(s.paths.Deriveds())
 	var out []Derived
 	for _, e := range entries {
-		raw, err := os.ReadFile(filepath.Join(s.paths.deriveds(), e.Name()))
+		raw, err := os.ReadFile(filepath.Join(s.paths.Deriveds(), e.Name()))
 		if err != nil {
 			continue
 		}
@@ -617,7 +617,7 @@ func (s *Store) dropConversions() error {
 			_, made = s.Stat(c.Blob.Digest)
 		}
 		if errors.Is(from, ErrNotFound) || errors.Is(made, ErrNotFound) {
-			if err := os.Remove(s.paths.derived(c.From, c.Form)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(s.paths.Derived(c.From, c.Form)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("sweeping: %w", err)
 			}
 		}

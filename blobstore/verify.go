@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/files"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -88,7 +89,7 @@ func (s *Store) Verify(ctx context.Context, v Verification) (Verified, error) {
 	if err != nil {
 		return r.out, errors.Join(err, r.keep())
 	}
-	if err := os.Remove(s.paths.verified()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(s.paths.Verified()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return r.out, fmt.Errorf("verifying: %w", err)
 	}
 	return r.out, nil
@@ -96,7 +97,7 @@ func (s *Store) Verify(ctx context.Context, v Verification) (Verified, error) {
 
 // interrupted is where an earlier verification has stopped.
 func (s *Store) interrupted() (verifyFile, bool) {
-	raw, err := os.ReadFile(s.paths.verified())
+	raw, err := os.ReadFile(s.paths.Verified())
 	var f verifyFile
 	if err != nil || json.Unmarshal(raw, &f) != nil || f.Version != verifyVersion || f.Done.Validate() != nil || time.Since(f.Started) > verifyFor {
 		return verifyFile{}, false
@@ -196,7 +197,7 @@ func (r *verifying) keep() error {
 		return fmt.Errorf("verifying: %w", err)
 	}
 	defer unlock()
-	return replaceFile(r.store.paths.verified(), raw, false)
+	return files.Replace(r.store.paths.Verified(), raw, false)
 }
 
 // paced reads as fast as it may, and tells of it.

@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// TempSuffix ends the name of a file that is being written.
+const TempSuffix = ".tmp"
+
 // SyncFolder waits until the names in a folder are on the disk. File systems that have no such
 // thing, as those of network shares, say so by errors that are no faults; their files can be
 // synced.

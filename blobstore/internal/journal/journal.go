@@ -1,4 +1,6 @@
-package blobstore
+// Package journal records what has arrived of a blob, so that a process that died, or a system,
+// leaves what the next one can go on from.
+package journal
 
 import (
 	"bytes"
@@ -7,7 +9,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"sync"
 
 	"drayage/blobstore/durable"
@@ -15,7 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// journal is what is noted of an ingest beside its data, in the order in which
+// Journal is what is noted of an ingest beside its data, in the order in which
 // it happened. It is only ever appended to, so that a process that dies, or a
 // system, leaves a prefix of it.
 //
@@ -34,9 +35,12 @@ import (
 // After a reboot only what is before a mark of its own boot counts: the notes
 // behind it, and their data, may have been lost in part. Within one boot
 // everything counts, since the system has what a process wrote, however it died.
-type journal struct {
-	file durable.File
-	boot string
+//
+// Note may be called from several goroutines, and beside Checkpoint.
+type Journal struct {
+	file  durable.File
+	boot  string
+	empty int64 // end of one without records
 
 	mu   sync.Mutex
 	end  int64 // where the next record goes
@@ -44,8 +48,8 @@ type journal struct {
 }
 
 const (
-	journalMagic  = "drayage journal 1\n"
-	journalMost   = 256 << 20 // bytes; a larger one is not ours
+	magic         = "drayage journal 1\n"
+	largest       = 256 << 20 // bytes; a larger one is not ours
 	recordMost    = 1 << 20   // bytes of a payload
 	recordSession = 1
 	recordNote    = 2
@@ -55,29 +59,29 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func journalHeader(desc ocispec.Descriptor) []byte {
-	return fmt.Appendf(nil, "%s%s %d\n", journalMagic, desc.Digest, desc.Size)
+func header(desc ocispec.Descriptor) []byte {
+	return fmt.Appendf(nil, "%s%s %d\n", magic, desc.Digest, desc.Size)
 }
 
-// openJournal opens the journal of a blob and returns the notes that count. A
+// Open opens the journal of a blob and returns the notes that count. A
 // file that is no journal of this blob is emptied; a tail that can't be read is
 // cut off.
-func openJournal(disk durable.Disk, path string, desc ocispec.Descriptor, boot string) (*journal, [][]byte, error) {
+func Open(disk durable.Disk, path string, desc ocispec.Descriptor, boot string) (*Journal, [][]byte, error) {
 	f, err := disk.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	raw, err := readAll(f, journalMost)
+	raw, err := readAll(f, largest)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
-	notes, end := readJournal(raw, journalHeader(desc), boot)
+	notes, end := read(raw, header(desc), boot)
 	if end < int64(len(raw)) {
 		err = f.Truncate(end)
 	}
-	j := &journal{file: f, boot: boot, end: end}
+	j := &Journal{file: f, boot: boot, end: end, empty: int64(len(header(desc)))}
 	if err == nil && end == 0 {
-		err = j.write(journalHeader(desc))
+		err = j.write(header(desc))
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
@@ -99,10 +103,10 @@ func readAll(f durable.File, most int64) ([]byte, error) {
 	return raw[:n], err
 }
 
-// readJournal returns the notes that count during a boot, and the offset
+// read returns the notes that count during a boot, and the offset
 // behind the last record that can be read; 0 when the header is not this one.
-func readJournal(raw, header []byte, boot string) (notes [][]byte, end int64) {
-	if !bytes.HasPrefix(raw, header) {
+func read(raw, head []byte, boot string) (notes [][]byte, end int64) {
+	if !bytes.HasPrefix(raw, head) {
 		return nil, 0
 	}
 	type note struct {
@@ -113,7 +117,7 @@ func readJournal(raw, header []byte, boot string) (notes [][]byte, end int64) {
 	var all []note
 	marked := make(map[string]int64) // by boot: before which offset notes are durable
 	session, known := "", false
-	end = int64(len(header))
+	end = int64(len(head))
 	for {
 		kind, payload, size := cutRecord(raw[end:])
 		if size == 0 {
@@ -165,8 +169,8 @@ func appendRecord(b []byte, kind byte, payload []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[from:], castagnoli))
 }
 
-// note appends a note. It is not synced.
-func (j *journal) note(payload []byte) error {
+// Note appends a note. It is not synced.
+func (j *Journal) Note(payload []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.append(recordNote, payload)
@@ -174,7 +178,7 @@ func (j *journal) note(payload []byte) error {
 
 // append appends a record, and before the first one this process's session.
 // The caller holds j.mu.
-func (j *journal) append(kind byte, payload []byte) error {
+func (j *Journal) append(kind byte, payload []byte) error {
 	var b []byte
 	if !j.used {
 		b = appendRecord(b, recordSession, []byte(j.boot))
@@ -186,7 +190,7 @@ func (j *journal) append(kind byte, payload []byte) error {
 	return nil
 }
 
-func (j *journal) write(b []byte) error {
+func (j *Journal) write(b []byte) error {
 	if _, err := j.file.WriteAt(b, j.end); err != nil {
 		return err
 	}
@@ -194,9 +198,9 @@ func (j *journal) write(b []byte) error {
 	return nil
 }
 
-// checkpoint syncs data, and then marks what the journal said before as
+// Checkpoint syncs data, and then marks what the journal said before as
 // durable.
-func (j *journal) checkpoint(data durable.File) error {
+func (j *Journal) Checkpoint(data durable.File) error {
 	j.mu.Lock()
 	before := j.end
 	j.mu.Unlock()
@@ -212,24 +216,22 @@ func (j *journal) checkpoint(data durable.File) error {
 	return j.file.SyncData()
 }
 
-// reset forgets all notes, for good.
-func (j *journal) reset(desc ocispec.Descriptor, sync bool) error {
+// Reset forgets all notes, for good.
+func (j *Journal) Reset(desc ocispec.Descriptor, sync bool) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.file.Truncate(0); err != nil {
 		return err
 	}
 	j.end, j.used = 0, false
-	if err := j.write(journalHeader(desc)); err != nil || !sync {
+	if err := j.write(header(desc)); err != nil || !sync {
 		return err
 	}
 	return j.file.SyncData()
 }
 
-// size is how many bytes a file has, or -1.
-func size(info fs.FileInfo, err error) int64 {
-	if err != nil {
-		return -1
-	}
-	return info.Size()
-}
+// Empty reports whether nothing was noted. It must not be called beside Note.
+func (j *Journal) Empty() bool { return j.end <= j.empty }
+
+// Close closes the file.
+func (j *Journal) Close() error { return j.file.Close() }

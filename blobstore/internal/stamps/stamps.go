@@ -1,4 +1,6 @@
-package blobstore
+// Package stamps remembers how blobs' files were when they were last verified, so that what was
+// not changed since needn't be hashed again.
+package stamps
 
 import (
 	"bytes"
@@ -10,32 +12,54 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"drayage/blobstore/durable"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// stamp is what tells that a blob's file was changed since it was verified. It is not proof:
+// Stamp is what tells that a blob's file was changed since it was verified. It is not proof:
 // what a disk changes by itself, only Verify finds.
-type stamp struct {
+type Stamp struct {
 	size, modified, changed int64 // bytes, and nanoseconds since 1970
 	inode                   uint64
 }
 
-func stampOf(info fs.FileInfo) stamp {
+// Of is the stamp of a file that info is of.
+func Of(info fs.FileInfo) Stamp {
 	inode, changed := durable.Identity(info)
-	return stamp{size: info.Size(), modified: info.ModTime().UnixNano(), changed: changed, inode: inode}
+	return Stamp{size: info.Size(), modified: info.ModTime().UnixNano(), changed: changed, inode: inode}
 }
 
-// stamps are those of a store's blobs, in a file that is appended to: a line a blob, the last of
+// Tick is at most how long the clock stands still that made a time. Those of file systems that
+// keep hundredths of a second or less may stand for 2 seconds (FAT), others for a timer's tick.
+func (s Stamp) Tick() time.Duration {
+	const (
+		fine   = int64(10 * time.Millisecond)
+		short  = 100 * time.Millisecond
+		coarse = 2500 * time.Millisecond
+	)
+	if s.modified%fine == 0 || s.changed%fine == 0 && s.changed != 0 {
+		return coarse
+	}
+	return short
+}
+
+// Before reports whether a file of this stamp was last changed more than a tick before a folder.
+func (s Stamp) Before(folder Stamp) bool {
+	tick := max(s.Tick(), folder.Tick())
+	return max(s.modified, s.changed)+int64(tick) < folder.modified
+}
+
+// Store has the stamps of a store's blobs, in a file that is appended to: a line a blob, the last of
 // which counts. Losing it costs the time to hash the blobs once. Its methods may be called from
 // several goroutines, and several processes may append.
-type stamps struct {
+type Store struct {
 	path string
 
 	mu    sync.Mutex
-	known map[digest.Digest]stamp
+	known map[digest.Digest]Stamp
 	read  int64       // bytes of the file so far
 	file  fs.FileInfo // that was read
 }
@@ -46,9 +70,9 @@ const (
 	maxStampLen = 256
 )
 
-// same reports whether a blob's file is as it was when it was verified.
-func (s *stamps) same(d digest.Digest, info fs.FileInfo) bool {
-	now := stampOf(info)
+// Same reports whether a blob's file is as it was when it was verified.
+func (s *Store) Same(d digest.Digest, info fs.FileInfo) bool {
+	now := Of(info)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known[d] == now {
@@ -59,7 +83,7 @@ func (s *stamps) same(d digest.Digest, info fs.FileInfo) bool {
 }
 
 // load reads what is new in the file. What can't be read is as if it weren't there.
-func (s *stamps) load() {
+func (s *Store) load() {
 	f, err := durable.OpenPlain(s.path, os.O_RDONLY, 0)
 	if err != nil {
 		return
@@ -74,7 +98,7 @@ func (s *stamps) load() {
 		return
 	}
 	if s.known == nil || s.file == nil || !os.SameFile(s.file, info) || info.Size() < s.read {
-		s.known, s.read = make(map[digest.Digest]stamp), 0
+		s.known, s.read = make(map[digest.Digest]Stamp), 0
 	}
 	s.file = info
 	raw, err := io.ReadAll(io.NewSectionReader(f, s.read, info.Size()-s.read))
@@ -87,7 +111,7 @@ func (s *stamps) load() {
 }
 
 // parseStamps reads lines. Those that are none are passed over.
-func parseStamps(raw []byte, into map[digest.Digest]stamp) {
+func parseStamps(raw []byte, into map[digest.Digest]Stamp) {
 	for line := range bytes.Lines(raw) {
 		if len(line) > maxStampLen {
 			continue
@@ -98,7 +122,7 @@ func parseStamps(raw []byte, into map[digest.Digest]stamp) {
 	}
 }
 
-func parseStamp(line string) (d digest.Digest, s stamp, ok bool) {
+func parseStamp(line string) (d digest.Digest, s Stamp, ok bool) {
 	const parts = 5
 	fields := strings.Fields(line)
 	if len(fields) != parts || digest.Digest(fields[0]).Validate() != nil {
@@ -112,16 +136,16 @@ func parseStamp(line string) (d digest.Digest, s stamp, ok bool) {
 	return digest.Digest(fields[0]), s, errors.Join(errs[:]...) == nil && s.size >= 0
 }
 
-// put notes how a blob is that was just verified. What can't be noted is hashed again.
-func (s *stamps) put(d digest.Digest, info fs.FileInfo) {
-	now := stampOf(info)
+// Put notes how a blob is that was just verified. What can't be noted is hashed again.
+func (s *Store) Put(d digest.Digest, info fs.FileInfo) {
+	now := Of(info)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known == nil {
 		s.load()
 	}
 	if s.known == nil {
-		s.known = make(map[digest.Digest]stamp)
+		s.known = make(map[digest.Digest]Stamp)
 	}
 	if s.known[d] == now {
 		return
@@ -136,9 +160,9 @@ func (s *stamps) put(d digest.Digest, info fs.FileInfo) {
 	}
 }
 
-// compact leaves out of the file what is of blobs that are gone. Lines that another process
-// adds meanwhile are lost, and found out anew.
-func (s *stamps) compact(there map[digest.Digest]bool, sync bool) error {
+// Compact leaves out of the file what is of blobs that are gone. Lines that another process
+// adds meanwhile are lost, and found out anew. replace replaces the file.
+func (s *Store) Compact(there map[digest.Digest]bool, replace func(path string, data []byte) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.load()
@@ -155,12 +179,8 @@ func (s *stamps) compact(there map[digest.Digest]bool, sync bool) error {
 		return nil
 	}
 	s.file = nil
-	return replaceFile(s.path, b.Bytes(), sync)
+	return replace(s.path, b.Bytes())
 }
 
-// stampBlob notes how a blob is that was just verified.
-func (s *Store) stampBlob(d digest.Digest) {
-	if info, err := os.Stat(s.paths.blob(d)); err == nil {
-		s.stamps.put(d, info)
-	}
-}
+// New is the stamps that the file at path holds, which need not be there.
+func New(path string) *Store { return &Store{path: path} }

@@ -1,4 +1,4 @@
-package blobstore
+package files
 
 import (
 	"errors"
@@ -10,9 +10,9 @@ import (
 	"drayage/blobstore/durable"
 )
 
-// makeFolder makes the folder of a store, which is its maker's alone: what is pulled may be for
+// MakePrivate makes the folder of a store, which is its maker's alone: what is pulled may be for
 // nobody else to read. A folder that is there already stays as who made it wants it.
-func makeFolder(path string) error {
+func MakePrivate(path string) error {
 	path = filepath.Clean(path)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -25,10 +25,10 @@ func makeFolder(path string) error {
 	return err
 }
 
-// OthersMay reports what users besides the owner may do in the store by the mode of its folder;
-// "" is nothing.
-func (s *Store) OthersMay() string {
-	info, err := os.Stat(s.Dir())
+// OthersMay reports what users besides the owner may do in a folder by its mode: "change it", "read
+// it", or "" for nothing.
+func OthersMay(dir string) string {
+	info, err := os.Stat(dir)
 	if err != nil {
 		return ""
 	}
@@ -45,12 +45,12 @@ func (s *Store) OthersMay() string {
 	return ""
 }
 
-// whose says of an error of permissions whose the store is.
-func (s *Store) whose(err error) error {
+// Whose says of an error of permissions whose the folder is.
+func Whose(dir string, err error) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	info, errStat := os.Stat(s.Dir())
+	info, errStat := os.Stat(dir)
 	if errStat != nil {
 		return err
 	}

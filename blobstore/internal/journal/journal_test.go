@@ -1,4 +1,4 @@
-package blobstore
+package journal
 
 import (
 	"bytes"
@@ -11,21 +11,21 @@ import (
 // Whatever the file has, reading it finds an end within it, and notes that are
 // parts of it.
 func FuzzReadJournal(f *testing.F) {
-	header := journalHeader(ocispec.Descriptor{Digest: "sha256:x", Size: 5})
-	good := append([]byte(nil), header...)
+	head := header(ocispec.Descriptor{Digest: "sha256:x", Size: 5})
+	good := append([]byte(nil), head...)
 	good = appendRecord(good, recordSession, []byte("boot"))
 	good = appendRecord(good, recordNote, []byte("note"))
 	good = appendRecord(good, recordMark, binary.LittleEndian.AppendUint64(nil, uint64(len(good))))
 	f.Add(good)
-	f.Add(header)
+	f.Add(head)
 	f.Add([]byte("rubbish"))
-	f.Add(append(append([]byte(nil), header...), 0xff, 0xff, 0xff, 0xff, 2, 1, 2, 3, 4))
+	f.Add(append(append([]byte(nil), head...), 0xff, 0xff, 0xff, 0xff, 2, 1, 2, 3, 4))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		notes, end := readJournal(raw, header, "boot")
-		if end < 0 || end > int64(len(raw)) || end > 0 && end < int64(len(header)) {
+		notes, end := read(raw, head, "boot")
+		if end < 0 || end > int64(len(raw)) || end > 0 && end < int64(len(head)) {
 			t.Fatalf("end %d of %d", end, len(raw))
 		}
-		again, endAgain := readJournal(raw[:end], header, "boot")
+		again, endAgain := read(raw[:end], head, "boot")
 		if endAgain != end || len(again) != len(notes) {
 			t.Errorf("cut off at its end it reads differently: %d and %d, %d and %d notes", end, endAgain, len(notes), len(again))
 		}
@@ -34,7 +34,7 @@ func FuzzReadJournal(f *testing.F) {
 				t.Errorf("note %q is not in the file", n)
 			}
 		}
-		durable, _ := readJournal(raw, header, "another boot")
+		durable, _ := read(raw, head, "another boot")
 		if len(durable) > len(notes) {
 			t.Errorf("%d notes count after a reboot, and %d before", len(durable), len(notes))
 		}
@@ -43,7 +43,7 @@ func FuzzReadJournal(f *testing.F) {
 
 // What counts after what: sessions of several processes, boots and marks.
 func TestWhichNotesCount(t *testing.T) {
-	header := journalHeader(ocispec.Descriptor{Digest: "sha256:x", Size: 5})
+	head := header(ocispec.Descriptor{Digest: "sha256:x", Size: 5})
 	type step struct {
 		kind byte
 		text string // a mark's is what it covers: the notes up to this one
@@ -63,7 +63,7 @@ func TestWhichNotesCount(t *testing.T) {
 		{"a note of nobody", []step{{recordNote, "1"}, {recordSession, "b"}, {recordNote, "2"}}, "2", ""},
 		{"an unknown kind", []step{{recordSession, "b"}, {99, "x"}, {recordNote, "1"}}, "1", ""},
 	} {
-		raw := append([]byte(nil), header...)
+		raw := append([]byte(nil), head...)
 		ends := map[string]int{}
 		for _, s := range c.steps {
 			payload := []byte(s.text)
@@ -76,12 +76,12 @@ func TestWhichNotesCount(t *testing.T) {
 			}
 		}
 		for boot, want := range map[string]string{"b": c.same, "c": c.reboot} {
-			notes, end := readJournal(raw, header, boot)
+			notes, end := read(raw, head, boot)
 			if got := string(bytes.Join(notes, nil)); got != want || end != int64(len(raw)) {
 				t.Errorf("%s: during boot %s %q count, want %q", c.name, boot, got, want)
 			}
 			// A torn end costs what was torn.
-			torn, tornEnd := readJournal(raw[:len(raw)-1], header, boot)
+			torn, tornEnd := read(raw[:len(raw)-1], head, boot)
 			if len(torn) > len(notes) || tornEnd >= int64(len(raw)) {
 				t.Errorf("%s: torn, %d notes count, and %d whole", c.name, len(torn), len(notes))
 			}
