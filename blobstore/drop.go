@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -66,4 +67,25 @@ func (s *Store) leasedBeside(l *Lease) (map[digest.Digest]bool, error) {
 		abs, err := filepath.Abs(path)
 		return err == nil && abs == own
 	})
+}
+
+// Fixed are the blobs that no sweep of this process can delete: those of images that pinned reports
+// (nil for none), and those that other processes keep.
+func (s *Store) Fixed(pinned func(name string) bool) (map[digest.Digest]bool, error) {
+	fixed, err := s.leased(func(path string) bool { return strings.HasPrefix(filepath.Base(path), ownLease()) })
+	if err != nil || pinned == nil {
+		return fixed, err
+	}
+	roots, err := s.allRoots()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range roots {
+		if pinned(r.Name) {
+			for _, d := range r.all() {
+				fixed[d] = true
+			}
+		}
+	}
+	return fixed, nil
 }

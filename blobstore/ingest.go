@@ -16,6 +16,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/blobstore/internal/journal"
 	"drayage/blobstore/internal/layout"
+	"drayage/blobstore/internal/space"
 	"drayage/engine/fault"
 
 	"github.com/opencontainers/go-digest"
@@ -50,7 +51,7 @@ type Ingest struct {
 
 	unopened bool // what is there could not be looked at
 
-	space reservation
+	reserved space.Reservation
 }
 
 // Ingest begins to add a blob, or returns ErrExists. Where another process is
@@ -64,16 +65,11 @@ func (l *Lease) Ingest(ctx context.Context, desc ocispec.Descriptor, waiting fun
 // IngestApart is as Ingest, but doesn't wait for who is adding a blob of the same digest with
 // another size: one of them is wrong, and the other one should not have to wait for it.
 func (l *Lease) IngestApart(ctx context.Context, desc ocispec.Descriptor, waiting func()) (*Ingest, error) {
-	at := apartName(desc)
+	at := layout.ApartName(desc)
 	if err := l.keep(at); err != nil { // so that nobody takes it for abandoned
 		return nil, err
 	}
 	return l.ingest(ctx, desc, at, waiting)
-}
-
-// apartName is what names the files of a blob that is added apart.
-func apartName(desc ocispec.Descriptor) digest.Digest {
-	return digest.FromString(fmt.Sprintf("%s of %d bytes", desc.Digest, desc.Size))
 }
 
 // ingest is Ingest with what is named like a digest's files.
@@ -141,7 +137,7 @@ func (in *Ingest) open() (err error) {
 	if err := in.data.Truncate(in.desc.Size); err != nil {
 		return err
 	}
-	if err := in.space.begin(in.data, in.desc.Size); err != nil {
+	if err := in.reserved.Begin(in.data, in.desc.Size); err != nil {
 		return fmt.Errorf("reserving space for %s: %w", d, err)
 	}
 	return nil
@@ -150,7 +146,7 @@ func (in *Ingest) open() (err error) {
 // WriteAt implements io.WriterAt.
 func (in *Ingest) WriteAt(p []byte, off int64) (int, error) {
 	if in.journal != nil {
-		if err := in.space.reserve(in.data, in.desc.Size, off, int64(len(p))); err != nil {
+		if err := in.reserved.Reserve(in.data, in.desc.Size, off, int64(len(p))); err != nil {
 			return 0, fmt.Errorf("reserving space for %s: %w", in.desc.Digest, err)
 		}
 	}

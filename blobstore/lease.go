@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 
 	"drayage/blobstore/durable"
@@ -59,11 +58,6 @@ func (s *Store) Lease() (*Lease, error) {
 
 // ownLease is what the names of this process's leases begin with.
 func ownLease() string { return strconv.Itoa(os.Getpid()) + "-" }
-
-// isOwnLease reports whether a file is a lease of this process.
-func (s *Store) isOwnLease(path string) bool {
-	return strings.HasPrefix(filepath.Base(path), ownLease())
-}
 
 // Close ends the lease.
 func (l *Lease) Close() error {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/quota"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -250,7 +251,7 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	}
 	s.image("a.example/pinned:1", strings.Repeat("p", 100_000))
 	const most = 1_200_000
-	b := blobstore.NewBudget(s.store, most, func() (func(string) bool, error) {
+	b := quota.New(s.store, most, func() (func(string) bool, error) {
 		return func(name string) bool { return name == "a.example/pinned:1" }, nil
 	})
 	images := func() int {
@@ -263,7 +264,7 @@ func TestBudgetMakesRoomFirst(t *testing.T) {
 	refused := func(size int64) {
 		t.Helper()
 		_, err := b.Begin(t.Context(), announced(fmt.Sprint("of ", size), size), "", nil)
-		var over *blobstore.BudgetError
+		var over *quota.ExceededError
 		if !errors.As(err, &over) || !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%d bytes: %v", size, err)
 		}
@@ -313,7 +314,7 @@ func TestBudgetFollowsWhatArrives(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := blobstore.NewBudget(s.store, most, nil)
+	b := quota.New(s.store, most, nil)
 	images := func() int {
 		roots, err := s.store.Roots()
 		if err != nil {
@@ -321,7 +322,7 @@ func TestBudgetFollowsWhatArrives(t *testing.T) {
 		}
 		return len(roots)
 	}
-	var rooms []*blobstore.Room
+	var rooms []*quota.Space
 	for i := range 2 {
 		r, err := b.Begin(t.Context(), announced(fmt.Sprint("much ", i), most/64*62), "", nil)
 		if err != nil {
@@ -338,7 +339,7 @@ func TestBudgetFollowsWhatArrives(t *testing.T) {
 	if n := images(); n > 5 || n < 3 {
 		t.Errorf("%d images are left beside what came", n)
 	}
-	var over *blobstore.BudgetError
+	var over *quota.ExceededError
 	if err := rooms[1].Grow(t.Context(), most/2); !errors.As(err, &over) {
 		t.Errorf("more than there can be: %v", err)
 	}
@@ -353,8 +354,8 @@ func TestBudgetSparesWhatIsInUse(t *testing.T) {
 	s := newShelf(t)
 	s.image("a.example/used:1", strings.Repeat("u", 1<<20))
 	const most = 256 << 20
-	b := blobstore.NewBudget(s.store, most, nil)
-	begin := func(name string) *blobstore.Room {
+	b := quota.New(s.store, most, nil)
+	begin := func(name string) *quota.Space {
 		t.Helper()
 		r, err := b.Begin(t.Context(), announced(name, most/4*3), "", nil)
 		if err != nil {
@@ -366,7 +367,7 @@ func TestBudgetSparesWhatIsInUse(t *testing.T) {
 	if err := errors.Join(first.Grow(t.Context(), 70<<20), second.Grow(t.Context(), 60<<20)); err != nil {
 		t.Error(err)
 	}
-	var over *blobstore.BudgetError
+	var over *quota.ExceededError
 	if err := second.Grow(t.Context(), most/4*3); !errors.As(err, &over) {
 		t.Errorf("more than there is: %v", err)
 	}
@@ -385,11 +386,11 @@ func TestBudgetRefusesAheadWhatCannotFitBesideWhatIsPinned(t *testing.T) {
 	s := newShelf(t)
 	s.image("a.example/pinned:1", strings.Repeat("p", 10<<20))
 	s.image("a.example/other:1", strings.Repeat("o", 10<<20))
-	b := blobstore.NewBudget(s.store, 64<<20, func() (func(string) bool, error) {
+	b := quota.New(s.store, 64<<20, func() (func(string) bool, error) {
 		return func(name string) bool { return name == "a.example/pinned:1" }, nil
 	})
 	_, err := b.Begin(t.Context(), announced("large", 60<<20), "", nil)
-	var over *blobstore.BudgetError
+	var over *quota.ExceededError
 	if !errors.As(err, &over) || !strings.Contains(err.Error(), "disk quota exceeded: 60.0 MiB needed, 53.0 MiB of 64.0 MiB available (--budget)") {
 		t.Errorf("%v", err)
 	}
@@ -407,7 +408,7 @@ func TestBudgetRefusesAheadWhatCannotFitBesideWhatIsPinned(t *testing.T) {
 func TestBudgetCountsABlobOnce(t *testing.T) {
 	s := newShelf(t)
 	const each = 3 << 20
-	b := blobstore.NewBudget(s.store, 16<<20, nil)
+	b := quota.New(s.store, 16<<20, nil)
 	content := strings.Repeat("b", each)
 	r, err := b.Begin(t.Context(), describe([]byte(content)), "", nil)
 	if err != nil {
@@ -433,15 +434,15 @@ func TestBudgetCountsABlobOnce(t *testing.T) {
 // transfers are blobs of 64 MiB that are on their way, of some registries.
 type transfers struct {
 	t      *testing.T
-	budget *blobstore.Budget
+	budget *quota.Quota
 	gone   []string // in the order in which they gave way
 }
 
 // begin begins one, which ends when it is to give way.
-func (f *transfers) begin(name, from string) (*blobstore.Room, error) {
+func (f *transfers) begin(name, from string) (*quota.Space, error) {
 	f.t.Helper()
 	ctx, cancel := context.WithCancelCause(f.t.Context())
-	var r *blobstore.Room
+	var r *quota.Space
 	r, err := f.budget.Begin(ctx, announced(name, 64<<20), from, func(why error) {
 		f.gone = append(f.gone, name)
 		cancel(why)
@@ -467,14 +468,14 @@ func TestBudgetStalledTransfersGiveWay(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := &transfers{t: t, budget: blobstore.NewBudget(newShelf(t).store, 160<<20, nil)}
-				var rooms []*blobstore.Room
+				f := &transfers{t: t, budget: quota.New(newShelf(t).store, 160<<20, nil)}
+				var rooms []*quota.Space
 				defer func() {
 					for _, r := range rooms {
 						r.End()
 					}
 				}()
-				arrived := make(map[*blobstore.Room]int64)
+				arrived := make(map[*quota.Space]int64)
 				for i := range 9 {
 					r, err := f.begin(fmt.Sprint(i), from)
 					if err != nil {
@@ -510,7 +511,7 @@ func TestBudgetStalledTransfersGiveWay(t *testing.T) {
 // nor at once for having stalled.
 func TestBudgetATransferForTwoRegistriesDoesNotGiveWayForOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &transfers{t: t, budget: blobstore.NewBudget(newShelf(t).store, 160<<20, nil)}
+		f := &transfers{t: t, budget: quota.New(newShelf(t).store, 160<<20, nil)}
 		for i := range 9 {
 			r, err := f.begin(fmt.Sprint(i), "slow.example")
 			if err != nil {
@@ -534,11 +535,11 @@ func TestBudgetATransferForTwoRegistriesDoesNotGiveWayForOne(t *testing.T) {
 // What a transfer frees by giving way is nobody's but who it gave way to: others that grow fast don't
 // take it meanwhile.
 func TestBudgetNobodyTakesWhatIsFreedForAnother(t *testing.T) {
-	b := blobstore.NewBudget(newShelf(t).store, 160<<20, nil)
-	var fast *blobstore.Room
-	var slow []*blobstore.Room
+	b := quota.New(newShelf(t).store, 160<<20, nil)
+	var fast *quota.Space
+	var slow []*quota.Space
 	for i := range 4 {
-		var r *blobstore.Room
+		var r *quota.Space
 		r, err := b.Begin(t.Context(), announced(fmt.Sprint(i), 150<<20), "evil.example", func(error) {
 			r.End()
 			const piece = 1 << 20
@@ -573,7 +574,7 @@ func TestBudgetNobodyTakesWhatIsFreedForAnother(t *testing.T) {
 // Who asks while nobody can be said yet to have stalled waits until that can be.
 func TestBudgetWaitsUntilOneHasStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &transfers{t: t, budget: blobstore.NewBudget(newShelf(t).store, 160<<20, nil)}
+		f := &transfers{t: t, budget: quota.New(newShelf(t).store, 160<<20, nil)}
 		for i := range 9 {
 			if _, err := f.begin(fmt.Sprint(i), "slow.example"); err != nil {
 				t.Fatal(err)
@@ -596,7 +597,7 @@ func TestBudgetNobodyGivesWayInVain(t *testing.T) {
 	s := newShelf(t)
 	s.image("a.example/pinned:1", strings.Repeat("p", 40<<20))
 	synctest.Test(t, func(t *testing.T) {
-		f := &transfers{t: t, budget: blobstore.NewBudget(s.store, 84<<20, func() (func(string) bool, error) {
+		f := &transfers{t: t, budget: quota.New(s.store, 84<<20, func() (func(string) bool, error) {
 			return func(string) bool { return true }, nil
 		})}
 		// What can't give way leaves less than a beginning.
@@ -614,7 +615,7 @@ func TestBudgetNobodyGivesWayInVain(t *testing.T) {
 		}
 		defer small.End()
 		time.Sleep(time.Minute)
-		var over *blobstore.BudgetError
+		var over *quota.ExceededError
 		if _, err := f.budget.Begin(t.Context(), announced("new", 40<<20), "a.example", nil); !errors.As(err, &over) || over.Stays < 70<<20 {
 			t.Errorf("%v", err)
 		}

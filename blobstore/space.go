@@ -7,10 +7,11 @@ import (
 	"syscall"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/space"
 	"drayage/engine/fault"
 )
 
-// SpaceError says that a disk has too little room. It is an ENOSPC.
+// SpaceError says that a disk has too little space. It is an ENOSPC.
 type SpaceError struct {
 	Where      string
 	Need, Free int64 // bytes
@@ -18,7 +19,7 @@ type SpaceError struct {
 
 func (e *SpaceError) Error() string {
 	return fmt.Sprintf("no space in %s: %s are needed and %s are free, so %s are missing",
-		e.Where, mebibytes(e.Need), mebibytes(e.Free), mebibytes(e.Need-e.Free))
+		e.Where, space.MiB(e.Need), space.MiB(e.Free), space.MiB(e.Need-e.Free))
 }
 
 // FaultKind is its kind: see fault.Of.
@@ -26,8 +27,6 @@ func (*SpaceError) FaultKind() fault.Kind { return fault.Local }
 
 // Is makes it what the system says when a disk is full.
 func (e *SpaceError) Is(target error) bool { return target == syscall.ENOSPC }
-
-func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 // CheckSpace says whether a folder, which need not exist yet, can take so many
 // bytes more: a *SpaceError when not, and nil where that can't be told.

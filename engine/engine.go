@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/quota"
 	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/internal/retry"
@@ -62,7 +63,7 @@ type Options struct {
 	Work *limits.Work
 	// Budget, if not nil, is what a Through keeps its store below: each blob is announced to it
 	// before it is fetched.
-	Budget *blobstore.Budget
+	Budget *quota.Quota
 	// HashAll hashes every blob that is in the store before it is used. Without it those are
 	// hashed whose files were changed since they were verified.
 	HashAll bool

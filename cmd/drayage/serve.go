@@ -24,10 +24,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
-	"drayage/cmd/drayage/internal/build"
-	"drayage/cmd/drayage/internal/display"
-	"drayage/cmd/drayage/internal/network"
-	"drayage/cmd/drayage/internal/process"
+	"drayage/blobstore/quota"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
@@ -216,9 +213,9 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	}()
 	metrics := web.NewMetrics()
 	transfers := web.NewTransfers(metrics)
-	var budget *blobstore.Budget
+	var budget *quota.Quota
 	if o.budget > 0 {
-		budget = blobstore.NewBudget(store, int64(o.budget), func() (func(string) bool, error) { return warmPins(store) })
+		budget = quota.New(store, int64(o.budget), func() (func(string) bool, error) { return warmPins(store) })
 	}
 	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private, Refused: web.Refused}
 	var through *engine.PullThrough
@@ -425,7 +422,7 @@ func openLog(s process.Streams, flag, name string) (*slog.Logger, func() error, 
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, work *limits.Work, upstreams []string, observer event.Observer, d *display.Display) (*engine.PullThrough, func(), error) {
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *quota.Quota, work *limits.Work, upstreams []string, observer event.Observer, d *display) (*engine.Through, func(), error) {
 	var refs []reference.Image // one of each registry
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")
@@ -498,7 +495,8 @@ func validPort(text string) bool {
 }
 
 // run serves until ctx is done, and then until what is under way has ended. cancel ends that.
-func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *blobstore.Budget, server *web.Server, ls []net.Listener, d *display.Display, cancel func()) error {
+func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *quota.Quota, server *web.Server, ls []net.Listener, d *display, cancel func()) error {
+	allowDraining(ctx, o.drain+5*time.Second)
 	profiles, err := servePprof(ctx, o.pprof, d)
 	if err != nil {
 		return errors.Join(err, closeAll(ls))
@@ -549,7 +547,7 @@ func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *
 }
 
 // keepBudget sweeps the store now and then when it is over its budget.
-func keepBudget(ctx context.Context, budget *blobstore.Budget, d *display.Display) {
+func keepBudget(ctx context.Context, budget *quota.Quota, d *display) {
 	if budget == nil {
 		return
 	}

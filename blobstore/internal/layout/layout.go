@@ -171,3 +171,8 @@ func escape(name string) string {
 	}
 	return b.String()
 }
+
+// ApartName is what names the files of a blob that is added apart.
+func ApartName(desc ocispec.Descriptor) digest.Digest {
+	return digest.FromString(fmt.Sprintf("%s of %d bytes", desc.Digest, desc.Size))
+}

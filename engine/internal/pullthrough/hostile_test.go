@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/quota"
 	"drayage/engine"
 	"drayage/engine/chaos"
 	"drayage/engine/image"
@@ -69,7 +70,7 @@ func newFrontOf(t *testing.T, registries int, fresh time.Duration, budget int64,
 	t.Cleanup(manifests.Close)
 	o := engine.Options{Store: f.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: 4, PerHost: 4}}
 	if budget > 0 {
-		o.Budget = blobstore.NewBudget(f.store, budget, nil)
+		o.Budget = quota.New(f.store, budget, nil)
 	}
 	f.through = engine.NewPullThrough(context.Background(), o, manifests, fresh)
 	t.Cleanup(f.through.Close)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"drayage/blobstore"
+	"drayage/blobstore/quota"
 	"drayage/engine/internal/transfer"
 	"drayage/engine/reference"
 
@@ -34,7 +35,7 @@ type inFlight struct {
 	arrived atomic.Int64 // bytes
 
 	mu        sync.Mutex
-	room      *blobstore.Room    // of the budget; nil before it begins, or without one
+	room      *quota.Space       // of the budget; nil before it begins, or without one
 	origins   map[string]*origin // by repository, with its registry
 	followers int
 	left      int                // how often the last one of them has left
@@ -123,8 +124,8 @@ func (f *inFlight) add(at repoDigest, ref reference.Image, known bool) *origin {
 	return o
 }
 
-// takes has an in-flight fetch take its room.
-func (f *inFlight) takes(room *blobstore.Room) {
+// takes has a flight take its room.
+func (f *flight) takes(room *quota.Space) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.room = room
