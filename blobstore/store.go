@@ -66,7 +66,7 @@ type Store struct {
 	partialAge time.Duration
 	folder     *files.FolderSync // of blobs/sha256, where nearly all blobs are
 	stamps     *stamps.Store
-	images     *imageCache
+	images     *stamps.Cache[Root, Images]
 	coming     coming
 	hashing    sync.Mutex // held while a blob is hashed that is to be given on
 }
@@ -130,7 +130,7 @@ func newStore(dir string, o Options) *Store {
 		s.partialAge = twoWeeks
 	}
 	s.stamps = stamps.New(s.paths.Stamps())
-	s.images = &imageCache{paths: s.paths}
+	s.images = newImages(s.paths)
 	s.folder = files.NewFolderSync(s.disk, s.paths.Blobs(digest.SHA256))
 	return s
 }
