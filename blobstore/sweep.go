@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/garbage"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -76,191 +76,76 @@ func (g Garbage) Bytes() int64 {
 	return n
 }
 
-// FindGarbage works out what a sweep would remove. It changes nothing.
+// FindGarbage works out what a sweep would remove. It changes nothing, and may run beside anything.
 func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
-	now := time.Now()
-	// Leases before roots: what a pull pins meanwhile is in one of them.
-	kept, err := s.Leased()
+	in := garbage.Input{Now: time.Now(), Coming: k.Coming}
+	var err error
+	// Leases before roots: what a pull records meanwhile is in one of them.
+	if in.Kept, err = s.Leased(); err != nil {
+		return Garbage{}, err
+	}
+	roots, err := s.allRoots()
 	if err != nil {
 		return Garbage{}, err
 	}
-	roots, err := s.uses()
-	if err != nil {
-		return Garbage{}, err
+	for _, r := range roots {
+		used := s.LastUse(r.Name)
+		stays := k.Pinned != nil && k.Pinned(r.Name) || !k.Spare.IsZero() && used.After(k.Spare)
+		in.Images = append(in.Images, garbage.Image{Blobs: r.all(), Used: used, Stays: stays})
 	}
 	blobs, err := s.all(ctx)
 	if err != nil {
 		return Garbage{}, err
 	}
 	blobs = slices.DeleteFunc(blobs, func(b found) bool { return k.Coming[b.Digest] })
-	g := Garbage{found: now}
-	stay := func(r use) bool {
-		return k.Pinned != nil && k.Pinned(r.Name) || !k.Spare.IsZero() && r.used.After(k.Spare)
-	}
-	roots = slices.DeleteFunc(roots, func(r use) bool {
-		gone := k.Unused > 0 && now.Sub(r.used) > k.Unused && !stay(r)
-		if gone {
-			g.Images = append(g.Images, r.Root)
-		}
-		return gone
+	in.Conversions = made(s.conversions())
+	partials := slices.DeleteFunc(s.partials(), func(b found) bool { return k.Coming[b.Digest] })
+	in.Blobs, in.Partials = planned(blobs), planned(partials)
+	plan := garbage.Find(in, garbage.Policy{
+		Unused: k.Unused, Budget: k.Budget,
+		Grace: cmp.Or(k.Grace, 24*time.Hour), Partials: cmp.Or(k.Partials, s.partialAge),
 	})
-	conversions := s.conversions()
-	grace := cmp.Or(k.Grace, 24*time.Hour)
-	need := make(map[digest.Digest]bool) // by images that stay
-	var partials []found                 // that stay
-	partials, g.Partials = s.splitPartials(cmp.Or(k.Partials, s.partialAge), kept, k.Coming, now)
-	for _, p := range partials {
-		g.LeftPartial += p.Size
-	}
-	if k.Budget > 0 {
-		c := count(blobs, roots)
-		made := madeBytes(blobs, conversions, c)
-		over := c.bytes + made + unneededBytes(blobs, c, kept, now.Add(-grace)) + g.LeftPartial - k.Budget
-		g.dropPartials(partials, kept, over)
-		k.Budget = max(1, k.Budget-g.LeftPartial) // for whole ones
-		// What was made of blobs can be made again, so it goes first.
-		if c.bytes+made > k.Budget {
-			conversions = nil
-		}
-		slices.SortFunc(roots, func(a, b use) int { return b.used.Compare(a.used) }) // least recently used last
-		for i := len(roots) - 1; i >= 0 && c.bytes > k.Budget; i-- {
-			if stay(roots[i]) || c.own(roots[i], kept) == 0 { // its going would free nothing
-				continue
-			}
-			c.remove(roots[i])
-			g.Images = append(g.Images, roots[i].Root)
-			roots = slices.Delete(roots, i, i+1)
-		}
-	}
-	for _, r := range roots {
-		for _, d := range r.all() {
-			need[d] = true
-		}
-	}
-	made := conversionsOf(conversions, need)
-	released := make(map[digest.Digest]bool) // of images that go now
-	for _, r := range g.Images {
-		for _, d := range r.all() {
-			released[d] = true
-		}
-	}
-	stays := maps.Clone(k.Coming)
-	if stays == nil {
-		stays = make(map[digest.Digest]bool)
-	}
-	var graced []found
-	for _, b := range blobs {
-		switch {
-		case need[b.Digest] || kept[b.Digest] || made[b.Digest]:
-			g.Left += b.Size
-			stays[b.Digest] = true
-		case now.Sub(b.modified) < grace && !released[b.Digest]:
-			graced = append(graced, b)
-		default:
-			g.Blobs = append(g.Blobs, b.Stored)
-		}
-	}
-	slices.SortFunc(graced, func(a, b found) int { return b.modified.Compare(a.modified) })
-	for _, b := range graced {
-		if k.Budget > 0 && g.Left+b.Size > k.Budget {
-			g.Blobs = append(g.Blobs, b.Stored)
-			continue
-		}
-		g.Young, g.YoungBytes = g.Young+1, g.YoungBytes+b.Size
-		g.Left += b.Size
-		stays[b.Digest] = true
+	g := Garbage{
+		Images: picked(roots, plan.Images), Blobs: stored(blobs, plan.Blobs), Partials: stored(partials, plan.Partials),
+		Derived: plan.Derived, Left: plan.Left, LeftPartial: plan.LeftPartial, Young: plan.Young, YoungBytes: plan.YoungBytes,
+		found: in.Now,
 	}
 	if k.Quarantined {
 		g.Quarantined = s.quarantined()
 	}
-	for _, c := range s.conversions() {
-		if !stays[c.From] || c.Blob.Digest != "" && !stays[c.Blob.Digest] {
-			g.Derived++
-		}
-	}
 	return g, nil
 }
 
-// dropPartials has so many bytes of half-fetched blobs go, those first that were continued longest
-// ago, and of those that nobody is at.
-func (g *Garbage) dropPartials(partials []found, kept map[digest.Digest]bool, over int64) {
-	slices.SortFunc(partials, func(a, b found) int { return a.modified.Compare(b.modified) })
-	for _, p := range partials {
-		if over <= 0 {
-			return
-		}
-		if !kept[p.Digest] {
-			g.Partials = append(g.Partials, p.Stored)
-			g.LeftPartial -= p.Size
-			over -= p.Size
-		}
+// made are conversions as a plan has them.
+func made(conversions []Derived) []garbage.Conversion {
+	out := make([]garbage.Conversion, 0, len(conversions))
+	for _, c := range conversions {
+		out = append(out, garbage.Conversion{From: c.From, Made: c.Blob.Digest})
 	}
+	return out
 }
 
-// unneededBytes is how many bytes the blobs take that no image needs, and that stay for being
-// younger than a moment, or since somebody keeps them.
-func unneededBytes(blobs []found, c *counts, kept map[digest.Digest]bool, young time.Time) (n int64) {
-	for _, b := range blobs {
-		if c.by[b.Digest] == 0 && (kept[b.Digest] || b.modified.After(young)) {
-			n += b.Size
-		}
+// planned are files as a plan has them.
+func planned(files []found) []garbage.Blob {
+	out := make([]garbage.Blob, 0, len(files))
+	for _, f := range files {
+		out = append(out, garbage.Blob{Digest: f.Digest, Size: f.Size, Modified: f.modified})
 	}
-	return n
+	return out
 }
 
-// counts are the bytes that images need, each blob once.
-type counts struct {
-	sizes map[digest.Digest]int64
-	by    map[digest.Digest]int // how many images need a blob
-	bytes int64
+func stored(files []found, places []int) (out []Stored) {
+	for _, f := range picked(files, places) {
+		out = append(out, f.Stored)
+	}
+	return out
 }
 
-func count(blobs []found, roots []use) *counts {
-	c := &counts{sizes: make(map[digest.Digest]int64, len(blobs)), by: make(map[digest.Digest]int)}
-	for _, b := range blobs {
-		c.sizes[b.Digest] = b.Size
+func picked[T any](list []T, places []int) (out []T) {
+	for _, i := range places {
+		out = append(out, list[i])
 	}
-	for _, r := range roots {
-		for _, d := range r.all() {
-			if c.by[d]++; c.by[d] == 1 {
-				c.bytes += c.sizes[d]
-			}
-		}
-	}
-	return c
-}
-
-// own is how many bytes an image alone needs, and nobody keeps.
-func (c *counts) own(r use, kept map[digest.Digest]bool) (n int64) {
-	for _, d := range r.all() {
-		if c.by[d] == 1 && !kept[d] {
-			n += c.sizes[d]
-		}
-	}
-	return n
-}
-
-func (c *counts) remove(r use) {
-	for _, d := range r.all() {
-		if c.by[d]--; c.by[d] == 0 {
-			c.bytes -= c.sizes[d]
-		}
-	}
-}
-
-// madeBytes is how many bytes were made of blobs that images need.
-func madeBytes(blobs []found, conversions []Derived, c *counts) (n int64) {
-	need := make(map[digest.Digest]bool)
-	for d, k := range c.by {
-		need[d] = k > 0
-	}
-	made := conversionsOf(conversions, need)
-	for _, b := range blobs {
-		if made[b.Digest] && !need[b.Digest] {
-			n += b.Size
-		}
-	}
-	return n
+	return out
 }
 
 // all are the digests that a root lists, each once.
@@ -435,12 +320,6 @@ func (s *Store) Use(name string) error {
 	return nil
 }
 
-// use is a root with when it was last used: pulled, imported, exported or served.
-type use struct {
-	Root
-	used time.Time
-}
-
 // LastUse is when an image was last used, the zero time when that can't be told.
 func (s *Store) LastUse(name string) time.Time {
 	info, err := os.Stat(s.rootPath(name))
@@ -448,18 +327,6 @@ func (s *Store) LastUse(name string) time.Time {
 		return time.Time{}
 	}
 	return info.ModTime()
-}
-
-func (s *Store) uses() ([]use, error) {
-	roots, err := s.allRoots()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]use, 0, len(roots))
-	for _, r := range roots {
-		out = append(out, use{r, s.LastUse(r.Name)})
-	}
-	return out, nil
 }
 
 // found is a blob's file.
@@ -511,22 +378,6 @@ func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
 	}
 	slices.SortFunc(out, func(a, b Stored) int { return cmp.Compare(a.Digest, b.Digest) })
 	return out, err
-}
-
-// splitPartials tells half-fetched blobs that stay from those that nobody is at work on, and that
-// nobody has continued for some time.
-func (s *Store) splitPartials(age time.Duration, kept, coming map[digest.Digest]bool, now time.Time) (stay []found, old []Stored) {
-	for _, p := range s.partials() {
-		if coming[p.Digest] {
-			continue
-		}
-		if !kept[p.Digest] && now.Sub(p.modified) > age {
-			old = append(old, p.Stored)
-		} else {
-			stay = append(stay, p)
-		}
-	}
-	return stay, old
 }
 
 // partials lists half-fetched blobs, with when one was last written to.
@@ -587,17 +438,6 @@ func (s *Store) conversions() []Derived {
 		}
 		if d, err := decodeDerived(raw); err == nil {
 			out = append(out, d)
-		}
-	}
-	return out
-}
-
-// conversionsOf are the blobs that were made of needed ones.
-func conversionsOf(conversions []Derived, need map[digest.Digest]bool) map[digest.Digest]bool {
-	out := make(map[digest.Digest]bool)
-	for _, c := range conversions {
-		if need[c.From] && c.Blob.Digest != "" {
-			out[c.Blob.Digest] = true
 		}
 	}
 	return out

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"drayage/blobstore/internal/garbage"
+
 	"github.com/opencontainers/go-digest"
 )
 
@@ -46,7 +48,7 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 		}
 	}
 	u := Usage{Images: len(roots), Blobs: len(blobs), Leases: len(kept), Quarantined: len(s.quarantined()), Free: -1}
-	u.Converted = len(conversionsOf(s.conversions(), need))
+	u.Converted = len(garbage.MadeOf(made(s.conversions()), need))
 	for _, b := range blobs {
 		u.Bytes += b.Size
 		if !need[b.Digest] {
