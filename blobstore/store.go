@@ -1,14 +1,3 @@
-// Package blobstore keeps verified blobs in a folder that is a valid OCI image
-// layout, so that any OCI tool can read it.
-//
-// Reading is on Store; adding is possible only under a Lease, which protects
-// what was added and what was found from being swept away while it is needed.
-// Any number of processes may use one store at once: they agree by advisory
-// locks, which the kernel releases when a process dies.
-//
-// A file under blobs/ is complete and has the content of its name, at every
-// moment, kill -9 and power cuts included: its bytes are synced before it is
-// renamed into place, and the folder is synced after.
 package blobstore
 
 import (
