@@ -9,9 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
-	"time"
 
 	"drayage/blobstore/durable"
 	"drayage/blobstore/internal/journal"
@@ -103,7 +100,7 @@ func (l *Lease) ingest(ctx context.Context, desc ocispec.Descriptor, at digest.D
 		in.unopened = err != nil
 	}
 	if errors.Is(err, ErrExists) {
-		s.removeIngest(at)
+		s.paths.RemoveIngest(at)
 	}
 	if err != nil {
 		return nil, errors.Join(err, in.Close())
@@ -320,66 +317,14 @@ func (in *Ingest) Close() error {
 		errs = append(errs, in.data.Close())
 	}
 	if !keep {
-		in.store.removeIngest(in.at)
+		in.store.paths.RemoveIngest(in.at)
 	}
 	return errors.Join(append(errs, in.lock.Close())...)
 }
 
-// removeIngest clears an ingest away. The caller holds its lock. Files that it
-// doesn't know keep the folder from going.
-func (s *Store) removeIngest(d digest.Digest) {
-	os.Remove(s.paths.IngestJournal(d)) // first: data that nobody speaks for is nothing
-	os.Remove(s.paths.IngestData(d))
-	os.Remove(s.paths.IngestLock(d))
-	os.Remove(s.paths.Ingest(d))
-}
-
 // Partial is how many bytes of the disk are taken by what was fetched of a
 // blob that isn't in the store yet.
-func (s *Store) Partial(d digest.Digest) int64 {
-	info, err := os.Stat(s.paths.IngestData(d))
-	if err != nil {
-		return 0
-	}
-	return durable.Allocated(info)
-}
-
-// dropDeadIngests clears away the ingests that no process is at work on, when
-// they hold nothing that could be continued or nobody has for long. What can't
-// be removed stays for another time.
-func (s *Store) dropDeadIngests() {
-	entries, _ := os.ReadDir(s.paths.Ingests())
-	for _, e := range entries {
-		algorithm, hex, _ := strings.Cut(e.Name(), "-")
-		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
-		if d.Validate() != nil || s.worthKeeping(d) {
-			continue // not ours, or of use
-		}
-		path := s.paths.IngestLock(d)
-		lock, err := durable.OpenPlain(path, os.O_RDWR|os.O_CREATE, 0o644)
-		if err != nil {
-			continue
-		}
-		if won, err := durable.TryLock(lock); err == nil && won && durable.StillNamed(lock, path) && !s.worthKeeping(d) {
-			s.removeIngest(d)
-		}
-		lock.Close()
-	}
-}
-
-// worthKeeping reports whether an ingest may be continued.
-func (s *Store) worthKeeping(d digest.Digest) bool {
-	if _, err := os.Stat(s.paths.Blob(d)); err == nil {
-		return false
-	}
-	for _, path := range []string{s.paths.IngestData(d), s.paths.IngestJournal(d)} {
-		info, err := os.Stat(path)
-		if err != nil || time.Since(info.ModTime()) > s.partialAge && filepath.Base(path) == layout.JournalFile {
-			return false
-		}
-	}
-	return true
-}
+func (s *Store) Partial(d digest.Digest) int64 { return s.paths.Arrived(d) }
 
 // size is how many bytes a file has, or -1.
 func size(info fs.FileInfo, err error) int64 {

@@ -42,7 +42,7 @@ func (l *Lease) OnDamage(f func(digest.Digest)) { l.damaged = f }
 // Lease begins one. It also clears away what processes that died have left.
 func (s *Store) Lease() (*Lease, error) {
 	s.dropDeadLeases()
-	s.dropDeadIngests()
+	s.paths.DropDeadIngests(s.partialAge)
 	s.dropDeadDrafts()
 	id := ownLease() + files.RandomHex(6)
 	f, err := durable.Lock(context.Background(), s.paths.Lease(id), nil)

@@ -9,11 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"drayage/blobstore/durable"
 	"drayage/blobstore/internal/garbage"
+	"drayage/blobstore/internal/layout"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -93,25 +92,25 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 		stays := k.Pinned != nil && k.Pinned(r.Name) || !k.Spare.IsZero() && used.After(k.Spare)
 		in.Images = append(in.Images, garbage.Image{Blobs: r.all(), Used: used, Stays: stays})
 	}
-	blobs, err := s.all(ctx)
+	blobs, err := s.paths.ListBlobs(ctx)
 	if err != nil {
 		return Garbage{}, err
 	}
-	blobs = slices.DeleteFunc(blobs, func(b found) bool { return k.Coming[b.Digest] })
+	blobs = slices.DeleteFunc(blobs, func(b layout.File) bool { return k.Coming[b.Digest] })
 	in.Conversions = made(s.conversions())
-	partials := slices.DeleteFunc(s.partials(), func(b found) bool { return k.Coming[b.Digest] })
+	partials := slices.DeleteFunc(s.paths.ListPartials(), func(b layout.File) bool { return k.Coming[b.Digest] })
 	in.Blobs, in.Partials = planned(blobs), planned(partials)
 	plan := garbage.Find(in, garbage.Policy{
 		Unused: k.Unused, Budget: k.Budget,
 		Grace: cmp.Or(k.Grace, 24*time.Hour), Partials: cmp.Or(k.Partials, s.partialAge),
 	})
 	g := Garbage{
-		Images: picked(roots, plan.Images), Blobs: stored(blobs, plan.Blobs), Partials: stored(partials, plan.Partials),
+		Images: picked(roots, plan.Images), Blobs: stored(picked(blobs, plan.Blobs)), Partials: stored(picked(partials, plan.Partials)),
 		Derived: plan.Derived, Left: plan.Left, LeftPartial: plan.LeftPartial, Young: plan.Young, YoungBytes: plan.YoungBytes,
 		found: in.Now,
 	}
 	if k.Quarantined {
-		g.Quarantined = s.quarantined()
+		g.Quarantined = stored(s.paths.ListQuarantined())
 	}
 	return g, nil
 }
@@ -126,17 +125,18 @@ func made(conversions []Derived) []garbage.Conversion {
 }
 
 // planned are files as a plan has them.
-func planned(files []found) []garbage.Blob {
-	out := make([]garbage.Blob, 0, len(files))
-	for _, f := range files {
-		out = append(out, garbage.Blob{Digest: f.Digest, Size: f.Size, Modified: f.modified})
+func planned(list []layout.File) []garbage.Blob {
+	out := make([]garbage.Blob, 0, len(list))
+	for _, f := range list {
+		out = append(out, garbage.Blob{Digest: f.Digest, Size: f.Size, Modified: f.Modified})
 	}
 	return out
 }
 
-func stored(files []found, places []int) (out []Stored) {
-	for _, f := range picked(files, places) {
-		out = append(out, f.Stored)
+func stored(list []layout.File) []Stored {
+	out := make([]Stored, 0, len(list))
+	for _, f := range list {
+		out = append(out, Stored{f.Digest, f.Size, f.Path})
 	}
 	return out
 }
@@ -177,7 +177,7 @@ func (s *Store) Sweep(ctx context.Context, g Garbage) error {
 		}
 	}
 	for _, p := range g.Partials {
-		s.dropPartial(p.Digest)
+		s.paths.DropPartial(p.Digest)
 	}
 	for _, q := range g.Quarantined {
 		if err := os.Remove(q.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -187,7 +187,7 @@ func (s *Store) Sweep(ctx context.Context, g Garbage) error {
 	if err := s.dropConversions(); err != nil || len(g.Blobs) == 0 {
 		return err
 	}
-	left, err := s.all(ctx)
+	left, err := s.paths.ListBlobs(ctx)
 	if err != nil {
 		return err
 	}
@@ -329,102 +329,12 @@ func (s *Store) LastUse(name string) time.Time {
 	return info.ModTime()
 }
 
-// found is a blob's file.
-type found struct {
-	Stored
-	modified time.Time
-}
-
-// all lists the whole blobs. Files that have no digest for a name are none.
-func (s *Store) all(ctx context.Context) ([]found, error) {
-	folders, err := os.ReadDir(filepath.Dir(s.paths.Blobs(digest.SHA256)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("listing blobs: %w", err)
-	}
-	var out []found
-	for _, folder := range folders {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		algorithm := digest.Algorithm(folder.Name())
-		if !algorithm.Available() {
-			continue
-		}
-		entries, err := os.ReadDir(s.paths.Blobs(algorithm))
-		if err != nil {
-			return nil, fmt.Errorf("listing blobs: %w", err)
-		}
-		for _, e := range entries {
-			d := digest.NewDigestFromEncoded(algorithm, e.Name())
-			info, err := e.Info()
-			if err != nil || d.Validate() != nil || !info.Mode().IsRegular() {
-				continue // removed meanwhile, or not ours
-			}
-			out = append(out, found{Stored{d, info.Size(), s.paths.Blob(d)}, info.ModTime()})
-		}
-	}
-	return out, nil
-}
-
 // Blobs lists the whole blobs of the store, by digest.
 func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {
-	blobs, err := s.all(ctx)
-	out := make([]Stored, 0, len(blobs))
-	for _, b := range blobs {
-		out = append(out, b.Stored)
-	}
+	blobs, err := s.paths.ListBlobs(ctx)
+	out := stored(blobs)
 	slices.SortFunc(out, func(a, b Stored) int { return cmp.Compare(a.Digest, b.Digest) })
 	return out, err
-}
-
-// partials lists half-fetched blobs, with when one was last written to.
-func (s *Store) partials() []found {
-	entries, _ := os.ReadDir(s.paths.Ingests())
-	var out []found
-	for _, e := range entries {
-		algorithm, hex, _ := strings.Cut(e.Name(), "-")
-		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
-		if d.Validate() != nil {
-			continue
-		}
-		info, err := os.Stat(s.paths.IngestData(d))
-		if err != nil {
-			continue
-		}
-		modified := info.ModTime()
-		if info, err := os.Stat(s.paths.IngestJournal(d)); err == nil { // what tells of progress
-			modified = info.ModTime()
-		}
-		out = append(out, found{Stored{d, durable.Allocated(info), s.paths.IngestData(d)}, modified})
-	}
-	return out
-}
-
-// dropPartial removes a half-fetched blob, unless somebody is at work on it.
-func (s *Store) dropPartial(d digest.Digest) {
-	f, err := durable.OpenPlain(s.paths.IngestLock(d), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	if won, err := durable.TryLock(f); err == nil && won && durable.StillNamed(f, s.paths.IngestLock(d)) {
-		s.removeIngest(d)
-	}
-}
-
-// quarantined lists what verifying found damaged.
-func (s *Store) quarantined() []Stored {
-	entries, _ := os.ReadDir(s.paths.Quarantines())
-	var out []Stored
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			out = append(out, Stored{Size: info.Size(), path: filepath.Join(s.paths.Quarantines(), e.Name())})
-		}
-	}
-	return out
 }
 
 // conversions lists the records of what was made of blobs that can be read.

@@ -36,7 +36,7 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 		return Usage{}, err
 	}
 	roots := images.Roots
-	blobs, err := s.all(ctx)
+	blobs, err := s.paths.ListBlobs(ctx)
 	if err != nil {
 		return Usage{}, err
 	}
@@ -47,7 +47,7 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 			need[d] = true
 		}
 	}
-	u := Usage{Images: len(roots), Blobs: len(blobs), Leases: len(kept), Quarantined: len(s.quarantined()), Free: -1}
+	u := Usage{Images: len(roots), Blobs: len(blobs), Leases: len(kept), Quarantined: len(s.paths.ListQuarantined()), Free: -1}
 	u.Converted = len(garbage.MadeOf(made(s.conversions()), need))
 	for _, b := range blobs {
 		u.Bytes += b.Size
@@ -55,7 +55,7 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 			u.Unneeded += b.Size
 		}
 	}
-	for _, p := range s.partials() {
+	for _, p := range s.paths.ListPartials() {
 		u.Partial++
 		u.PartialSize += p.Size
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"runtime"
@@ -13,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"drayage/blobstore/durable"
 	"drayage/blobstore/internal/files"
 
 	"github.com/opencontainers/go-digest"
@@ -119,7 +117,7 @@ type verifying struct {
 
 // blob verifies one.
 func (r *verifying) blob(ctx context.Context, b Stored) error {
-	ok, err := r.hashes(ctx, b)
+	ok, err := r.hashes(ctx, b.Digest)
 	if errors.Is(err, ErrNotFound) { // swept meanwhile
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -155,24 +153,13 @@ func (r *verifying) bad(d digest.Digest) (ok bool, err error) {
 
 // hashes reports whether a blob has the content of its name. A blob that can't be read
 // hasn't.
-func (r *verifying) hashes(ctx context.Context, b Stored) (bool, error) {
-	f, err := r.store.Open(b.Digest)
+func (r *verifying) hashes(ctx context.Context, d digest.Digest) (bool, error) {
+	f, err := r.store.Open(d)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	hash := b.Digest.Algorithm().Hash()
-	const buffer = 1 << 20
-	in := &paced{ctx: ctx, in: f, v: r.v}
-	_, err = io.CopyBuffer(struct{ io.Writer }{hash}, in, make([]byte, buffer))
-	durable.DontCache(f) // others need the memory more
-	if ctx.Err() != nil {
-		return false, context.Cause(ctx)
-	}
-	if err != nil {
-		return false, nil // the disk has lost some of it
-	}
-	return digest.NewDigest(b.Digest.Algorithm(), hash) == b.Digest, nil
+	return files.Hashes(ctx, f, d, files.Pace{Limit: r.v.Limit, Progress: r.v.Progress})
 }
 
 // keep notes how far it has come.
@@ -198,27 +185,4 @@ func (r *verifying) keep() error {
 	}
 	defer unlock()
 	return files.Replace(r.store.paths.Verified(), raw, false)
-}
-
-// paced reads as fast as it may, and tells of it.
-type paced struct {
-	ctx context.Context
-	in  io.Reader
-	v   Verification
-}
-
-func (p *paced) Read(b []byte) (int, error) {
-	if p.v.Limit != nil {
-		b = b[:min(len(b), p.v.Limit.Burst())]
-		if err := p.v.Limit.WaitN(p.ctx, len(b)); err != nil {
-			return 0, err
-		}
-	} else if p.ctx.Err() != nil {
-		return 0, context.Cause(p.ctx)
-	}
-	n, err := p.in.Read(b)
-	if n > 0 && p.v.Progress != nil {
-		p.v.Progress(int64(n))
-	}
-	return n, err
 }

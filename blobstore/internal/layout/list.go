@@ -1,0 +1,93 @@
+package layout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"drayage/blobstore/durable"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// File is a file of the store, whole or in part.
+type File struct {
+	Digest   digest.Digest // "" for a file that has none
+	Size     int64         // bytes of the disk
+	Path     string
+	Modified time.Time // when it was last written to
+}
+
+// ListBlobs lists the whole blobs. Files that have no digest for a name are none.
+func (d Dir) ListBlobs(ctx context.Context) ([]File, error) {
+	folders, err := os.ReadDir(filepath.Dir(d.Blobs(digest.SHA256)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing blobs: %w", err)
+	}
+	var out []File
+	for _, folder := range folders {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		algorithm := digest.Algorithm(folder.Name())
+		if !algorithm.Available() {
+			continue
+		}
+		entries, err := os.ReadDir(d.Blobs(algorithm))
+		if err != nil {
+			return nil, fmt.Errorf("listing blobs: %w", err)
+		}
+		for _, e := range entries {
+			blob := digest.NewDigestFromEncoded(algorithm, e.Name())
+			info, err := e.Info()
+			if err != nil || blob.Validate() != nil || !info.Mode().IsRegular() {
+				continue // removed meanwhile, or not ours
+			}
+			out = append(out, File{blob, info.Size(), d.Blob(blob), info.ModTime()})
+		}
+	}
+	return out, nil
+}
+
+// ListPartials lists half-fetched blobs, with when one was last written to.
+func (d Dir) ListPartials() []File {
+	entries, _ := os.ReadDir(d.Ingests())
+	var out []File
+	for _, e := range entries {
+		algorithm, hex, _ := strings.Cut(e.Name(), "-")
+		blob := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
+		if blob.Validate() != nil {
+			continue
+		}
+		info, err := os.Stat(d.IngestData(blob))
+		if err != nil {
+			continue
+		}
+		modified := info.ModTime()
+		if info, err := os.Stat(d.IngestJournal(blob)); err == nil { // what tells of progress
+			modified = info.ModTime()
+		}
+		out = append(out, File{blob, durable.Allocated(info), d.IngestData(blob), modified})
+	}
+	return out
+}
+
+// ListQuarantined lists what verifying found damaged.
+func (d Dir) ListQuarantined() []File {
+	entries, _ := os.ReadDir(d.Quarantines())
+	var out []File
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			out = append(out, File{Size: info.Size(), Path: filepath.Join(d.Quarantines(), e.Name())})
+		}
+	}
+	return out
+}
