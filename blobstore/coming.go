@@ -2,8 +2,6 @@ package blobstore
 
 import (
 	"os"
-	"strings"
-	"sync"
 
 	"drayage/blobstore/durable"
 	"drayage/blobstore/internal/files"
@@ -12,73 +10,35 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// coming are the blobs that this process is adding to a store.
-type coming struct {
-	mu    sync.Mutex
-	begun map[digest.Digest]*begun
-}
-
-// begun is a blob that is being added, or waited for.
-type begun struct {
-	size int64 // bytes of the whole
-	by   int   // how many
-}
-
-// begin notes that a blob is going to be added, until ended is called; a *SpaceError says that
-// there is no space for it beside what else is on its way, in this process or another.
-func (c *coming) begin(s *Store, d digest.Digest, size int64) (ended func(), err error) {
+// begin announces a blob that is going to be added, until ended is called; a *SpaceError says that
+// there is no space for it with what else is on its way, in this process or another.
+func (s *Store) begin(d digest.Digest, size int64) (ended func(), err error) {
 	if size < journalFrom { // it is written as soon as it could be counted
 		return func() {}, nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if free, err := s.Free(); err == nil {
-		need := size - s.Partial(d)
-		if others := c.others(s, d); need > free-others {
-			const most = 1 << 62
-			return nil, &SpaceError{Where: s.Dir(), Need: min(need, most) + others, Free: free}
-		}
+	ended, need, free := s.coming.Begin((*comingDisk)(s), d, size)
+	if ended == nil {
+		return nil, &SpaceError{Where: s.Dir(), Need: need, Free: free}
 	}
-	if c.begun == nil {
-		c.begun = make(map[digest.Digest]*begun)
-	}
-	b := c.begun[d]
-	if b == nil {
-		b = new(begun)
-		c.begun[d] = b
-	}
-	b.size, b.by = max(b.size, size), b.by+1
-	return sync.OnceFunc(func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if b.by--; b.by == 0 {
-			delete(c.begun, d)
-		}
-	}), nil
+	return ended, nil
 }
 
-// others is how many bytes of the disk all blobs but one are believed to need still that are being added. The
-// caller holds c.mu.
-func (c *coming) others(s *Store, but digest.Digest) (n int64) {
-	for d, b := range c.begun {
-		if d != but {
-			n += space.Promised(b.size, s.Partial(d))
-		}
-	}
+// comingDisk is what space.Coming needs to know of a store.
+type comingDisk Store
+
+func (c *comingDisk) Free() (int64, error)          { return (*Store)(c).Free() }
+func (c *comingDisk) Arrived(d digest.Digest) int64 { return c.paths.Arrived(d) }
+
+// Others is how many bytes the blobs are believed to need still that other processes are adding.
+func (c *comingDisk) Others(own func(digest.Digest) bool) (n int64) {
 	const little = 4 << 20 // bytes
-	entries, _ := os.ReadDir(s.paths.Ingests())
-	for _, e := range entries { // of other processes
-		algorithm, hex, _ := strings.Cut(e.Name(), "-")
-		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
-		if d.Validate() != nil || d == but || c.begun[d] != nil {
-			continue
-		}
-		info, err := os.Stat(s.paths.IngestData(d))
-		if err != nil {
+	for _, p := range c.paths.ListPartials() {
+		info, err := os.Stat(p.Path)
+		if err != nil || own(p.Digest) {
 			continue
 		}
 		there := durable.Allocated(info)
-		if info.Size()-there > little && files.IsHeld(s.paths.IngestLock(d)) {
+		if info.Size()-there > little && files.IsHeld(c.paths.IngestLock(p.Digest)) {
 			n += space.Promised(info.Size(), there)
 		}
 	}

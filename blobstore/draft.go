@@ -2,11 +2,8 @@ package blobstore
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"os"
 
-	"drayage/blobstore/durable"
 	"drayage/blobstore/internal/files"
 
 	"github.com/opencontainers/go-digest"
@@ -16,84 +13,37 @@ import (
 // Scratch is a temporary file of the store's disk, which is gone once it is closed, and never a
 // blob. What a process that died has left of one is cleared away by the next lease. Write and Close
 // must not run beside anything else; ReadAt may run beside ReadAt.
-type Scratch struct {
-	lease *Lease
-	path  string
-	lock  *os.File
-	data  durable.File
-	size  int64
-	done  bool
-}
+type Scratch struct{ file *files.Temp }
 
 // Scratch makes an empty one. The caller must call Close.
 func (l *Lease) Scratch() (*Scratch, error) {
-	for {
-		t := &Scratch{lease: l, path: l.store.paths.Draft(files.RandomHex(8))}
-		var err error
-		if t.lock, err = os.OpenFile(t.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
-			return nil, fmt.Errorf("creating a temporary file: %w", err)
-		}
-		won, err := durable.TryLock(t.lock)
-		if err == nil && (!won || !durable.StillNamed(t.lock, t.path)) {
-			// Before it was locked it looked like that of a process that died.
-			if err = t.lock.Close(); err == nil {
-				continue
-			}
-		}
-		if err == nil {
-			t.data, err = l.store.disk.Open(t.path)
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("creating a temporary file: %w", err), t.Close())
-		}
-		return t, nil
+	s := l.store
+	file, err := files.NewTemp(s.disk, s.sync, func() string { return s.paths.Draft(files.RandomHex(8)) })
+	if err != nil {
+		return nil, fmt.Errorf("creating a temporary file: %w", err)
 	}
+	return &Scratch{file}, nil
 }
 
 // Write implements io.Writer: it appends.
-func (t *Scratch) Write(p []byte) (int, error) {
-	n, err := t.data.WriteAt(p, t.size)
-	const batch = 8 << 20 // handed to the disk at once
-	if t.lease.store.sync && t.size/batch != (t.size+int64(n))/batch {
-		end := (t.size + int64(n)) / batch * batch
-		t.data.StartWriting(end-batch, batch)
-	}
-	t.size += int64(n)
-	return n, err
-}
+func (t *Scratch) Write(p []byte) (int, error) { return t.file.Write(p) }
 
 // ReadAt implements io.ReaderAt, for what was written so far.
-func (t *Scratch) ReadAt(p []byte, at int64) (int, error) { return t.data.ReadAt(p, at) }
-
-// Size is how many bytes were written so far.
-func (t *Scratch) Size() int64 { return t.size }
+func (t *Scratch) ReadAt(p []byte, at int64) (int, error) { return t.file.ReadAt(p, at) }
 
 // Sync waits until what was written is on the disk, in a store that syncs.
-func (t *Scratch) Sync() error {
-	if !t.lease.store.sync {
-		return nil
-	}
-	return t.data.SyncData()
-}
+func (t *Scratch) Sync() error { return t.file.Sync() }
 
-// Close removes the file, unless it was committed as a draft.
-func (t *Scratch) Close() error {
-	var errs []error
-	if !t.done {
-		errs = append(errs, os.Remove(t.path))
-	}
-	if t.data != nil {
-		errs = append(errs, t.data.Close())
-	}
-	return errors.Join(append(errs, t.lock.Close())...)
-}
+// Close removes the file.
+func (t *Scratch) Close() error { return t.file.Close() }
 
 // Draft is content on its way into the store whose digest is known only when all of it is written:
 // a layer that is being converted, a member of an archive. It hashes what is written to it. Its
 // methods must not run beside each other.
 type Draft struct {
-	file *Scratch // not embedded: nobody writes past the hash
-	sum  digest.Digester
+	lease *Lease
+	file  *files.Temp
+	sum   digest.Digester
 }
 
 // Draft begins one whose digest is of an algorithm; "" is digest.Canonical. The caller must call
@@ -103,11 +53,11 @@ func (l *Lease) Draft(algorithm digest.Algorithm) (*Draft, error) {
 	if !algorithm.Available() {
 		return nil, fmt.Errorf("storing a blob: %w %q", digest.ErrDigestUnsupported, algorithm)
 	}
-	file, err := l.Scratch()
+	t, err := l.Scratch()
 	if err != nil {
 		return nil, err
 	}
-	return &Draft{file, algorithm.Digester()}, nil
+	return &Draft{l, t.file, algorithm.Digester()}, nil
 }
 
 // Write implements io.Writer: it appends, and hashes what was appended.
@@ -121,14 +71,14 @@ func (d *Draft) Write(p []byte) (int, error) {
 func (d *Draft) Digest() digest.Digest { return d.sum.Digest() }
 
 // Size is how many bytes were written so far.
-func (d *Draft) Size() int64 { return d.file.size }
+func (d *Draft) Size() int64 { return d.file.Size() }
 
 // Commit makes what was written a blob of the store, and returns its descriptor without a media
 // type. want, if not "", is the digest that the content should have; with another one it is refused,
 // and the error wraps ErrMismatch. When the store has the blob already, that is as good. When Commit
 // returns nil the blob is on the disk for good. Close must still be called.
 func (d *Draft) Commit(want digest.Digest) (ocispec.Descriptor, error) {
-	l := d.file.lease
+	l := d.lease
 	desc := ocispec.Descriptor{Digest: d.Digest(), Size: d.Size()}
 	if want != "" && want != desc.Digest {
 		return desc, fmt.Errorf("%w: content of %s has the digest %s", ErrMismatch, want, desc.Digest)
@@ -140,11 +90,11 @@ func (d *Draft) Commit(want digest.Digest) (ocispec.Descriptor, error) {
 	if err := d.file.Sync(); err != nil {
 		return desc, fmt.Errorf("syncing %s: %w", desc.Digest, err)
 	}
-	if err := l.store.publish(d.file.path, desc.Digest); err != nil {
+	if err := l.store.publish(d.file.Path(), desc.Digest); err != nil {
 		return desc, fmt.Errorf("committing %s: %w", desc.Digest, err)
 	}
 	l.store.stampBlob(desc.Digest)
-	d.file.done = true
+	d.file.Keep()
 	return desc, nil
 }
 

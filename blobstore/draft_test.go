@@ -67,8 +67,8 @@ func TestDraftsAndScratchAreGoneOnceClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make([]byte, 2)
-	if _, err := scratch.ReadAt(got, 1); err != nil || string(got) != "bc" || scratch.Size() != 3 {
-		t.Errorf("scratch has %q of %d bytes, %v", got, scratch.Size(), err)
+	if _, err := scratch.ReadAt(got, 1); err != nil || string(got) != "bc" {
+		t.Errorf("scratch has %q, %v", got, err)
 	}
 	if err := errors.Join(scratch.Sync(), scratch.Close(), draft.Close()); err != nil {
 		t.Error(err)

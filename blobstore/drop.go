@@ -35,14 +35,8 @@ func (l *Lease) drop(digests []digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	roots, err := s.allRoots()
-	if err != nil {
+	if err := s.addListed(kept, func(string) bool { return true }); err != nil {
 		return err
-	}
-	for _, r := range roots {
-		for _, d := range r.all() {
-			kept[d] = true
-		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,16 +70,21 @@ func (s *Store) Fixed(pinned func(name string) bool) (map[digest.Digest]bool, er
 	if err != nil || pinned == nil {
 		return fixed, err
 	}
+	return fixed, s.addListed(fixed, pinned)
+}
+
+// addListed adds to digests those that images of some names list.
+func (s *Store) addListed(to map[digest.Digest]bool, which func(name string) bool) error {
 	roots, err := s.allRoots()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, r := range roots {
-		if pinned(r.Name) {
+		if which(r.Name) {
 			for _, d := range r.all() {
-				fixed[d] = true
+				to[d] = true
 			}
 		}
 	}
-	return fixed, nil
+	return nil
 }

@@ -77,7 +77,7 @@ func (l *Lease) ingest(ctx context.Context, desc ocispec.Descriptor, at digest.D
 		return nil, ErrExists
 	}
 	s := l.store
-	ended, err := s.coming.begin(s, at, desc.Size)
+	ended, err := s.begin(at, desc.Size)
 	if err != nil {
 		return nil, err
 	}

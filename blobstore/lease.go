@@ -1,12 +1,10 @@
 package blobstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 
@@ -192,27 +190,9 @@ func (s *Store) Leased() (map[digest.Digest]bool, error) {
 
 // leased is Leased without the leases in some files.
 func (s *Store) leased(without func(path string) bool) (map[digest.Digest]bool, error) {
-	leases, err := filepath.Glob(s.paths.Lease("*"))
+	kept, err := files.Listed(s.paths.Lease("*"), without)
 	if err != nil {
-		return nil, err
-	}
-	kept := make(map[digest.Digest]bool)
-	for _, f := range leases {
-		if without(f) || !files.IsHeld(f) {
-			continue // its process is gone; the next lease clears it away
-		}
-		raw, err := os.ReadFile(f)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it ended meanwhile
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading a lease: %w", err)
-		}
-		for line := range bytes.Lines(raw) {
-			if d := digest.Digest(bytes.TrimSpace(line)); d.Validate() == nil {
-				kept[d] = true
-			}
-		}
+		return nil, fmt.Errorf("reading a lease: %w", err)
 	}
 	return kept, nil
 }

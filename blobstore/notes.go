@@ -1,63 +1,39 @@
 package blobstore
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/files"
 )
 
 // Note is a small file of who uses the store, by its name; nil when there is none.
-func (s *Store) Note(name string) []byte {
-	raw, err := os.ReadFile(s.paths.State(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		raw, err = os.ReadFile(s.paths.OldState(name))
-	}
-	if err != nil {
-		return nil
-	}
-	return raw
-}
+func (s *Store) Note(name string) []byte { return s.paths.ReadState(name) }
 
 // KeepNote replaces a note: after a crash it is the old one or the new one.
 func (s *Store) KeepNote(name string, content []byte) error {
 	unlock, err := s.lock()
 	if err != nil {
-		return fmt.Errorf("keeping a note: %w", err)
+		return fmt.Errorf("writing state file %s: %w", name, err)
 	}
 	defer unlock()
 	if err := os.MkdirAll(s.paths.States(), 0o755); err != nil {
-		return fmt.Errorf("keeping a note: %w", err)
+		return fmt.Errorf("writing state file %s: %w", name, err)
 	}
 	if err := s.replaceFile(s.paths.State(name), content); err != nil {
-		return fmt.Errorf("keeping a note: %w", err)
+		return fmt.Errorf("writing state file %s: %w", name, err)
 	}
 	return nil
 }
 
 // Notes lists the names of notes that begin with a prefix.
 func (s *Store) Notes(prefix string) ([]string, error) {
-	entries, err := os.ReadDir(s.paths.States())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	names, err := s.paths.ListStates(prefix)
 	if err != nil {
-		return nil, fmt.Errorf("listing notes: %w", err)
+		return nil, fmt.Errorf("listing state files: %w", err)
 	}
-	var out []string
-	for _, e := range entries {
-		name, err := url.QueryUnescape(e.Name())
-		if err == nil && (filepath.Base(s.paths.State(name)) == e.Name() || filepath.Base(s.paths.OldState(name)) == e.Name()) && !slices.Contains(out, name) && strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, durable.TempSuffix) {
-			out = append(out, name)
-		}
-	}
-	return out, nil
+	return names, nil
 }
 
 // Claim is an advisory lock on the store for one purpose, which ends when the file is
@@ -75,4 +51,30 @@ func (s *Store) Claim(purpose string) (*os.File, bool, error) {
 		f.Close()
 	}
 	return f, won && err == nil, err
+}
+
+// Hosts is what earlier runs have learned of registries' hosts, in the words of
+// who learned it. It is empty when there is nothing, or it can't be read.
+func (s *Store) Hosts() []byte {
+	raw, err := os.ReadFile(s.paths.Hosts())
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// KeepHosts replaces what was learned of hosts by what change makes of it,
+// which may be called beside other processes and loses none of theirs.
+func (l *Lease) KeepHosts(change func(old []byte) []byte) error {
+	s := l.store
+	unlock, err := s.lock()
+	if err != nil {
+		return fmt.Errorf("keeping what was learned of hosts: %w", err)
+	}
+	defer unlock()
+	// Not synced: losing it costs a little speed.
+	if err := files.Replace(s.paths.Hosts(), change(s.Hosts()), false); err != nil {
+		return fmt.Errorf("keeping what was learned of hosts: %w", err)
+	}
+	return nil
 }

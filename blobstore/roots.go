@@ -10,14 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 
+	"drayage/blobstore/internal/layout"
+
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// annotationImageName is containerd's annotation for an image's whole name,
-// which it and podman prefer over org.opencontainers.image.ref.name.
-const annotationImageName = "io.containerd.image.name"
 
 // Root is a pulled image: a name, what it stands for, and all that it needs.
 type Root struct {
@@ -303,28 +300,15 @@ func decodeRoot(raw []byte) (Root, error) {
 // writeIndex derives index.json from the roots, as OCI tools read it. The
 // caller holds the store's lock.
 func (s *Store) writeIndex() error {
-	images, err := s.Images()
+	roots, err := s.Images()
 	if err != nil {
 		return err
 	}
-	roots := images.Roots
-	index := ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: make([]ocispec.Descriptor, 0, len(roots)),
+	images := make([]layout.Named, 0, len(roots.Roots))
+	for _, r := range roots.Roots {
+		images = append(images, layout.Named{Name: r.Name, Target: r.Target})
 	}
-	for _, r := range roots {
-		d := r.Target
-		d.Annotations = nil
-		if digest.Digest(r.Name).Validate() != nil { // one without a name has its digest for it
-			d.Annotations = map[string]string{
-				annotationImageName:       r.Name,
-				ocispec.AnnotationRefName: r.Name,
-			}
-		}
-		index.Manifests = append(index.Manifests, d)
-	}
-	raw, err := json.Marshal(index)
+	raw, err := layout.EncodeIndex(images)
 	if err != nil {
 		return err
 	}

@@ -9,13 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"drayage/blobstore/durable"
 	"drayage/blobstore/internal/files"
 	"drayage/blobstore/internal/layout"
+	"drayage/blobstore/internal/space"
 	"drayage/blobstore/internal/stamps"
 	"drayage/engine/fault"
 
@@ -56,7 +56,7 @@ type Store struct {
 	folder     *files.FolderSync // of blobs/sha256, where nearly all blobs are
 	stamps     *stamps.Store
 	images     *stamps.Cache[Root, Images]
-	coming     coming
+	coming     space.Coming
 	hashing    sync.Mutex // held while a blob is hashed that is to be given on
 }
 
@@ -267,47 +267,14 @@ func (s *Store) Read(d digest.Digest, limit int64) ([]byte, error) {
 	return raw, nil
 }
 
-// mark is the file that tells a store from other folders, and its version.
-const (
-	mark     = `{"drayage":{"store":1}}` + "\n"
-	lostFile = "lost+found" // what an empty ext file system holds
-)
-
 // check reports whether the folder is a store. The error is fs.ErrNotExist
 // when it is none but may become one.
 func (s *Store) check() error {
-	got, err := os.ReadFile(s.paths.Mark())
-	switch {
-	case err == nil && string(got) == mark:
-		return nil
-	case err == nil:
-		return fmt.Errorf("%w of this version: %s says %.60q; a newer drayage may have made it", ErrNotStore, s.paths.Mark(), got)
-	case !errors.Is(err, fs.ErrNotExist):
-		return files.Whose(s.Dir(), err)
+	err := s.paths.Check()
+	if problem, ok := errors.AsType[layout.Problem](err); ok {
+		return fmt.Errorf("%w%s", ErrNotStore, string(problem))
 	}
-	entries, err := os.ReadDir(s.Dir())
-	if err != nil {
-		return files.Whose(s.Dir(), err) // fs.ErrNotExist: to be made
-	}
-	// A store in the making has nothing but what create makes, the lock first.
-	// Its maker may be at work now, or have died.
-	foreign := ""
-	for _, e := range entries {
-		switch strings.TrimSuffix(e.Name(), durable.TempSuffix) {
-		case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ocispec.ImageBlobsDir, filepath.Base(s.paths.Mark()),
-			filepath.Base(s.paths.Ingests()), filepath.Base(s.paths.Roots()), filepath.Base(s.paths.Leases()), filepath.Base(s.paths.Hosts()),
-			filepath.Base(s.paths.Deriveds()), filepath.Base(s.paths.Quarantines()), filepath.Base(s.paths.Gate()), filepath.Base(s.paths.States()),
-			filepath.Base(s.paths.Verified()), filepath.Base(s.paths.Stamps()):
-			foreign = e.Name()
-		case filepath.Base(s.paths.Lock()), lostFile:
-		default:
-			return fmt.Errorf("%w: it has %q in it; name a folder that is empty or absent", ErrNotStore, e.Name())
-		}
-	}
-	if _, err := os.Stat(s.paths.Lock()); foreign != "" && err != nil {
-		return fmt.Errorf("%w: it has %q, but drayage didn't make it; name a folder that is empty or absent", ErrNotStore, foreign)
-	}
-	return fs.ErrNotExist
+	return files.Whose(s.Dir(), err)
 }
 
 // create makes the folders and files of an empty store. Any number of
@@ -338,5 +305,5 @@ func (s *Store) create() error {
 	if err := s.syncFolder(filepath.Dir(s.paths.Blobs(digest.SHA256))); err != nil {
 		return err
 	}
-	return s.writeFile(s.paths.Mark(), []byte(mark)) // last: now it is a store
+	return s.writeFile(s.paths.Mark(), []byte(layout.MarkText)) // last: now it is a store
 }

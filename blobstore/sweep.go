@@ -217,14 +217,8 @@ func (s *Store) sweepBlobs(blobs []Stored) error {
 	if err != nil {
 		return err
 	}
-	roots, err := s.allRoots()
-	if err != nil {
+	if err := s.addListed(kept, func(string) bool { return true }); err != nil {
 		return err
-	}
-	for _, r := range roots {
-		for _, d := range r.all() {
-			kept[d] = true
-		}
 	}
 	for _, b := range blobs {
 		if kept[b.Digest] {

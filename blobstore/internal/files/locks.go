@@ -1,11 +1,14 @@
 package files
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 
 	"drayage/blobstore/durable"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // IsHeld reports whether a process holds the lock on a file.
@@ -36,4 +39,31 @@ func DropUnlocked(pattern string) {
 		}
 		f.Close()
 	}
+}
+
+// Listed are the digests in the files of a pattern, one a line, that a process holds locked.
+func Listed(pattern string, without func(path string) bool) (map[digest.Digest]bool, error) {
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, err
+	}
+	listed := make(map[digest.Digest]bool)
+	for _, path := range paths {
+		if without(path) || !IsHeld(path) {
+			continue // its process is gone
+		}
+		raw, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it ended meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		for line := range bytes.Lines(raw) {
+			if d := digest.Digest(bytes.TrimSpace(line)); d.Validate() == nil {
+				listed[d] = true
+			}
+		}
+	}
+	return listed, nil
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,4 +92,38 @@ func (d Dir) ListQuarantined() []File {
 		}
 	}
 	return out
+}
+
+// ReadState is the content of a state file, or nil when there is none.
+func (d Dir) ReadState(name string) []byte {
+	raw, err := os.ReadFile(d.State(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		raw, err = os.ReadFile(d.OldState(name))
+	}
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// ListStates lists the names of state files that begin with a prefix.
+func (d Dir) ListStates(prefix string) ([]string, error) {
+	entries, err := os.ReadDir(d.States())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		name, err := url.QueryUnescape(e.Name())
+		if err != nil || slices.Contains(out, name) || !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, durable.TempSuffix) {
+			continue
+		}
+		if filepath.Base(d.State(name)) == e.Name() || filepath.Base(d.OldState(name)) == e.Name() {
+			out = append(out, name)
+		}
+	}
+	return out, nil
 }
