@@ -100,6 +100,3 @@ func (d *Draft) Commit(want digest.Digest) (ocispec.Descriptor, error) {
 
 // Close ends the draft. What was not committed is gone.
 func (d *Draft) Close() error { return d.file.Close() }
-
-// dropDeadDrafts removes the drafts of processes that died.
-func (s *Store) dropDeadDrafts() { files.DropUnlocked(s.paths.Draft("*")) }

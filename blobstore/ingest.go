@@ -14,17 +14,10 @@ import (
 	"drayage/blobstore/internal/journal"
 	"drayage/blobstore/internal/layout"
 	"drayage/blobstore/internal/space"
-	"drayage/engine/fault"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// ErrExists is what Ingest returns for a blob that the store has already.
-var ErrExists = errors.New("already in the store")
-
-// ErrMismatch is wrapped for content that is not what its descriptor promised.
-var ErrMismatch = fault.New(fault.Content, "content does not match its descriptor")
 
 // Ingest is a blob on its way into the store: a file of its own, of the blob's
 // size from the start, that one process at a time may write. Of the disk it takes what has
@@ -107,10 +100,6 @@ func (l *Lease) ingest(ctx context.Context, desc ocispec.Descriptor, at digest.D
 	}
 	return in, nil
 }
-
-// journalFrom is the size from which on a blob has a journal. What is smaller
-// arrives in one go or not at all.
-const journalFrom = 256 << 10
 
 // open opens the files of an ingest, and finds what an earlier one has noted.
 // Data without a journal, and a journal without data, are of no use.
@@ -339,4 +328,22 @@ func (s *Store) stampBlob(d digest.Digest) {
 	if info, err := os.Stat(s.paths.Blob(d)); err == nil {
 		s.stamps.Put(d, info)
 	}
+}
+
+// Put adds a small blob that is already in memory, such as a manifest, after
+// checking it against its descriptor. One that is there already is left.
+func (l *Lease) Put(ctx context.Context, desc ocispec.Descriptor, content []byte) error {
+	in, err := l.Ingest(ctx, desc, nil)
+	if errors.Is(err, ErrExists) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := in.WriteAt(content, 0); err != nil {
+		return errors.Join(fmt.Errorf("storing %s: %w", desc.Digest, err), in.Close())
+	}
+	h := in.Hash()
+	h.Write(content)
+	return errors.Join(in.Commit(h), in.Close())
 }

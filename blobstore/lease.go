@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"drayage/blobstore/durable"
@@ -143,24 +147,6 @@ func (l *Lease) tellDamage(d digest.Digest) {
 	}
 }
 
-// Put adds a small blob that is already in memory, such as a manifest, after
-// checking it against its descriptor. One that is there already is left.
-func (l *Lease) Put(ctx context.Context, desc ocispec.Descriptor, content []byte) error {
-	in, err := l.Ingest(ctx, desc, nil)
-	if errors.Is(err, ErrExists) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if _, err := in.WriteAt(content, 0); err != nil {
-		return errors.Join(fmt.Errorf("storing %s: %w", desc.Digest, err), in.Close())
-	}
-	h := in.Hash()
-	h.Write(content)
-	return errors.Join(in.Commit(h), in.Close())
-}
-
 // keep writes a digest to the lease. It needs no sync: after a power cut no
 // process lives that could hold a lease.
 func (l *Lease) keep(d digest.Digest) error {
@@ -209,3 +195,67 @@ func (l *Lease) Discard(d digest.Digest) error {
 // dropDeadLeases removes leases that nobody holds. What can't be removed stays
 // for another time: it costs nothing but the space of what it keeps.
 func (s *Store) dropDeadLeases() { files.DropUnlocked(s.paths.Lease("*")) }
+
+// dropDeadDrafts removes the drafts of processes that died.
+func (s *Store) dropDeadDrafts() { files.DropUnlocked(s.paths.Draft("*")) }
+
+// Drop removes blobs that were added under the lease, but those that an image or another lease
+// needs: what an archive had beside its images. They must not be used under this lease afterwards.
+func (l *Lease) Drop(digests []digest.Digest) error {
+	const batch = 4096 // removed while nobody else can come to need any
+	for part := range slices.Chunk(digests, batch) {
+		if err := l.drop(part); err != nil {
+			return fmt.Errorf("removing what no image needs: %w", err)
+		}
+	}
+	return nil
+}
+
+func (l *Lease) drop(digests []digest.Digest) error {
+	s := l.store
+	unlock, err := s.excludeKeepers()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	kept, err := s.leasedBeside(l) // before the roots, as in FindGarbage
+	if err != nil {
+		return err
+	}
+	if err := s.addListed(kept, func(string) bool { return true }); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range digests {
+		if kept[d] || d.Validate() != nil {
+			continue
+		}
+		if err := os.Remove(s.paths.Blob(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// leasedBeside is Leased without what one lease keeps, which is this process's.
+func (s *Store) leasedBeside(l *Lease) (map[digest.Digest]bool, error) {
+	own, err := filepath.Abs(l.file.Name())
+	if err != nil {
+		return nil, err
+	}
+	return s.leased(func(path string) bool {
+		abs, err := filepath.Abs(path)
+		return err == nil && abs == own
+	})
+}
+
+// Fixed are the blobs that no sweep of this process can delete: those of images that pinned reports
+// (nil for none), and those that other processes keep.
+func (s *Store) Fixed(pinned func(name string) bool) (map[digest.Digest]bool, error) {
+	fixed, err := s.leased(func(path string) bool { return strings.HasPrefix(filepath.Base(path), ownLease()) })
+	if err != nil || pinned == nil {
+		return fixed, err
+	}
+	return fixed, s.addListed(fixed, pinned)
+}

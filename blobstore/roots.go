@@ -9,126 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"drayage/blobstore/internal/layout"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// Root is a pulled image: a name, what it stands for, and all that it needs.
-type Root struct {
-	Name   string             `json:"name"` // with registry, and tag or digest
-	Target ocispec.Descriptor `json:"target"`
-	Blobs  []digest.Digest    `json:"blobs"` // Target's and everything below, as far as it was pulled
-	// Beside are manifests among Blobs that refer to the image. A tag that one
-	// was found by is in its annotation org.opencontainers.image.ref.name.
-	Beside []ocispec.Descriptor `json:"beside,omitempty"`
-	// From is where what the name stands for was last taken from; it is zero in records of older
-	// versions. Of two that stand for the same, one from a registry counts.
-	From Origin `json:"from,omitzero"`
-}
-
-// Origin is where the meaning of an image's name came from.
-type Origin struct {
-	Kind OriginKind `json:"kind"`
-	// Where is the registry's host, or the archive's file name.
-	Where string `json:"where,omitempty"`
-}
-
-// OriginKind is a kind of source, which says how far it is to be trusted for a name.
-type OriginKind string
-
-// The kinds.
-const (
-	FromRegistry OriginKind = "registry" // the registry that the name has, or a mirror that the user chose for it
-	FromArchive  OriginKind = "archive"  // a file, whose names are its maker's word
-)
-
-// rootFile is a root as it lies on the disk.
-type rootFile struct {
-	Version int `json:"version"`
-	Root
-}
-
-const rootVersion = 1
-
-// Pin records images as pulled, all or those before a failure, and replaces
-// roots of the same names. One with the same target keeps what it had beyond that, such as
-// other platforms, and is still there. The blobs should be in the store, under this
-// lease.
-func (l *Lease) Pin(roots ...Root) error {
-	s := l.store
-	unlock, err := s.lock()
-	if err != nil {
-		return fmt.Errorf("pinning: %w", err)
-	}
-	defer unlock()
-	for _, r := range roots {
-		if r, err = l.joined(r); err != nil {
-			return fmt.Errorf("pinning %s: %w", r.Name, err)
-		}
-		raw, err := json.Marshal(rootFile{Version: rootVersion, Root: r})
-		if err != nil {
-			return fmt.Errorf("pinning %s: %w", r.Name, err)
-		}
-		if old, err := os.ReadFile(s.paths.Root(r.Name)); err == nil && string(old) == string(raw) {
-			if err := s.Use(r.Name); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := s.replaceFile(s.paths.Root(r.Name), raw); err != nil {
-			return fmt.Errorf("pinning %s: %w", r.Name, err)
-		}
-	}
-	if err := s.syncFolder(s.paths.Roots()); err != nil { // once for all of them
-		return fmt.Errorf("pinning: %w", err)
-	}
-	for _, r := range roots {
-		s.dropOldRoot(r.Name)
-	}
-	if err := s.writeIndex(); err != nil {
-		return fmt.Errorf("writing the store's index.json: %w", err)
-	}
-	return nil
-}
-
-// joined adds to a root what the one that it replaces has beyond it.
-func (l *Lease) joined(r Root) (Root, error) {
-	old, err := l.store.Root(r.Name)
-	if err != nil || old.Target.Digest != r.Target.Digest {
-		return r, nil // nothing to keep
-	}
-	if r.From.Kind != FromRegistry && old.From.Kind == FromRegistry {
-		r.From = old.From
-	}
-	r.Blobs, r.Beside = slices.Clone(r.Blobs), slices.Clone(r.Beside)
-	listed := setOf(r.Blobs)
-	for _, d := range old.Blobs {
-		if listed[d] {
-			continue
-		}
-		listed[d] = true
-		if err := l.keep(d); err != nil { // before it is looked for, as in Has
-			return r, err
-		}
-		switch _, err := l.store.Stat(d); {
-		case err == nil:
-			r.Blobs = append(r.Blobs, d)
-		case !errors.Is(err, ErrNotFound):
-			return r, err
-		}
-	}
-	for _, b := range old.Beside {
-		known := slices.ContainsFunc(r.Beside, func(o ocispec.Descriptor) bool { return o.Digest == b.Digest })
-		if !known && slices.Contains(r.Blobs, b.Digest) {
-			r.Beside = append(r.Beside, b)
-		}
-	}
-	slices.SortFunc(r.Beside, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
-	return r, nil
-}
 
 // Root finds an image by its whole name. The error wraps ErrNotFound when it
 // was never pulled, or its record is unreadable.
@@ -225,78 +111,6 @@ func (s *Store) allRoots() ([]Root, error) {
 	return out, nil
 }
 
-// Extend adds blobs to what an image lists, if it is there and stands for a target, and
-// does nothing if not. They should be in the store, under this lease.
-func (l *Lease) Extend(name string, target digest.Digest, blobs ...digest.Digest) error {
-	s := l.store
-	unlock, err := s.lock()
-	if err != nil {
-		return fmt.Errorf("pinning: %w", err)
-	}
-	defer unlock()
-	r, err := s.Root(name)
-	if errors.Is(err, ErrNotFound) || err == nil && r.Target.Digest != target {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("pinning: %w", err)
-	}
-	more, listed := r.Blobs, setOf(r.Blobs)
-	for _, d := range blobs {
-		if !listed[d] {
-			listed[d] = true
-			more = append(more, d)
-		}
-	}
-	if len(more) == len(r.Blobs) {
-		return nil
-	}
-	r.Blobs = more
-	raw, err := json.Marshal(rootFile{Version: rootVersion, Root: r})
-	if err != nil {
-		return fmt.Errorf("pinning %s: %w", name, err)
-	}
-	if err := s.writeFile(s.paths.Root(name), raw); err != nil {
-		return fmt.Errorf("pinning %s: %w", name, err)
-	}
-	return nil
-}
-
-func setOf(list []digest.Digest) map[digest.Digest]bool {
-	out := make(map[digest.Digest]bool, len(list))
-	for _, d := range list {
-		out[d] = true
-	}
-	return out
-}
-
-// readRoot reads a root's file. One that is damaged is as if absent.
-func readRoot(path string) (Root, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return Root{}, err
-	}
-	return decodeRoot(raw)
-}
-
-func decodeRoot(raw []byte) (Root, error) {
-	var f rootFile
-	if err := json.Unmarshal(raw, &f); err != nil || f.Version != rootVersion || f.Name == "" {
-		return Root{}, ErrNotFound
-	}
-	for _, b := range f.Beside {
-		if b.Digest.Validate() != nil {
-			return Root{}, ErrNotFound
-		}
-	}
-	for _, d := range append(f.Blobs, f.Target.Digest) {
-		if d.Validate() != nil {
-			return Root{}, ErrNotFound
-		}
-	}
-	return f.Root, nil
-}
-
 // writeIndex derives index.json from the roots, as OCI tools read it. The
 // caller holds the store's lock.
 func (s *Store) writeIndex() error {
@@ -316,4 +130,47 @@ func (s *Store) writeIndex() error {
 		return nil
 	}
 	return s.writeFile(s.paths.Index(), raw)
+}
+
+// Images is Roots for who asks often, and only reads: what didn't change since the last call is
+// not read again, whichever process changes it.
+func (s *Store) Images() (*Images, error) {
+	images, err := s.images.Get()
+	if err != nil {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	return images, nil
+}
+
+// LastUse is when an image was last used, the zero time when that can't be told.
+func (s *Store) LastUse(name string) time.Time {
+	info, err := os.Stat(s.rootPath(name))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// Use notes that an image is used now.
+func (s *Store) Use(name string) error {
+	if err := os.Chtimes(s.rootPath(name), time.Time{}, time.Now()); err != nil {
+		return fmt.Errorf("noting the use of %s: %w", name, err)
+	}
+	return nil
+}
+
+// addListed adds to digests those that images of some names list.
+func (s *Store) addListed(to map[digest.Digest]bool, which func(name string) bool) error {
+	roots, err := s.allRoots()
+	if err != nil {
+		return err
+	}
+	for _, r := range roots {
+		if which(r.Name) {
+			for _, d := range r.all() {
+				to[d] = true
+			}
+		}
+	}
+	return nil
 }

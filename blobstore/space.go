@@ -1,37 +1,19 @@
 package blobstore
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
-	"syscall"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/files"
 	"drayage/blobstore/internal/space"
-	"drayage/engine/fault"
+
+	"github.com/opencontainers/go-digest"
 )
-
-// SpaceError says that a disk has too little space. It is an ENOSPC.
-type SpaceError struct {
-	Where      string
-	Need, Free int64 // bytes
-}
-
-func (e *SpaceError) Error() string {
-	return fmt.Sprintf("no space in %s: %s are needed and %s are free, so %s are missing",
-		e.Where, space.MiB(e.Need), space.MiB(e.Free), space.MiB(e.Need-e.Free))
-}
-
-// FaultKind is its kind: see fault.Of.
-func (*SpaceError) FaultKind() fault.Kind { return fault.Local }
-
-// Is makes it what the system says when a disk is full.
-func (e *SpaceError) Is(target error) bool { return target == syscall.ENOSPC }
 
 // CheckSpace says whether a folder, which need not exist yet, can take so many
 // bytes more: a *SpaceError when not, and nil where that can't be told.
 func CheckSpace(dir string, need int64) error {
-	free, _, err := durable.Free(existing(dir))
+	free, _, err := durable.Free(files.Existing(dir))
 	if err == nil && need > free {
 		return &SpaceError{Where: dir, Need: need, Free: free}
 	}
@@ -42,29 +24,54 @@ func CheckSpace(dir string, need int64) error {
 // space, since the file system lets files share their blocks; and otherwise
 // whether it takes the space of the same disk.
 func (s *Store) Cheap(dir string) (cheap, same bool) {
-	dir = existing(dir)
+	dir = files.Existing(dir)
 	_, shares, err := durable.Free(dir)
-	same = durable.SameDisk(existing(s.Dir()), dir)
+	same = durable.SameDisk(files.Existing(s.Dir()), dir)
 	return same && shares && err == nil, same
 }
 
 // Free is how many bytes more the store's file system takes, or an error that
 // is errors.ErrUnsupported where that can't be told.
 func (s *Store) Free() (int64, error) {
-	free, _, err := durable.Free(existing(s.Dir()))
+	free, _, err := durable.Free(files.Existing(s.Dir()))
 	return free, err
 }
 
-// existing is the closest folder of a path that exists.
-func existing(path string) string {
-	for {
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
-		up := filepath.Dir(path)
-		if up == path {
-			return path
-		}
-		path = up
+// begin announces a blob that is going to be added, until ended is called; a *SpaceError says that
+// there is no space for it with what else is on its way, in this process or another.
+func (s *Store) begin(d digest.Digest, size int64) (ended func(), err error) {
+	if size < journalFrom { // it is written as soon as it could be counted
+		return func() {}, nil
 	}
+	ended, need, free := s.coming.Begin((*comingDisk)(s), d, size)
+	if ended == nil {
+		return nil, &SpaceError{Where: s.Dir(), Need: need, Free: free}
+	}
+	return ended, nil
 }
+
+// comingDisk is what space.Coming needs to know of a store.
+type comingDisk Store
+
+func (c *comingDisk) Free() (int64, error)          { return (*Store)(c).Free() }
+func (c *comingDisk) Arrived(d digest.Digest) int64 { return c.paths.Arrived(d) }
+
+// Others is how many bytes the blobs are believed to need still that other processes are adding.
+func (c *comingDisk) Others(own func(digest.Digest) bool) (n int64) {
+	const little = 4 << 20 // bytes
+	for _, p := range c.paths.ListPartials() {
+		info, err := os.Stat(p.Path)
+		if err != nil || own(p.Digest) {
+			continue
+		}
+		there := durable.Allocated(info)
+		if info.Size()-there > little && files.IsHeld(c.paths.IngestLock(p.Digest)) {
+			n += space.Promised(info.Size(), there)
+		}
+	}
+	return n
+}
+
+// journalFrom is the size from which on a blob has a journal. What is smaller
+// arrives in one go or not at all.
+const journalFrom = 256 << 10

@@ -148,14 +148,6 @@ func picked[T any](list []T, places []int) (out []T) {
 	return out
 }
 
-// all are the digests that a root lists, each once.
-func (r Root) all() []digest.Digest {
-	if slices.Contains(r.Blobs, r.Target.Digest) {
-		return r.Blobs
-	}
-	return append(slices.Clone(r.Blobs), r.Target.Digest)
-}
-
 // Sweep removes garbage, but what came to be needed since it was found. It is safe
 // beside pulls and whatever else reads the store.
 func (s *Store) Sweep(ctx context.Context, g Garbage) error {
@@ -305,23 +297,6 @@ func (s *Store) age(removed []Root) {
 
 // longAgo is when a blob was last modified that an image was removed with.
 var longAgo = time.Unix(1, 0)
-
-// Use notes that an image is used now.
-func (s *Store) Use(name string) error {
-	if err := os.Chtimes(s.rootPath(name), time.Time{}, time.Now()); err != nil {
-		return fmt.Errorf("noting the use of %s: %w", name, err)
-	}
-	return nil
-}
-
-// LastUse is when an image was last used, the zero time when that can't be told.
-func (s *Store) LastUse(name string) time.Time {
-	info, err := os.Stat(s.rootPath(name))
-	if err != nil {
-		return time.Time{}
-	}
-	return info.ModTime()
-}
 
 // Blobs lists the whole blobs of the store, by digest.
 func (s *Store) Blobs(ctx context.Context) ([]Stored, error) {

@@ -60,3 +60,17 @@ func Whose(dir string, err error) error {
 	}
 	return fmt.Errorf("it belongs to user id %d, and this is user id %d: run as that user, let this one in with chmod, or name another --store: %w", uid, os.Geteuid(), err)
 }
+
+// Existing is the closest folder of a path that exists.
+func Existing(path string) string {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		up := filepath.Dir(path)
+		if up == path {
+			return path
+		}
+		path = up
+	}
+}

@@ -2,6 +2,8 @@ package layout
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -37,4 +39,16 @@ func EncodeIndex(images []Named) ([]byte, error) {
 		index.Manifests = append(index.Manifests, d)
 	}
 	return json.Marshal(index)
+}
+
+// Own makes a descriptor's parts its own. Most have none.
+func Own(d *ocispec.Descriptor) {
+	if d.URLs != nil || d.Annotations != nil || d.Data != nil {
+		d.URLs, d.Annotations, d.Data = slices.Clone(d.URLs), maps.Clone(d.Annotations), slices.Clone(d.Data)
+	}
+	if d.Platform != nil {
+		p := *d.Platform
+		p.OSFeatures = slices.Clone(p.OSFeatures)
+		d.Platform = &p
+	}
 }
