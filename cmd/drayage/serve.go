@@ -25,6 +25,10 @@ import (
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
 	"drayage/blobstore/quota"
+	"drayage/cmd/drayage/internal/build"
+	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
@@ -422,7 +426,7 @@ func openLog(s process.Streams, flag, name string) (*slog.Logger, func() error, 
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *quota.Quota, work *limits.Work, upstreams []string, observer event.Observer, d *display) (*engine.Through, func(), error) {
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *quota.Quota, work *limits.Work, upstreams []string, observer event.Observer, d *display.Display) (*engine.PullThrough, func(), error) {
 	var refs []reference.Image // one of each registry
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")
@@ -495,8 +499,7 @@ func validPort(text string) bool {
 }
 
 // run serves until ctx is done, and then until what is under way has ended. cancel ends that.
-func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *quota.Quota, server *web.Server, ls []net.Listener, d *display, cancel func()) error {
-	allowDraining(ctx, o.drain+5*time.Second)
+func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *quota.Quota, server *web.Server, ls []net.Listener, d *display.Display, cancel func()) error {
 	profiles, err := servePprof(ctx, o.pprof, d)
 	if err != nil {
 		return errors.Join(err, closeAll(ls))
@@ -547,7 +550,7 @@ func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *
 }
 
 // keepBudget sweeps the store now and then when it is over its budget.
-func keepBudget(ctx context.Context, budget *quota.Quota, d *display) {
+func keepBudget(ctx context.Context, budget *quota.Quota, d *display.Display) {
 	if budget == nil {
 		return
 	}

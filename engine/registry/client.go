@@ -101,7 +101,7 @@ type Client struct {
 	base *reach.Transports
 	http *http.Client
 
-	activity     *retry.Activity
+	activity  *retry.Activity
 	latencies *latency.History
 	secrets   *printable.Secrets
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/quota"
 	"drayage/engine/event"
 	"drayage/engine/internal/transfer"
 	"drayage/engine/mirror"
@@ -68,7 +69,7 @@ func (t *Cache) Blob(ctx context.Context, ref reference.Image, d digest.Digest) 
 		}
 		// What failed may have been another repository's fault: it counts for that alone. So does that
 		// it was slow, or that its registry has had its share of the disk quota.
-		var over *blobstore.BudgetError
+		var over *quota.ExceededError
 		quota := errors.As(err, &over)
 		again := try < tries && ctx.Err() == nil && (r.fetch.several() && (quota || !errors.Is(err, mirror.ErrLocal)) || quota && over.Stalled)
 		if err = errors.Join(err, r.Close()); !again {

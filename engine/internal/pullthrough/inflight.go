@@ -124,8 +124,8 @@ func (f *inFlight) add(at repoDigest, ref reference.Image, known bool) *origin {
 	return o
 }
 
-// takes has a flight take its room.
-func (f *flight) takes(room *quota.Space) {
+// takes has an in-flight fetch take its room.
+func (f *inFlight) takes(room *quota.Space) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.room = room

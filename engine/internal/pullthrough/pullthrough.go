@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/blobstore/quota"
 	"drayage/engine/event"
 	"drayage/engine/internal/transfer"
 	"drayage/engine/limits"
@@ -73,9 +74,9 @@ type Options struct {
 	// Fresh is how long an image is served from the store without a query, after its tag was found
 	// to stand for it.
 	Fresh    time.Duration
-	Budget   *blobstore.Budget // the store is kept below it; nil: no limit
-	Work     *limits.Work      // bounds how many documents are decoded at once; nil: no limit
-	Observer event.Observer    // nil: nobody
+	Budget   *quota.Quota   // the store is kept below it; nil: no limit
+	Work     *limits.Work   // bounds how many documents are decoded at once; nil: no limit
+	Observer event.Observer // nil: nobody
 }
 
 func (o Options) observe(e event.Event) {

@@ -24,8 +24,8 @@ var ErrNoAnswer = errors.New("no response in time")
 // connection is noticed early and a slow cache is left its time. Blobs are apart
 // from the rest: caches may have to fetch them first (G54).
 type History struct {
-	long  time.Duration // for whom nothing is known of
-	least time.Duration
+	long     time.Duration // for whom nothing is known of
+	least    time.Duration
 	activity *retry.Activity
 
 	mu    sync.Mutex

@@ -27,8 +27,8 @@ import (
 
 // Options say how a Transport repeats. All but NeverWait are required.
 type Options struct {
-	Policy retry.Policy
-	Activity  *retry.Activity // for budgets of requests that have none
+	Policy   retry.Policy
+	Activity *retry.Activity // for budgets of requests that have none
 	// Retried is called before a request waits to be sent again, for the try-th time, with the
 	// response or the error that made it so.
 	Retried func(req *http.Request, resp *http.Response, err error, try int, delay time.Duration)
