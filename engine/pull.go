@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 
 	"drayage/blobstore"
 	"drayage/engine/event"
-	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/internal/schedule"
 	"drayage/engine/plan"
@@ -60,48 +57,6 @@ func (o Options) watch(l *blobstore.Lease) {
 	l.OnDamage(func(d digest.Digest) {
 		o.observe(event.Warned{Message: fmt.Sprintf("blob %s is damaged on disk: it is in quarantine, and fetched again", d)})
 	})
-}
-
-// errImage ends a run because an image failed, which its result tells.
-var errImage = errors.New("an image failed")
-
-// pull is a run of Pull.
-type pull struct {
-	*fetcher
-	images []*pulling
-
-	mu       sync.Mutex // guards what follows, and the fields of pulling below its ref
-	plan     plan.Plan
-	byImage  map[*plan.Image]*pulling
-	done     map[digest.Digest]bool          // blobs of the plan that are in the store
-	awaited  map[digest.Digest]chan struct{} // closed when the blob is there
-	unknown  int                             // images that are not resolved yet
-	failed   map[digest.Digest]bool          // blobs that don't come
-	excluded map[digest.Digest]bool          // blobs that count as here since they need not be fetched
-	toFetch  int64                           // bytes of the disk that the blobs to fetch will take
-}
-
-// pulling is an image on its way.
-type pulling struct {
-	ref     reference.Image
-	image   *plan.Image // set once resolved
-	missing int         // blobs still to come
-	fetched int64
-	reused  int64
-	err     error
-	over    bool // pulled, or failed
-	partial bool // what others have was not fetched
-}
-
-func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
-	p := &pull{
-		fetcher: newFetcher(o, lease), byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
-		awaited: make(map[digest.Digest]chan struct{}), failed: make(map[digest.Digest]bool), excluded: make(map[digest.Digest]bool), unknown: len(refs),
-	}
-	for _, ref := range refs {
-		p.images = append(p.images, &pulling{ref: ref})
-	}
-	return p
 }
 
 // resolve finds what an image's name stands for, and queues what it needs.
@@ -239,98 +194,6 @@ func (p *pull) local(ctx context.Context, img *plan.Image) (here, excluded map[d
 	return here, excluded, nil
 }
 
-// needs is what an image needs.
-type needs struct {
-	added      []plan.Blob // those that no image before it needs
-	blobs      int         // in all, less what is excluded
-	size, here int64       // bytes, manifests included: of all, and of those in the store
-	complete   bool        // nothing is to come
-}
-
-// add adds an image to the plan, and counts what it needs. It holds the lock all along: no other
-// image may count on these blobs before it is known that they come.
-func (p *pull) add(img *pulling, here, excluded map[digest.Digest]bool) (n needs, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	all := img.image.Blobs()
-	p.exclude(img, all, here, excluded)
-	n.added, err = p.plan.Add(img.image, func(d ocispec.Descriptor) (bool, error) { return here[d.Digest], nil })
-	if err != nil {
-		return n, err
-	}
-	if err := p.announce(img.image, n.added); err != nil {
-		return n, err
-	}
-	n.size = img.image.ManifestSize()
-	n.here = n.size
-	all = slices.DeleteFunc(all, func(d ocispec.Descriptor) bool { return excluded[d.Digest] && p.excluded[d.Digest] })
-	n.blobs = len(all)
-	for _, b := range all {
-		n.size += b.Size
-		if p.done[b.Digest] {
-			n.here += b.Size
-		} else {
-			img.missing++
-		}
-	}
-	fetch, reuse := shares(all, n.added)
-	img.fetched += fetch
-	img.reused += reuse
-	n.complete = img.missing == 0
-	return n, nil
-}
-
-// exclude notes which blobs an image does without. The caller holds p.mu.
-func (p *pull) exclude(img *pulling, all []ocispec.Descriptor, here, excluded map[digest.Digest]bool) {
-	for _, d := range all {
-		switch {
-		case excluded[d.Digest]:
-			img.partial = true
-			if p.plan.Needing(d.Digest) == nil {
-				p.excluded[d.Digest] = true
-			}
-		case p.excluded[d.Digest] && !here[d.Digest]: // others do without it, this image doesn't
-			p.plan.Remove(d.Digest)
-			delete(p.excluded, d.Digest)
-			delete(p.done, d.Digest)
-		}
-	}
-}
-
-// announce counts the disk space that an image's blobs will take, and asks whether it is there. If
-// not, they are taken out of the plan again. The caller holds p.mu.
-func (p *pull) announce(img *plan.Image, added []plan.Blob) error {
-	var fresh int64 // bytes of the disk that this image adds
-	for _, b := range added {
-		if b.Here {
-			p.done[b.Digest] = true
-		} else {
-			fresh += max(0, b.Size-p.opts.Store.Partial(b.Digest))
-		}
-	}
-	if p.opts.Room != nil {
-		if err := p.opts.Room(img, p.toFetch+fresh); err != nil {
-			for _, b := range added {
-				p.plan.Remove(b.Digest)
-			}
-			return fault.As(fault.Local, err)
-		}
-	}
-	p.toFetch += fresh
-	return nil
-}
-
-// has reports whether a blob is in the store, and puts it there when its
-// descriptor carries it. Data that doesn't fit is as if it weren't there (OCI image
-// spec, "Descriptors", data).
-func (p *pull) has(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	has, err := p.lease.Has(d)
-	if err != nil || has || len(d.Data) == 0 || int64(len(d.Data)) != d.Size || d.Digest.Algorithm().FromBytes(d.Data) != d.Digest {
-		return has, err
-	}
-	return true, p.lease.Put(ctx, d, d.Data)
-}
-
 // blob fetches a blob that images wait for. It counts as fetched for the image
 // that queued it.
 func (p *pull) blob(ctx context.Context, slot *schedule.Slot, desc ocispec.Descriptor, img *pulling) error {
@@ -366,18 +229,6 @@ func (p *pull) blob(ctx context.Context, slot *schedule.Slot, desc ocispec.Descr
 		}
 	}
 	return nil
-}
-
-// alive lists the images that need a blob and have not failed. The caller
-// holds p.mu.
-func (p *pull) alive(d digest.Digest) []*plan.Image {
-	var out []*plan.Image
-	for _, img := range p.plan.Needing(d) {
-		if !p.byImage[img].over {
-			out = append(out, img)
-		}
-	}
-	return out
 }
 
 // complete ends an image of which all is in the store.
@@ -419,27 +270,6 @@ func (p *pull) failBlob(ctx context.Context, desc ocispec.Descriptor, why error)
 		end = p.fail(ctx, img, fmt.Errorf("%s %s: %w", role, desc.Digest, why))
 	}
 	return end
-}
-
-// fail ends an image with an error, and the run with it unless it is to keep
-// going. An error that comes from the run's own end is not the image's.
-func (p *pull) fail(ctx context.Context, img *pulling, why error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	p.mu.Lock()
-	again := img.over
-	if !again {
-		img.err, img.over = why, true
-	}
-	p.mu.Unlock()
-	if !again {
-		p.opts.observe(event.Lost{Image: img.ref.String(), Why: why.Error()})
-	}
-	if p.opts.KeepGoing {
-		return nil
-	}
-	return errImage
 }
 
 // finish makes the results. All jobs have ended.
@@ -493,4 +323,28 @@ func (p *pull) whole(img *plan.Image) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// resolvedOne counts an image that is resolved and queued. After the last one the
+// stream begins, as a job that needs no connection.
+func (p *pull) resolvedOne() {
+	p.mu.Lock()
+	p.unknown--
+	if p.unknown > 0 || p.opts.Stream == nil || p.opts.KeepGoing {
+		p.mu.Unlock()
+		return
+	}
+	s := &Stream{Lease: p.lease, wait: p.wait, open: p.opts.Store.Open, prefer: p.queue.Prefer}
+	for _, img := range p.images {
+		s.Results = append(s.Results, Result{Ref: img.ref, Image: img.image})
+	}
+	p.mu.Unlock()
+	p.queue.Add(schedule.Job{Host: p.opts.Registry.Host(p.images[0].ref), Kind: schedule.Small, Run: func(ctx context.Context, slot *schedule.Slot) error {
+		slot.Release()
+		err := p.opts.Stream(ctx, s)
+		if ctx.Err() != nil { // it was stopped by what ended the run
+			return context.Cause(ctx)
+		}
+		return err
+	}})
 }
