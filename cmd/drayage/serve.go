@@ -164,76 +164,53 @@ func (o *serveOptions) check() error {
 	return nil
 }
 
+// serving is what a run of serve has.
+type serving struct {
+	o           *serveOptions
+	upstreams   []string // registries' names
+	private     *mirror.Private
+	dir         string
+	display     *display.Display
+	conf        *tls.Config // nil for plain HTTP
+	certificate *reloading  // as conf
+	work        *limits.Work
+	passwords   *web.Passwords // nil lets everybody in
+	store       *blobstore.Store
+	budget      *quota.Quota // nil for none
+	metrics     *web.Metrics
+	transfers   *web.Transfers
+	log         *slog.Logger // nil for none
+	refusals    *web.Refusals
+}
+
 func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error) {
-	if err := o.check(); err != nil {
-		return err
-	}
-	upstreams, err := registries(o.through)
-	if err != nil {
-		return err
-	}
-	if o.registry, err = hosts.ParseName(o.registry); err != nil {
-		return status.Misuse(fmt.Errorf("--default-registry: %w", err))
-	}
-	private, err := o.privacy()
-	if err != nil {
-		return err
-	}
-	dir, err := storeDir(o.dir)
-	if err != nil {
+	r := &serving{o: &o}
+	if err := r.parse(); err != nil {
 		return err
 	}
 	o.show.Calm()
-	display, err := o.show.Start(s)
-	if err != nil {
+	if r.display, err = o.show.Start(s); err != nil {
 		return err
 	}
-	defer display.Close()
-	warn := func(message string) { display.Observe(event.Warned{Message: message}) }
-	conf, certificate, err := o.serverTLS()
-	if err != nil {
-		return err
-	}
-	work := limits.NewWork()
-	sharePrecisely()
-	var passwords *web.Passwords
-	if o.htpasswd != "" {
-		if passwords, err = web.ReadPasswords(o.htpasswd, work); err != nil {
-			return status.Misuse(fmt.Errorf("--htpasswd: %w", err))
-		}
-	}
-	store, err := blobstore.OpenWith(dir, blobstore.Options{Disk: s.Disk, NoSync: o.noSync})
-	if err != nil {
+	defer r.display.Close()
+	if err := r.open(s); err != nil {
 		return err
 	}
 	log, audit, closeLogs, err := o.logs(s)
 	if err != nil {
 		return err
 	}
-	refusals := web.NewRefusals(audit, warn)
+	r.log, r.refusals = log, web.NewRefusals(audit, r.warn)
 	defer func() {
-		refusals.Close()
+		r.refusals.Close()
 		err = errors.Join(err, closeLogs())
 	}()
-	metrics := web.NewMetrics()
-	transfers := web.NewTransfers(metrics)
-	var budget *quota.Quota
-	if o.budget > 0 {
-		budget = quota.New(store, int64(o.budget), func() (func(string) bool, error) { return warmPins(store) })
+	answers, done, err := r.mirror(ctx)
+	if err != nil {
+		return err
 	}
-	m := mirror.Options{Store: store, Registry: o.registry, Served: metrics.Served, Private: private, Refused: web.Refused}
-	var through *engine.PullThrough
-	if len(upstreams) > 0 {
-		bounds := web.NewUpstream(o.clientUp, o.upstreams)
-		var done func()
-		through, done, err = o.upstream(ctx, store, budget, work, upstreams, event.Observers{display, transfers, bounds}, display)
-		if err != nil {
-			return err
-		}
-		defer done()
-		m.Upstream, m.Allowed = bounds.Of(through), func(registry string) bool { return slices.Contains(upstreams, registry) }
-	}
-	o.fitFiles(warn)
+	defer done()
+	o.fitFiles(r.warn)
 	ls, err := o.listeners(ctx)
 	if err != nil {
 		return err
@@ -242,38 +219,110 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	if err != nil {
 		return errors.Join(err, closeAll(ls))
 	}
-	answers := mirror.New(m)
-	if through != nil && private != nil {
-		through.Withheld = answers.Withheld
-	}
 	closing, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
-	handler := web.Handler(web.Options{
-		Store: store, Mirror: answers, Private: private, Passwords: passwords, Log: log, Metrics: metrics, Transfers: transfers, Budget: int64(o.budget),
-		Limits: o.limits(),
-		Hosts:  hosts, Refusals: refusals,
-		Groups:  func() []web.Group { return warmGroups(store) },
-		Fresh:   func() map[string]web.Freshness { return warmFreshness(store) },
-		Version: build.Version(), Closing: closing.Done(),
-		Fault: warn,
-	})
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	server := web.NewServer(web.ServerOptions{
-		Handler: handler, TLS: conf, Base: requests, Bounds: web.Bounds{All: o.connections, PerClient: o.perClient}, Refusals: refusals,
+		Handler: r.handler(answers, hosts, closing.Done()), TLS: r.conf, Base: requests,
+		Bounds: web.Bounds{All: o.connections, PerClient: o.perClient}, Refusals: r.refusals,
 	})
 	server.RegisterOnShutdown(endStreams)
+	defer r.watch(ctx)()
+	s.Ending.AllowDraining(o.drain + 5*time.Second)
+	return o.run(ctx, r.store, r.budget, server, ls, r.display, cancel)
+}
+
+func (r *serving) warn(message string) { r.display.Observe(event.Warned{Message: message}) }
+
+// parse checks what the flags say.
+func (r *serving) parse() (err error) {
+	o := r.o
+	if err := o.check(); err != nil {
+		return err
+	}
+	if r.upstreams, err = registries(o.through); err != nil {
+		return err
+	}
+	if o.registry, err = registry.ParseName(o.registry); err != nil {
+		return status.Misuse(fmt.Errorf("--default-registry: %w", err))
+	}
+	if r.private, err = o.privacy(); err != nil {
+		return err
+	}
+	r.dir, err = storeDir(o.dir)
+	return err
+}
+
+// open reads the files that the flags name, and opens the store.
+func (r *serving) open(s process.Streams) (err error) {
+	o := r.o
+	if r.conf, r.certificate, err = o.serverTLS(); err != nil {
+		return err
+	}
+	r.work = limits.NewWork()
+	sharePrecisely()
+	if o.htpasswd != "" {
+		if r.passwords, err = web.ReadPasswords(o.htpasswd, r.work); err != nil {
+			return status.Misuse(fmt.Errorf("--htpasswd: %w", err))
+		}
+	}
+	if r.store, err = blobstore.OpenWith(r.dir, blobstore.Options{Disk: s.Disk, NoSync: o.noSync}); err != nil {
+		return err
+	}
+	if o.budget > 0 {
+		r.budget = quota.New(r.store, int64(o.budget), func() (func(string) bool, error) { return warmPins(r.store) })
+	}
+	r.metrics = web.NewMetrics()
+	r.transfers = web.NewTransfers(r.metrics)
+	return nil
+}
+
+// mirror answers from the store and, if there are any, from upstream registries. done ends what
+// comes from there.
+func (r *serving) mirror(ctx context.Context) (answers *mirror.Handler, done func(), err error) {
+	m := mirror.Options{Store: r.store, Registry: r.o.registry, Served: r.metrics.Served, Private: r.private, Refused: web.Refused}
+	if len(r.upstreams) == 0 {
+		return mirror.New(m), func() {}, nil
+	}
+	bounds := web.NewUpstream(r.o.clientUp, r.o.upstreams)
+	through, done, err := r.o.upstream(ctx, r.store, r.budget, r.work, r.upstreams, event.Observers{r.display, r.transfers, bounds}, r.display)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.Upstream, m.Allowed = bounds.Of(through), func(registry string) bool { return slices.Contains(r.upstreams, registry) }
+	answers = mirror.New(m)
+	if r.private != nil {
+		through.Withheld = answers.Withheld
+	}
+	return answers, done, nil
+}
+
+// handler answers all requests, until closing those that last.
+func (r *serving) handler(answers *mirror.Handler, hosts *web.Hosts, closing <-chan struct{}) http.Handler {
+	return web.Handler(web.Options{
+		Store: r.store, Mirror: answers, Private: r.private, Passwords: r.passwords, Log: r.log, Metrics: r.metrics, Transfers: r.transfers, Budget: int64(r.o.budget),
+		Limits: r.o.limits(),
+		Hosts:  hosts, Refusals: r.refusals,
+		Groups:  func() []web.Group { return warmGroups(r.store) },
+		Fresh:   func() map[string]web.Freshness { return warmFreshness(r.store) },
+		Version: build.Version(), Closing: closing,
+		Fault: r.warn,
+	})
+}
+
+// watch reads files of passwords and certificates again when they change, until stop, which waits
+// for that to end.
+func (r *serving) watch(ctx context.Context) (stop func()) {
 	watching, stopWatching := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
-	if passwords != nil {
-		watchers.Go(func() { passwords.Watch(watching, warn) })
+	if r.passwords != nil {
+		watchers.Go(func() { r.passwords.Watch(watching, r.warn) })
 	}
-	if certificate != nil {
-		watchers.Go(func() { certificate.watch(watching, warn) })
+	if r.certificate != nil {
+		watchers.Go(func() { r.certificate.watch(watching, r.warn) })
 	}
-	defer func() { stopWatching(); watchers.Wait() }()
-	s.Ending.AllowDraining(o.drain + 5*time.Second)
-	return o.run(ctx, store, budget, server, ls, display, cancel)
+	return func() { stopWatching(); watchers.Wait() }
 }
 
 // privacy is who may see what; nil is everybody all.

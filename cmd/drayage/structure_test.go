@@ -52,11 +52,11 @@ var goroutines = []string{
 	"cmd/drayage/internal/process.Interruptible",
 	"cmd/drayage.keep",
 	"cmd/drayage.run",
-	"cmd/drayage.runServe",
 	"cmd/drayage/internal/process.sayInTime", // the process ends then
 	"cmd/drayage.servePprof",
 	"cmd/drayage.startMetrics",
 	"cmd/drayage.tellReading",
+	"cmd/drayage.watch",
 	"cmd/drayage/internal/progress.NewBars",
 	"cmd/drayage/internal/progress.Write", // a Patient's, which Flush waits for
 	"cmd/drayage/internal/web.Poll",       // but for a reading that a file system holds up, which nothing can call off
