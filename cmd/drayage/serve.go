@@ -244,7 +244,7 @@ func (r *serving) parse() (err error) {
 	if r.upstreams, err = registries(o.through); err != nil {
 		return err
 	}
-	if o.registry, err = registry.ParseName(o.registry); err != nil {
+	if o.registry, err = hosts.ParseName(o.registry); err != nil {
 		return status.Misuse(fmt.Errorf("--default-registry: %w", err))
 	}
 	if r.private, err = o.privacy(); err != nil {

@@ -270,7 +270,7 @@ func (c *Client) bare(ctx context.Context, method, place string, header http.Hea
 // inPlain warns, once a host, of a password that anybody on the way can read.
 func (c *Client) inPlain(u *url.URL) {
 	if u.Scheme == "http" && !origin.IsLoopback(u.Host) {
-		c.warnOnce("the password for " + printable.Line(u.Host) + " is sent over the network unencrypted: the registry speaks plain HTTP")
+		c.notices.Once("the password for " + printable.Line(u.Host) + " is sent over the network unencrypted: the registry speaks plain HTTP")
 	}
 }
 

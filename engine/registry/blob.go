@@ -17,6 +17,7 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/bearer"
+	"drayage/engine/registry/internal/lease"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/reach"
 	"drayage/engine/registry/internal/redact"
@@ -46,18 +47,10 @@ type Blob struct {
 	url    *url.URL // of another place than a registry, which has the blob too
 	by     []*host  // the registries that have named it
 
-	mu        sync.Mutex
-	lease     *lease
-	direct    bool          // the registry sends the blob itself
-	resolving chan struct{} // closed when who finds out which has done so
-	met       bool          // who has named the url was asked where it is
-}
+	lease lease.Shared
 
-// lease is a signed URL of another host, and when to ask for a new one.
-type lease struct {
-	url   *url.URL
-	by    *reach.Trail // who has led there
-	renew time.Time    // zero: when it stops working
+	mu  sync.Mutex
+	met bool // who has named the url was asked where it is
 }
 
 // Blob is where a blob of an image's repository can be fetched.
@@ -222,7 +215,7 @@ func (b *Blob) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, error)
 func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, ranged bool) (*http.Response, error) {
 	renewed, unreachable := false, 0
 	for again := false; ; again = true {
-		l, found, err := b.leased(ctx)
+		l, found, err := b.located(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -230,14 +223,14 @@ func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, rang
 		if b.url != nil {
 			resp, err = b.foreign(ctx, header)
 		} else if l != nil {
-			resp, err = b.fromStorage(reach.WithTrail(ctx, l.by), l.url, header)
+			resp, err = b.fromStorage(reach.WithTrail(ctx, l.By), l.URL, header)
 		} else {
 			resp, l, err = b.fromRegistry(ctx, header, again)
 		}
 		found(l, err)
 		var e *Error
 		if errors.As(err, &e) && e.redirected && b.url == nil {
-			b.forget(l)
+			b.lease.Forget(l)
 			if unreachable++; unreachable == 1 {
 				continue
 			}
@@ -261,7 +254,7 @@ func (b *Blob) get(ctx context.Context, a transfer.Ask, header http.Header, rang
 			return resp, nil
 		}
 		if l != nil && b.url == nil && stale(resp.StatusCode) && !response.IsThrottled(resp.StatusCode, response.Buffer(resp)) {
-			b.forget(l)
+			b.lease.Forget(l)
 			if !renewed {
 				renewed = true
 				continue
@@ -297,61 +290,18 @@ func stale(status int) bool {
 	return false
 }
 
-// leased returns the URL to ask, nil for the registry, and a function that must
-// be called with what was found there. While one finds out, the others wait.
-func (b *Blob) leased(ctx context.Context) (*lease, func(*lease, error), error) {
+// located is where the blob is, nil for the registry, and a function that must be called with what
+// was found there. While one finds out, the others wait.
+func (b *Blob) located(ctx context.Context) (*lease.URL, func(*lease.URL, error), error) {
 	if b.url != nil {
-		return &lease{url: b.url}, func(*lease, error) {}, nil
+		return &lease.URL{URL: b.url}, func(*lease.URL, error) {}, nil
 	}
-	for {
-		b.mu.Lock()
-		l := b.lease
-		if l != nil && !l.renew.IsZero() && time.Now().After(l.renew) {
-			b.lease, l = nil, nil
-		}
-		waiting := b.resolving
-		if l != nil || b.direct {
-			b.mu.Unlock()
-			return l, func(found *lease, _ error) {
-				if l == nil && found != nil { // it does redirect, now
-					b.mu.Lock()
-					defer b.mu.Unlock()
-					b.lease, b.direct = found, false
-				}
-			}, nil
-		}
-		if waiting == nil {
-			done := make(chan struct{})
-			b.resolving = done
-			b.mu.Unlock()
-			return nil, func(found *lease, err error) {
-				b.mu.Lock()
-				defer b.mu.Unlock()
-				b.resolving = nil
-				b.lease, b.direct = found, err == nil && found == nil
-				close(done)
-			}, nil
-		}
-		b.mu.Unlock()
-		select {
-		case <-waiting:
-		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
-		}
-	}
-}
-
-func (b *Blob) forget(l *lease) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.lease == l {
-		b.lease = nil
-	}
+	return b.lease.Get(ctx)
 }
 
 // fromRegistry asks the registry, and follows where it sends us. The lease is
 // nil when that is nowhere else.
-func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool) (*http.Response, *lease, error) {
+func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool) (*http.Response, *lease.URL, error) {
 	if again {
 		header = header.Clone()
 		header.Set("Cache-Control", "no-cache")
@@ -378,10 +328,10 @@ func (b *Blob) fromRegistry(ctx context.Context, header http.Header, again bool)
 	if err != nil || !left {
 		return resp, nil, err
 	}
-	l := &lease{url: resp.Request.URL, by: reach.TrailOf(resp.Request.Context()).Fork()}
-	if until := wire.Expiry(l.url); until.After(now) {
+	l := &lease.URL{URL: resp.Request.URL, By: reach.TrailOf(resp.Request.Context()).Fork()}
+	if until := wire.Expiry(l.URL); until.After(now) {
 		const share = 0.8 // of its life
-		l.renew = got.Add(time.Duration(share * float64(until.Sub(now))))
+		l.Renew = got.Add(time.Duration(share * float64(until.Sub(now))))
 	}
 	return resp, l, nil
 }
@@ -400,17 +350,11 @@ func (c *Client) dated(resp *http.Response) time.Time {
 		return now // it has seconds alone, and was a while on its way
 	}
 	host := resp.Request.URL.Host
-	c.mu.Lock()
-	known := c.told["clock "+host]
-	c.told["clock "+host] = true
-	c.mu.Unlock()
-	if !known {
-		which := "ahead of"
-		if ahead < 0 {
-			which = "behind"
-		}
-		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("the clock of %s is %s %s this machine's", host, ahead.Abs().Round(time.Minute), which)})
+	which := "ahead of"
+	if ahead < 0 {
+		which = "behind"
 	}
+	c.notices.OnceFor("clock "+host, fmt.Sprintf("the clock of %s is %s %s this machine's", host, ahead.Abs().Round(time.Minute), which))
 	return date
 }
 

@@ -30,6 +30,7 @@ import (
 	"drayage/engine/registry/hosts"
 	"drayage/engine/registry/internal/failure"
 	"drayage/engine/registry/internal/latency"
+	"drayage/engine/registry/internal/notice"
 	"drayage/engine/registry/internal/origin"
 	"drayage/engine/registry/internal/probing"
 	"drayage/engine/registry/internal/proxies"
@@ -104,6 +105,7 @@ type Client struct {
 	activity  *retry.Activity
 	latencies *latency.History
 	secrets   *printable.Secrets
+	notices   *notice.Notices
 
 	stop    chan struct{} // ends what Close waits for
 	keeping sync.WaitGroup
@@ -112,8 +114,6 @@ type Client struct {
 	closed    bool
 	hosts     map[string]*host
 	strangers map[string]*host // that registries have redirected to, by scheme and host
-	told      map[string]bool  // what was warned of
-	warnings  map[string]int   // how many of each host's own were passed on
 }
 
 // host is what is known of one registry.
@@ -205,10 +205,10 @@ func New(opts Options) *Client {
 		opts.Observer = event.Observers{}
 	}
 	c := &Client{
-		opts: opts, hosts: make(map[string]*host), strangers: make(map[string]*host), told: make(map[string]bool),
-		warnings: make(map[string]int),
+		opts: opts, hosts: make(map[string]*host), strangers: make(map[string]*host),
 		activity: new(retry.Activity), secrets: new(printable.Secrets), stop: make(chan struct{}),
 	}
+	c.notices = notice.New(opts.Observer, c.secrets)
 	c.secrets.Add(proxies.Secrets()...)
 	// Half of all patience at most: a dead connection should leave time for another one.
 	c.latencies = latency.New(min(opts.FirstByte, opts.Retry.PatienceOrDefault()/2), opts.Stall, c.activity)
@@ -260,20 +260,6 @@ func (c *Client) Close() {
 		close(c.stop)
 	}
 	c.keeping.Wait()
-}
-
-// warnOnce tells of something odd, once.
-func (c *Client) warnOnce(message string) {
-	const most = 1000
-	c.mu.Lock()
-	again := c.told[message] || len(c.told) >= most
-	if !again {
-		c.told[message] = true
-	}
-	c.mu.Unlock()
-	if !again {
-		c.opts.Observer.Observe(event.Warned{Message: message})
-	}
 }
 
 func (c *Client) host(ref reference.Image) *host {

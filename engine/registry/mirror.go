@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"drayage/engine/event"
 	"drayage/engine/reference"
 	"drayage/engine/registry/hosts"
 	"drayage/engine/registry/internal/retrying"
@@ -132,11 +131,5 @@ func (c *Client) anywhere(ctx context.Context, ref reference.Image, tag bool, do
 
 // mirrorFailed tells, once a mirror, that it did not give what it was asked for.
 func (c *Client) mirrorFailed(h *host, why error) {
-	c.mu.Lock()
-	known := c.told["mirror "+h.name]
-	c.told["mirror "+h.name] = true
-	c.mu.Unlock()
-	if !known {
-		c.opts.Observer.Observe(event.Warned{Message: fmt.Sprintf("mirror %s: %v; trying the next mirror or the registry", h.name, why)})
-	}
+	c.notices.OnceFor("mirror "+h.name, fmt.Sprintf("mirror %s: %v; trying the next mirror or the registry", h.name, why))
 }

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -78,9 +79,7 @@ func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Ima
 	if err != nil {
 		return nil, &Error{Method: method, URL: redact.URL(u), Detail: "the URL is malformed", kind: ErrInvalid}
 	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("User-Agent", c.opts.UserAgent)
 	resp, err := c.http.Do(req)
 	if err != nil {
