@@ -92,7 +92,7 @@ func Find(in Input, policy Policy) Plan {
 
 // dropUnused has images go that nobody has used for long.
 func (p *planner) dropUnused() {
-	for i, m := range p.Input.Images {
+	for i, m := range p.Images {
 		m.number = i
 		if p.Unused > 0 && p.Now.Sub(m.Used) > p.Unused && !m.Stays {
 			p.plan.Images = append(p.plan.Images, i)

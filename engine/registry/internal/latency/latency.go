@@ -117,6 +117,7 @@ type Transport struct {
 	History *History
 }
 
+// RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	key := keyOf(req)
 	const again = time.Second // the longest that is waited for before patience is asked anew

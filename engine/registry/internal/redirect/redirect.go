@@ -53,6 +53,7 @@ func MayFollow(from, to *url.URL, nth int) error {
 	return nil
 }
 
+// Is reports whether a response redirects to another URL.
 func Is(resp *http.Response) bool {
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
