@@ -22,7 +22,7 @@ SEED          ?= 1
 PLATFORMS := linux/amd64 linux/arm64 linux/arm linux/386 linux/s390x linux/ppc64le linux/riscv64 \
              darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64 windows/amd64
 EMULATED  := arm s390x
-PORTABLE  := $(addprefix ./engine/,archive compose credential fault image internal/... mirror plan printable reference registry textfile) \
+PORTABLE  := $(addprefix ./engine/,archive compose credential fault image internal/retry internal/schedule mirror plan printable reference registry/... textfile) \
              ./cmd/drayage/internal/history ./cmd/drayage/internal/warm ./blobstore/... ./tarwriter/...
 
 .PHONY: help build cross demo test emulated race-detector cover lint structure fuzz soak bench race interop page notices loaders clean

@@ -250,16 +250,25 @@ func testsByPackage(t *testing.T) (tests map[string]map[string]bool, packages ma
 		if !strings.HasSuffix(name, "_test.go") {
 			return
 		}
-		in := path.Dir(name)
-		packages[in] += text
-		if tests[in] == nil {
-			tests[in] = map[string]bool{}
-		}
-		for _, m := range function.FindAllStringSubmatch(text, -1) {
-			tests[in][m[1]] = true
+		for _, in := range withOwner(path.Dir(name)) {
+			packages[in] += text
+			if tests[in] == nil {
+				tests[in] = map[string]bool{}
+			}
+			for _, m := range function.FindAllStringSubmatch(text, -1) {
+				tests[in][m[1]] = true
+			}
 		}
 	})
 	return tests, packages
+}
+
+// withOwner is a package, and the one that it is internal to: its tests are that one's, too.
+func withOwner(pkg string) []string {
+	if owner, _, internal := strings.Cut(pkg, "/internal/"); internal {
+		return []string{pkg, owner}
+	}
+	return []string{pkg}
 }
 
 // citedNumbers are the numbers that code cites, each with one file that does; "G1 to G3" cites three.
