@@ -54,6 +54,9 @@ func (g *given) Read(p []byte) (int, error) {
 		return 0, errExcluded
 	}
 	n, err := g.ReadCloser.Read(p)
+	if g.origin.excluded.Load() { // while it was read
+		return 0, errExcluded
+	}
 	g.stretch.n += int64(n)
 	if g.origin.guest {
 		_, _ = g.stretch.sum.Write(p[:n]) // never fails

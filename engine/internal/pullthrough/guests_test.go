@@ -67,9 +67,8 @@ func TestThroughKeepsABlobWithThoseAloneThatHaveIt(t *testing.T) {
 		if resp, _ := r.get(r.of(1, "team/app/blobs/"+layer.String())); resp.StatusCode != http.StatusOK {
 			t.Errorf("the one that joined: %d", resp.StatusCode)
 		}
-		for r.through.InFlight() > 0 || !r.lists(second, layer) { // clients have the last byte before that
-			time.Sleep(time.Millisecond)
-		}
+		// Clients have the last byte before that.
+		until(t, "the blob is kept", func() bool { return r.through.InFlight() == 0 && r.lists(second, layer) })
 		if r.lists(first, layer) {
 			t.Error("it is part of an image whose repository has said nothing yet")
 		}
@@ -182,16 +181,12 @@ func TestThroughExcludesGuestsThatSpoilWhatTheyJoin(t *testing.T) {
 		clients.Go(func() { _, _, _ = r.try(ctx, r.of(1, rest)) })
 		during()
 		clients.Go(func() {
-			for r.through.InFlight() > 0 {
-				time.Sleep(time.Millisecond)
-			}
+			until(t, "the fetch is over", func() bool { return r.through.InFlight() == 0 })
 			leave()
 		})
 		clients.Wait()
 		leave()
-		for r.through.InFlight() > 0 {
-			time.Sleep(time.Millisecond)
-		}
+		until(t, "the fetch is over", func() bool { return r.through.InFlight() == 0 })
 	}
 	release := make(chan struct{})
 	fetch(one, func() {
@@ -240,9 +235,7 @@ func TestThroughExcludesNoGuestForWhatOthersSpoil(t *testing.T) {
 	<-given
 	close(release)
 	clients.Wait()
-	for r.through.InFlight() > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "the fetch is over", func() bool { return r.through.InFlight() == 0 })
 	r.through.Wait()
 	if r.through.Excluded(r.others[1].Host()+"/team/app") || !r.lists(r.others[1].Host()+"/team/app:1", layer) {
 		t.Error("it is excluded")
@@ -266,21 +259,26 @@ func TestThroughExcludesGuestsFromWhatIsUnderWay(t *testing.T) {
 	var clients sync.WaitGroup
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
-	var given []chan string
 	var release []chan struct{}
+	asked, given := make(chan string, 100), make(chan string, 100)
 	for n, img := range images {
-		given, release = append(given, make(chan string, 100)), append(release, make(chan struct{}))
+		release = append(release, make(chan struct{}))
 		rest, begun := "team/app/blobs/"+img.Layers[0].Digest.String(), make(chan struct{}, 100)
 		r.others[0].Break(rest, registrytest.Always, crawls(nil, release[n], begun))
-		r.others[1].Break(rest, registrytest.Always, gave(given[n], func(next http.Handler) http.Handler {
-			other := otherContent(next)
+		r.others[1].Break(rest, registrytest.Always, func(next http.Handler) http.Handler {
+			if n == 0 {
+				return gave(given, otherContent)(next)
+			}
 			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				for n == 1 && !r.through.Excluded(evil) && req.Context().Err() == nil {
-					time.Sleep(time.Millisecond)
+				if req.Method == http.MethodHead {
+					next.ServeHTTP(w, req)
+					return
 				}
-				other.ServeHTTP(w, req)
+				asked <- req.URL.Path
+				until(t, "it is excluded", func() bool { return r.through.Excluded(evil) || req.Context().Err() != nil })
+				otherContent(next).ServeHTTP(w, req)
 			})
-		}))
+		})
 		clients.Go(func() {
 			resp, body, err := r.try(t.Context(), r.of(0, rest))
 			if n == 1 && (err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[img.Layers[0].Digest])) {
@@ -290,13 +288,12 @@ func TestThroughExcludesGuestsFromWhatIsUnderWay(t *testing.T) {
 		<-begun
 		clients.Go(func() { _, _, _ = r.try(ctx, r.of(1, rest)) })
 	}
-	<-given[0]
+	<-given
+	<-asked
 	close(release[0])
-	<-given[1]
+	until(t, "it is excluded", func() bool { return r.through.Excluded(evil) })
 	close(release[1])
-	for r.through.InFlight() > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "the fetch is over", func() bool { return r.through.InFlight() == 0 })
 	leave()
 	clients.Wait()
 }

@@ -54,9 +54,7 @@ func TestHoldsAsksOnceForAll(t *testing.T) {
 				}
 			})
 		}
-		for r.through.Proving() < clients {
-			time.Sleep(time.Millisecond)
-		}
+		until(t, "all ask", func() bool { return r.through.Proving() == clients })
 		close(release)
 		all.Wait()
 		if n := r.upstream.Count(part); n != 1 {
@@ -91,9 +89,7 @@ func TestHoldsEndsWithItsLastClient(t *testing.T) {
 		})
 	}
 	<-asked
-	for r.through.Proving() < len(leave) {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "all ask", func() bool { return r.through.Proving() == len(leave) })
 	for i, cancel := range leave {
 		select {
 		case <-gone:
@@ -101,9 +97,7 @@ func TestHoldsEndsWithItsLastClient(t *testing.T) {
 		default:
 		}
 		cancel()
-		for r.through.Proving() > max(1, len(leave)-i-1) {
-			time.Sleep(time.Millisecond)
-		}
+		until(t, "one has left", func() bool { return r.through.Proving() <= max(1, len(leave)-i-1) })
 	}
 	all.Wait()
 	<-gone
@@ -155,9 +149,7 @@ func TestHoldsOfASilentRegistryHoldUpNoOther(t *testing.T) {
 			all.Go(func() { _ = r.through.Holds(ctx, silent, digest.FromString(fmt.Sprint(i)), manifest) })
 		}
 	}
-	for r.through.Proving() < 2*each || now.Load() < limits.QuestionsPerRegistry {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "all ask", func() bool { return r.through.Proving() == 2*each && now.Load() >= limits.QuestionsPerRegistry })
 	if err := errors.Join(r.through.Holds(t.Context(), other, img.Layers[0].Digest, false), r.through.Holds(t.Context(), other, img.Descriptor.Digest, true)); err != nil {
 		t.Error(err)
 	}

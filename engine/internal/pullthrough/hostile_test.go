@@ -35,6 +35,19 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// until waits for what happens in other goroutines and tells nobody. It fails the test when that
+// doesn't happen within a minute, and then returns.
+func until(t *testing.T, what string, happens func() bool) {
+	t.Helper()
+	const patience, often = time.Minute, time.Millisecond
+	for end := time.Now().Add(patience); !happens(); time.Sleep(often) {
+		if time.Now().After(end) {
+			t.Errorf("waited a minute, and not: %s", what)
+			return
+		}
+	}
+}
+
 // front is a mirror before several registries.
 type front struct {
 	*relay
@@ -185,13 +198,9 @@ func TestThroughQuestionsEndWithTheirLastClient(t *testing.T) {
 				all.Go(func() { _, _, _ = r.try(ctx, "/v2/team/app/"+what) })
 			}
 			<-asked
-			for r.through.Waiting() < 2 {
-				time.Sleep(time.Millisecond)
-			}
+			until(t, "both wait", func() bool { return r.through.Waiting() == 2 })
 			leave()
-			for r.through.Waiting() > 1 {
-				time.Sleep(time.Millisecond)
-			}
+			until(t, "one has left", func() bool { return r.through.Waiting() <= 1 })
 			select {
 			case <-gone:
 				t.Error("it ended with the first of two clients")
@@ -925,9 +934,7 @@ func TestThroughTurnsOfOneRegistryAreNotThoseOfAnother(t *testing.T) {
 		<-begun
 	}
 	slow.Go(func() { _, _, _ = r.try(ctx, r.of(0, "team/app/blobs/"+d.String())) })
-	for r.through.InFlight() <= limits.FetchesPerRegistry { // it waits for its turn
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "it waits for its turn", func() bool { return r.through.InFlight() > limits.FetchesPerRegistry })
 	if resp, body := r.get(r.of(1, "team/app/blobs/"+d.String())); resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[d]) {
 		t.Errorf("%d, %d bytes", resp.StatusCode, len(body))
 	}

@@ -30,7 +30,7 @@ func TestThroughAsksAsMuchAtOnceAsTheLimitsSay(t *testing.T) {
 		"fetches":   {limits.FetchesAtOnce, limits.FetchesPerRegistry, func(i int) string { return "blobs/" + some(i) }, http.MethodGet, "/blobs/", true},
 	} {
 		registries := c.all/c.each + 2
-		r := newFront(t, registries, time.Hour, 0)
+		r := newFrontOf(t, registries, time.Hour, 0, 10*time.Minute) // nothing gives up meanwhile
 		var mu sync.Mutex
 		now, peak := 0, 0
 		of, peakOf := make(map[int]int), 0
@@ -75,12 +75,8 @@ func TestThroughAsksAsMuchAtOnceAsTheLimitsSay(t *testing.T) {
 		for range c.all - c.each {
 			<-begun
 		}
-		for { // until all ask, who would have a turn by now were there more
-			if waiting := r.through.Waiting(); !c.fetches && waiting == total || r.through.InFlight() == total {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
+		// Who asks would have a turn by now, were there more.
+		until(t, "all ask", func() bool { return !c.fetches && r.through.Waiting() == total || r.through.InFlight() == total })
 		close(release)
 		asking.Wait()
 		if peak != c.all || peakOf != c.each {

@@ -142,11 +142,10 @@ func TestThroughFetchesOnceForAll(t *testing.T) {
 	// Clients have the last byte before the image's record has the blob.
 	var root blobstore.Root
 	var err error
-	for until := time.Now().Add(time.Minute); len(root.Blobs) != 2 && time.Now().Before(until); time.Sleep(time.Millisecond) {
-		if root, err = r.store.Root(r.upstream.Host() + "/team/app:1"); err != nil {
-			break
-		}
-	}
+	until(t, "the record has the blob", func() bool {
+		root, err = r.store.Root(r.upstream.Host() + "/team/app:1")
+		return err != nil || len(root.Blobs) == 2
+	})
 	if err != nil || root.Target.Digest != img.Descriptor.Digest || len(root.Blobs) != 2 {
 		t.Errorf("%+v, %v", root, err)
 	}
