@@ -48,7 +48,7 @@ func (p *pull) fetchAnywhere(ctx context.Context, slot *schedule.Slot, desc ocis
 
 // fetch fetches a blob that images need from any of the sources, as fetcher.fetch does.
 func (p *pull) fetch(ctx context.Context, slot *schedule.Slot, desc ocispec.Descriptor, needing []*plan.Image, sources []transfer.Source) (int64, error) {
-	n, err := p.fetcher.fetch(ctx, slot, request{Descriptor: desc, image: needing[0].Ref, sources: sources})
+	n, err := p.fetcher.fetch(ctx, slot, request{Descriptor: desc, lease: p.lease, image: needing[0].Ref, sources: sources})
 	return n, p.tellSpace(err)
 }
 

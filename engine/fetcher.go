@@ -22,11 +22,10 @@ import (
 )
 
 // fetcher brings blobs into a store: it connects their sources, a transfer, an ingest of the store,
-// the queue that bounds connections, and the events. Pulls and pull-through each construct their
-// own. Its methods may be called from several goroutines.
+// the queue that bounds connections, and the events. Each pull has one, and each PullThrough has one
+// for all its clients. Its methods may be called from several goroutines.
 type fetcher struct {
 	opts     Options
-	lease    *blobstore.Lease
 	queue    *schedule.Queue
 	learning *learning
 	active   atomic.Int32  // transfers under way
@@ -43,9 +42,9 @@ const (
 	waitsAtOnce = 64
 )
 
-func newFetcher(o Options, lease *blobstore.Lease) *fetcher {
+func newFetcher(o Options) *fetcher {
 	return &fetcher{
-		opts: o, lease: lease, learning: newLearning(o.Store.Hosts()),
+		opts: o, learning: newLearning(o.Store.Hosts()),
 		commits: make(chan struct{}, commitsAtOnce), waits: make(chan struct{}, waitsAtOnce),
 	}
 }
@@ -53,16 +52,21 @@ func newFetcher(o Options, lease *blobstore.Lease) *fetcher {
 // run runs the jobs that start adds to the fetcher's queue, and those that they add.
 func (f *fetcher) run(ctx context.Context, start func(q *schedule.Queue)) error {
 	return schedule.Run(ctx, f.opts.Limits, func(q *schedule.Queue) error {
-		f.queue = q
-		f.learning.teach(q, f.opts.Registry)
+		f.use(q)
 		start(q)
 		return nil
 	})
 }
 
+// use has the fetcher run its jobs in a queue, which learns what earlier runs have found out.
+func (f *fetcher) use(q *schedule.Queue) {
+	f.queue = q
+	f.learning.teach(q, f.opts.Registry)
+}
+
 // remember keeps in the store what was learned of hosts. What can't be kept is found out again.
-func (f *fetcher) remember() {
-	_ = f.lease.KeepHosts(func(old []byte) []byte {
+func (f *fetcher) remember(lease *blobstore.Lease) {
+	_ = lease.KeepHosts(func(old []byte) []byte {
 		return f.learning.merge(old, f.queue.Learned(), f.opts.Registry.Learned())
 	})
 }
@@ -70,7 +74,8 @@ func (f *fetcher) remember() {
 // request is a blob to fetch.
 type request struct {
 	ocispec.Descriptor
-	image   reference.Image // that needs it
+	lease   *blobstore.Lease // holds it in the store
+	image   reference.Image  // that needs it
 	sources []transfer.Source
 	apart   bool                // don't wait for a fetch of the same digest with another size
 	watch   pullthrough.Watcher // nil: nobody
@@ -132,9 +137,9 @@ func local(err error) error {
 // connection serves other blobs.
 func (f *fetcher) ingest(ctx context.Context, slot *schedule.Slot, r request) (*blobstore.Ingest, error) {
 	waited := false
-	begin := f.lease.Ingest
+	begin := r.lease.Ingest
 	if r.apart {
-		begin = f.lease.IngestApart
+		begin = r.lease.IngestApart
 	}
 	in, err := begin(ctx, r.Descriptor, func() {
 		f.opts.observe(event.Waiting{Digest: r.Digest})

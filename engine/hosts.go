@@ -104,6 +104,9 @@ func (l *learning) ignoresRanges(host string) bool {
 func (l *learning) ranged(host string, yes bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(l.ranges) >= hostMemoryMost { // a registry may redirect to ever new ones
+		clear(l.ranges)
+	}
 	l.ranges[host] = yes
 }
 

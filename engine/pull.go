@@ -39,7 +39,7 @@ func Pull(ctx context.Context, o Options, refs []reference.Image) (results []Res
 		}
 	})
 	if p.toFetch > 0 {
-		p.remember()
+		p.remember(lease)
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)

@@ -25,14 +25,17 @@ type PullThrough = pullthrough.Cache
 // for blobs. An image is taken as it is in the store for the time fresh since its tag was last found
 // to stand for it.
 func NewPullThrough(ctx context.Context, o Options, manifests *registry.Client, fresh time.Duration) *PullThrough {
+	f := newFetcher(o)
+	f.use(schedule.New(ctx, o.Limits))
 	return pullthrough.New(ctx, pullthrough.Options{
-		Store: o.Store, Manifests: manifests, Fetcher: blobFetcher{o}, Fresh: fresh,
+		Store: o.Store, Manifests: manifests, Fetcher: blobFetcher{f}, Fresh: fresh,
 		Budget: o.Budget, Work: o.Work, Observer: o.Observer,
 	})
 }
 
-// blobFetcher implements pullthrough.Fetcher.
-type blobFetcher struct{ opts Options }
+// blobFetcher implements pullthrough.Fetcher: the fetches of all clients share a queue, and so its
+// limits.
+type blobFetcher struct{ *fetcher }
 
 // Sources implements pullthrough.Fetcher. Places that a manifest names besides its registry aren't
 // asked: whoever can push a manifest could have this machine ask anything, and read the answer.
@@ -45,16 +48,21 @@ func (b blobFetcher) Sources(ref reference.Image, d digest.Digest) (out []transf
 
 // Fetch implements pullthrough.Fetcher.
 func (b blobFetcher) Fetch(ctx context.Context, lease *blobstore.Lease, r pullthrough.Request) error {
-	f := newFetcher(b.opts, lease)
-	err := f.run(ctx, func(q *schedule.Queue) {
-		q.Add(schedule.Job{ID: r.Digest.String(), Host: b.opts.Registry.Host(r.Image), Kind: schedule.Bulk, Cost: r.Size, Run: func(ctx context.Context, slot *schedule.Slot) error {
-			_, err := f.fetch(ctx, slot, request{Descriptor: r.Descriptor, image: r.Image, sources: r.Sources, apart: r.Apart, watch: r.Watcher})
-			return err
-		}})
-	})
-	const worth = 1 << 20 // bytes, from which on something was learned of the host
+	const worth = 1 << 20 // bytes: from which on a blob counts as bulk, and tells something of the host
+	kind := schedule.Small
+	if r.Size >= worth {
+		kind = schedule.Bulk
+	}
+	// No cost: who has waited longest comes first.
+	err := b.queue.Do(ctx, schedule.Job{ID: r.Digest.String(), Host: b.opts.Registry.Host(r.Image), Kind: kind, Run: func(ctx context.Context, slot *schedule.Slot) error {
+		_, err := b.fetch(ctx, slot, request{Descriptor: r.Descriptor, lease: lease, image: r.Image, sources: r.Sources, apart: r.Apart, watch: r.Watcher})
+		return err
+	}})
 	if err == nil && r.Size >= worth {
-		f.remember()
+		b.remember(lease)
 	}
 	return err
 }
+
+// Wait implements pullthrough.Fetcher.
+func (b blobFetcher) Wait() { b.queue.Wait() }

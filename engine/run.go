@@ -22,6 +22,7 @@ var errImage = errors.New("an image failed")
 // pull is a run of Pull.
 type pull struct {
 	*fetcher
+	lease  *blobstore.Lease
 	images []*pulling
 
 	mu       sync.Mutex // guards what follows, and the fields of pulling below its ref
@@ -49,7 +50,7 @@ type pulling struct {
 
 func newPull(o Options, lease *blobstore.Lease, refs []reference.Image) *pull {
 	p := &pull{
-		fetcher: newFetcher(o, lease), byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
+		fetcher: newFetcher(o), lease: lease, byImage: make(map[*plan.Image]*pulling), done: make(map[digest.Digest]bool),
 		awaited: make(map[digest.Digest]chan struct{}), failed: make(map[digest.Digest]bool), excluded: make(map[digest.Digest]bool), unknown: len(refs),
 	}
 	for _, ref := range refs {

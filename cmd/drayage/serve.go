@@ -121,7 +121,7 @@ its sockets, and reports when it is ready.`,
 	f.StringVar(&o.through, "pull-through", "", "fetch missing images from `REGISTRIES`, e.g. docker.io,ghcr.io")
 	f.DurationVar(&o.fresh, "fresh", 5*time.Minute, "check a tag upstream after `DUR`")
 	f.StringVar(&o.registry, "default-registry", "docker.io", "`REGISTRY` of image names without one")
-	f.IntVarP(&o.jobs, "jobs", "j", 16, "maximum connections `N` to upstream per blob")
+	f.IntVarP(&o.jobs, "jobs", "j", 16, "maximum connections `N` to all upstream hosts")
 	f.IntVar(&o.perHost, "per-host", 8, "maximum connections `N` per upstream host")
 	f.DurationVar(&o.patience, "give-up-after", 30*time.Second, "report a failure after `DUR` without a byte from upstream")
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk; a power cut may damage the store")

@@ -13,7 +13,7 @@ import (
 // A registry has two minutes for the whole answer to one question.
 func TestTheTimeOfQuestions(t *testing.T) {
 	through := New(t.Context(), Options{Fresh: time.Minute})
-	defer through.Close()
+	defer through.stop()
 	const most = 2 * time.Minute
 	for _, takes := range []time.Duration{most - time.Second, most + time.Second} {
 		synctest.Test(t, func(t *testing.T) {

@@ -81,7 +81,7 @@ func newFrontOf(t *testing.T, registries int, fresh time.Duration, budget int64,
 	client, manifests := registry.New(registry.Options{Retry: policy, PerHost: 100}), registry.New(registry.Options{Retry: policy, PerHost: 100})
 	t.Cleanup(client.Close)
 	t.Cleanup(manifests.Close)
-	o := engine.Options{Store: f.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: 4, PerHost: 4}}
+	o := engine.Options{Store: f.store, Registry: client, Retry: policy, Limits: schedule.Limits{Jobs: limits.FetchesAtOnce, PerHost: limits.FetchesPerRegistry + 1}}
 	if budget > 0 {
 		o.Budget = quota.New(f.store, budget, nil)
 	}

@@ -43,6 +43,8 @@ type Fetcher interface {
 	// Fetch brings a blob into the store, where the lease holds it. It returns when the blob is
 	// committed, or was there; with an error when it could not be had, or ctx is done.
 	Fetch(ctx context.Context, lease *blobstore.Lease, r Request) error
+	// Wait waits for all goroutines, when every Fetch has returned.
+	Wait()
 }
 
 // Request is a blob to fetch.
@@ -181,4 +183,5 @@ func New(ctx context.Context, o Options) *Cache {
 func (t *Cache) Close() {
 	t.stop()
 	t.work.Wait()
+	t.opts.Fetcher.Wait()
 }

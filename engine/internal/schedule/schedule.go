@@ -1,8 +1,10 @@
 // Package schedule decides which jobs run next and how many connections each host gets. It knows
 // hosts and costs, and nothing of images.
 //
-// A run has one Queue. Jobs may add jobs; the run ends when none is left. A running job has a slot,
-// the right to use one connection. Whenever a job is added, ends, or releases its slot, and whenever
+// A run has one Queue. Jobs may add jobs; the run ends when none is left (Run). A server has one
+// Queue for as long as it lives, whose jobs have nothing to do with each other (New, Do).
+//
+// A running job has a slot, the right to use one connection. Whenever a job is added, ends, or releases its slot, and whenever
 // a concurrency limit rises, slots are assigned:
 //
 //  1. While fewer than Limits.Jobs slots are in use, the next job starts. Small requests come before
@@ -23,6 +25,8 @@ package schedule
 import (
 	"container/heap"
 	"context"
+	"errors"
+	"maps"
 	"math"
 	"sync"
 	"time"
@@ -71,12 +75,15 @@ type Sharer interface {
 	Help(ctx context.Context, surplus func() bool) error
 }
 
-// Queue accepts jobs while Run is running. Its methods may be called from several goroutines and
-// never block.
+// Queue accepts jobs. Its methods may be called from several goroutines; all but Do and Wait never
+// block.
 type Queue struct {
 	limits Limits
+	serves bool                              // its jobs are of unrelated clients
 	spawn  func(func(context.Context) error) // in the run's errgroup
-	over   func() bool                       // reports whether the run has been cancelled
+	cause  func() error                      // why the run has been cancelled; nil if it hasn't
+	ended  <-chan struct{}                   // closed when it has been
+	wait   func() error                      // for all that was spawned
 
 	mu      sync.Mutex
 	seq     int
@@ -87,6 +94,7 @@ type Queue struct {
 
 // host is the state of one host.
 type host struct {
+	reserves    bool // one slot is always kept free of bulk
 	waiting     [kinds]jobHeap
 	running     [kinds]int             // slots in use, helper connections included
 	helping     int                    // of them helper connections
@@ -102,28 +110,86 @@ func (h *host) total() int { return h.running[Bulk] + h.running[Small] }
 // start and every job have returned: the first error of them, or the cause of ctx. It waits for
 // every goroutine that it starts.
 func Run(ctx context.Context, l Limits, start func(*Queue) error) error {
-	group, running := errgroup.WithContext(ctx)
-	q := &Queue{
-		limits: Limits{Jobs: max(1, l.Jobs), PerHost: max(1, l.PerHost)},
-		spawn:  func(f func(context.Context) error) { group.Go(func() error { return f(running) }) },
-		over:   func() bool { return running.Err() != nil },
-		hosts:  make(map[string]*host),
-	}
+	q := newQueue(ctx, l)
 	q.spawn(func(context.Context) error { return start(q) })
-	if err := group.Wait(); err != nil {
+	if err := q.wait(); err != nil {
 		return err
 	}
 	return context.Cause(ctx)
 }
 
+// New returns a Queue that runs jobs of Do until ctx is done. They are of unrelated clients: a job
+// that waits never waits for smaller ones, nor for bulk if it is Small, since one slot of each host
+// is kept free of bulk; and when a host is new, others that are idle may be forgotten.
+func New(ctx context.Context, l Limits) *Queue {
+	q := newQueue(ctx, l)
+	q.serves = true
+	return q
+}
+
+func newQueue(ctx context.Context, l Limits) *Queue {
+	group, running := errgroup.WithContext(ctx)
+	return &Queue{
+		limits: Limits{Jobs: max(1, l.Jobs), PerHost: max(1, l.PerHost)},
+		spawn:  func(f func(context.Context) error) { group.Go(func() error { return f(running) }) },
+		cause:  func() error { return context.Cause(running) },
+		ended:  running.Done(),
+		wait:   group.Wait,
+		hosts:  make(map[string]*host),
+	}
+}
+
+// Wait waits for all goroutines of a Queue that New has returned. Call it when every Do has
+// returned.
+func (q *Queue) Wait() { _ = q.wait() }
+
+// Do queues a job, and returns its error when it has run; or the cause of ctx, when that is done
+// before the job has begun. The job's context ends with ctx and with the Queue's. Its error is
+// nothing to other jobs.
+func (q *Queue) Do(ctx context.Context, j Job) error {
+	done := make(chan error, 1)
+	run := j.Run
+	j.Run = func(all context.Context, p *Slot) error {
+		if ctx.Err() != nil { // since its turn came
+			done <- context.Cause(ctx)
+			return nil
+		}
+		within := func(all context.Context) (context.Context, context.CancelFunc) {
+			both, cancel := context.WithCancelCause(ctx)
+			stop := context.AfterFunc(all, func() { cancel(context.Cause(all)) })
+			return both, func() { stop(); cancel(nil) }
+		}
+		p.within = within
+		both, cancel := within(all)
+		defer cancel()
+		done <- run(both, p)
+		return nil
+	}
+	seq := q.add(j)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	case <-q.ended:
+	}
+	if q.withdraw(j, seq) {
+		return errors.Join(context.Cause(ctx), q.cause())
+	}
+	return <-done
+}
+
 // Add queues a job. It must be called from Run's start function or from a running job.
-func (q *Queue) Add(j Job) {
+func (q *Queue) Add(j Job) { q.add(j) }
+
+// add queues a job, and returns what identifies it in its host's queue.
+func (q *Queue) add(j Job) (seq int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.host(j.Host)
 	q.seq++
 	heap.Push(&h.waiting[j.Kind], queued{Job: j, seq: q.seq, turn: q.turn(j.ID)})
 	q.dispatch()
+	return q.seq
 }
 
 // Prefer runs jobs of the given IDs in that order and before all others, whatever their cost; the
@@ -157,10 +223,28 @@ func (q *Queue) turn(id string) int { return q.turns[id] }
 func (q *Queue) host(name string) *host {
 	h := q.hosts[name]
 	if h == nil {
-		h = &host{concurrency: newConcurrency(q.limits.PerHost)}
+		if q.serves && len(q.hosts) >= hostsKept {
+			maps.DeleteFunc(q.hosts, func(_ string, h *host) bool { return h.isIdle() })
+		}
+		h = &host{concurrency: newConcurrency(q.limits.PerHost), reserves: q.serves}
 		q.hosts[name] = h
 	}
 	return h
+}
+
+// hostsKept is how many hosts a Queue of New may know before it forgets those that are idle.
+const hostsKept = 1000
+
+// isIdle reports whether no job of the host waits or runs.
+func (h *host) isIdle() bool { return h.total() == 0 && !h.busy() && len(h.sharing) == 0 }
+
+// bulkLimit is how many slots may be in use for bulk.
+func (h *host) bulkLimit() int {
+	limit := h.concurrency.limit
+	if limit > 1 && (h.reserves || h.waits(Small) || h.running[Small] > 0) {
+		limit--
+	}
+	return limit
 }
 
 // Slot is that of a running job: the right to use one connection. Its methods are for the job's
@@ -170,6 +254,8 @@ type Slot struct {
 	queue *Queue
 	host  *host
 	kind  Kind
+	// within, if not nil, has a helper's context end with the job's.
+	within func(context.Context) (context.Context, context.CancelFunc)
 
 	// Under queue.mu:
 	held   bool
@@ -247,7 +333,7 @@ func (p *Slot) Share(s Sharer) {
 
 // dispatch assigns free slots: to jobs, then to helper connections. The caller holds q.mu.
 func (q *Queue) dispatch() {
-	for q.running < q.limits.Jobs && !q.over() {
+	for q.running < q.limits.Jobs && q.cause() == nil {
 		h, k := q.next()
 		if h == nil {
 			break
@@ -273,7 +359,7 @@ func (q *Queue) dispatch() {
 			return err
 		})
 	}
-	for q.running < q.limits.Jobs && !q.over() && q.help() {
+	for q.running < q.limits.Jobs && q.cause() == nil && q.help() {
 	}
 }
 
@@ -284,7 +370,7 @@ func (q *Queue) help() bool {
 	var most int64
 	first := 0 // the turn of the best
 	for _, h := range q.hosts {
-		if h.busy() || h.total() >= h.concurrency.toAddHelper() {
+		if h.busy() || h.total() >= h.concurrency.toAddHelper() || h.running[Bulk] >= h.bulkLimit() {
 			continue
 		}
 		for _, p := range h.sharing {
@@ -297,12 +383,17 @@ func (q *Queue) help() bool {
 	if best == nil {
 		return false
 	}
-	h, work := best.host, best.shared
+	h, work, within := best.host, best.shared, best.within
 	h.running[Bulk]++
 	h.helping++
 	q.running++
 	h.concurrency.helperStarted()
 	q.spawn(func(ctx context.Context) error {
+		if within != nil {
+			both, cancel := within(ctx)
+			defer cancel()
+			ctx = both
+		}
 		err := work.Help(ctx, func() bool {
 			q.mu.Lock()
 			defer q.mu.Unlock()
@@ -358,7 +449,7 @@ func (h *host) turn() (Kind, bool) {
 		return Bulk, false
 	case h.waits(Small) && (h.running[Small] <= h.running[Bulk] || !h.waits(Bulk)):
 		return Small, true
-	case h.waits(Bulk) && (h.running[Bulk] < h.concurrency.limit-1 || !h.waits(Small) && h.running[Small] == 0):
+	case h.waits(Bulk) && h.running[Bulk] < h.bulkLimit():
 		return Bulk, true
 	}
 	return Small, h.waits(Small)
@@ -441,6 +532,20 @@ func (q *Queue) Learned() map[string]int {
 		out[name] = h.concurrency.learned()
 	}
 	return out
+}
+
+// withdraw takes a job that Do has queued out again, and reports whether it hadn't begun.
+func (q *Queue) withdraw(j Job, seq int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	h := q.host(j.Host)
+	for i, waiting := range h.waiting[j.Kind] {
+		if waiting.seq == seq {
+			heap.Remove(&h.waiting[j.Kind], i)
+			return true
+		}
+	}
+	return false
 }
 
 // queued is a job in a queue.
