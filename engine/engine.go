@@ -17,7 +17,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Limits are how many connections there may be: in all, and to one host.
+// Limits are how many connections there may be: in all, and to one host. Zero limits mean that as
+// many are used as are found to be worth it.
 type Limits = schedule.Limits
 
 // Retry says how long to try again.

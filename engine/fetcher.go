@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -100,7 +101,7 @@ func (f *fetcher) fetch(ctx context.Context, slot *schedule.Slot, r request) (in
 			return 0, errors.Join(local(err), in.Close())
 		}
 	}
-	t := transfer.New(desc, r.sources, in, f.transferOptions(r))
+	t := transfer.New(desc, r.sources, in, f.transferOptions(r, slot))
 	f.active.Add(1)
 	if r.watch != nil {
 		r.watch.Transferring(t)
@@ -185,7 +186,8 @@ func (f *fetcher) commit(ctx context.Context, slot *schedule.Slot, in *blobstore
 	return nil
 }
 
-func (f *fetcher) transferOptions(r request) transfer.Options {
+func (f *fetcher) transferOptions(r request, slot *schedule.Slot) transfer.Options {
+	answered := sync.OnceFunc(slot.Answered)
 	var prefix func(int64)
 	if r.watch != nil {
 		prefix = r.watch.Prefix
@@ -210,6 +212,7 @@ func (f *fetcher) transferOptions(r request) transfer.Options {
 				"%d bytes that an earlier run had fetched of blob %s are damaged on disk, and fetched again", n, r.Digest)})
 		},
 		Progress: func(n int64) {
+			answered()
 			f.opts.observe(event.Progress{Digest: r.Digest, N: n})
 			if r.watch != nil {
 				r.watch.Progress(n)

@@ -27,6 +27,9 @@ type hostHabits struct {
 	// Connections is how many were worth it; 0 when that isn't known.
 	Connections     int       `json:"connections,omitempty"`
 	ConnectionsSeen time.Time `json:"connections_seen,omitzero"`
+	// Width is how many were worth it at many blobs; 0 when that isn't known.
+	Width     int       `json:"width,omitempty"`
+	WidthSeen time.Time `json:"width_seen,omitzero"`
 	// FirstByte is how long the host may take to begin to send a blob.
 	FirstByte     time.Duration `json:"first_byte_ns,omitempty"`
 	FirstByteSeen time.Time     `json:"first_byte_seen,omitzero"`
@@ -61,6 +64,9 @@ func parseHosts(raw []byte, now time.Time) hostMemory {
 		if h.Connections < 0 || !recent(h.ConnectionsSeen, connectionsFor) {
 			h.Connections, h.ConnectionsSeen = 0, time.Time{}
 		}
+		if h.Width < 0 || !recent(h.WidthSeen, connectionsFor) {
+			h.Width, h.WidthSeen = 0, time.Time{}
+		}
 		if h.FirstByte < 0 || !recent(h.FirstByteSeen, firstByteFor) {
 			h.FirstByte, h.FirstByteSeen = 0, time.Time{}
 		}
@@ -85,7 +91,7 @@ func newLearning(kept []byte) *learning {
 // teach tells a queue and a client what earlier runs have found out.
 func (l *learning) teach(q *schedule.Queue, c *registry.Client) {
 	for name, h := range l.before.Hosts {
-		q.Learn(name, h.Ranges != nil && *h.Ranges, h.Connections)
+		q.Learn(name, schedule.Host{Ranges: h.Ranges != nil && *h.Ranges, Connections: h.Connections, Width: h.Width})
 		c.Learn(name, h.FirstByte)
 	}
 }
@@ -111,7 +117,7 @@ func (l *learning) ranged(host string, yes bool) {
 }
 
 // merge adds what this run has found out to what is kept now.
-func (l *learning) merge(old []byte, connections map[string]int, firstByte map[string]time.Duration) []byte {
+func (l *learning) merge(old []byte, found map[string]schedule.Host, firstByte map[string]time.Duration) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now().UTC()
@@ -124,9 +130,12 @@ func (l *learning) merge(old []byte, connections map[string]int, firstByte map[s
 	for name, yes := range l.ranges {
 		change(name, func(h *hostHabits) { h.Ranges, h.RangesSeen = &yes, now })
 	}
-	for name, n := range connections {
-		if n > 0 {
-			change(name, func(h *hostHabits) { h.Connections, h.ConnectionsSeen = n, now })
+	for name, f := range found {
+		if f.Connections > 0 {
+			change(name, func(h *hostHabits) { h.Connections, h.ConnectionsSeen = f.Connections, now })
+		}
+		if f.Width > 0 {
+			change(name, func(h *hostHabits) { h.Width, h.WidthSeen = f.Width, now })
 		}
 	}
 	for name, d := range firstByte {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"drayage/engine/internal/schedule"
 	"testing"
 	"time"
 )
@@ -11,7 +12,7 @@ func TestHostsAreForgotten(t *testing.T) {
 	yes, no := true, false
 	l := newLearning(nil)
 	l.ranges["serves"], l.ranges["ignores"] = yes, no
-	raw := l.merge(nil, map[string]int{"serves": 5, "other": 0}, map[string]time.Duration{"serves": time.Second})
+	raw := l.merge(nil, map[string]schedule.Host{"serves": {Connections: 5, Width: 20}, "other": {}}, map[string]time.Duration{"serves": time.Second})
 	now := time.Now()
 	for _, c := range []struct {
 		after           time.Duration
@@ -35,7 +36,7 @@ func TestHostsAreForgotten(t *testing.T) {
 	}
 	// A run that learns nothing new refreshes nothing.
 	before := parseHosts(raw, now).Hosts["ignores"].RangesSeen
-	again := newLearning(raw).merge(raw, map[string]int{"ignores": 0}, nil)
+	again := newLearning(raw).merge(raw, map[string]schedule.Host{"ignores": {}}, nil)
 	if seen := parseHosts(again, now).Hosts["ignores"].RangesSeen; !seen.Equal(before) {
 		t.Errorf("seen at %v, and was at %v", seen, before)
 	}

@@ -89,7 +89,7 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 		o.record = history.NewRecorder()
 		observer = append(observer, o.record)
 	}
-	client, err := o.net.NewClient(credentials, refs, policy, observer, display, func(r *registry.Options) { r.PerHost = o.perHost })
+	client, err := o.net.NewClient(credentials, refs, policy, observer, display, func(r *registry.Options) { r.PerHost = o.connections.limits().PerHost })
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 	opts := engine.Options{
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,
-		Limits: engine.Limits{Jobs: o.jobs, PerHost: o.perHost}, Retry: policy,
+		Limits: o.connections.limits(), Retry: policy,
 		HashAll: o.out.Verify, Accept: o.out.Acceptor(observer), Room: o.room(store), Checkpoint: s.Checkpoint, PeerStall: o.net.Stall / 5,
 	}
 	base, err := o.carried(ctx, opts)

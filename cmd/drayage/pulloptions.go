@@ -31,25 +31,24 @@ type pullOptions struct {
 	show display.Flags
 	net  network.Flags
 
-	list      string
-	arch      string
-	platforms []string
-	all       bool
-	referrers bool
-	foreign   bool
-	store     string
-	lock      string
-	relock    bool
-	jobs      int
-	perHost   int
-	giveUp    time.Duration
-	base      map[digest.Digest]bool // what --since carried
-	stdin     io.Reader
-	keepGoing bool
-	failed    string
-	report    string
-	record    *history.Recorder // for the report, or nil
-	dryRun    bool
+	list        string
+	arch        string
+	platforms   []string
+	all         bool
+	referrers   bool
+	foreign     bool
+	store       string
+	lock        string
+	relock      bool
+	connections connectionLimits
+	giveUp      time.Duration
+	base        map[digest.Digest]bool // what --since carried
+	stdin       io.Reader
+	keepGoing   bool
+	failed      string
+	report      string
+	record      *history.Recorder // for the report, or nil
+	dryRun      bool
 
 	named map[reference.Image]reference.Image // what was asked for, by what a lock made of it
 }
@@ -67,8 +66,7 @@ func (o *pullOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.lock, "lock", "", "pin: write to `FILE` the digest of each image, or pull those that it has")
 	f.BoolVar(&o.relock, "update-lock", false, "resolve the images anew and write them to the lock")
 	f.StringVar(&o.store, "store", "", "the store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
-	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
-	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
+	o.connections.add(f, "")
 	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "stop when no byte has arrived for `DUR`; while bytes arrive, it goes on")
 	f.BoolVar(&o.out.NoSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store and the archive")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "a failed image doesn't stop the others")
@@ -149,9 +147,6 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 
 // check finds what is wrong with the command line as a whole.
 func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
-	if o.jobs < 1 || o.perHost < 1 {
-		return status.Misuse(errors.New("--jobs and --per-host must be at least 1"))
-	}
 	for _, d := range []struct {
 		flag  string
 		value time.Duration

@@ -50,21 +50,20 @@ import (
 
 // serveOptions are the flags of serve, as given.
 type serveOptions struct {
-	net      network.Flags
-	show     display.Flags
-	dir      string
-	listen   string
-	tlsCert  string
-	tlsKey   string
-	htpasswd string
-	private  []string
-	through  string
-	fresh    time.Duration
-	registry string
-	jobs     int
-	perHost  int
-	patience time.Duration
-	noSync   bool
+	net        network.Flags
+	show       display.Flags
+	dir        string
+	listen     string
+	tlsCert    string
+	tlsKey     string
+	htpasswd   string
+	private    []string
+	through    string
+	fresh      time.Duration
+	registry   string
+	toUpstream connectionLimits
+	patience   time.Duration
+	noSync     bool
 
 	connections int
 	perClient   int
@@ -121,8 +120,7 @@ its sockets, and reports when it is ready.`,
 	f.StringVar(&o.through, "pull-through", "", "fetch missing images from `REGISTRIES`, e.g. docker.io,ghcr.io")
 	f.DurationVar(&o.fresh, "fresh", 5*time.Minute, "check a tag upstream after `DUR`")
 	f.StringVar(&o.registry, "default-registry", "docker.io", "`REGISTRY` of image names without one")
-	f.IntVarP(&o.jobs, "jobs", "j", 16, "maximum connections `N` to all upstream hosts")
-	f.IntVar(&o.perHost, "per-host", 8, "maximum connections `N` per upstream host")
+	o.toUpstream.add(f, "upstream ")
 	f.DurationVar(&o.patience, "give-up-after", 30*time.Second, "report a failure after `DUR` without a byte from upstream")
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk; a power cut may damage the store")
 	f.StringArrayVar(&o.allowed, "allow-host", nil, "answer requests for host `NAME`, * for any (repeatable)")
@@ -156,8 +154,8 @@ func (o *serveOptions) check() error {
 		return status.Misuse(errors.New("--tls-cert and --tls-key go together"))
 	case len(o.private) > 0 && o.htpasswd == "":
 		return status.Misuse(errors.New("--private needs --htpasswd: without passwords nobody has a name"))
-	case o.jobs < 1 || o.perHost < 1 || o.connections < 0 || o.perClient < 0 || o.requests < 0 || o.clientUp < 0 || o.upstreams < 0:
-		return status.Misuse(errors.New("--jobs and --per-host must be at least 1, and other numbers not less than 0"))
+	case o.connections < 0 || o.perClient < 0 || o.requests < 0 || o.clientUp < 0 || o.upstreams < 0:
+		return status.Misuse(errors.New("numbers must not be negative"))
 	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
 		return status.Misuse(errors.New("--fresh and --drain must not be negative, and --give-up-after must be positive"))
 	}
@@ -490,19 +488,22 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 	}
 	policy := engine.Retry{Patience: o.patience}
 	// Together they have no more connections to a host than --per-host says.
-	forManifests := max(1, o.perHost/4)
-	client, err := o.net.NewClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = max(1, o.perHost-forManifests), work })
+	limits := o.toUpstream.limits().Resolved()
+	perHost := limits.PerHost
+	forManifests := max(1, perHost/4)
+	limits.PerHost = max(1, perHost-forManifests)
+	client, err := o.net.NewClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = limits.PerHost, work })
 	if err != nil {
 		return nil, nil, err
 	}
 	manifests := client // which wait for blobs when there is but one connection
-	if o.perHost > 1 {
+	if perHost > 1 {
 		if manifests, err = o.net.NewClient(credentials, refs, policy, observer, d, func(r *registry.Options) { r.PerHost, r.Work = forManifests, work }); err != nil {
 			return nil, nil, err
 		}
 	}
 	through := engine.NewPullThrough(context.WithoutCancel(ctx), engine.Options{
-		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: engine.Limits{Jobs: o.jobs, PerHost: max(1, o.perHost-forManifests)}, PeerStall: o.net.Stall / 5,
+		Store: store, Budget: budget, Work: work, Registry: client, Observer: observer, Retry: policy, Limits: limits, PeerStall: o.net.Stall / 5,
 	}, manifests, o.fresh)
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }

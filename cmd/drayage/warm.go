@@ -30,17 +30,16 @@ import (
 
 // warmOptions are the flags of warm, as given.
 type warmOptions struct {
-	net     network.Flags
-	show    display.Flags
-	config  string
-	dir     string
-	once    bool
-	groups  []string
-	jobs    int
-	perHost int
-	giveUp  time.Duration
-	foreign bool
-	noSync  bool
+	net         network.Flags
+	show        display.Flags
+	config      string
+	dir         string
+	once        bool
+	groups      []string
+	connections connectionLimits
+	giveUp      time.Duration
+	foreign     bool
+	noSync      bool
 }
 
 func warmCommand(s process.Streams) *cobra.Command {
@@ -69,8 +68,7 @@ made up for.`,
 	storeFlag(cmd, &o.dir)
 	f.BoolVar(&o.once, "once", false, "have one round of each group now, and end")
 	f.StringSliceVar(&o.groups, "group", nil, "with --once, only these groups: `NAMES`")
-	f.IntVarP(&o.jobs, "jobs", "j", 16, "connections in all, at most `N`")
-	f.IntVar(&o.perHost, "per-host", 8, "connections to one host, at most `N`")
+	o.connections.add(f, "")
 	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "try the others when no byte has arrived for `DUR`")
 	foreignFlag(f, &o.foreign)
 	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
@@ -117,8 +115,8 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 	if len(o.groups) > 0 && !o.once {
 		return status.Misuse(errors.New("--group goes with --once"))
 	}
-	if o.jobs < 1 || o.perHost < 1 || o.giveUp <= 0 {
-		return status.Misuse(errors.New("--jobs and --per-host must be at least 1, and --give-up-after more than nothing"))
+	if o.giveUp <= 0 {
+		return status.Misuse(errors.New("--give-up-after must be longer than nothing, such as 30s"))
 	}
 	store, err := blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: s.Disk})
 	if err != nil {
@@ -135,7 +133,7 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 		return err
 	}
 	// What the environment and the flags have wrong is told before the first round.
-	c, err := o.net.Client(credentials, nil, o.perHost, engine.Retry{}, display)
+	c, err := o.net.Client(credentials, nil, o.connections.limits().PerHost, engine.Retry{}, display)
 	if err != nil {
 		return err
 	}
@@ -146,7 +144,7 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 	}
 	defer lock.Close()
 	w := &warmWork{
-		net: &o.net, quiet: o.show.Quiet, jobs: o.jobs, perHost: o.perHost, giveUp: o.giveUp, foreign: o.foreign,
+		net: &o.net, quiet: o.show.Quiet, limits: o.connections.limits(), giveUp: o.giveUp, foreign: o.foreign,
 		checkpoint: s.Checkpoint, store: store, display: display, credentials: credentials,
 	}
 	host, _ := os.Hostname() // without a name, jitter is that of all such

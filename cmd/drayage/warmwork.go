@@ -35,8 +35,7 @@ import (
 type warmWork struct {
 	net         *network.Flags
 	quiet       bool // nothing is logged
-	jobs        int
-	perHost     int
+	limits      engine.Limits
 	giveUp      time.Duration
 	foreign     bool
 	checkpoint  time.Duration // 0 means the engine's
@@ -50,7 +49,7 @@ type warmWork struct {
 // client makes a client for one piece of work, so that each may have its own rate.
 func (w *warmWork) client(refs []reference.Image, observer event.Observer, change func(*registry.Options)) (*registry.Client, error) {
 	return w.net.NewClient(w.credentials, refs, engine.Retry{Patience: w.giveUp}, observer, w.display, func(r *registry.Options) {
-		r.PerHost = w.perHost
+		r.PerHost = w.limits.PerHost
 		change(r)
 	})
 }
@@ -74,7 +73,7 @@ func (w *warmWork) options(p warm.Pull, c *registry.Client, observer event.Obser
 	return engine.Options{
 		Store: w.store, Registry: c, Observer: observer, Retry: engine.Retry{Patience: w.giveUp}, KeepGoing: true,
 		Platform: platforms[0], Others: platforms[1:], Referrers: p.Referrers, ForeignLayers: w.foreign,
-		Limits: engine.Limits{Jobs: w.jobs, PerHost: w.perHost}, PeerStall: w.net.Stall / 5, Checkpoint: w.checkpoint,
+		Limits: w.limits, PeerStall: w.net.Stall / 5, Checkpoint: w.checkpoint,
 	}
 }
 

@@ -52,7 +52,7 @@ type Options struct {
 	PlainHTTP bool
 	// TLS is used for every connection; nil means the system's authorities.
 	TLS *tls.Config
-	// PerHost bounds connections to one host; 0 means 8.
+	// PerHost bounds connections to one host; 0 means 64.
 	PerHost int
 	// UserAgent is sent with every request.
 	UserAgent string
@@ -187,7 +187,7 @@ func (h *host) at(scheme, path string) string {
 // New makes a Client. Close it when done.
 func New(opts Options) *Client {
 	if opts.PerHost <= 0 {
-		opts.PerHost = 8
+		opts.PerHost = 64
 	}
 	if opts.Connect <= 0 {
 		opts.Connect = 15 * time.Second

@@ -12,8 +12,10 @@ import "time"
 // as long as throughput grows with it, and the step that did not pay is undone. From then on one
 // connection more is tested now and then, and one less when throughput has fallen.
 type concurrency struct {
-	most  int // the user's limit
-	limit int // of all connections: most, less what errors take away
+	most  int
+	limit int   // of all connections: most, less what errors take away
+	width width // of jobs, if it is found by measurement
+	found bool  // it is
 
 	clean    int64     // bytes since the last error, or since limit was last raised
 	troubled time.Time // when an error last reduced limit
@@ -48,12 +50,30 @@ const (
 	windowBytes   = 512 << 10              // minimum of a window while helpLimit grows
 	windowLongest = time.Second            // is enough, however few bytes arrived
 	settledWindow = 3 * time.Second        // once helpLimit is settled
-	growth        = 8                      // factor of a step; one that does not pay is undone
 	worth         = 0.3                    // share of the added connections that must show in throughput
 )
 
-func newConcurrency(most int) concurrency {
-	return concurrency{most: most, limit: most, helpLimit: 1}
+// newConcurrency returns the limits of a host: at most so many, of which those that are worth it are
+// found by measurement if found is set.
+func newConcurrency(most int, found bool) concurrency {
+	return concurrency{most: most, limit: most, width: newWidth(widthFirst, most), found: found, helpLimit: 1}
+}
+
+// toAddJob is the number of connections below which a job may start.
+func (c *concurrency) toAddJob() int {
+	if c.found {
+		return min(c.limit, c.width.now)
+	}
+	return c.limit
+}
+
+// grown is the step of helpLimit after so many connections: one that does not pay is undone.
+func (c *concurrency) grown(conns int) int {
+	const first, factor = 8, 2
+	if conns >= first && c.found {
+		return min(c.most, conns*factor)
+	}
+	return min(c.most, max(1, conns)*first)
 }
 
 // toKeepHelper is the maximum number of connections at which a helper may stay.
@@ -86,7 +106,7 @@ func (c *concurrency) helperEnded(left int) { c.untested = min(c.untested, left)
 func (c *concurrency) ranged(now time.Time) {
 	if !c.ranges {
 		c.ranges = true
-		c.helpLimit = max(c.helpLimit, min(c.most, max(1, c.conns)*growth))
+		c.helpLimit = max(c.helpLimit, c.grown(c.conns))
 	}
 	if c.untested > 0 { // from now on it adds to throughput
 		c.untested--
@@ -140,7 +160,7 @@ func (c *concurrency) judge(g throughput) {
 		// So many primary connections ran at a time: as many are worth it.
 		c.helpLimit, c.last = max(c.helpLimit, g.conns), g
 		if c.ranges {
-			c.helpLimit = max(c.helpLimit, min(c.most, g.conns*growth))
+			c.helpLimit = max(c.helpLimit, c.grown(g.conns))
 		}
 		return
 	}
@@ -151,7 +171,7 @@ func (c *concurrency) judge(g throughput) {
 	if c.last.rate == 0 || more <= 0 || g.rate >= c.last.rate*(1+worth*more) {
 		c.last = g
 		c.settled = g.conns >= c.most
-		c.helpLimit = min(c.most, g.conns*growth)
+		c.helpLimit = c.grown(g.conns)
 		return
 	}
 	c.settled = true
@@ -207,18 +227,45 @@ func (c *concurrency) trouble(conns int, congested bool, now time.Time) {
 }
 
 // learn sets what an earlier run has found.
-func (c *concurrency) learn(ranges bool, connections int) {
-	c.ranges = ranges
-	if ranges && connections > 0 {
-		c.helpLimit = min(c.most, connections)
+func (c *concurrency) learn(h Host) {
+	c.ranges = h.Ranges
+	if h.Ranges && h.Connections > 0 {
+		c.helpLimit = min(c.most, h.Connections)
 		c.best.conns = c.helpLimit // bytes flowed in that run
+	}
+	if c.found && h.Width > 0 {
+		c.width = newWidth(h.Width, c.most)
 	}
 }
 
-// learned is the number of connections that is worth it, or 0 when that is not known.
-func (c *concurrency) learned() int {
-	if !c.ranges || c.last.rate == 0 {
-		return 0
+// learned is what this run has found.
+func (c *concurrency) learned() Host {
+	h := Host{Ranges: c.ranges}
+	if c.ranges && c.last.rate > 0 {
+		h.Connections = min(c.helpLimit, c.limit)
 	}
-	return min(c.helpLimit, c.limit)
+	if c.found && c.width.measured {
+		h.Width = min(c.width.now, c.limit)
+	}
+	return h
+}
+
+// answered counts a job whose first byte has come after so long; next is the size of the job that
+// waits for a place, or negative when there is none.
+func (c *concurrency) answered(after time.Duration, next int64) {
+	if c.found {
+		c.width.answered(after, next)
+	}
+}
+
+// jobEnded counts a job that has ended.
+func (c *concurrency) jobEnded() {
+	if c.found {
+		c.width.jobEnded()
+	}
+}
+
+// widened counts n bytes, and reports whether the width of jobs may have changed.
+func (c *concurrency) widened(n int64, conns int, waiting bool, now time.Time) bool {
+	return c.found && c.width.step(n, conns, waiting, now)
 }

@@ -34,10 +34,24 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Limits are the maximum numbers of connections at a time. Values under 1 mean 1.
+// Limits are the maximum numbers of connections at a time.
 type Limits struct {
-	Jobs    int // to all hosts
-	PerHost int // to one host
+	Jobs    int  // to all hosts; 0 means 128
+	PerHost int  // to one host; 0 means that Measure is set, and 64
+	Measure bool // how many are worth it to a host is found by measurement, below PerHost
+}
+
+// Resolved are the limits with what 0 means.
+func (l Limits) Resolved() Limits {
+	const all, each = 128, 64
+	l.Measure = l.Measure || l.PerHost <= 0
+	if l.Jobs <= 0 {
+		l.Jobs = all
+	}
+	if l.PerHost <= 0 {
+		l.PerHost = each
+	}
+	return l
 }
 
 // Kind distinguishes small requests, whose answers make new work, from bulk transfers.
@@ -130,7 +144,7 @@ func New(ctx context.Context, l Limits) *Queue {
 func newQueue(ctx context.Context, l Limits) *Queue {
 	group, running := errgroup.WithContext(ctx)
 	return &Queue{
-		limits: Limits{Jobs: max(1, l.Jobs), PerHost: max(1, l.PerHost)},
+		limits: l.Resolved(),
 		spawn:  func(f func(context.Context) error) { group.Go(func() error { return f(running) }) },
 		cause:  func() error { return context.Cause(running) },
 		ended:  running.Done(),
@@ -226,7 +240,7 @@ func (q *Queue) host(name string) *host {
 		if q.serves && len(q.hosts) >= hostsKept {
 			maps.DeleteFunc(q.hosts, func(_ string, h *host) bool { return h.isIdle() })
 		}
-		h = &host{concurrency: newConcurrency(q.limits.PerHost), reserves: q.serves}
+		h = &host{concurrency: newConcurrency(q.limits.PerHost, q.limits.Measure), reserves: q.serves}
 		q.hosts[name] = h
 	}
 	return h
@@ -240,7 +254,7 @@ func (h *host) isIdle() bool { return h.total() == 0 && !h.busy() && len(h.shari
 
 // bulkLimit is how many slots may be in use for bulk.
 func (h *host) bulkLimit() int {
-	limit := h.concurrency.limit
+	limit := h.concurrency.toAddJob()
 	if limit > 1 && (h.reserves || h.waits(Small) || h.running[Small] > 0) {
 		limit--
 	}
@@ -258,6 +272,7 @@ type Slot struct {
 	within func(context.Context) (context.Context, context.CancelFunc)
 
 	// Under queue.mu:
+	began  time.Time // zero once its first byte has come
 	held   bool
 	shared Sharer
 }
@@ -312,6 +327,32 @@ func (p *Slot) Regain(ctx context.Context) error {
 	return nil
 }
 
+// Answered reports that the first byte of the job's answer has come. A job that doesn't call it is
+// taken to have been answered when it ends.
+func (p *Slot) Answered() {
+	p.queue.mu.Lock()
+	defer p.queue.mu.Unlock()
+	if p.answered(time.Now()) {
+		p.queue.dispatch()
+	}
+}
+
+// answered counts the first byte, once, and reports whether it did. The caller holds queue.mu.
+func (p *Slot) answered(now time.Time) bool {
+	if p.began.IsZero() {
+		return false
+	}
+	next := int64(-1)
+	if h := p.host; h.waits(Small) {
+		next = 0
+	} else if h.waiting[Bulk].Len() > 0 {
+		next = h.waiting[Bulk][0].Cost
+	}
+	p.host.concurrency.answered(now.Sub(p.began), next)
+	p.began = time.Time{}
+	return true
+}
+
 // Share lets helper connections take part in the job. Share(nil) ends that for new ones; those that are
 // in Help return by themselves.
 func (p *Slot) Share(s Sharer) {
@@ -346,13 +387,15 @@ func (q *Queue) dispatch() {
 			continue
 		}
 		j := heap.Pop(&h.waiting[k]).(queued)
-		p := &Slot{id: j.ID, queue: q, host: h, kind: k, held: true}
+		p := &Slot{id: j.ID, queue: q, host: h, kind: k, held: true, began: time.Now()}
 		q.spawn(func(ctx context.Context) error {
 			err := j.Run(ctx, p)
 			p.Share(nil)
 			q.mu.Lock()
 			defer q.mu.Unlock()
 			p.release()
+			p.answered(time.Now())
+			h.concurrency.jobEnded()
 			if err == nil {
 				q.dispatch()
 			}
@@ -370,7 +413,7 @@ func (q *Queue) help() bool {
 	var most int64
 	first := 0 // the turn of the best
 	for _, h := range q.hosts {
-		if h.busy() || h.total() >= h.concurrency.toAddHelper() || h.running[Bulk] >= h.bulkLimit() {
+		if h.busy() || h.total() >= h.concurrency.toAddHelper() || h.reserves && h.running[Bulk] >= h.concurrency.limit-1 {
 			continue
 		}
 		for _, p := range h.sharing {
@@ -445,7 +488,7 @@ func (q *Queue) next() (*host, Kind) {
 // turn is the kind of this host's next job, if one may start.
 func (h *host) turn() (Kind, bool) {
 	switch {
-	case h.total() >= h.concurrency.limit:
+	case h.total() >= h.concurrency.toAddJob():
 		return Bulk, false
 	case h.waits(Small) && (h.running[Small] <= h.running[Bulk] || !h.waits(Bulk)):
 		return Small, true
@@ -490,7 +533,9 @@ func (q *Queue) Arrived(name string, n int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.host(name)
-	if h.concurrency.arrived(n, h.total(), h.helping, time.Now()) {
+	now := time.Now()
+	more := h.concurrency.arrived(n, h.total(), h.helping, now)
+	if h.concurrency.widened(n, h.total(), h.busy(), now) || more {
 		q.dispatch()
 	}
 }
@@ -514,20 +559,25 @@ func (q *Queue) Trouble(name string, congested bool) {
 	h.concurrency.trouble(h.total(), congested, time.Now())
 }
 
-// Learn sets what an earlier run has found about a host: whether it serves ranges, and the number of
-// connections that was worth it, or 0.
-func (q *Queue) Learn(name string, ranges bool, connections int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.host(name).concurrency.learn(ranges, connections)
+// Host is what a run finds out about a host, for later runs.
+type Host struct {
+	Ranges      bool // it serves ranges
+	Connections int  // that are worth it for few large blobs; 0 when that is not known
+	Width       int  // connections that are worth it for many blobs; 0 when that is not known
 }
 
-// Learned is what to pass to Learn in a later run: by host, the number of connections that is worth
-// it, or 0 when that is not known.
-func (q *Queue) Learned() map[string]int {
+// Learn sets what an earlier run has found about a host.
+func (q *Queue) Learn(name string, h Host) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	out := make(map[string]int)
+	q.host(name).concurrency.learn(h)
+}
+
+// Learned is what to pass to Learn in a later run, by host.
+func (q *Queue) Learned() map[string]Host {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := make(map[string]Host)
 	for name, h := range q.hosts {
 		out[name] = h.concurrency.learned()
 	}

@@ -62,7 +62,7 @@ func TestRunKeepsItsLimitsAndUsesThem(t *testing.T) {
 
 func TestRunTakesTheCostliestFirst(t *testing.T) {
 	var order []int64
-	err := schedule.Run(t.Context(), schedule.Limits{}, func(q *schedule.Queue) error {
+	err := schedule.Run(t.Context(), schedule.Limits{Jobs: 1, PerHost: 1}, func(q *schedule.Queue) error {
 		// Held by a job of this host until all are queued.
 		q.Add(schedule.Job{Host: "h", Cost: 100, Run: func(context.Context, *schedule.Slot) error {
 			for _, c := range []int64{3, 9, 1, 9, 5} {

@@ -1,0 +1,244 @@
+package schedule_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"drayage/engine/internal/schedule"
+)
+
+// link is a simulated network to one host, in the time of synctest: a rate for all connections
+// together and for each, a round trip, TCP's slow start, and a server that works on so many
+// requests at a time.
+type link struct {
+	rate, perConn float64 // bytes a second
+	trip          time.Duration
+	places        int           // requests that the server works on at once; 0: any number
+	work          time.Duration // that it needs for one
+
+	mu      sync.Mutex
+	idle    []*conn
+	now     int // bodies under way
+	most    int
+	working int
+	queue   []chan struct{}
+}
+
+// conn is a connection; window is TCP's.
+type conn struct{ window float64 }
+
+func (l *link) connect() *conn {
+	l.mu.Lock()
+	if n := len(l.idle); n > 0 {
+		c := l.idle[n-1]
+		l.idle = l.idle[:n-1]
+		l.mu.Unlock()
+		return c
+	}
+	l.mu.Unlock()
+	time.Sleep(l.trip)
+	return &conn{window: 14600}
+}
+
+// request waits for the first byte of an answer.
+func (l *link) request() {
+	time.Sleep(l.trip)
+	l.mu.Lock()
+	if l.places > 0 && l.working >= l.places {
+		ready := make(chan struct{})
+		l.queue = append(l.queue, ready)
+		l.mu.Unlock()
+		<-ready
+		l.mu.Lock()
+	} else {
+		l.working++
+	}
+	l.mu.Unlock()
+	time.Sleep(l.work)
+}
+
+func (l *link) answered() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) > 0 {
+		close(l.queue[0])
+		l.queue = l.queue[1:]
+		return
+	}
+	l.working--
+}
+
+// body is a blob on its way, by one connection or several.
+type body struct {
+	l    *link
+	q    *schedule.Queue
+	mu   sync.Mutex
+	left float64
+}
+
+func (b *body) Rest() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.left < 2<<20 {
+		return 0
+	}
+	return int64(b.left / 2)
+}
+
+// fetch takes of what is left by one connection.
+func (b *body) fetch(ctx context.Context, most float64, stop func() bool) {
+	l := b.l
+	c := l.connect()
+	l.request()
+	defer l.answered()
+	l.mu.Lock()
+	l.now++
+	l.most = max(l.most, l.now)
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.now--
+		l.idle = append(l.idle, c)
+	}()
+	for most > 0 && ctx.Err() == nil {
+		l.mu.Lock()
+		share := l.rate / float64(max(1, l.now))
+		l.mu.Unlock()
+		rate := min(share, l.perConn, c.window/l.trip.Seconds())
+		b.mu.Lock()
+		want := min(b.left, most)
+		if want <= 0 {
+			b.mu.Unlock()
+			return
+		}
+		tick := min(max(l.trip/4, time.Millisecond), 50*time.Millisecond)
+		n := min(want, rate*tick.Seconds())
+		b.left -= n
+		b.mu.Unlock()
+		time.Sleep(time.Duration(n / rate * float64(time.Second)))
+		c.window += n
+		most -= n
+		if b.q != nil {
+			b.q.Arrived("h", int64(n))
+		}
+		if stop() {
+			return
+		}
+	}
+}
+
+func (b *body) Help(ctx context.Context, surplus func() bool) error {
+	for first := true; !surplus() && b.Rest() > 0; first = false {
+		once := sync.OnceFunc(func() { b.q.Ranged("h") })
+		piece := max(1<<20, float64(b.Rest())/4)
+		b.fetch(ctx, piece, func() bool {
+			if first {
+				once()
+			}
+			return false
+		})
+	}
+	return nil
+}
+
+// image is a manifest and its blobs.
+type image []float64
+
+// pull is how long the images take by a queue.
+func (l *link) pull(t *testing.T, limits schedule.Limits, images []image) (took time.Duration) {
+	synctest.Test(t, func(t *testing.T) {
+		l.idle, l.now, l.most, l.working, l.queue = nil, 0, 0, 0, nil
+		start := time.Now()
+		err := schedule.Run(t.Context(), limits, func(q *schedule.Queue) error {
+			for _, img := range images {
+				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(ctx context.Context, _ *schedule.Slot) error {
+					(&body{l: l, left: 2000}).fetch(ctx, math.Inf(1), func() bool { return false })
+					for _, size := range img {
+						q.Add(schedule.Job{Host: "h", Cost: int64(size), Run: func(ctx context.Context, p *schedule.Slot) error {
+							b := &body{l: l, q: q, left: size}
+							p.Share(b)
+							answered := sync.OnceFunc(p.Answered)
+							b.fetch(ctx, math.Inf(1), func() bool { answered(); return false })
+							p.Share(nil)
+							return nil
+						}})
+					}
+					return nil
+				}})
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		took = time.Since(start)
+	})
+	return took
+}
+
+// Where nothing is given, the width is found that is worth it.
+func TestWidthsFindThemselves(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var many []image
+	for range 60 {
+		var img image
+		for range 4 {
+			img = append(img, math.Exp(random.Float64()*math.Log(5e6/2e3))*2e3)
+		}
+		many = append(many, img)
+	}
+	small := image{}
+	for range 100 {
+		small = append(small, 65536)
+	}
+	eight := image{}
+	for i := range 8 {
+		eight = append(eight, float64(10+5*i)*1e6)
+	}
+	loads := []struct {
+		name   string
+		images []image
+	}{{"8 layers", []image{eight}}, {"60 images", many}, {"100 small", []image{small}}, {"one", []image{{200e6}}}}
+	const mb = 1e6
+	verbose := os.Getenv("WIDTHS") != ""
+	for _, trip := range []time.Duration{100 * time.Microsecond, 2 * time.Millisecond, 40 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond} {
+		for _, rate := range []float64{1 * mb, 12 * mb, 100 * mb, 1250 * mb} {
+			for _, per := range []float64{12 * mb, 1250 * mb} {
+				for _, places := range []int{0, 4} {
+					for _, load := range loads {
+						if per > rate && per != 1250*mb || rate == 1*mb && load.name != "100 small" {
+							continue
+						}
+						l := &link{rate: rate, perConn: per, trip: trip, places: places, work: 200 * time.Microsecond}
+						best, at := time.Duration(math.MaxInt64), 0
+						row := ""
+						for _, w := range []int{1, 2, 4, 8, 16, 32, 64} {
+							took := l.pull(t, schedule.Limits{Jobs: w, PerHost: w}, load.images)
+							row += fmt.Sprintf(" %7.2f", took.Seconds())
+							if took < best {
+								best, at = took, w
+							}
+						}
+						took := l.pull(t, schedule.Limits{}, load.images)
+						ratio := best.Seconds() / took.Seconds()
+						if verbose {
+							mark := ""
+							if ratio < 0.85 {
+								mark = " <<<"
+							}
+							t.Logf("%6s %5.0f MB/s %5.0f each %d places %-10s: %s | %7.2f s with %d; %.2f of %d%s", trip, rate/mb, per/mb, places, load.name, row, took.Seconds(), l.most, ratio, at, mark)
+						}
+					}
+				}
+			}
+		}
+	}
+}
