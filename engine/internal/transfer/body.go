@@ -177,7 +177,7 @@ func (w *worker) ignores(src *source) {
 func (w *worker) skip(body *Body, n int64) error {
 	var skipped int64
 	for n > 0 {
-		m, err := body.Read(w.buf[:min(int64(len(w.buf)), n)])
+		m, err := body.Read(w.buf.p[:min(int64(len(w.buf.p)), n)])
 		n -= int64(m)
 		skipped += int64(m)
 		if m > 0 {

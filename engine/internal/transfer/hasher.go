@@ -43,7 +43,7 @@ const (
 // start begins with the hash of the blob's first bytes.
 func (f *hasher) start(h hash.Hash, from int64) {
 	for _, q := range f.queue {
-		buffers.Put(q.buf)
+		q.buf.free()
 	}
 	f.queue, f.awaited, f.busy, f.speed = nil, false, false, 0
 	f.hash, f.hashed, f.promised, f.noted = h, from, from, from
@@ -88,16 +88,16 @@ func (f *hasher) step(prefix int64, buf *buffer) bool {
 		q := f.queue[0]
 		f.queue = f.queue[1:]
 		f.changed.Broadcast() // there is room
-		f.do(q.n, func(h hash.Hash) error { h.Write(q.buf[:q.n]); return nil })
-		buffers.Put(q.buf)
+		f.do(q.n, func(h hash.Hash) error { h.Write(q.buf.p[:q.n]); return nil })
+		q.buf.free()
 		return true
 	case prefix > f.promised && !f.awaited:
 		from := f.promised
-		n := min(int64(len(buf)), prefix-from)
+		n := min(int64(len(buf.p)), prefix-from)
 		f.promised += n
 		f.do(n, func(h hash.Hash) error {
-			_, err := f.read.ReadAt(buf[:n], from)
-			h.Write(buf[:n])
+			_, err := f.read.ReadAt(buf.p[:n], from)
+			h.Write(buf.p[:n])
 			return err
 		})
 		return true

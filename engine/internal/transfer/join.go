@@ -27,7 +27,7 @@ const (
 func (t *Transfer) Join(ctx context.Context, s Source) (joined bool) {
 	src := &source{Source: s, joined: true, beaten: little, noRanges: t.opts.IgnoresRange(s.Host())}
 	w := t.newWorker(guest)
-	defer func() { buffers.Put(w.buf) }()
+	defer func() { w.buf.free() }()
 	t.mu.Lock()
 	if t.stopped() || t.sources.closed {
 		t.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 const (
 	kindExtent = 'e'
 	kindState  = 's'
-	extentMost = int64(len(buffer{})) // bytes
+	extentMost = largeBuffer // bytes
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -27,7 +27,7 @@ func newTestHasher(content []byte) *hasher {
 func TestAHasherFollowsThePrefixInAnyOrder(t *testing.T) {
 	for seed := range uint64(30) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
-		content := make([]byte, 1+rnd.IntN(40*len(buffer{})))
+		content := make([]byte, 1+rnd.IntN(40*largeBuffer))
 		for i := range content {
 			content[i] = byte(rnd.Uint32())
 		}
@@ -52,7 +52,7 @@ func TestAHasherFollowsThePrefixInAnyOrder(t *testing.T) {
 func arrive(f *hasher, content []byte, rnd *rand.Rand) {
 	size := int64(len(content))
 	missing := allMissing(size)
-	back := new(buffer)
+	back := newBuffer(largeBuffer)
 	f.changed.L.Lock()
 	defer f.changed.L.Unlock()
 	for !missing.IsEmpty() {
@@ -61,16 +61,16 @@ func arrive(f *hasher, content []byte, rnd *rand.Rand) {
 		if rnd.IntN(3) == 0 && g.Len() > 1 {
 			missing.Split(g, g.Off+1+rnd.Int64N(g.Len()-1))
 		}
-		at, n := g.Off, min(g.Len(), int64(len(buffer{})))
+		at, n := g.Off, min(g.Len(), int64(largeBuffer))
 		missing.Fill(g, n)
-		buf := buffers.Get().(*buffer)
-		copy(buf[:], content[at:at+n])
+		buf := newBuffer(size)
+		copy(buf.p, content[at:at+n])
 		switch {
 		case f.isNext(at) && f.isIdle() && rnd.IntN(2) == 0:
-			f.now(buf[:n])
-			buffers.Put(buf)
+			f.now(buf.p[:n])
+			buf.free()
 		case !f.offer(buf, at, n):
-			buffers.Put(buf)
+			buf.free()
 		}
 		if rnd.IntN(2) == 0 {
 			f.step(missing.Prefix(size), back)
@@ -88,24 +88,24 @@ func allMissing(size int64) *ranges {
 }
 
 func TestAHasherTakesOnlyWhatIsNext(t *testing.T) {
-	content := make([]byte, 4*len(buffer{}))
+	content := make([]byte, 4*largeBuffer)
 	f := newTestHasher(content)
-	n := int64(len(buffer{}))
+	n := int64(largeBuffer)
 	f.changed.L.Lock()
 	defer f.changed.L.Unlock()
-	if f.offer(new(buffer), n, n) {
+	if f.offer(newBuffer(largeBuffer), n, n) {
 		t.Error("it took what is not next")
 	}
 	for i := range int64(hashQueue) {
-		if !f.offer(new(buffer), i*n, n) {
+		if !f.offer(newBuffer(largeBuffer), i*n, n) {
 			t.Errorf("it did not take block %d", i)
 		}
 	}
-	if !f.isFull() || f.offer(new(buffer), hashQueue*n, n) {
+	if !f.isFull() || f.offer(newBuffer(largeBuffer), hashQueue*n, n) {
 		t.Error("its queue has no end")
 	}
 	f.hold()
-	if f.offer(new(buffer), 0, n) {
+	if f.offer(newBuffer(largeBuffer), 0, n) {
 		t.Error("it takes something while it is held")
 	}
 }
@@ -119,7 +119,7 @@ func TestAHasherNotesItsStateAndTellsFaults(t *testing.T) {
 	f.note = func(at int64, _ hash.Hash) error { noted = append(noted, at); return nil }
 	f.changed.L.Lock()
 	defer f.changed.L.Unlock()
-	back := new(buffer)
+	back := newBuffer(largeBuffer)
 	for f.step(int64(len(content)), back) {
 	}
 	if !slices.Equal(noted, []int64{1 << 20, 2 << 20, 3 << 20, 4 << 20, 5 << 20}) {

@@ -22,12 +22,12 @@ func (w *worker) passOver(src *source, body *Body) error {
 	w.pos = body.From
 	t.mu.Unlock()
 	for {
-		n, err := fill(body, w.buf[:min(int64(len(w.buf)), max(t.want.Size-w.pos, 1))])
+		n, err := fill(body, w.buf.p[:min(int64(len(w.buf.p)), max(t.want.Size-w.pos, 1))])
 		if n > 0 && w.pos == t.want.Size {
 			return w.longer(src)
 		}
 		if n > 0 {
-			if err := w.writeMissing(w.buf[:n]); err != nil {
+			if err := w.writeMissing(w.buf.p[:n]); err != nil {
 				return err
 			}
 		}

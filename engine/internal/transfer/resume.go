@@ -62,14 +62,14 @@ func (t *Transfer) checkExtents(extents []extent) (sound, damaged int64, ok bool
 		}
 		sound = e.off + e.size
 	}
-	buf := buffers.Get().(*buffer)
-	defer buffers.Put(buf)
+	buf := newBuffer(largeBuffer)
+	defer buf.free()
 	for _, e := range extents {
 		if t.isOver() {
 			return 0, 0, false
 		}
-		_, err := t.sink.ReadAt(buf[:e.size], e.off)
-		right := err == nil && crc32.Checksum(buf[:e.size], castagnoli) == e.sum
+		_, err := t.sink.ReadAt(buf.p[:e.size], e.off)
+		right := err == nil && crc32.Checksum(buf.p[:e.size], castagnoli) == e.sum
 		t.mu.Lock()
 		if right {
 			t.kept += e.size

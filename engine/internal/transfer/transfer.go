@@ -315,8 +315,8 @@ func (t *Transfer) hashPrefix() {
 	if unchecked {
 		t.check()
 	}
-	buf := buffers.Get().(*buffer)
-	defer buffers.Put(buf)
+	buf := newBuffer(t.want.Size)
+	defer buf.free()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for t.phase != over || t.prefix.busy {

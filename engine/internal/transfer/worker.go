@@ -41,11 +41,34 @@ const (
 	guest               // it is at a source that has joined, and at no other
 )
 
-// A buffer is as large as keeps a fast link busy and hashing in the cache. Each
-// connection has one in use, and the hasher a few.
-type buffer [128 << 10]byte
+// A buffer is as large as keeps a fast link busy and hashing in the cache, or as a small blob needs.
+// Each connection has one in use, and the hasher a few.
+type buffer struct {
+	p    []byte
+	pool *sync.Pool
+}
 
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+const (
+	largeBuffer = 128 << 10
+	smallBuffer = 16 << 10
+)
+
+var largeBuffers, smallBuffers sync.Pool
+
+func init() {
+	largeBuffers.New = func() any { return &buffer{make([]byte, largeBuffer), &largeBuffers} }
+	smallBuffers.New = func() any { return &buffer{make([]byte, smallBuffer), &smallBuffers} }
+}
+
+// newBuffer returns a buffer for a blob of a size.
+func newBuffer(size int64) *buffer {
+	if size <= smallBuffer {
+		return smallBuffers.Get().(*buffer)
+	}
+	return largeBuffers.Get().(*buffer)
+}
+
+func (b *buffer) free() { b.pool.Put(b) }
 
 var (
 	errIgnored = errors.New("the server sent the whole blob for a range of it")
@@ -74,7 +97,7 @@ func (e *brokenError) Error() string { return e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
 func (t *Transfer) newWorker(r role) *worker {
-	return &worker{t: t, role: r, buf: buffers.Get().(*buffer)}
+	return &worker{t: t, role: r, buf: newBuffer(t.want.Size)}
 }
 
 // enter makes a worker, or returns nil when nobody may help. leave must be
@@ -84,7 +107,7 @@ func (t *Transfer) enter(r role) *worker {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.phase == over || t.help.excluded {
-		buffers.Put(w.buf)
+		w.buf.free()
 		return nil
 	}
 	t.workers[w] = true
@@ -96,7 +119,7 @@ func (w *worker) leave() {
 	defer w.t.mu.Unlock()
 	w.t.release(w)
 	delete(w.t.workers, w)
-	buffers.Put(w.buf)
+	w.buf.free()
 	w.t.changed.Broadcast()
 }
 

@@ -16,7 +16,7 @@ func (w *worker) copy(src *source, body *Body, end int64) error {
 		}
 		// At the end, one byte is asked for that must not come: so that the end
 		// is known to be one, and the connection can be used again.
-		n, err := fill(body, w.buf[:min(int64(len(w.buf)), max(end-w.pos, 1))])
+		n, err := fill(body, w.buf.p[:min(int64(len(w.buf.p)), max(end-w.pos, 1))])
 		if n > 0 && w.pos == end {
 			if end == w.t.want.Size {
 				return w.longer(src)
@@ -36,7 +36,7 @@ func (w *worker) copy(src *source, body *Body, end int64) error {
 			if more, err := w.room(end); err != nil || !more {
 				return err
 			}
-			copy(w.buf[:n], w.buf[own:])
+			copy(w.buf.p[:n], w.buf.p[own:])
 		}
 		switch {
 		case w.pos == end && err != nil:
@@ -82,7 +82,7 @@ func (w *worker) write(n int) (own int, err error) {
 	g.Taken = pos + keep
 	t.mu.Unlock()
 
-	if err := t.put(w.buf[:keep], pos); err != nil {
+	if err := t.put(w.buf.p[:keep], pos); err != nil {
 		return 0, err
 	}
 
@@ -101,10 +101,10 @@ func (w *worker) write(n int) (own int, err error) {
 	switch {
 	case t.prefix.isNext(pos) && t.prefix.isIdle() && t.opts.Crowded():
 		// Every core has a transfer of its own: here the bytes are in its cache.
-		t.prefix.now(w.buf[:keep])
+		t.prefix.now(w.buf.p[:keep])
 	case keep < int64(n): // the buffer is still needed: these few are read back
 	case t.prefix.offer(w.buf, pos, keep):
-		w.buf = buffers.Get().(*buffer)
+		w.buf = newBuffer(t.want.Size)
 		t.changed.Broadcast()
 	}
 	return int(keep), nil
