@@ -60,7 +60,7 @@ func competitors(program, containerd string) []tool {
 	ctr, daemon := "ctr-"+containerd, "containerd-"+containerd
 	drayage := func(flags string) func(j job) string {
 		return func(j job) string {
-			return fmt.Sprintf("%s pull -q --per-host 16 %s %s %s\n", program, flags, j.pick("--all-platforms", amd64), strings.Join(j.refs, " "))
+			return fmt.Sprintf("%s pull -q %s %s %s\n", program, flags, j.pick("--all-platforms", amd64), strings.Join(j.refs, " "))
 		}
 	}
 	ctrNeeds := []string{ctr, daemon}
