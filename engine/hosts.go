@@ -91,7 +91,7 @@ func newLearning(kept []byte) *learning {
 // teach tells a queue and a client what earlier runs have found out.
 func (l *learning) teach(q *schedule.Queue, c *registry.Client) {
 	for name, h := range l.before.Hosts {
-		q.Learn(name, schedule.Host{Ranges: h.Ranges != nil && *h.Ranges, Connections: h.Connections, Width: h.Width})
+		q.Learn(name, schedule.Findings{Ranges: h.Ranges != nil && *h.Ranges, Connections: h.Connections, Width: h.Width})
 		c.Learn(name, h.FirstByte)
 	}
 }
@@ -117,7 +117,7 @@ func (l *learning) ranged(host string, yes bool) {
 }
 
 // merge adds what this run has found out to what is kept now.
-func (l *learning) merge(old []byte, found map[string]schedule.Host, firstByte map[string]time.Duration) []byte {
+func (l *learning) merge(old []byte, found map[string]schedule.Findings, firstByte map[string]time.Duration) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now().UTC()

@@ -12,7 +12,7 @@ func TestHostsAreForgotten(t *testing.T) {
 	yes, no := true, false
 	l := newLearning(nil)
 	l.ranges["serves"], l.ranges["ignores"] = yes, no
-	raw := l.merge(nil, map[string]schedule.Host{"serves": {Connections: 5, Width: 20}, "other": {}}, map[string]time.Duration{"serves": time.Second})
+	raw := l.merge(nil, map[string]schedule.Findings{"serves": {Connections: 5, Width: 20}, "other": {}}, map[string]time.Duration{"serves": time.Second})
 	now := time.Now()
 	for _, c := range []struct {
 		after           time.Duration
@@ -36,7 +36,7 @@ func TestHostsAreForgotten(t *testing.T) {
 	}
 	// A run that learns nothing new refreshes nothing.
 	before := parseHosts(raw, now).Hosts["ignores"].RangesSeen
-	again := newLearning(raw).merge(raw, map[string]schedule.Host{"ignores": {}}, nil)
+	again := newLearning(raw).merge(raw, map[string]schedule.Findings{"ignores": {}}, nil)
 	if seen := parseHosts(again, now).Hosts["ignores"].RangesSeen; !seen.Equal(before) {
 		t.Errorf("seen at %v, and was at %v", seen, before)
 	}

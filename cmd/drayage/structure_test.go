@@ -70,7 +70,7 @@ var goroutines = []string{
 	"engine/chaos.Start",
 	"engine/compose.convertAll",
 	"engine/compose.pump",
-	"engine/internal/schedule.Run", // by its errgroup
+	"engine/internal/schedule.newQueue", // by its errgroup
 	"engine/internal/transfer.Run",
 	"cmd/drayage/internal/warm.Run",
 	"cmd/drayage/internal/warm.pace",

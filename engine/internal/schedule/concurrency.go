@@ -227,7 +227,7 @@ func (c *concurrency) trouble(conns int, congested bool, now time.Time) {
 }
 
 // learn sets what an earlier run has found.
-func (c *concurrency) learn(h Host) {
+func (c *concurrency) learn(h Findings) {
 	c.ranges = h.Ranges
 	if h.Ranges && h.Connections > 0 {
 		c.helpLimit = min(c.most, h.Connections)
@@ -239,8 +239,8 @@ func (c *concurrency) learn(h Host) {
 }
 
 // learned is what this run has found.
-func (c *concurrency) learned() Host {
-	h := Host{Ranges: c.ranges}
+func (c *concurrency) learned() Findings {
+	h := Findings{Ranges: c.ranges}
 	if c.ranges && c.last.rate > 0 {
 		h.Connections = min(c.helpLimit, c.limit)
 	}

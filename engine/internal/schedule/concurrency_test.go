@@ -146,7 +146,7 @@ func TestLearnedConcurrencyIsUsedFromTheStart(t *testing.T) {
 		start := time.Now()
 		var learned int
 		err := schedule.Run(t.Context(), schedule.Limits{Jobs: 16, PerHost: 8}, func(q *schedule.Queue) error {
-			q.Learn("h", schedule.Host{Ranges: true, Connections: 8})
+			q.Learn("h", schedule.Findings{Ranges: true, Connections: 8})
 			w.q = q
 			q.Add(schedule.Job{Host: "h", Run: func(ctx context.Context, p *schedule.Slot) error {
 				p.Share(w)

@@ -158,7 +158,7 @@ func TestDoEndsWithTheQueue(t *testing.T) {
 func TestDoForgetsIdleHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := schedule.New(t.Context(), schedule.Limits{Jobs: 16, PerHost: 8})
-		q.Learn("idle", schedule.Host{Ranges: true, Connections: 5})
+		q.Learn("idle", schedule.Findings{Ranges: true, Connections: 5})
 		q.Arrived("busy", 1)
 		var callers sync.WaitGroup
 		callers.Go(func() {

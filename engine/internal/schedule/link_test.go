@@ -255,7 +255,7 @@ func TestWidthsAreFound(t *testing.T) {
 func TestWidthsAreRemembered(t *testing.T) {
 	l := &link{rate: 100e6, perConn: 12e6, trip: 100 * time.Millisecond}
 	small := loads()["100 small layers"]
-	var found schedule.Host
+	var found schedule.Findings
 	first := l.pullWith(t, schedule.Limits{}, small, func(*schedule.Queue) {}, func(q *schedule.Queue) { found = q.Learned()["h"] })
 	if found.Width <= 8 || found.Width > 64 {
 		t.Fatalf("found %+v", found)

@@ -559,25 +559,25 @@ func (q *Queue) Trouble(name string, congested bool) {
 	h.concurrency.trouble(h.total(), congested, time.Now())
 }
 
-// Host is what a run finds out about a host, for later runs.
-type Host struct {
+// Findings are what a run finds out about a host, for later runs.
+type Findings struct {
 	Ranges      bool // it serves ranges
 	Connections int  // that are worth it for few large blobs; 0 when that is not known
 	Width       int  // connections that are worth it for many blobs; 0 when that is not known
 }
 
 // Learn sets what an earlier run has found about a host.
-func (q *Queue) Learn(name string, h Host) {
+func (q *Queue) Learn(name string, h Findings) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.host(name).concurrency.learn(h)
 }
 
 // Learned is what to pass to Learn in a later run, by host.
-func (q *Queue) Learned() map[string]Host {
+func (q *Queue) Learned() map[string]Findings {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	out := make(map[string]Host)
+	out := make(map[string]Findings)
 	for name, h := range q.hosts {
 		out[name] = h.concurrency.learned()
 	}
