@@ -193,7 +193,7 @@ func Rewrite(path string, mode fs.FileMode, write func(io.Writer) error) error {
 	if _, open := Descriptor(path); open || isProc(path) {
 		return &fs.PathError{Op: "writing to", Path: path, Err: ErrNotPlain}
 	}
-	err := Replace(path, mode, write)
+	err := replace(path, mode, write)
 	if !staysInPlace(err) {
 		return err
 	}

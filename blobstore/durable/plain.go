@@ -16,8 +16,8 @@ var (
 	// ErrForeign is wrapped where a file or link is another user's, who may have put it there to
 	// have the work of this one.
 	ErrForeign = errors.New("it belongs to another user; remove it, or choose another path")
-	// ErrLinked is wrapped where a file has a second name, under which it may be something else.
-	ErrLinked = errors.New("it has another hard link; remove it, or choose another path")
+	// errLinked is wrapped where a file has a second name, under which it may be something else.
+	errLinked = errors.New("it has another hard link; remove it, or choose another path")
 )
 
 // OpenPlain is os.OpenFile for a regular file: what a folder's other users may have put in its
@@ -29,7 +29,7 @@ func OpenPlain(path string, flag int, mode fs.FileMode) (*os.File, error) {
 			return nil, &fs.PathError{Op: "open", Path: path, Err: ErrNotPlain}
 		}
 	}
-	f, err := os.OpenFile(path, flag|NoFollow, mode)
+	f, err := os.OpenFile(path, flag|noFollow, mode)
 	if wouldWait(err) && isRegular(os.Lstat(path)) {
 		f, err = os.OpenFile(path, flag|noLinks, mode)
 	}
@@ -41,7 +41,7 @@ func OpenPlainIn(root *os.Root, name string, flag int, mode fs.FileMode) (*os.Fi
 	if info, err := root.Lstat(name); err == nil && !info.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "open", Path: filepath.Join(root.Name(), name), Err: ErrNotPlain}
 	}
-	f, err := root.OpenFile(name, flag|NoFollow, mode)
+	f, err := root.OpenFile(name, flag|noFollow, mode)
 	if wouldWait(err) && isRegular(root.Lstat(name)) {
 		f, err = root.OpenFile(name, flag|noLinks, mode)
 	}
@@ -71,7 +71,7 @@ func plain(f *os.File, path string, err error) (*os.File, error) {
 }
 
 // CheckOwn reports an open file that this user can't have made: ErrForeign for one that is
-// another's, ErrLinked for one with a second name.
+// another's, errLinked for one with a second name.
 func CheckOwn(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -82,7 +82,7 @@ func CheckOwn(f *os.File) error {
 	case !ok:
 		return nil
 	case links > 1:
-		return &fs.PathError{Op: "open", Path: f.Name(), Err: ErrLinked}
+		return &fs.PathError{Op: "open", Path: f.Name(), Err: errLinked}
 	case uid == os.Geteuid() || uid == ownerOfNew(filepath.Dir(f.Name())):
 		return nil
 	}
@@ -201,9 +201,9 @@ func createBeside(path string, mode fs.FileMode) (*os.File, error) {
 	}
 }
 
-// Replace puts a new file in the place of what has a name, which is not followed when it is a
+// replace puts a new file in the place of what has a name, which is not followed when it is a
 // link: after a crash it is the old one or the new one. Its mode is as os.OpenFile would have it.
-func Replace(path string, mode fs.FileMode, write func(io.Writer) error) error {
+func replace(path string, mode fs.FileMode, write func(io.Writer) error) error {
 	beside, err := createBeside(path, mode)
 	if err != nil {
 		return err

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// NoFollow are flags for opening a file: a symbolic link is an error, and a pipe without a reader
+// noFollow are flags for opening a file: a symbolic link is an error, and a pipe without a reader
 // or writer, too, in place of waiting for one.
-const NoFollow = noLinks | noWait
+const noFollow = noLinks | noWait
 
 const (
 	noLinks = syscall.O_NOFOLLOW
@@ -20,13 +20,13 @@ const (
 // plainByName is whether it must be looked up beforehand what a name stands for.
 const plainByName = false
 
-// notPlain reports whether an error of opening with NoFollow says that there is a link, or a
+// notPlain reports whether an error of opening with noFollow says that there is a link, or a
 // pipe or socket. FreeBSD says EMLINK of links, where others say ELOOP.
 func notPlain(err error) bool {
 	return errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) || errors.Is(err, syscall.ENXIO)
 }
 
-// wouldWait reports whether an error of opening with NoFollow says that another has a lease on the
+// wouldWait reports whether an error of opening with noFollow says that another has a lease on the
 // file, as Samba and NFS servers have for their clients: the kernel has asked for it back, and an
 // opening that waits gets it (fcntl(2), "Leases").
 func wouldWait(err error) bool { return errors.Is(err, syscall.EWOULDBLOCK) }

@@ -5,8 +5,8 @@ import (
 	"io/fs"
 )
 
-// NoFollow has no counterpart here.
-const NoFollow = 0
+// noFollow has no counterpart here.
+const noFollow = 0
 
 const (
 	noLinks = 0

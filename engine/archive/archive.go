@@ -38,11 +38,11 @@ var (
 	ErrInvalid = fault.New(fault.Invalid, "not an archive of images that can be read")
 	// ErrMismatch is wrapped when content is not what its digest says.
 	ErrMismatch = fault.New(fault.Content, "content does not match its digest")
-	// ErrNotArchive is wrapped for what is no archive at all: a text, an empty file. It is an
+	// errNotArchive is wrapped for what is no archive at all: a text, an empty file. It is an
 	// ErrInvalid.
-	ErrNotArchive error = &fault.Error{Kind: fault.Usage, Err: notArchive{}}
-	// ErrVolume is wrapped when volumes of an archive are missing, or a later one was given.
-	ErrVolume = fault.New(fault.Local, "not all volumes of the archive are there")
+	errNotArchive error = &fault.Error{Kind: fault.Usage, Err: notArchive{}}
+	// errVolume is wrapped when volumes of an archive are missing, or a later one was given.
+	errVolume = fault.New(fault.Local, "not all volumes of the archive are there")
 	// ErrIncomplete is wrapped when an archive leaves out what an earlier one
 	// carried, and the store doesn't have that.
 	ErrIncomplete = fault.New(fault.Local, "builds on an earlier archive that is not in the store: import that first")
@@ -106,7 +106,7 @@ func (s source) walk(ctx context.Context, r io.Reader, size int64, f func(member
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			if n == 0 {
-				return fmt.Errorf("%w: it is empty", ErrNotArchive)
+				return fmt.Errorf("%w: it is empty", errNotArchive)
 			}
 			return nil
 		}
@@ -191,7 +191,7 @@ func unreadable(err error) error {
 
 // decompress tells of an archive that a command makes readable.
 func decompress(why, command string) error {
-	return fmt.Errorf("%w: %s: decompress it first: %s > FILE.tar", ErrNotArchive, why, command)
+	return fmt.Errorf("%w: %s: decompress it first: %s > FILE.tar", errNotArchive, why, command)
 }
 
 // noTar tells of what is no tar, once it is decompressed, by how it begins.
@@ -201,7 +201,7 @@ func noTar(packed squeeze.Format, head []byte) error {
 		if bytes.HasPrefix(head, []byte(lzma)) {
 			return decompress("it is compressed with lzma", "xz -dc FILE")
 		}
-		return ErrNotArchive
+		return errNotArchive
 	}
 	undo := packed.String() + " -dc FILE"
 	within, err := squeeze.Detect(head)
@@ -214,7 +214,7 @@ func noTar(packed squeeze.Format, head []byte) error {
 	case within != squeeze.None:
 		return decompress("it is compressed with "+within.String()+" and then with "+packed.String(), undo)
 	}
-	return ErrNotArchive
+	return errNotArchive
 }
 
 // broken tells of an archive that can't be read on.
@@ -389,7 +389,7 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 			err = blame(ctx, volumes[0], err)
 		}
 		if errors.Is(err, ErrInvalid) && errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w: it ends with %s, and is cut off there", ErrVolume, volumes[len(volumes)-1])
+			return fmt.Errorf("%w: it ends with %s, and is cut off there", errVolume, volumes[len(volumes)-1])
 		}
 		return err
 	}
@@ -414,7 +414,7 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 	}
 	err = s.walk(ctx, file, info.Size(), f)
 	if first := firstOf(name); first != "" && errors.Is(err, ErrInvalid) {
-		return fmt.Errorf("%w: %s is missing", ErrVolume, first)
+		return fmt.Errorf("%w: %s is missing", errVolume, first)
 	}
 	return err
 }
@@ -444,7 +444,7 @@ func blame(ctx context.Context, first string, err error) error {
 		got, errSum := sumOf(ctx, volume)
 		switch {
 		case errors.Is(errSum, fs.ErrNotExist):
-			return fmt.Errorf("%w: %s is missing", ErrVolume, volume)
+			return fmt.Errorf("%w: %s is missing", errVolume, volume)
 		case errSum != nil:
 			return errSum
 		case got.Encoded() != sum:
@@ -534,7 +534,7 @@ func volumesOf(name string) ([]string, error) {
 	if n, err := strconv.Atoi(number); err != nil || n > 1 {
 		first := fmt.Sprintf("%s.%0*d", base, len(number), 1)
 		if _, err := os.Stat(first); err == nil {
-			return nil, fmt.Errorf("%w: name the first one, %s", ErrVolume, first)
+			return nil, fmt.Errorf("%w: name the first one, %s", errVolume, first)
 		}
 		return nil, nil // a file that is called so
 	}
@@ -553,7 +553,7 @@ func missingVolume(base string, width, n int) error {
 	const far = 100 // volumes
 	for later := n + 1; later < n+far; later++ {
 		if _, err := os.Stat(fmt.Sprintf("%s.%0*d", base, width, later)); err == nil {
-			return fmt.Errorf("%w: %s.%0*d is missing", ErrVolume, base, width, n)
+			return fmt.Errorf("%w: %s.%0*d is missing", errVolume, base, width, n)
 		}
 	}
 	return nil

@@ -428,13 +428,13 @@ func fill(in io.Reader, buf []byte) (int, error) {
 	return n, nil
 }
 
-// ErrLayer is wrapped for layers that can't be decompressed.
-var ErrLayer = fault.New(fault.Content, "not what its media type says")
+// errLayer is wrapped for layers that can't be decompressed.
+var errLayer = fault.New(fault.Content, "not what its media type says")
 
 func notALayer(err error) error {
 	var ratio *limits.RatioError
 	if errors.As(err, &ratio) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrLayer, err)
+	return fmt.Errorf("%w: %w", errLayer, err)
 }

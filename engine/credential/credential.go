@@ -241,8 +241,8 @@ const hub = "docker.io"
 
 var hubKeys = []string{"index.docker.io", "docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 
-// HubServer is what Docker calls its hub in files and to helpers.
-const HubServer = "https://index.docker.io/v1/"
+// hubServer is what Docker calls its hub in files and to helpers.
+const hubServer = "https://index.docker.io/v1/"
 
 // keysOf are the keys that may have a repository's credentials, the longest path first:
 // registry/a/b, registry/a, registry. Hosts are in lower case.
@@ -286,8 +286,8 @@ func normalKey(key string) string {
 	return strings.ToLower(host) + "/" + path
 }
 
-// ErrNone is wrapped for what was given as credentials and has none.
-var ErrNone = errors.New("no credentials found")
+// errNone is wrapped for what was given as credentials and has none.
+var errNone = errors.New("no credentials found")
 
 // Login makes credentials of a name and a password, for whichever registry asks.
 func Login(user, password string) (*Set, error) {

@@ -184,7 +184,7 @@ func (f *file) helper(keys []string) (name, server string) {
 	host := keys[len(keys)-1]
 	server = host
 	if slices.Contains(hubKeys, host) {
-		server = HubServer
+		server = hubServer
 		if f.podman {
 			server = hub
 		}

@@ -77,7 +77,7 @@ func parseGiven(where string, raw []byte) (*Set, error) {
 	if f, ok := firstYears(string(text)); ok {
 		return oneFor(where, f), nil
 	}
-	return nil, fmt.Errorf("%w: expected user:password, plain or in base64, or JSON as in Docker's config.json", ErrNone)
+	return nil, fmt.Errorf("%w: expected user:password, plain or in base64, or JSON as in Docker's config.json", errNone)
 }
 
 // givenStore is JSON that was given.
@@ -87,7 +87,7 @@ func givenStore(where string, text []byte) (*Set, error) {
 		return nil, err
 	}
 	if f.empty() {
-		return nil, ErrNone
+		return nil, errNone
 	}
 	s := newSet(func() ([]source, []*Error) { return []source{{where: where, file: f}}, nil })
 	s.given = where

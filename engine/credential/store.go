@@ -21,7 +21,7 @@ import (
 // serverOf is what a registry is called in Docker's config.json and to helpers.
 func serverOf(registry string) string {
 	if registry == hub {
-		return HubServer
+		return hubServer
 	}
 	return registry
 }
@@ -129,7 +129,7 @@ func (d *document) remove(keys []string) (found bool, err error) {
 func eraseAll(ctx context.Context, name, registry string) (erased bool, err error) {
 	servers := []string{registry}
 	if registry == hub {
-		servers = append([]string{HubServer}, hubKeys...)
+		servers = append([]string{hubServer}, hubKeys...)
 	}
 	for _, server := range servers {
 		c, err := runHelper(ctx, storeDeadline, name, server)

@@ -23,8 +23,8 @@ const (
 	DockerManifest       = "application/vnd.docker.distribution.manifest.v2+json"
 	DockerList           = "application/vnd.docker.distribution.manifest.list.v2+json"
 	DockerConfig         = "application/vnd.docker.container.image.v1+json"
-	DockerSchema1        = "application/vnd.docker.distribution.manifest.v1+json"
-	DockerSchema1Signed  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	dockerSchema1        = "application/vnd.docker.distribution.manifest.v1+json"
+	dockerSchema1Signed  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 	dockerReferenceType  = "vnd.docker.reference.type" // annotation of BuildKit's attestations
 	unknownPlatformField = "unknown"
 )
@@ -32,7 +32,7 @@ const (
 // MediaTypes are the types of manifest that Decode understands, in the order
 // in which a registry should be asked for them.
 func MediaTypes() []string {
-	return []string{DockerList, DockerManifest, ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, DockerSchema1Signed, DockerSchema1}
+	return []string{DockerList, DockerManifest, ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, dockerSchema1Signed, dockerSchema1}
 }
 
 // Errors that tell kinds of bad manifests apart.
@@ -140,7 +140,7 @@ func schema1Document(raw []byte) (Document, error) {
 		return Document{}, err
 	}
 	return Document{Raw: raw, Schema1: s, Descriptor: ocispec.Descriptor{
-		MediaType: DockerSchema1, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
+		MediaType: dockerSchema1, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
 	}}, nil
 }
 

@@ -11,10 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-// JSONError says which bound a JSON document exceeds, or which field it has twice.
-type JSONError struct{ Reason string }
+// jsonError says which bound a JSON document exceeds, or which field it has twice.
+type jsonError struct{ Reason string }
 
-func (e *JSONError) Error() string { return e.Reason }
+func (e *jsonError) Error() string { return e.Reason }
 
 // CheckJSON checks a JSON document against JSONValues and JSONDepth, and rejects ambiguous ones: an
 // object that has a key twice, or two keys that differ only in case where known has a field of that
@@ -175,7 +175,7 @@ func stringEnd(raw []byte, i int) int {
 
 func (s *jsonScan) count() error {
 	if s.values++; s.values > JSONValues {
-		return &JSONError{fmt.Sprintf("more than %d values", JSONValues)}
+		return &jsonError{fmt.Sprintf("more than %d values", JSONValues)}
 	}
 	return nil
 }
@@ -183,7 +183,7 @@ func (s *jsonScan) count() error {
 // begin begins an object or an array.
 func (s *jsonScan) begin(object bool) error {
 	if len(s.open) >= JSONDepth {
-		return &JSONError{fmt.Sprintf("nested more than %d deep", JSONDepth)}
+		return &jsonError{fmt.Sprintf("nested more than %d deep", JSONDepth)}
 	}
 	types := s.known
 	if n := len(s.open); n > 0 {
@@ -224,7 +224,7 @@ func (s *jsonScan) text(quoted []byte) error {
 	}
 	if level.keys[same] {
 		const most = 60
-		return &JSONError{fmt.Sprintf("duplicate field %.*q in one object", most, key)}
+		return &jsonError{fmt.Sprintf("duplicate field %.*q in one object", most, key)}
 	}
 	level.keys[same] = true
 	return nil

@@ -64,7 +64,7 @@ func TestCheckJSON(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := CheckJSON([]byte(c.text), document{})
-			var of *JSONError
+			var of *jsonError
 			if c.want == "" && err != nil || c.want != "" && (!errors.As(err, &of) || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("CheckJSON: %v, want %q", err, c.want)
 			}

@@ -104,12 +104,12 @@ type Options struct {
 // Why requests are refused.
 const (
 	WhyPrivate = "private" // Private keeps it from the user: the answer is that of something unknown
-	WhyMethod  = "method"  // another one than GET and HEAD
-	WhyQuery   = "query"   // parameters that are too long
+	whyMethod  = "method"  // another one than GET and HEAD
+	whyQuery   = "query"   // parameters that are too long
 	WhyRanges  = "ranges"  // too many ranges of a blob
-	WhyDenied  = "denied"  // by upstream
-	WhyBusy    = "busy"    // upstream's rate limit
-	WhyNoRoom  = "no-room" // the store can't take it
+	whyDenied  = "denied"  // by upstream
+	whyBusy    = "busy"    // upstream's rate limit
+	whyNoRoom  = "no-room" // the store can't take it
 )
 
 // Handler serves. It is a http.Handler for all below /v2/.
@@ -162,7 +162,7 @@ type fault struct {
 func (f *fault) Error() string { return f.message }
 
 var (
-	errMethod     = &fault{http.StatusMethodNotAllowed, "UNSUPPORTED", "read-only registry: only GET and HEAD are supported", WhyMethod}
+	errMethod     = &fault{http.StatusMethodNotAllowed, "UNSUPPORTED", "read-only registry: only GET and HEAD are supported", whyMethod}
 	errPath       = &fault{http.StatusNotFound, "UNSUPPORTED", "no such API endpoint", ""}
 	errName       = &fault{http.StatusBadRequest, "NAME_INVALID", "invalid repository name", ""}
 	errTag        = &fault{http.StatusNotFound, "MANIFEST_UNKNOWN", "invalid tag or digest", ""}
@@ -170,13 +170,13 @@ var (
 	errNoManifest = &fault{http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown", ""}
 	errNoBlob     = &fault{http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown", ""}
 	errNoName     = &fault{http.StatusNotFound, "NAME_UNKNOWN", "repository unknown", ""}
-	errQuery      = &fault{http.StatusRequestURITooLong, "UNSUPPORTED", fmt.Sprintf("query string too long (maximum %d bytes)", limits.QueryBytes), WhyQuery}
+	errQuery      = &fault{http.StatusRequestURITooLong, "UNSUPPORTED", fmt.Sprintf("query string too long (maximum %d bytes)", limits.QueryBytes), whyQuery}
 	errRange      = &fault{http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID", "range not satisfiable", ""}
 	errRanges     = &fault{http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID", fmt.Sprintf("too many ranges (maximum %d)", limits.Ranges), WhyRanges}
 	errUpstream   = &fault{http.StatusBadGateway, "UNAVAILABLE", "upstream unavailable", ""}
-	errDenied     = &fault{http.StatusForbidden, "DENIED", "upstream denied access", WhyDenied}
-	errBusy       = &fault{http.StatusTooManyRequests, "TOOMANYREQUESTS", "upstream rate limit exceeded", WhyBusy}
-	errLocal      = &fault{http.StatusInsufficientStorage, "UNKNOWN", "store not writable: disk full, disk quota exceeded, or read-only", WhyNoRoom}
+	errDenied     = &fault{http.StatusForbidden, "DENIED", "upstream denied access", whyDenied}
+	errBusy       = &fault{http.StatusTooManyRequests, "TOOMANYREQUESTS", "upstream rate limit exceeded", whyBusy}
+	errLocal      = &fault{http.StatusInsufficientStorage, "UNKNOWN", "store not writable: disk full, disk quota exceeded, or read-only", whyNoRoom}
 	errBroken     = &fault{http.StatusInternalServerError, "UNKNOWN", "store not readable", ""}
 	errGone       = &fault{statusGone, "UNKNOWN", "client closed the request", ""}
 )

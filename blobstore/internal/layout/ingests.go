@@ -72,7 +72,7 @@ func (d Dir) worthKeeping(of digest.Digest, age time.Duration) bool {
 	}
 	for _, path := range []string{d.IngestData(of), d.IngestJournal(of)} {
 		info, err := os.Stat(path)
-		if err != nil || time.Since(info.ModTime()) > age && filepath.Base(path) == JournalFile {
+		if err != nil || time.Since(info.ModTime()) > age && filepath.Base(path) == journalFile {
 			return false
 		}
 	}

@@ -99,7 +99,7 @@ func (d Dir) IngestData(of digest.Digest) string { return filepath.Join(d.Ingest
 
 // IngestJournal is its journal.
 func (d Dir) IngestJournal(of digest.Digest) string {
-	return filepath.Join(d.Ingest(of), JournalFile)
+	return filepath.Join(d.Ingest(of), journalFile)
 }
 
 // IngestLock is its lock.
@@ -127,8 +127,8 @@ func (d Dir) Derived(of digest.Digest, form string) string {
 	return filepath.Join(d.Deriveds(), of.Algorithm().String()+"-"+of.Encoded()+"-"+form)
 }
 
-// JournalFile is the name of an ingest's journal in its folder.
-const JournalFile = "journal"
+// journalFile is the name of an ingest's journal in its folder.
+const journalFile = "journal"
 
 // Root is the file of a root. Names too long for a file are cut, and told
 // apart by their digest.

@@ -32,7 +32,7 @@ type Cache[T, L any] struct {
 
 	mu      sync.Mutex // held while files are read: whoever waits has use for what is found
 	now     *L
-	folder  Stamp     // at the last look
+	folder  stamp     // at the last look
 	since   time.Time // when the folder was first found so
 	looked  time.Time // when the last look at the files began
 	took    time.Duration
@@ -43,7 +43,7 @@ type Cache[T, L any] struct {
 
 // entry is what one file says.
 type entry[T any] struct {
-	at      Stamp
+	at      stamp
 	since   time.Time // when it was first found so
 	believe bool      // what was read is what a file of this stamp says
 	value   *T        // nil when it is none
@@ -94,7 +94,7 @@ func (c *Cache[T, L]) look() error {
 	if err != nil {
 		return err
 	}
-	at := Of(info)
+	at := of(info)
 	if c.files == nil || at != c.folder {
 		c.folder, c.since, c.believe = at, began, false
 	}
@@ -144,7 +144,7 @@ func (c *Cache[T, L]) readEntry(file fs.DirEntry, old *entry[T], began time.Time
 	if err != nil || !info.Mode().IsRegular() {
 		return new(entry[T]), err
 	}
-	at := Of(info)
+	at := of(info)
 	e := &entry[T]{at: at, since: began}
 	if old != nil && old.at == at {
 		if old.believe {

@@ -19,22 +19,22 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Stamp is what tells that a blob's file was changed since it was verified. It is not proof:
+// stamp is what tells that a blob's file was changed since it was verified. It is not proof:
 // what a disk changes by itself, only Verify finds.
-type Stamp struct {
+type stamp struct {
 	size, modified, changed int64 // bytes, and nanoseconds since 1970
 	inode                   uint64
 }
 
-// Of is the stamp of a file that info is of.
-func Of(info fs.FileInfo) Stamp {
+// of is the stamp of a file that info is of.
+func of(info fs.FileInfo) stamp {
 	inode, changed := durable.Identity(info)
-	return Stamp{size: info.Size(), modified: info.ModTime().UnixNano(), changed: changed, inode: inode}
+	return stamp{size: info.Size(), modified: info.ModTime().UnixNano(), changed: changed, inode: inode}
 }
 
 // Tick is at most how long the clock stands still that made a time. Those of file systems that
 // keep hundredths of a second or less may stand for 2 seconds (FAT), others for a timer's tick.
-func (s Stamp) Tick() time.Duration {
+func (s stamp) Tick() time.Duration {
 	const (
 		fine   = int64(10 * time.Millisecond)
 		short  = 100 * time.Millisecond
@@ -47,7 +47,7 @@ func (s Stamp) Tick() time.Duration {
 }
 
 // Before reports whether a file of this stamp was last changed more than a tick before a folder.
-func (s Stamp) Before(folder Stamp) bool {
+func (s stamp) Before(folder stamp) bool {
 	tick := max(s.Tick(), folder.Tick())
 	return max(s.modified, s.changed)+int64(tick) < folder.modified
 }
@@ -59,7 +59,7 @@ type Store struct {
 	path string
 
 	mu    sync.Mutex
-	known map[digest.Digest]Stamp
+	known map[digest.Digest]stamp
 	read  int64       // bytes of the file so far
 	file  fs.FileInfo // that was read
 }
@@ -72,7 +72,7 @@ const (
 
 // Same reports whether a blob's file is as it was when it was verified.
 func (s *Store) Same(d digest.Digest, info fs.FileInfo) bool {
-	now := Of(info)
+	now := of(info)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known[d] == now {
@@ -98,7 +98,7 @@ func (s *Store) load() {
 		return
 	}
 	if s.known == nil || s.file == nil || !os.SameFile(s.file, info) || info.Size() < s.read {
-		s.known, s.read = make(map[digest.Digest]Stamp), 0
+		s.known, s.read = make(map[digest.Digest]stamp), 0
 	}
 	s.file = info
 	raw, err := io.ReadAll(io.NewSectionReader(f, s.read, info.Size()-s.read))
@@ -111,7 +111,7 @@ func (s *Store) load() {
 }
 
 // parseStamps reads lines. Those that are none are passed over.
-func parseStamps(raw []byte, into map[digest.Digest]Stamp) {
+func parseStamps(raw []byte, into map[digest.Digest]stamp) {
 	for line := range bytes.Lines(raw) {
 		if len(line) > maxStampLen {
 			continue
@@ -122,7 +122,7 @@ func parseStamps(raw []byte, into map[digest.Digest]Stamp) {
 	}
 }
 
-func parseStamp(line string) (d digest.Digest, s Stamp, ok bool) {
+func parseStamp(line string) (d digest.Digest, s stamp, ok bool) {
 	const parts = 5
 	fields := strings.Fields(line)
 	if len(fields) != parts || digest.Digest(fields[0]).Validate() != nil {
@@ -138,14 +138,14 @@ func parseStamp(line string) (d digest.Digest, s Stamp, ok bool) {
 
 // Put notes how a blob is that was just verified. What can't be noted is hashed again.
 func (s *Store) Put(d digest.Digest, info fs.FileInfo) {
-	now := Of(info)
+	now := of(info)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known == nil {
 		s.load()
 	}
 	if s.known == nil {
-		s.known = make(map[digest.Digest]Stamp)
+		s.known = make(map[digest.Digest]stamp)
 	}
 	if s.known[d] == now {
 		return

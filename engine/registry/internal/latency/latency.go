@@ -17,8 +17,8 @@ import (
 	"drayage/engine/registry/internal/response"
 )
 
-// ErrNoAnswer ends a request whose answer didn't begin in time.
-var ErrNoAnswer = errors.New("no response in time")
+// errNoAnswer ends a request whose answer didn't begin in time.
+var errNoAnswer = errors.New("no response in time")
 
 // History remembers how long hosts take to begin an answer, so that a dead
 // connection is noticed early and a slow cache is left its time. Blobs are apart
@@ -141,7 +141,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			switch {
 			case done:
 			case left <= 0:
-				cancel(fmt.Errorf("%w (%v)", ErrNoAnswer, waited.Round(time.Millisecond)))
+				cancel(fmt.Errorf("%w (%v)", errNoAnswer, waited.Round(time.Millisecond)))
 			default:
 				timer.Reset(min(left, again))
 			}
@@ -156,7 +156,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	took := time.Since(wrote)
 	mu.Unlock()
 	if err != nil {
-		if why := context.Cause(ctx); errors.Is(why, ErrNoAnswer) {
+		if why := context.Cause(ctx); errors.Is(why, errNoAnswer) {
 			t.History.miss(key)
 			err = why
 		}

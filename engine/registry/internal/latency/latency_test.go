@@ -49,7 +49,7 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 			{119 * time.Second, 119 * time.Second, false}, // unknown: long
 			{121 * time.Second, 120 * time.Second, true},
 		} {
-			if took, err := ask(c.answer); took != c.took || (err != nil) != c.fails || c.fails && !errors.Is(err, ErrNoAnswer) {
+			if took, err := ask(c.answer); took != c.took || (err != nil) != c.fails || c.fails && !errors.Is(err, errNoAnswer) {
 				t.Errorf("%d: %v after %v", i, err, took)
 			}
 		}
@@ -60,7 +60,7 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 			}
 		}
 		for i, want := range []time.Duration{15 * time.Second, time.Minute, 2 * time.Minute, 2 * time.Minute} {
-			if took, err := ask(time.Hour); took != want || !errors.Is(err, ErrNoAnswer) {
+			if took, err := ask(time.Hour); took != want || !errors.Is(err, errNoAnswer) {
 				t.Errorf("known to be fast, miss %d: %v after %v, want %v", i, err, took, want)
 			}
 		}
@@ -78,7 +78,7 @@ func TestPatienceForAnAnswerIsLearned(t *testing.T) {
 			}
 		}
 		time.AfterFunc(time.Second, activity.Beat)
-		if took, err := ask(time.Hour); took != 3*time.Second || !errors.Is(err, ErrNoAnswer) {
+		if took, err := ask(time.Hour); took != 3*time.Second || !errors.Is(err, errNoAnswer) {
 			t.Errorf("while others moved: %v after %v, want 3s", err, took)
 		}
 		time.AfterFunc(time.Second, activity.Beat)

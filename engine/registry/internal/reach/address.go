@@ -18,9 +18,9 @@ type Level int
 // The levels, from far to close.
 const (
 	Anywhere Level = iota // on the Internet
-	Private               // a network of one's own
-	Loopback              // this machine
-	Never                 // the link, where clouds have their metadata, or nobody's
+	private               // a network of one's own
+	loopback              // this machine
+	never                 // the link, where clouds have their metadata, or nobody's
 )
 
 // String is the level in words, as in errors.
@@ -42,12 +42,12 @@ var blocks = func() []block {
 		level    Level
 		prefixes string
 	}{
-		{Never, "0.0.0.0/8 169.254.0.0/16 224.0.0.0/4 255.255.255.255/32 ::/128 fe80::/10 ff00::/8"},
+		{never, "0.0.0.0/8 169.254.0.0/16 224.0.0.0/4 255.255.255.255/32 ::/128 fe80::/10 ff00::/8"},
 		// Where clouds have their metadata besides 169.254.169.254: Alibaba, Azure, Oracle, and
 		// Amazon, Google, Oracle and Scaleway by IPv6.
-		{Never, "100.100.100.200/32 168.63.129.16/32 192.0.0.192/32 fd00:ec2::254/128 fd20:ce::254/128 fd00:c1::a9fe:a9fe/128 fd00:42::42/128"},
-		{Loopback, "127.0.0.0/8 ::1/128"},
-		{Private, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 192.0.0.0/24 198.18.0.0/15 240.0.0.0/4 fc00::/7 fec0::/10 64:ff9b:1::/48"},
+		{never, "100.100.100.200/32 168.63.129.16/32 192.0.0.192/32 fd00:ec2::254/128 fd20:ce::254/128 fd00:c1::a9fe:a9fe/128 fd00:42::42/128"},
+		{loopback, "127.0.0.0/8 ::1/128"},
+		{private, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 192.0.0.0/24 198.18.0.0/15 240.0.0.0/4 fc00::/7 fec0::/10 64:ff9b:1::/48"},
 	} {
 		for p := range strings.FieldsSeq(of.prefixes) {
 			out = append(out, block{netip.MustParsePrefix(p), of.level})
@@ -67,7 +67,7 @@ func blockOf(addr netip.Addr) block {
 			break
 		}
 	}
-	if inner, ok := embedded(addr); ok && found.level < Loopback {
+	if inner, ok := embedded(addr); ok && found.level < loopback {
 		if b := blockOf(inner); b.level > found.level {
 			return b
 		}
@@ -110,7 +110,7 @@ func ParseAllowed(s string) (netip.Prefix, error) {
 		return p, fmt.Errorf("invalid address range %q; example: 10.1.0.0/16", printable.Line(s))
 	}
 	for _, b := range blocks {
-		if b.level == Never && b.Bits() <= p.Bits() && b.Contains(p.Addr()) {
+		if b.level == never && b.Bits() <= p.Bits() && b.Contains(p.Addr()) {
 			return p, fmt.Errorf("%s is %s: no registry may lead there", s, b.level)
 		}
 	}
@@ -137,7 +137,7 @@ func (e *Error) Is(target error) bool { return target == retry.ErrLasting }
 func (e *Error) Hint() string {
 	permit := "; use --allow-address " + e.block.String() + " to permit it"
 	switch {
-	case e.block.level == Never:
+	case e.block.level == never:
 		return "no registry may lead there"
 	case e.proxied:
 		return "the registry that leads there was reached through a proxy, which counts as being anywhere" + permit
@@ -148,13 +148,13 @@ func (e *Error) Hint() string {
 // check refuses an address for who may lead as close as that, unless it is allowed to all.
 func check(host string, addr netip.Addr, may Level, allowed []netip.Prefix) error {
 	b := blockOf(addr)
-	if b.level == Anywhere || b.level <= may && b.level != Never {
+	if b.level == Anywhere || b.level <= may && b.level != never {
 		return nil
 	}
 	addr = addr.Unmap().WithZone("")
 	inner, _ := embedded(addr)
 	for _, p := range allowed {
-		if b.level != Never && (p.Contains(addr) || p.Contains(inner)) {
+		if b.level != never && (p.Contains(addr) || p.Contains(inner)) {
 			return nil
 		}
 	}

@@ -9,14 +9,14 @@ import (
 func TestWhereAddressesAre(t *testing.T) {
 	for text, want := range map[string]Level{
 		"8.8.8.8": Anywhere, "2606:4700::1111": Anywhere, "64:ff9b::808:808": Anywhere, "2002:808:808::1": Anywhere, "172.32.0.1": Anywhere, "100.128.0.1": Anywhere,
-		"10.0.0.1": Private, "172.16.0.1": Private, "172.31.255.255": Private, "192.168.1.1": Private, "100.64.0.1": Private, "100.127.255.255": Private,
-		"fd12::1": Private, "fc00::1": Private, "fec0::1": Private, "198.18.0.1": Private, "240.0.0.1": Private,
-		"::ffff:10.0.0.1": Private, "64:ff9b::a00:1": Private, "2002:a00:1::": Private, "::10.0.0.1": Private, "64:ff9b:1::808:808": Private,
-		"2001:0:4136:e378:8000:63bf:f5ff:fffe": Private, // Teredo, of 10.0.0.1
-		"127.0.0.1":                            Loopback, "127.255.255.255": Loopback, "::1": Loopback, "::ffff:127.0.0.1": Loopback, "64:ff9b::7f00:1": Loopback, "2002:7f00:1::": Loopback, "::127.0.0.1": Loopback,
-		"0.0.0.0": Never, "0.1.2.3": Never, "::": Never, "::ffff:0.0.0.0": Never, "169.254.169.254": Never, "::ffff:169.254.169.254": Never, "64:ff9b::a9fe:a9fe": Never,
-		"64:ff9b:1::a9fe:a9fe": Never, "2002:a9fe:a9fe::": Never, "::169.254.169.254": Never, "fe80::1": Never, "fe80::1%eth0": Never, "febf::1": Never,
-		"fd00:ec2::254": Never, "fd20:ce::254": Never, "100.100.100.200": Never, "168.63.129.16": Never, "224.0.0.1": Never, "239.255.255.255": Never, "ff02::1": Never, "255.255.255.255": Never,
+		"10.0.0.1": private, "172.16.0.1": private, "172.31.255.255": private, "192.168.1.1": private, "100.64.0.1": private, "100.127.255.255": private,
+		"fd12::1": private, "fc00::1": private, "fec0::1": private, "198.18.0.1": private, "240.0.0.1": private,
+		"::ffff:10.0.0.1": private, "64:ff9b::a00:1": private, "2002:a00:1::": private, "::10.0.0.1": private, "64:ff9b:1::808:808": private,
+		"2001:0:4136:e378:8000:63bf:f5ff:fffe": private, // Teredo, of 10.0.0.1
+		"127.0.0.1":                            loopback, "127.255.255.255": loopback, "::1": loopback, "::ffff:127.0.0.1": loopback, "64:ff9b::7f00:1": loopback, "2002:7f00:1::": loopback, "::127.0.0.1": loopback,
+		"0.0.0.0": never, "0.1.2.3": never, "::": never, "::ffff:0.0.0.0": never, "169.254.169.254": never, "::ffff:169.254.169.254": never, "64:ff9b::a9fe:a9fe": never,
+		"64:ff9b:1::a9fe:a9fe": never, "2002:a9fe:a9fe::": never, "::169.254.169.254": never, "fe80::1": never, "fe80::1%eth0": never, "febf::1": never,
+		"fd00:ec2::254": never, "fd20:ce::254": never, "100.100.100.200": never, "168.63.129.16": never, "224.0.0.1": never, "239.255.255.255": never, "ff02::1": never, "255.255.255.255": never,
 	} {
 		if got := blockOf(netip.MustParseAddr(text)).level; got != want {
 			t.Errorf("%s is %v, want %v", text, got, want)
@@ -32,8 +32,8 @@ func TestWhoMayLeadWhere(t *testing.T) {
 		allowed bool
 		ok      bool
 	}{
-		{"8.8.8.8", Anywhere, false, true}, {"10.1.2.3", Anywhere, false, false}, {"10.1.2.3", Private, false, true}, {"10.1.2.3", Loopback, false, true},
-		{"127.0.0.1", Private, false, false}, {"127.0.0.1", Loopback, false, true}, {"169.254.169.254", Loopback, false, false},
+		{"8.8.8.8", Anywhere, false, true}, {"10.1.2.3", Anywhere, false, false}, {"10.1.2.3", private, false, true}, {"10.1.2.3", loopback, false, true},
+		{"127.0.0.1", private, false, false}, {"127.0.0.1", loopback, false, true}, {"169.254.169.254", loopback, false, false},
 		{"10.1.2.3", Anywhere, true, true}, {"::ffff:10.1.2.3", Anywhere, true, true}, {"64:ff9b::a01:203", Anywhere, true, true}, {"127.0.0.1", Anywhere, true, true},
 		{"169.254.169.254", Anywhere, true, false}, {"fd12::1", Anywhere, true, false},
 	} {

@@ -17,7 +17,7 @@ type Trail struct {
 }
 
 // NewTrail begins at a registry, or, for nil, where all that is over may be.
-func NewTrail(n Named) *Trail { return &Trail{named: n, most: Loopback} }
+func NewTrail(n Named) *Trail { return &Trail{named: n, most: loopback} }
 
 // May is how close the next request may go: no registry may lead closer than it is itself.
 func (t *Trail) May() Level {

@@ -24,7 +24,7 @@ import (
 type Transports struct {
 	base    *http.Transport
 	own     map[string]*http.Transport // by host
-	led     [Never]*http.Transport     // by how close they may go
+	led     [never]*http.Transport     // by how close they may go
 	proxied *http.Transport            // through a proxy, which dials
 	allowed []netip.Prefix
 	connect time.Duration
@@ -107,8 +107,8 @@ func (t *Transports) RoundTrip(req *http.Request) (*http.Response, error) {
 	} else if tcp, ok := conn.(*net.TCPAddr); proxy == nil && ok {
 		at = blockOf(tcp.AddrPort().Addr()).level
 	}
-	if at == Never { // where a user has one
-		at = Private
+	if at == never { // where a user has one
+		at = private
 	}
 	if way.IsOwn(req.URL) {
 		way.named.Location().Note(at, hidden)

@@ -21,7 +21,7 @@ func pipeBody(w Watch, status int) (io.ReadCloser, *io.PipeWriter) {
 }
 
 func TestABodyMayBeSilentForAsLongAsAllowed(t *testing.T) {
-	for silence, want := range map[time.Duration]error{14 * time.Second: nil, 16 * time.Second: ErrStalled} {
+	for silence, want := range map[time.Duration]error{14 * time.Second: nil, 16 * time.Second: errStalled} {
 		synctest.Test(t, func(t *testing.T) {
 			body, out := pipeBody(Watch{Stall: 15 * time.Second}, http.StatusOK)
 			done := make(chan struct{})
@@ -85,7 +85,7 @@ func TestTheTimeOfAnswersThatAreNoBlobs(t *testing.T) {
 				out.Close()
 			}()
 			_, err := io.Copy(io.Discard, onlyReader{body})
-			if of.ok && err != nil || !of.ok && !errors.Is(err, ErrSlow) {
+			if of.ok && err != nil || !of.ok && !errors.Is(err, errSlow) {
 				t.Errorf("%s: %v", of.name, err)
 			}
 			body.Close()

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// ErrStalled ends a body that has been silent for too long.
-var ErrStalled = errors.New("no data received for too long")
+// errStalled ends a body that has been silent for too long.
+var errStalled = errors.New("no data received for too long")
 
 // Watch makes bodies end with an error when a read gets nothing for a while,
 // and come no faster than allowed. Bodies of every kind are watched, those of
@@ -47,8 +47,8 @@ type watched struct {
 	waited time.Duration // for what came of it
 }
 
-// ErrSlow ends an answer that would never have come as a whole.
-var ErrSlow = errors.New("response too slow")
+// errSlow ends an answer that would never have come as a whole.
+var errSlow = errors.New("response too slow")
 
 // AsWhole has a body watched that is read as a whole: one that drips a byte now and then is never
 // silent, and would never end.
@@ -61,7 +61,7 @@ func AsWhole(body io.Reader) {
 // slow is an error when a body has taken longer than its bytes may take.
 func (w *watched) slow() error {
 	if most := w.Grace + time.Duration(w.got)*time.Second/limits.AnswerRate; w.whole && w.waited > most {
-		return fmt.Errorf("%w: %d bytes in %v", ErrSlow, w.got, w.waited.Round(time.Millisecond))
+		return fmt.Errorf("%w: %d bytes in %v", errSlow, w.got, w.waited.Round(time.Millisecond))
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	w.waited += time.Since(begun)
 	w.got += int64(n)
 	if !w.timer.Stop() && err != nil {
-		err = fmt.Errorf("%w (%v)", ErrStalled, w.Stall)
+		err = fmt.Errorf("%w (%v)", errStalled, w.Stall)
 	}
 	if n > 0 && w.Limit != nil && (err == nil || errors.Is(err, io.EOF)) {
 		// Afterwards: the bytes are here, the next ones wait. The last ones of a body come
