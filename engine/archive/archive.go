@@ -11,6 +11,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,13 +20,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"drayage/blobstore/durable"
 	"drayage/engine/fault"
 	"drayage/engine/image"
+	"drayage/engine/internal/volumes"
 	"drayage/engine/limits"
 	"drayage/tarwriter/squeeze"
 
@@ -37,12 +37,10 @@ var (
 	// ErrInvalid is wrapped for what is no archive of images, or a hostile one.
 	ErrInvalid = fault.New(fault.Invalid, "not an archive of images that can be read")
 	// ErrMismatch is wrapped when content is not what its digest says.
-	ErrMismatch = fault.New(fault.Content, "content does not match its digest")
+	ErrMismatch = volumes.ErrMismatch
 	// errNotArchive is wrapped for what is no archive at all: a text, an empty file. It is an
 	// ErrInvalid.
 	errNotArchive error = &fault.Error{Kind: fault.Usage, Err: notArchive{}}
-	// errVolume is wrapped when volumes of an archive are missing, or a later one was given.
-	errVolume = fault.New(fault.Local, "not all volumes of the archive are there")
 	// ErrIncomplete is wrapped when an archive leaves out what an earlier one
 	// carried, and the store doesn't have that.
 	ErrIncomplete = fault.New(fault.Local, "builds on an earlier archive that is not in the store: import that first")
@@ -379,17 +377,17 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 	if name == "-" {
 		return s.walk(ctx, s.stdin, 0, f)
 	}
-	volumes, err := volumesOf(name)
+	parts, err := volumes.Of(name)
 	if err != nil {
 		return err
 	}
-	if len(volumes) > 0 {
-		err := s.walkVolumes(ctx, volumes, f)
+	if len(parts) > 0 {
+		err := s.walkVolumes(ctx, parts, f)
 		if errors.Is(err, ErrInvalid) {
-			err = blame(ctx, volumes[0], err)
+			err = cmp.Or(volumes.Check(ctx, parts[0]), err)
 		}
 		if errors.Is(err, ErrInvalid) && errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w: it ends with %s, and is cut off there", errVolume, volumes[len(volumes)-1])
+			return fmt.Errorf("%w: it ends with %s, and is cut off there", volumes.ErrMissing, parts[len(parts)-1])
 		}
 		return err
 	}
@@ -413,97 +411,15 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 		return s.walk(ctx, file, 0, f)
 	}
 	err = s.walk(ctx, file, info.Size(), f)
-	if first := firstOf(name); first != "" && errors.Is(err, ErrInvalid) {
-		return fmt.Errorf("%w: %s is missing", errVolume, first)
+	if first := volumes.FirstOf(name); first != "" && errors.Is(err, ErrInvalid) {
+		return fmt.Errorf("%w: %s is missing", volumes.ErrMissing, first)
 	}
 	return err
 }
-
-// sumsSuffix ends the name of the file that drayage writes beside volumes.
-const sumsSuffix = ".sha256"
-
-// blame names the volume because of which an archive can't be read, by the list of checksums
-// beside it. Without such a list, or where all are as it says, it is the error that there was.
-func blame(ctx context.Context, first string, err error) error {
-	base, _ := volumeName(first)
-	list, errList := durable.OpenRegular(base + sumsSuffix)
-	if errList != nil {
-		return err
-	}
-	defer list.Close()
-	raw, errList := io.ReadAll(io.LimitReader(list, limits.ManifestBytes))
-	if errList != nil {
-		return err
-	}
-	for line := range strings.Lines(string(raw)) {
-		sum, name, ok := strings.Cut(strings.TrimSpace(line), "  ")
-		if !ok || !strings.HasPrefix(name, filepath.Base(base)+".") || name != filepath.Base(name) {
-			continue
-		}
-		volume := filepath.Join(filepath.Dir(base), name)
-		got, errSum := sumOf(ctx, volume)
-		switch {
-		case errors.Is(errSum, fs.ErrNotExist):
-			return fmt.Errorf("%w: %s is missing", errVolume, volume)
-		case errSum != nil:
-			return errSum
-		case got.Encoded() != sum:
-			return fmt.Errorf("%w: the volume %s is not what %s says, is it whole?", ErrMismatch, volume, base+sumsSuffix)
-		}
-	}
-	return err
-}
-
-// sumOf is the digest of a file.
-func sumOf(ctx context.Context, name string) (digest.Digest, error) {
-	f, err := durable.OpenRegular(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	return digest.FromReader(interruptible{ctx, f})
-}
-
-// firstOf is the first volume of what looks like a later one whose first isn't there, or "".
-// Dates are numbers, too: volumes begin with 0, or have the list of their checksums beside them.
-func firstOf(name string) string {
-	base, number := volumeName(name)
-	_, err := os.Stat(base + sumsSuffix)
-	if number == "" || number[0] != '0' && err != nil {
-		return ""
-	}
-	return fmt.Sprintf("%s.%0*d", base, len(number), 1)
-}
-
-// volumeName takes a volume's name apart. The number is "" for what is none.
-func volumeName(name string) (base, number string) {
-	base, number = strings.TrimSuffix(name, path.Ext(name)), strings.TrimPrefix(path.Ext(name), ".")
-	if n, err := strconv.Atoi(number); err != nil || len(number) < minWidth || n < 1 || number[0] == '+' {
-		return name, ""
-	}
-	return base, number
-}
-
-// minWidth and maxWidth are how many digits the numbers of volumes have.
-const minWidth, maxWidth = 3, 9
 
 // WithoutVolumes leaves out of the names of archives what goes with another of them: the later
 // volumes of an archive, and the list of their checksums, which a pattern of the shell names too.
-func WithoutVolumes(names []string) []string {
-	within := make(map[string]bool)
-	for _, name := range names {
-		volumes, err := volumesOf(name)
-		if err != nil || len(volumes) == 0 {
-			continue
-		}
-		base, _ := volumeName(volumes[0])
-		within[base+sumsSuffix] = true
-		for _, v := range volumes {
-			within[v] = within[v] || v != name
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return within[name] })
-}
+func WithoutVolumes(names []string) []string { return volumes.Without(names) }
 
 // tooEarly adds to an error, without a word, that it is an unexpected end.
 type tooEarly struct{}
@@ -511,77 +427,13 @@ type tooEarly struct{}
 func (tooEarly) Error() string        { return "" }
 func (tooEarly) Is(target error) bool { return target == io.ErrUnexpectedEOF }
 
-// volumesOf lists the volumes of an archive by the name of the first, or by the
-// archive's own where only volumes are there. It is empty for what is none. The error wraps
-// ErrVolume when one is missing between others, or name is a later one.
-func volumesOf(name string) ([]string, error) {
-	base, number := volumeName(name)
-	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-		for width := minWidth; width <= maxWidth; width++ {
-			first := fmt.Sprintf("%0*d", width, 1)
-			if _, err := os.Stat(name + "." + first); err == nil {
-				base, number = name, first
-				break
-			}
-			if err := missingVolume(name, width, 1); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if number == "" {
-		return nil, nil
-	}
-	if n, err := strconv.Atoi(number); err != nil || n > 1 {
-		first := fmt.Sprintf("%s.%0*d", base, len(number), 1)
-		if _, err := os.Stat(first); err == nil {
-			return nil, fmt.Errorf("%w: name the first one, %s", errVolume, first)
-		}
-		return nil, nil // a file that is called so
-	}
-	var out []string
-	for n := 1; ; n++ {
-		next := fmt.Sprintf("%s.%0*d", base, len(number), n)
-		if _, err := os.Stat(next); err != nil {
-			return out, missingVolume(base, len(number), n)
-		}
-		out = append(out, next)
-	}
-}
-
-// missingVolume is an error when there are volumes after the one that isn't there.
-func missingVolume(base string, width, n int) error {
-	const far = 100 // volumes
-	for later := n + 1; later < n+far; later++ {
-		if _, err := os.Stat(fmt.Sprintf("%s.%0*d", base, width, later)); err == nil {
-			return fmt.Errorf("%w: %s.%0*d is missing", errVolume, base, width, n)
-		}
-	}
-	return nil
-}
-
 // walkVolumes is walk for volumes, one after the other.
 func (s source) walkVolumes(ctx context.Context, names []string, f func(member) error) error {
-	size := int64(0)
-	var files []*os.File
-	var readers []io.Reader
-	defer func() {
-		for _, file := range files {
-			file.Close()
-		}
-	}()
-	for _, name := range names {
-		file, err := durable.OpenRegular(name)
-		if err != nil {
-			return err
-		}
-		files, readers = append(files, file), append(readers, file)
-		info, err := file.Stat()
-		if err != nil {
-			return err
-		}
-		size += info.Size()
+	all, size, err := volumes.Open(names)
+	if err != nil {
+		return err
 	}
-	return s.walk(ctx, io.MultiReader(readers...), size, f)
+	return errors.Join(s.walk(ctx, all, size, f), all.Close())
 }
 
 // blobDigest is the digest that a member's name claims, or "".
