@@ -29,19 +29,6 @@ var (
 	ErrMismatch = fault.New(fault.Content, "content does not match its digest")
 )
 
-// reader reads until ctx is done.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.r.Read(p)
-}
-
 // sumsSuffix ends the name of the file that drayage writes beside volumes.
 const sumsSuffix = ".sha256"
 
@@ -85,7 +72,12 @@ func sumOf(ctx context.Context, name string) (digest.Digest, error) {
 		return "", err
 	}
 	defer f.Close()
-	return digest.FromReader(reader{ctx, f})
+	defer context.AfterFunc(ctx, func() { f.Close() })() // which ends the read
+	d, err := digest.FromReader(f)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return d, err
 }
 
 // FirstOf returns the first volume of what looks like a later one whose first isn't there, or "".

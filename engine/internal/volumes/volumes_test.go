@@ -1,6 +1,7 @@
 package volumes_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -111,6 +112,11 @@ func TestCheck(t *testing.T) {
 		}
 		if err := volumes.Check(t.Context(), filepath.Join(dir, names[0])); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", what, err, c.want)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := volumes.Check(ctx, filepath.Join(dir, names[0])); what == "whole" && !errors.Is(err, context.Canceled) {
+			t.Errorf("when cancelled: %v", err)
 		}
 	}
 }
