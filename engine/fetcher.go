@@ -187,7 +187,7 @@ func (f *fetcher) commit(ctx context.Context, slot *schedule.Slot, in *blobstore
 }
 
 func (f *fetcher) transferOptions(r request, slot *schedule.Slot) transfer.Options {
-	answered := sync.OnceFunc(slot.Answered)
+	answered := sync.OnceFunc(slot.Answered) // Progress is called often
 	var prefix func(int64)
 	if r.watch != nil {
 		prefix = r.watch.Prefix

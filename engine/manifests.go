@@ -17,7 +17,15 @@ type manifests struct {
 	opts            Options
 	keep            func(context.Context, image.Document) error // nil: don't
 	discard         func(digest.Digest) error                   // of a damaged one; nil: don't
+	answered        func()                                      // called when a registry has answered; nil: don't
 	fetched, reused int64
+}
+
+// heard reports that a registry has answered.
+func (m *manifests) heard() {
+	if m.answered != nil {
+		m.answered()
+	}
 }
 
 // Manifest implements plan.Manifests with the fewest requests: none for a
@@ -32,6 +40,7 @@ func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDige
 			if err != nil {
 				return image.Document{}, err
 			}
+			m.heard()
 			want = d
 		}
 	}
@@ -55,6 +64,7 @@ func (m *manifests) Manifest(ctx context.Context, ref reference.Image, tagOrDige
 	if err != nil {
 		return image.Document{}, err
 	}
+	m.heard()
 	m.fetched += doc.Descriptor.Size
 	if m.keep != nil {
 		err = m.keep(ctx, doc)

@@ -61,7 +61,7 @@ func (o Options) watch(l *blobstore.Lease) {
 
 // resolve finds what an image's name stands for, and queues what it needs.
 func (p *pull) resolve(ctx context.Context, slot *schedule.Slot, img *pulling) error {
-	m := &manifests{opts: p.opts, discard: p.lease.Discard, keep: func(ctx context.Context, doc image.Document) error {
+	m := &manifests{opts: p.opts, answered: slot.Answered, discard: p.lease.Discard, keep: func(ctx context.Context, doc image.Document) error {
 		return p.lease.Put(ctx, doc.Descriptor, doc.Raw)
 	}}
 	resolved, err := p.opts.resolve(ctx, m, img.ref)

@@ -41,8 +41,8 @@ func Plan(ctx context.Context, o Options, refs []reference.Image) ([]Result, *pl
 	results := make([]Result, len(refs))
 	err := schedule.Run(ctx, o.Limits, func(q *schedule.Queue) error {
 		for i, ref := range refs {
-			q.Add(schedule.Job{Host: o.Registry.Host(ref), Kind: schedule.Small, Run: func(ctx context.Context, _ *schedule.Slot) error {
-				m := &manifests{opts: o}
+			q.Add(schedule.Job{Host: o.Registry.Host(ref), Kind: schedule.Small, Run: func(ctx context.Context, slot *schedule.Slot) error {
+				m := &manifests{opts: o, answered: slot.Answered}
 				img, err := o.resolve(ctx, m, ref)
 				if ctx.Err() != nil {
 					return context.Cause(ctx)

@@ -70,7 +70,7 @@ func (c *concurrency) toAddJob() int {
 // grown is the step of helpLimit after so many connections: one that does not pay is undone.
 func (c *concurrency) grown(conns int) int {
 	const first, factor = 8, 2
-	if conns >= first && c.found {
+	if conns >= first {
 		return min(c.most, conns*factor)
 	}
 	return min(c.most, max(1, conns)*first)
@@ -224,6 +224,16 @@ func (c *concurrency) trouble(conns int, congested bool, now time.Time) {
 		c.limit = max(1, running-1)
 	}
 	c.helpLimit = min(c.helpLimit, c.limit)
+	c.width.stop(c.limit)
+}
+
+// held is the size of the job next if it waits because of width, of so many connections, and negative
+// if it doesn't.
+func (c *concurrency) held(next int64, conns int) int64 {
+	if !c.found || c.width.now > c.limit || conns < c.width.now-1 { // one may be about to begin
+		return -1
+	}
+	return next
 }
 
 // learn sets what an earlier run has found.
@@ -244,8 +254,8 @@ func (c *concurrency) learned() Findings {
 	if c.ranges && c.last.rate > 0 {
 		h.Connections = min(c.helpLimit, c.limit)
 	}
-	if c.found && c.width.measured {
-		h.Width = min(c.width.now, c.limit)
+	if c.found {
+		h.Width = min(c.width.found(), c.limit)
 	}
 	return h
 }
@@ -265,7 +275,8 @@ func (c *concurrency) jobEnded() {
 	}
 }
 
-// widened counts n bytes, and reports whether the width of jobs may have changed.
-func (c *concurrency) widened(n int64, conns int, waiting bool, now time.Time) bool {
-	return c.found && c.width.step(n, conns, waiting, now)
+// widened counts n bytes, and reports whether the width of jobs may have changed. held is whether jobs
+// wait because of it.
+func (c *concurrency) widened(n int64, conns int, held bool, now time.Time) bool {
+	return c.found && c.width.step(n, conns, held, now)
 }

@@ -166,14 +166,13 @@ func (l *link) pullWith(t *testing.T, limits schedule.Limits, images []image, be
 			queue = q
 			begin(q)
 			for _, img := range images {
-				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(ctx context.Context, _ *schedule.Slot) error {
-					(&body{l: l, left: 2000}).fetch(ctx, math.Inf(1), func() bool { return false })
+				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(ctx context.Context, p *schedule.Slot) error {
+					(&body{l: l, left: 2000}).fetch(ctx, math.Inf(1), func() bool { p.Answered(); return false })
 					for _, size := range img {
 						q.Add(schedule.Job{Host: "h", Cost: int64(size), Run: func(ctx context.Context, p *schedule.Slot) error {
 							b := &body{l: l, q: q, left: size}
 							p.Share(b)
-							answered := sync.OnceFunc(p.Answered)
-							b.fetch(ctx, math.Inf(1), func() bool { answered(); return false })
+							b.fetch(ctx, math.Inf(1), func() bool { p.Answered(); return false })
 							p.Share(nil)
 							return nil
 						}})
@@ -226,7 +225,7 @@ func TestWidthsAreFound(t *testing.T) {
 		{100 * time.Microsecond, 100 * mb, 1250 * mb, 0, 0.85},
 		{2 * time.Millisecond, 12 * mb, 1250 * mb, 0, 0.85},
 		{40 * time.Millisecond, 100 * mb, 12 * mb, 0, 0.7},
-		{100 * time.Millisecond, 12 * mb, 12 * mb, 0, 0.8},
+		{100 * time.Millisecond, 12 * mb, 12 * mb, 0, 0.7},
 		{100 * time.Millisecond, 1250 * mb, 12 * mb, 0, 0.65},
 		{300 * time.Millisecond, 100 * mb, 1250 * mb, 0, 0.65},
 		{40 * time.Millisecond, 12 * mb, 1250 * mb, 4, 0.55},
@@ -267,4 +266,74 @@ func TestWidthsAreRemembered(t *testing.T) {
 	if again >= first {
 		t.Errorf("%v, and %v again", first, again)
 	}
+}
+
+// What is never tried isn't found: here --jobs holds the host below its width.
+func TestWidthsAreNotFoundWhereOthersHold(t *testing.T) {
+	l := &link{rate: 100e6, perConn: 12e6, trip: 100 * time.Millisecond}
+	l.pullWith(t, schedule.Limits{Jobs: 4}, loads()["60 images"], func(*schedule.Queue) {}, func(q *schedule.Queue) {
+		if found := q.Learned()["h"]; found.Width > 0 || l.most > 4 {
+			t.Errorf("found %+v, with %d connections", found, l.most)
+		}
+	})
+}
+
+// Jobs that ask nobody, for what they need is there, tell nothing of the host.
+func TestJobsWithoutAnAnswerTellNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g gauge
+		err := schedule.Run(t.Context(), schedule.Limits{}, func(q *schedule.Queue) error {
+			for i := range 1000 {
+				q.Add(schedule.Job{Host: "h", Kind: schedule.Small, Run: func(_ context.Context, p *schedule.Slot) error {
+					if i%2 == 0 { // it is there
+						return nil
+					}
+					g.add("h", 1)
+					time.Sleep(100 * time.Millisecond)
+					p.Answered()
+					g.add("h", -1)
+					return nil
+				}})
+			}
+			return nil
+		})
+		if err != nil || g.most["h"] != 64 {
+			t.Errorf("%d at once, want 64; %v", g.most["h"], err)
+		}
+	})
+}
+
+// An overloaded host is left with fewer, and that is remembered.
+func TestTroubleReducesWidth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var queue *schedule.Queue
+		err := schedule.Run(t.Context(), schedule.Limits{}, func(q *schedule.Queue) error {
+			queue = q
+			now := 0
+			var mu sync.Mutex
+			add := func(n int) int {
+				mu.Lock()
+				defer mu.Unlock()
+				now += n
+				return now
+			}
+			for range 1000 {
+				q.Add(schedule.Job{Host: "h", Run: func(_ context.Context, p *schedule.Slot) error {
+					const most = 20
+					if add(1) > most { // 429
+						q.Trouble("h", true)
+					}
+					time.Sleep(100 * time.Millisecond)
+					p.Answered()
+					q.Arrived("h", 1000)
+					add(-1)
+					return nil
+				}})
+			}
+			return nil
+		})
+		if found := queue.Learned()["h"]; err != nil || found.Width < 4 || found.Width > 24 {
+			t.Errorf("found %+v; %v", found, err)
+		}
+	})
 }

@@ -109,6 +109,7 @@ type Queue struct {
 // host is the state of one host.
 type host struct {
 	reserves    bool // one slot is always kept free of bulk
+	jobs        int  // that have begun and not ended
 	waiting     [kinds]jobHeap
 	running     [kinds]int             // slots in use, helper connections included
 	helping     int                    // of them helper connections
@@ -132,10 +133,13 @@ func Run(ctx context.Context, l Limits, start func(*Queue) error) error {
 	return context.Cause(ctx)
 }
 
-// New returns a Queue that runs jobs of Do until ctx is done. They are of unrelated clients: a job
-// that waits never waits for smaller ones, nor for bulk if it is Small, since one slot of each host
-// is kept free of bulk; and when a host is new, others that are idle may be forgotten.
+// New returns a Queue that runs jobs of Do until ctx is done. They are of unrelated clients, of whom
+// none should wait for another longer than must be: jobs have as many slots as the limits allow,
+// however many are worth it, of which one a host is kept free of bulk. Hosts that are idle may be
+// forgotten.
 func New(ctx context.Context, l Limits) *Queue {
+	l = l.Resolved()
+	l.Measure = false
 	q := newQueue(ctx, l)
 	q.serves = true
 	return q
@@ -249,8 +253,19 @@ func (q *Queue) host(name string) *host {
 // hostsKept is how many hosts a Queue of New may know before it forgets those that are idle.
 const hostsKept = 1000
 
-// isIdle reports whether no job of the host waits or runs.
-func (h *host) isIdle() bool { return h.total() == 0 && !h.busy() && len(h.sharing) == 0 }
+// isIdle reports whether no job of the host waits or runs, with a slot or without.
+func (h *host) isIdle() bool { return h.jobs == 0 && h.total() == 0 && !h.busy() }
+
+// held is the size of the job that waits because of the host's width, or negative when there is none.
+func (h *host) held() int64 {
+	next := int64(-1)
+	if h.waits(Small) || len(h.regaining[Bulk]) > 0 {
+		next = 0
+	} else if h.waits(Bulk) {
+		next = h.waiting[Bulk][0].Cost
+	}
+	return h.concurrency.held(next, h.total())
+}
 
 // bulkLimit is how many slots may be in use for bulk.
 func (h *host) bulkLimit() int {
@@ -268,13 +283,14 @@ type Slot struct {
 	queue *Queue
 	host  *host
 	kind  Kind
+	began time.Time
 	// within, if not nil, has a helper's context end with the job's.
 	within func(context.Context) (context.Context, context.CancelFunc)
 
 	// Under queue.mu:
-	began  time.Time // zero once its first byte has come
-	held   bool
-	shared Sharer
+	answered bool
+	held     bool
+	shared   Sharer
 }
 
 // Release frees the slot before the job ends, for work that needs no connection. It does nothing when
@@ -327,30 +343,18 @@ func (p *Slot) Regain(ctx context.Context) error {
 	return nil
 }
 
-// Answered reports that the first byte of the job's answer has come. A job that doesn't call it is
-// taken to have been answered when it ends.
+// Answered reports that the host's first answer to the job has begun, the first time that it is
+// called. Jobs that aren't answered tell nothing of what connections are worth.
 func (p *Slot) Answered() {
 	p.queue.mu.Lock()
 	defer p.queue.mu.Unlock()
-	if p.answered(time.Now()) {
-		p.queue.dispatch()
+	if p.answered {
+		return
 	}
-}
-
-// answered counts the first byte, once, and reports whether it did. The caller holds queue.mu.
-func (p *Slot) answered(now time.Time) bool {
-	if p.began.IsZero() {
-		return false
-	}
-	next := int64(-1)
-	if h := p.host; h.waits(Small) {
-		next = 0
-	} else if h.waiting[Bulk].Len() > 0 {
-		next = h.waiting[Bulk][0].Cost
-	}
-	p.host.concurrency.answered(now.Sub(p.began), next)
-	p.began = time.Time{}
-	return true
+	p.answered = true
+	p.host.concurrency.answered(time.Since(p.began), p.host.held())
+	p.queue.measure(p.host, 0)
+	p.queue.dispatch()
 }
 
 // Share lets helper connections take part in the job. Share(nil) ends that for new ones; those that are
@@ -387,6 +391,7 @@ func (q *Queue) dispatch() {
 			continue
 		}
 		j := heap.Pop(&h.waiting[k]).(queued)
+		h.jobs++
 		p := &Slot{id: j.ID, queue: q, host: h, kind: k, held: true, began: time.Now()}
 		q.spawn(func(ctx context.Context) error {
 			err := j.Run(ctx, p)
@@ -394,8 +399,11 @@ func (q *Queue) dispatch() {
 			q.mu.Lock()
 			defer q.mu.Unlock()
 			p.release()
-			p.answered(time.Now())
-			h.concurrency.jobEnded()
+			h.jobs--
+			if p.answered {
+				h.concurrency.jobEnded()
+				q.measure(h, 0)
+			}
 			if err == nil {
 				q.dispatch()
 			}
@@ -533,11 +541,16 @@ func (q *Queue) Arrived(name string, n int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	h := q.host(name)
-	now := time.Now()
-	more := h.concurrency.arrived(n, h.total(), h.helping, now)
-	if h.concurrency.widened(n, h.total(), h.busy(), now) || more {
+	more := h.concurrency.arrived(n, h.total(), h.helping, time.Now())
+	if q.measure(h, n) || more {
 		q.dispatch()
 	}
+}
+
+// measure counts bytes, and reports whether the width of the host's jobs may have changed. The caller
+// holds q.mu.
+func (q *Queue) measure(h *host, n int64) bool {
+	return h.concurrency.widened(n, h.total(), h.held() >= 0, time.Now())
 }
 
 // Ranged reports that a connection has received its first range: the host can serve parts of one

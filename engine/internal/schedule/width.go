@@ -12,9 +12,9 @@ import (
 // connection has brought so much that its rate shows. Width grows
 //
 //   - during a round, as the first bytes of its jobs come: fast if the jobs that wait are small, since
-//     those spend their time on round trips; and only if the first bytes come about as fast as those
-//     of the round's first three quarters, since a server that works on few requests at a time keeps
-//     the others waiting;
+//     those spend their time on round trips; and only if none comes much later than those of the
+//     round's first three quarters, since a server that works on few requests at a time keeps the
+//     others waiting;
 //   - at the end of a round in which jobs took long.
 //
 // A round with more connections than the last must have brought more, in jobs or in bytes. Else the
@@ -28,7 +28,7 @@ type width struct {
 
 	// The round.
 	since  time.Time
-	from   int             // width at its beginning; 0 before the first
+	from   int             // width at its beginning
 	ended  int             // jobs
 	bytes  int64           // of all connections
 	firsts []time.Duration // until the first byte of each job, sorted
@@ -36,8 +36,8 @@ type width struct {
 	at     time.Time
 	conns  int // since at
 
-	last     outcome // of the round before
-	measured bool    // a round has ended
+	last outcome // of the round before
+	peak int     // the most connections while jobs waited
 }
 
 // outcome is what a round brought.
@@ -63,18 +63,19 @@ const (
 )
 
 func newWidth(first, most int) width {
-	return width{now: min(first, most), most: most, grows: true}
+	first = min(first, most)
+	return width{now: first, from: first, most: most, grows: true}
 }
 
 // answered counts a job whose first byte has come after so long; next is the size of the job that
-// waits for a place, or negative when there is none.
+// waits because of width, or negative when there is none.
 func (w *width) answered(after time.Duration, next int64) {
 	at, _ := slices.BinarySearch(w.firsts, after)
 	w.firsts = slices.Insert(w.firsts, at, after)
-	if !w.grows || next < 0 || w.from == 0 || len(w.firsts) < (3*w.from+3)/4 {
+	if !w.grows || next < 0 || len(w.firsts) < (3*w.from+3)/4 {
 		return
 	}
-	if median := w.firsts[len(w.firsts)/2]; after > lateLeast+time.Duration(lateFactor*float64(median)) {
+	if median := w.firsts[len(w.firsts)/2]; after > lateLeast+lateFactor*median {
 		w.stop(w.from)
 		return
 	}
@@ -85,17 +86,22 @@ func (w *width) answered(after time.Duration, next int64) {
 	w.now = max(w.now, min(w.most, w.from+n, widthLeap*w.from))
 }
 
+// found is how many jobs at once have been found to be worth it, or 0 when that isn't known.
+func (w *width) found() int { return min(w.now, w.peak) }
+
 // jobEnded counts a job.
 func (w *width) jobEnded() { w.ended++ }
 
-// step counts bytes, ends the round if it is time to, and reports whether width may have changed.
-func (w *width) step(n int64, conns int, waiting bool, now time.Time) bool {
-	if !waiting || w.from == 0 { // without jobs that wait nothing shows that more would pay
+// step counts bytes, ends the round if it is time to, and reports whether width may have changed. held
+// is whether jobs wait because of width.
+func (w *width) step(n int64, conns int, held bool, now time.Time) bool {
+	if !held || w.since.IsZero() { // else nothing shows that more would pay
 		w.last = outcome{}
 		w.restart(conns, now)
 		return false
 	}
 	w.bytes += n
+	w.peak = max(w.peak, conns)
 	w.used += float64(w.conns) * now.Sub(w.at).Seconds()
 	w.at, w.conns = now, conns
 	took := now.Sub(w.since)
@@ -112,7 +118,7 @@ func (w *width) step(n int64, conns int, waiting bool, now time.Time) bool {
 // judge decides about width by what a round brought.
 func (w *width) judge(o outcome, byJobs bool) {
 	before := w.last
-	w.last, w.measured = o, true
+	w.last = o
 	const same = 0.05
 	more := o.conns/max(1, before.conns) - 1
 	if n := len(w.firsts); n >= w.from/2 && n > 0 && w.firsts[n/2] > lateLeast+queueFactor*w.firsts[0] {
