@@ -37,16 +37,7 @@ const sumsSuffix = ".sha256"
 // where all are as the list says, and where there is none.
 func Check(ctx context.Context, first string) error {
 	base, _ := volumeName(first)
-	list, err := durable.OpenRegular(base + sumsSuffix)
-	if err != nil {
-		return nil //nolint:nilerr // there is none that can be read
-	}
-	defer list.Close()
-	raw, err := io.ReadAll(io.LimitReader(list, limits.ManifestBytes))
-	if err != nil {
-		return nil //nolint:nilerr // the same
-	}
-	for line := range strings.Lines(string(raw)) {
+	for line := range strings.Lines(sums(base)) {
 		sum, name, ok := strings.Cut(strings.TrimSpace(line), "  ")
 		if !ok || !strings.HasPrefix(name, filepath.Base(base)+".") || name != filepath.Base(name) {
 			continue
@@ -63,6 +54,20 @@ func Check(ctx context.Context, first string) error {
 		}
 	}
 	return nil
+}
+
+// sums is the list of checksums beside volumes, or "" where there is none that can be read.
+func sums(base string) string {
+	list, err := durable.OpenRegular(base + sumsSuffix)
+	if err != nil {
+		return ""
+	}
+	defer list.Close()
+	raw, err := io.ReadAll(io.LimitReader(list, limits.ManifestBytes))
+	if err != nil {
+		return ""
+	}
+	return string(raw)
 }
 
 // sumOf is the digest of a file.
