@@ -149,13 +149,22 @@ const (
 
 // check finds what is wrong with the command line as a whole.
 func (o *serveOptions) check() error {
+	for _, f := range []struct {
+		flag  string
+		value float64
+	}{
+		{"--max-connections", float64(o.connections)}, {"--max-per-client", float64(o.perClient)}, {"--client-requests", o.requests},
+		{"--client-upstream", float64(o.clientUp)}, {"--max-upstream", float64(o.upstreams)},
+	} {
+		if f.value < 0 {
+			return status.Misuse(fmt.Errorf("%s must not be negative; 0 means no limit", f.flag))
+		}
+	}
 	switch {
 	case (o.tlsCert == "") != (o.tlsKey == ""):
 		return status.Misuse(errors.New("--tls-cert and --tls-key go together"))
 	case len(o.private) > 0 && o.htpasswd == "":
 		return status.Misuse(errors.New("--private needs --htpasswd: without passwords nobody has a name"))
-	case o.connections < 0 || o.perClient < 0 || o.requests < 0 || o.clientUp < 0 || o.upstreams < 0:
-		return status.Misuse(errors.New("numbers must not be negative"))
 	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
 		return status.Misuse(errors.New("--fresh and --drain must not be negative, and --give-up-after must be positive"))
 	}
