@@ -420,12 +420,13 @@ func TestThroughWhatIsJoinedDoesNotGiveWay(t *testing.T) {
 		r.get(r.of(i, "team/app/manifests/1"))
 	}
 	rest := func(n int) string { return "team/app/blobs/" + img.Layers[n].Digest.String() }
-	slowest, slow, begun := make(chan struct{}), make(chan struct{}), make(chan struct{}, 1000)
+	slowest, slow := make(chan struct{}), make(chan struct{})
+	begun := []chan struct{}{make(chan struct{}, 1000), make(chan struct{}, 1000)} // of each blob
 	for n, fault := range []chaos.Fault{drip(100, slowest), drip(1000, slow)} {
 		r.others[0].Break(img.Layers[n].Digest.String(), registrytest.Always, func(next http.Handler) http.Handler {
 			next = fault(next)
 			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				begun <- struct{}{}
+				begun[n] <- struct{}{}
 				next.ServeHTTP(w, req)
 			})
 		})
@@ -447,8 +448,11 @@ func TestThroughWhatIsJoinedDoesNotGiveWay(t *testing.T) {
 	defer leave()
 	for n := range 2 {
 		all.Go(func() { _, _, _ = r.try(ctx, r.of(0, rest(n))) })
-		<-begun
+		<-begun[n]
 	}
+	// Transfers are judged by their age, and one that is joined counts as new: the other one is older.
+	const older = 500 * time.Millisecond
+	time.Sleep(older)
 	all.Go(func() {
 		resp, body, err := r.try(t.Context(), r.of(1, rest(0)))
 		if err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(body, img.Blobs[img.Layers[0].Digest]) {
