@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -351,20 +352,28 @@ func smallBlobs(ctx context.Context, b bench) ([]bar, error) {
 	defer l.Stop()
 	var out []bar
 	ideal := float64(count) / connections * trip
-	for _, sync := range []bool{false, true} {
+	measure := func(flags ...string) (float64, error) {
 		if err := fresh(b.scratch); err != nil {
-			return nil, err
+			return 0, err
 		}
-		took, err := b.timed(ctx, b.pull(b.scratch, s.through(l), fmt.Sprintf("--no-sync=%v", !sync)))
+		return b.timed(ctx, b.pull(b.scratch, s.through(l), flags...))
+	}
+	what := fmt.Sprintf("%d blobs of 4 KiB at 20 ms", count)
+	for _, name := range []string{"unsynced", "synced"} {
+		sync := fmt.Sprintf("--no-sync=%v", name == "unsynced")
+		given, err := measure(sync, "--per-host", strconv.Itoa(connections))
 		if err != nil {
 			return nil, err
 		}
-		name := "unsynced"
-		if sync {
-			name = "synced"
+		found, err := measure(sync)
+		if err != nil {
+			return nil, err
 		}
-		out = append(out, atMost(fmt.Sprintf("%d blobs of 4 KiB at 20 ms, %d connections, %s: / blobs / connections x round trip", count, connections, name),
-			took/ideal, 1.3, fmt.Sprintf("(%.1fs / %.1fs)", took, ideal)))
+		out = append(out,
+			atMost(fmt.Sprintf("%s, %d connections, %s: / blobs / connections x round trip", what, connections, name),
+				given/ideal, 1.3, fmt.Sprintf("(%.1fs / %.1fs)", given, ideal)),
+			atMost(fmt.Sprintf("%s, as many connections as are found to be worth it, %s: / with %d", what, name, connections),
+				found/given, 0.5, fmt.Sprintf("(%.1fs / %.1fs)", found, given)))
 	}
 	return out, nil
 }
