@@ -67,7 +67,8 @@ func (c *concurrency) toAddJob() int {
 	return c.limit
 }
 
-// grown is the step of helpLimit after so many connections: one that does not pay is undone.
+// grown is the step of helpLimit after so many connections: large at first, since each takes round trips
+// to reach its rate. One that does not pay is undone.
 func (c *concurrency) grown(conns int) int {
 	const first, factor = 8, 2
 	if conns >= first {
