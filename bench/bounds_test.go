@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"drayage/bench"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 )
 
 // Whatever a report is, reading it takes little memory.

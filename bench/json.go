@@ -7,7 +7,6 @@ import (
 	"reflect"
 
 	"drayage/engine/jsonstream"
-	"drayage/engine/limits"
 )
 
 // WriteJSON writes the report's JSON form.
@@ -17,11 +16,14 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return enc.Encode(r)
 }
 
+// reportBytes is the largest report that is read, in bytes.
+const reportBytes = 16 << 20
+
 // ReadReport reads a report's JSON form. The memory it takes is bounded, whatever
 // the input.
 func ReadReport(in io.Reader) (*Report, error) {
 	var r Report
-	s := jsonstream.New(io.LimitReader(in, limits.ReportBytes), nil)
+	s := jsonstream.New(io.LimitReader(in, reportBytes), nil)
 	memory := 0 // of the entries, in bytes
 	count := func(n int, err error) error {
 		const most = 12 << 20

@@ -6,11 +6,11 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/quota"
+	"drayage/engine/cpulimit"
 	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/internal/retry"
 	"drayage/engine/internal/schedule"
-	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/engine/registry"
 
@@ -58,7 +58,7 @@ type Options struct {
 	// One call at a time.
 	Room func(img *plan.Image, toFetch int64) error
 	// Work, if not nil, bounds how many documents a Through decodes at once.
-	Work *limits.Work
+	Work *cpulimit.Limit
 	// Budget, if not nil, is what a Through keeps its store below: each blob is announced to it
 	// before it is fetched.
 	Budget *quota.Quota

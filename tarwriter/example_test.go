@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 
 	"drayage/tarwriter"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -97,11 +97,11 @@ func ExampleStream() {
 	check(err)
 	done := make(chan error)
 	go func() {
-		_, err := tarwriter.Stream{Out: w, Compress: squeeze.Gzip}.Write(context.Background(), members, blobs, nil)
+		_, err := tarwriter.Stream{Out: w, Compress: compress.Gzip}.Write(context.Background(), members, blobs, nil)
 		w.Close()
 		done <- err
 	}()
-	in, format, err := squeeze.NewReader(r)
+	in, format, err := compress.NewReader(r)
 	check(err)
 	defer in.Close()
 	fmt.Println(format)

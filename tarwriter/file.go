@@ -11,14 +11,14 @@ import (
 	"syscall"
 
 	"drayage/blobstore/durable"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 )
 
 // Options are options of CreateFile and CreateDir. The zero value refuses to replace anything,
 // writes one file, uncompressed, and waits until it is on disk.
 type Options struct {
-	Force    bool           // replace what exists
-	Compress squeeze.Format // of the archive as a whole; default none
+	Force    bool            // replace what exists
+	Compress compress.Format // of the archive as a whole; default none
 	// Split is the maximum size of a volume in bytes, rounded down to a multiple of VolumeUnit and
 	// at least that. 0 does not split the archive.
 	Split int64
@@ -131,7 +131,7 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 		w = f.vols
 	}
 	var moved Moved
-	if f.vols == nil && !f.special && f.opts.Compress == squeeze.None {
+	if f.vols == nil && !f.special && f.opts.Compress == compress.None {
 		moved, err = writeAnyOrder(ctx, f.part, members, blobs, progress)
 	} else {
 		moved, err = writeCompressed(ctx, w, f.opts.Compress, members, blobs, progress)
@@ -143,7 +143,7 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 	switch {
 	case f.vols != nil:
 		r.Size = f.vols.total()
-	case f.opts.Compress != squeeze.None && !f.special:
+	case f.opts.Compress != compress.None && !f.special:
 		if r.Size, err = f.part.Seek(0, io.SeekCurrent); err != nil {
 			return Result{}, fmt.Errorf("%s: %w", f.path, err)
 		}

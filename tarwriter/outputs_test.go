@@ -18,7 +18,7 @@ import (
 	"testing"
 
 	"drayage/tarwriter"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -94,8 +94,8 @@ func FuzzOutputs(f *testing.F) {
 			must(t, err)
 			e := expected{name: name, archive: compose(t, layout, blobs, images...), members: members, blobs: blobs, dir: t.TempDir()}
 			e.file(t)
-			e.compressed(t, squeeze.Gzip)
-			e.compressed(t, squeeze.Zstd)
+			e.compressed(t, compress.Gzip)
+			e.compressed(t, compress.Zstd)
 			e.volumes(t, tarwriter.VolumeUnit*(1+random.Int64N(4)), random.Int64N(100))
 			e.pipe(t)
 			e.folder(t)
@@ -137,7 +137,7 @@ func (e expected) file(t *testing.T) {
 	e.check(t, "a file", raw, reported, size, known)
 }
 
-func (e expected) compressed(t *testing.T, format squeeze.Format) {
+func (e expected) compressed(t *testing.T, format compress.Format) {
 	path := filepath.Join(e.dir, "x."+format.String())
 	size, reported := e.create(t, path, tarwriter.Options{Compress: format})
 	raw, err := os.ReadFile(path)
@@ -179,9 +179,9 @@ func (e expected) folder(t *testing.T) {
 	checkDir(t, path, e.archive)
 }
 
-func decompressed(t *testing.T, raw []byte, want squeeze.Format) []byte {
+func decompressed(t *testing.T, raw []byte, want compress.Format) []byte {
 	t.Helper()
-	r, format, err := squeeze.NewReader(bytes.NewReader(raw))
+	r, format, err := compress.NewReader(bytes.NewReader(raw))
 	if err != nil || format != want {
 		t.Fatalf("compressed with %s, want %s; %v", format, want, err)
 	}
@@ -461,7 +461,7 @@ func TestCancelledOutputs(t *testing.T) {
 	cause := errors.New("the cause")
 	for name, open := range map[string]func() sink{
 		"a file":     func() sink { return create(tarwriter.Options{}) },
-		"compressed": func() sink { return create(tarwriter.Options{Compress: squeeze.Zstd}) },
+		"compressed": func() sink { return create(tarwriter.Options{Compress: compress.Zstd}) },
 		"volumes":    func() sink { return create(tarwriter.Options{Split: tarwriter.VolumeUnit}) },
 		"a directory": func() sink {
 			d, err := tarwriter.CreateDir(path, tarwriter.Options{})

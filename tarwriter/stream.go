@@ -5,14 +5,14 @@ import (
 	"io"
 	"os"
 
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 )
 
 // Stream writes archives to a pipe or a program, which can begin to read at once: members come in
 // order.
 type Stream struct {
-	Out      *os.File       // the caller closes it
-	Compress squeeze.Format // of the archive as a whole
+	Out      *os.File        // the caller closes it
+	Compress compress.Format // of the archive as a whole
 }
 
 // Write writes the archive. progress is as for the function Write, with numbers of bytes before
@@ -25,7 +25,7 @@ func (s Stream) Write(ctx context.Context, members []Member, blobs Blobs, progre
 	}
 	widen(s.Out)
 	count := &counter{w: s.Out}
-	if s.Compress == squeeze.None {
+	if s.Compress == compress.None {
 		moved, err := Write(ctx, s.Out, members, blobs, progress)
 		return Result{Size: size, Moved: moved}, err
 	}
@@ -49,11 +49,11 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // writeCompressed is Write with compression.
-func writeCompressed(ctx context.Context, w io.Writer, c squeeze.Format, members []Member, blobs Blobs, progress func(n int64)) (Moved, error) {
-	if c == squeeze.None {
+func writeCompressed(ctx context.Context, w io.Writer, c compress.Format, members []Member, blobs Blobs, progress func(n int64)) (Moved, error) {
+	if c == compress.None {
 		return Write(ctx, w, members, blobs, progress)
 	}
-	z := squeeze.NewWriter(w, c)
+	z := compress.NewWriter(w, c)
 	moved, err := Write(ctx, z, members, blobs, progress)
 	if closed := z.Close(); err == nil { // else it is the same error again
 		err = closed

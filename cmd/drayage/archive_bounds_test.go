@@ -15,9 +15,9 @@ import (
 	"strings"
 	"testing"
 
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 	"drayage/engine/registry/registrytest"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -193,7 +193,7 @@ func hostileStreams(t *testing.T) map[string][]byte {
 	skip := func(size uint32) []byte {
 		return binary.LittleEndian.AppendUint32([]byte{0x50, 0x2a, 0x4d, 0x18}, size)
 	}
-	layer := windowed(tarOf(t, part{name: "x", text: string(bytes.Repeat(far, 59))}), squeeze.MaxWindow)
+	layer := windowed(tarOf(t, part{name: "x", text: string(bytes.Repeat(far, 59))}), compress.MaxWindow)
 	var images []registrytest.Image
 	for n := range 3 { // layers of an image
 		images = append(images, registrytest.Build("linux/"+runtime.GOARCH, append(slices.Clip(layer), append(skip(1), byte(n))...), append(slices.Clip(layer), append(skip(2), byte(n), 0)...)))
@@ -201,10 +201,10 @@ func hostileStreams(t *testing.T) map[string][]byte {
 	layers := tarOf(t, append(blobParts(images...), layoutPart, indexPart(t, images[0], "app:1", images[1], "app:2", images[2], "app:3"))...)
 	small := tarOf(t, part{name: "x", text: "x"})
 	return map[string][]byte{
-		"zstd, the largest window":          windowed(tar, squeeze.MaxWindow),
-		"zstd, a window and many names":     windowed(tarOf(t, part{name: "junk", text: string(bytes.Repeat(far, 40))}, hostileLists(8 << 20)["index.json: named entries"]), squeeze.MaxWindow),
-		"zstd, a larger window":             windowed(tar, 2*squeeze.MaxWindow),
-		"zstd, a layer with a window":       windowed(layers, squeeze.MaxWindow),
+		"zstd, the largest window":          windowed(tar, compress.MaxWindow),
+		"zstd, a window and many names":     windowed(tarOf(t, part{name: "junk", text: string(bytes.Repeat(far, 40))}, hostileLists(8 << 20)["index.json: named entries"]), compress.MaxWindow),
+		"zstd, a larger window":             windowed(tar, 2*compress.MaxWindow),
+		"zstd, a layer with a window":       windowed(layers, compress.MaxWindow),
 		"zstd, many frames":                 pieces(tar[:1<<20], 16, func(p []byte) []byte { return windowed(p, 1<<10) }),
 		"zstd, many frames with windows":    bytes.Repeat(frame, 400_000),
 		"zstd, many that are skipped":       append(bytes.Repeat(skip(0), 500_000), windowed(small, 1<<10)...),
@@ -214,7 +214,7 @@ func hostileStreams(t *testing.T) map[string][]byte {
 		"gzip, members with names":          pieces(tar[:1<<12], 64, member(gzip.Header{Name: strings.Repeat("x", 500), Comment: strings.Repeat("y", 500), Extra: make([]byte, 60_000)})),
 		"gzip, a huge name":                 append([]byte{0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 255}, bytes.Repeat([]byte("x"), 4<<20)...),
 		"gzip, a huge comment":              append([]byte{0x1f, 0x8b, 8, 16, 0, 0, 0, 0, 0, 255}, bytes.Repeat([]byte("x"), 4<<20)...),
-		"gzip, far copies":                  squeezedBy(t, squeeze.Gzip, tarOf(t, part{name: "x", text: string(bytes.Repeat(far[:30_000], 2000))})),
+		"gzip, far copies":                  squeezedBy(t, compress.Gzip, tarOf(t, part{name: "x", text: string(bytes.Repeat(far[:30_000], 2000))})),
 		"xz":                                append([]byte("\xfd7zXZ\x00"), registrytest.Random(2, 4<<20)...),
 		"bzip2, blocks that lie":            append([]byte("BZh91AY&SY"), registrytest.Random(2, 4<<20)...),
 		"lzma":                              append([]byte("\x5d\x00\x00\x00\x40"), registrytest.Random(2, 4<<20)...),
@@ -268,7 +268,7 @@ func TestImportsTakeLittleMemory(t *testing.T) {
 	for n, name := range slices.Sorted(maps.Keys(lists)) {
 		t.Run(name, func(t *testing.T) {
 			tar := tarOf(t, lists[name])
-			check(t, squeezedBy(t, []squeeze.Format{squeeze.Zstd, squeeze.Zstd, squeeze.Gzip, squeeze.Gzip}[n%4], tar), imports...)
+			check(t, squeezedBy(t, []compress.Format{compress.Zstd, compress.Zstd, compress.Gzip, compress.Gzip}[n%4], tar), imports...)
 		})
 	}
 	for name, part := range hostileLists(4 << 20) {
@@ -277,23 +277,23 @@ func TestImportsTakeLittleMemory(t *testing.T) {
 		}
 		if strings.HasPrefix(name, "drayage-since.json: e") {
 			t.Run("for its digests, "+name, func(t *testing.T) {
-				check(t, squeezedBy(t, squeeze.Gzip, tarOf(t, part)), "pull", "-n", "-o", "x.tar", w.image, "--since")
+				check(t, squeezedBy(t, compress.Gzip, tarOf(t, part)), "pull", "-n", "-o", "x.tar", w.image, "--since")
 			})
 		}
 	}
 	for name, tar := range hostileTars(t) {
-		t.Run(name, func(t *testing.T) { check(t, squeezedBy(t, squeeze.Gzip, tar), imports...) })
+		t.Run(name, func(t *testing.T) { check(t, squeezedBy(t, compress.Gzip, tar), imports...) })
 	}
-	within += squeeze.MaxWindow // until the collector has run there may be two windows
+	within += compress.MaxWindow // until the collector has run there may be two windows
 	for name, raw := range hostileStreams(t) {
 		t.Run(name, func(t *testing.T) { check(t, raw, imports...) })
 	}
 }
 
-func squeezedBy(t *testing.T, f squeeze.Format, raw []byte) []byte {
+func squeezedBy(t *testing.T, f compress.Format, raw []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	z := squeeze.NewWriter(&b, f)
+	z := compress.NewWriter(&b, f)
 	_, err := z.Write(raw)
 	if err := errors.Join(err, z.Close()); err != nil {
 		t.Fatal(err)

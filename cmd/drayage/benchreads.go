@@ -8,9 +8,9 @@ import (
 
 	"drayage/bench"
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
-	"drayage/engine/limits"
 	"drayage/engine/textfile"
 )
 

@@ -11,6 +11,7 @@ import (
 
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/images"
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
@@ -18,7 +19,6 @@ import (
 	"drayage/engine"
 	"drayage/engine/credential"
 	"drayage/engine/event"
-	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry/hosts"
 	"drayage/engine/textfile"

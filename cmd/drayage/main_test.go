@@ -21,7 +21,7 @@ import (
 	"drayage/cmd/drayage/internal/process"
 	"drayage/engine/chaos"
 	"drayage/engine/registry/registrytest"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -320,7 +320,7 @@ func cmdMembers(ts *testscript.TestScript, _ bool, args []string) {
 	f, err := os.Open(ts.MkAbs(args[0]))
 	ts.Check(err)
 	defer f.Close()
-	in, _, err := squeeze.NewReader(f)
+	in, _, err := compress.NewReader(f)
 	ts.Check(err)
 	defer in.Close()
 	var list, small strings.Builder

@@ -20,7 +20,7 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/tarwriter"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 )
 
 // plan is drayage pull --dry-run: it shows what the same command would do.
@@ -117,5 +117,5 @@ func (o *pullOptions) archiveSize(done []engine.Result, store *blobstore.Store) 
 		return 0, false, err
 	}
 	size, err = tarwriter.Size(members)
-	return size, exact && o.out.Layers == "keep" && compression == squeeze.None, err
+	return size, exact && o.out.Layers == "keep" && compression == compress.None, err
 }

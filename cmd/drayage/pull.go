@@ -22,7 +22,7 @@ import (
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -133,7 +133,7 @@ func (o *pullOptions) writeReport() error {
 func (o *pullOptions) room(store *blobstore.Store) func(*plan.Image, int64) error {
 	out := o.out.Folder()
 	cheap, same := true, false // without an output in a file, only the store takes space
-	if c, err := o.out.Compression(); out != "" && (c == squeeze.None || err != nil || o.out.Dir != "") {
+	if c, err := o.out.Compression(); out != "" && (c == compress.None || err != nil || o.out.Dir != "") {
 		cheap, same = store.Cheap(out)
 	}
 	free, errFree := store.Free()

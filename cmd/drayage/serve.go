@@ -34,9 +34,9 @@ import (
 	"drayage/cmd/drayage/internal/units"
 	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
+	"drayage/engine/cpulimit"
 	"drayage/engine/event"
 	"drayage/engine/fault"
-	"drayage/engine/limits"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
@@ -180,7 +180,7 @@ type serving struct {
 	display     *display.Display
 	conf        *tls.Config // nil for plain HTTP
 	certificate *reloading  // as conf
-	work        *limits.Work
+	work        *cpulimit.Limit
 	passwords   *web.Passwords // nil lets everybody in
 	store       *blobstore.Store
 	budget      *quota.Quota // nil for none
@@ -267,7 +267,7 @@ func (r *serving) open(s process.Streams) (err error) {
 	if r.conf, r.certificate, err = o.serverTLS(); err != nil {
 		return err
 	}
-	r.work = limits.NewWork()
+	r.work = cpulimit.New()
 	sharePrecisely()
 	if o.htpasswd != "" {
 		if r.passwords, err = web.ReadPasswords(o.htpasswd, r.work); err != nil {
@@ -482,7 +482,7 @@ func openLog(s process.Streams, flag, name string) (*slog.Logger, func() error, 
 }
 
 // upstream is what brings blobs that the store doesn't have.
-func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *quota.Quota, work *limits.Work, upstreams []string, observer event.Observer, d *display.Display) (*engine.PullThrough, func(), error) {
+func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, budget *quota.Quota, work *cpulimit.Limit, upstreams []string, observer event.Observer, d *display.Display) (*engine.PullThrough, func(), error) {
 	var refs []reference.Image // one of each registry
 	for _, name := range upstreams {
 		ref, err := reference.Parse(name + "/x")

@@ -15,9 +15,9 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/stats bench/siege blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/structure engine/chaos engine/event engine/fault engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/jsonstream engine/limits engine/limits/limitstest engine/printable engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/squeeze",
-	1: "blobstore/blobstoretest blobstore/internal/files blobstore/internal/journal blobstore/internal/layout blobstore/internal/space blobstore/internal/stamps cmd/drayage/internal/history cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/credential engine/image engine/internal/transfer engine/internal/volumes engine/registry/hosts engine/registry/internal/notice engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
-	2: "blobstore cmd/drayage/internal/status cmd/drayage/internal/warm engine/plan engine/registry/internal/bearer engine/registry/internal/latency engine/registry/internal/listing engine/registry/internal/probing engine/registry/internal/reach engine/registry/registrytest",
+	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/stats bench/siege blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/drayage/internal/limits cmd/structure engine/chaos engine/cpulimit engine/event engine/fault engine/internal/limits engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/limitstest engine/printable engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/compress",
+	1: "blobstore/blobstoretest blobstore/internal/files blobstore/internal/journal blobstore/internal/layout blobstore/internal/space blobstore/internal/stamps cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/credential engine/image engine/internal/transfer engine/internal/volumes engine/jsonstream engine/registry/hosts engine/registry/internal/notice engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
+	2: "blobstore cmd/drayage/internal/history cmd/drayage/internal/status cmd/drayage/internal/warm engine/plan engine/registry/internal/bearer engine/registry/internal/latency engine/registry/internal/listing engine/registry/internal/probing engine/registry/internal/reach engine/registry/registrytest",
 	3: "bench/bars bench/race blobstore/quota cmd/demo cmd/drayage/internal/process cmd/drayage/internal/units engine/compose engine/mirror engine/registry/internal/lease engine/registry/internal/retrying engine/registry/internal/tracing",
 	4: "cmd/drayage/internal/display cmd/drayage/internal/web engine/archive engine/registry",
 	5: "bench cmd/drayage/internal/doctor engine/internal/pullthrough",
@@ -29,7 +29,7 @@ var layers = []string{
 
 // leaves import nothing of the project, and are imported from wherever they are
 // needed.
-var leaves = []string{"engine/limits", "engine/fault"}
+var leaves = []string{"engine/fault"}
 
 // goroutines are the functions that start some, each of which waits for its
 // own before it returns or is closed.
@@ -65,7 +65,7 @@ var goroutines = []string{
 	"engine/internal/pullthrough.isDown",
 	"engine/registry.New",
 	"engine/archive.checkLayers",
-	"engine/limits/limitstest.Peak",
+	"engine/limitstest.Peak",
 	"engine/chaos.Serve",
 	"engine/chaos.Start",
 	"engine/compose.convertAll",
@@ -76,7 +76,7 @@ var goroutines = []string{
 	"cmd/drayage/internal/warm.pace",
 	"tarwriter.writeAnyOrder",
 	"tarwriter.sums",
-	"tarwriter/squeeze.NewWriter",
+	"tarwriter/compress.NewWriter",
 }
 
 func layerOf(pkg string) int {

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"drayage/engine/limits"
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/engine/registry/registrytest"
+	"drayage/tarwriter/compress"
 )
 
 // TestWorldBounds holds the program to what archives, layers and lists may cost.
@@ -59,7 +60,7 @@ func TestWorldBounds(t *testing.T) {
 
 	t.Run("an archive full of junk", func(t *testing.T) {
 		w := newWorld(t)
-		junk := strings.Repeat("\x00", limits.RatioFrom+1)
+		junk := strings.Repeat("\x00", compress.RatioFrom+1)
 		parts := append(blobParts(one), layoutPart, indexPart(t, one, "app:1"))
 		w.write("a.tar.gz", string(gzipped(t, tarOf(t, append(parts, part{name: "junk", text: junk})...))))
 		o := w.run("store", "import", "a.tar.gz")
@@ -98,7 +99,7 @@ func TestWorldBounds(t *testing.T) {
 
 	t.Run("layers that fill the disk", func(t *testing.T) {
 		w := newWorld(t)
-		layer := gzipped(t, tarOf(t, part{name: "zeros", text: strings.Repeat("\x00", limits.RatioFrom+1)}))
+		layer := gzipped(t, tarOf(t, part{name: "zeros", text: strings.Repeat("\x00", compress.RatioFrom+1)}))
 		name := w.reg.Push("bomb", "1", registrytest.Build(here, layer))
 		o := w.run("pull", "-q", "--layers", "tar", "-o", "a.tar", name)
 		w.want(o, 1, "--max-ratio")

@@ -25,9 +25,9 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/engine/fault"
 	"drayage/engine/image"
+	"drayage/engine/internal/limits"
 	"drayage/engine/internal/volumes"
-	"drayage/engine/limits"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -68,7 +68,7 @@ type member struct {
 type source struct {
 	name  string    // a file, a folder, the first of several volumes, or "-" for stdin
 	stdin io.Reader // for "-"
-	ratio limits.MaxRatio
+	ratio compress.MaxRatio
 	temp  func() (tempFile, error)
 }
 
@@ -78,18 +78,18 @@ type source struct {
 func (s source) walk(ctx context.Context, r io.Reader, size int64, f func(member) error) (err error) {
 	m := &meter{ratio: s.ratio, temp: s.temp, r: r, whole: size > 0, in: size}
 	defer func() { err = errors.Join(err, m.close()) }()
-	in, packed := r, squeeze.None
+	in, packed := r, compress.None
 	var head []byte
 	if file, ok := r.(*os.File); ok && plainTar(file) {
 		head = headOf(file)
 	} else {
-		z, format, err := squeeze.NewReader(m)
+		z, format, err := compress.NewReader(m)
 		if err != nil {
 			return unreadable(err)
 		}
 		defer z.Close()
 		var body io.Reader = z
-		if format != squeeze.None {
+		if format != compress.None {
 			body = unpacked{z, m}
 		}
 		buffered := bufio.NewReader(body)
@@ -125,8 +125,8 @@ func (s source) walk(ctx context.Context, r io.Reader, size int64, f func(member
 			continue
 		}
 		one.body, one.own = interruptible{ctx, tr}, m.size()
-		if packed == squeeze.Zstd {
-			one.held = squeeze.MaxWindow
+		if packed == compress.Zstd {
+			one.held = compress.MaxWindow
 		}
 		if isSparse(h) {
 			if err := m.expects(h.Size); err != nil { // before any of it is read
@@ -170,8 +170,8 @@ func plainTar(f *os.File) bool {
 	if err != nil || !info.Mode().IsRegular() {
 		return false
 	}
-	format, err := squeeze.Detect(headOf(f))
-	if err != nil || format != squeeze.None {
+	format, err := compress.Detect(headOf(f))
+	if err != nil || format != compress.None {
 		return false
 	}
 	at, err := f.Seek(0, io.SeekCurrent)
@@ -180,7 +180,7 @@ func plainTar(f *os.File) bool {
 
 // unreadable tells of a stream that can't be decompressed, and who can.
 func unreadable(err error) error {
-	var format *squeeze.FormatError
+	var format *compress.FormatError
 	if errors.As(err, &format) && format.Program != "" {
 		return decompress("it is compressed with "+format.Name, format.Program+" FILE")
 	}
@@ -193,23 +193,23 @@ func decompress(why, command string) error {
 }
 
 // noTar tells of what is no tar, once it is decompressed, by how it begins.
-func noTar(packed squeeze.Format, head []byte) error {
+func noTar(packed compress.Format, head []byte) error {
 	const lzma = "\x5d\x00\x00" // as it begins by default: it has no magic number
-	if packed == squeeze.None {
+	if packed == compress.None {
 		if bytes.HasPrefix(head, []byte(lzma)) {
 			return decompress("it is compressed with lzma", "xz -dc FILE")
 		}
 		return errNotArchive
 	}
 	undo := packed.String() + " -dc FILE"
-	within, err := squeeze.Detect(head)
-	var format *squeeze.FormatError
+	within, err := compress.Detect(head)
+	var format *compress.FormatError
 	switch {
 	case errors.As(err, &format):
 		return decompress("it is compressed with "+format.Name+" and then with "+packed.String(), undo+" | "+format.Program)
 	case within == packed:
 		return decompress("it is compressed with "+packed.String()+" twice", undo)
-	case within != squeeze.None:
+	case within != compress.None:
 		return decompress("it is compressed with "+within.String()+" and then with "+packed.String(), undo)
 	}
 	return errNotArchive
@@ -453,7 +453,7 @@ func blobDigest(name string) digest.Digest {
 // Digests lists the blobs that an archive carried, and those that it left out
 // because an earlier one did. name is as for Import, and so is ratio. What it names by digest is
 // believed: it says what to leave out, and who reads the result checks that.
-func Digests(ctx context.Context, name string, stdin io.Reader, ratio limits.MaxRatio) ([]digest.Digest, error) {
+func Digests(ctx context.Context, name string, stdin io.Reader, ratio compress.MaxRatio) ([]digest.Digest, error) {
 	var out []digest.Digest
 	note := new(notes)
 	add := func(d digest.Digest) error {

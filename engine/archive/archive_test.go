@@ -14,7 +14,7 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/archive"
 	"drayage/engine/registry/registrytest"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -125,11 +125,11 @@ func TestImportOfWhatOthersWrite(t *testing.T) {
 		"crane's tarball":                   {crane, "docker.io/team/app:1"},
 		"an OCI layout with docker's names": {append(nameless, entry{name: "manifest.json", text: `[{"Config":"` + blob(img.Blobs[img.Config.Digest]).name + `","RepoTags":["team/app:1"]}]`}), "docker.io/team/app:1"},
 	} {
-		for _, format := range []squeeze.Format{squeeze.None, squeeze.Gzip, squeeze.Zstd} {
+		for _, format := range []compress.Format{compress.None, compress.Gzip, compress.Zstd} {
 			s := openStore(t)
 			file := filepath.Join(t.TempDir(), "x.tar")
 			var b bytes.Buffer
-			z := squeeze.NewWriter(&b, format)
+			z := compress.NewWriter(&b, format)
 			_, err := z.Write(pack(t, c.entries...))
 			if err := errors.Join(err, z.Close(), os.WriteFile(file, b.Bytes(), 0o644)); err != nil {
 				t.Fatal(err)
@@ -175,7 +175,7 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 	copy(endless[124:136], []byte{0x80, 0, 0, 0, 0x3f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	fixSum(endless)
 	var bomb bytes.Buffer
-	z := squeeze.NewWriter(&bomb, squeeze.Zstd)
+	z := compress.NewWriter(&bomb, compress.Zstd)
 	zeros := make([]byte, 1<<20)
 	for range 4200 {
 		if _, err := z.Write(zeros); err != nil {

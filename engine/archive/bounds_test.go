@@ -14,10 +14,9 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/archive"
 	"drayage/engine/image"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 	"drayage/engine/registry/registrytest"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,7 +26,7 @@ import (
 func packed(t testing.TB, raw []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	z := squeeze.NewWriter(&b, squeeze.Gzip)
+	z := compress.NewWriter(&b, compress.Gzip)
 	if _, err := z.Write(raw); err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +256,7 @@ func TestRatioOfArchivesAndLayers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes minutes on an emulated processor")
 	}
-	zeros := make([]byte, limits.RatioFrom+(1<<20))
+	zeros := make([]byte, compress.RatioFrom+(1<<20))
 	padded := registrytest.Build("linux/amd64", packed(t, pack(t, entry{name: "zeros", text: string(zeros)})))
 	bare := registrytest.Build("linux/amd64", registrytest.Layer(1, 100))
 	for name, raw := range map[string][]byte{
@@ -273,7 +272,7 @@ func TestRatioOfArchivesAndLayers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t)
 			_, err := importOf(t, s, raw, archive.Options{})
-			var ratio *limits.RatioError
+			var ratio *compress.RatioError
 			if !errors.Is(err, archive.ErrInvalid) || !errors.As(err, &ratio) || !strings.Contains(err.Error(), "--max-ratio") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v", err)
 			}

@@ -16,10 +16,10 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/compose"
 	"drayage/engine/image"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -639,8 +639,8 @@ func (i *importer) checkLayer(ctx context.Context, c layerCheck) error {
 		if c.diffID == c.layer.Digest {
 			return nil // as others than container engines have it
 		}
-		var unreadable *squeeze.FormatError
-		sealed := err == nil && format == squeeze.None && got != c.diffID
+		var unreadable *compress.FormatError
+		sealed := err == nil && format == compress.None && got != c.diffID
 		if sealed {
 			if sealed, err = i.sealed(c.layer.Digest); err != nil {
 				return err
@@ -772,7 +772,7 @@ func (i *importer) layer(ctx context.Context, name string) (ocispec.Descriptor, 
 		return ocispec.Descriptor{}, "", fmt.Errorf("layer %q: %w", image.Printable(name), err)
 	}
 	kind := strings.TrimSuffix(image.DockerLayer, ".gzip")
-	if format != squeeze.None {
+	if format != compress.None {
 		kind += "." + format.String()
 	}
 	return ocispec.Descriptor{MediaType: kind, Digest: f.digest, Size: f.size}, diffID, nil
@@ -781,11 +781,11 @@ func (i *importer) layer(ctx context.Context, name string) (ocispec.Descriptor, 
 // unpackedLayer is what a layer was found to be.
 type unpackedLayer struct {
 	diffID digest.Digest
-	format squeeze.Format
+	format compress.Format
 }
 
 // diffID hashes a layer without its compression, once.
-func (i *importer) diffID(ctx context.Context, f file) (digest.Digest, squeeze.Format, error) {
+func (i *importer) diffID(ctx context.Context, f file) (digest.Digest, compress.Format, error) {
 	i.mu.Lock()
 	known, ok := i.layers[f.digest]
 	i.mu.Unlock()
@@ -803,28 +803,28 @@ func (i *importer) diffID(ctx context.Context, f file) (digest.Digest, squeeze.F
 }
 
 // unpack is diffID for a layer that wasn't looked at yet.
-func (i *importer) unpack(ctx context.Context, f file) (digest.Digest, squeeze.Format, error) {
+func (i *importer) unpack(ctx context.Context, f file) (digest.Digest, compress.Format, error) {
 	const form = "diffid"
 	blob, err := i.store.Open(f.digest)
 	if err != nil {
-		return "", squeeze.None, err
+		return "", compress.None, err
 	}
 	defer blob.Close()
-	format, err := squeeze.Detect(headOf(blob))
+	format, err := compress.Detect(headOf(blob))
 	if err != nil {
 		return "", format, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if format == squeeze.None && f.digest.Algorithm() == digest.SHA256 {
+	if format == compress.None && f.digest.Algorithm() == digest.SHA256 {
 		return f.digest, format, nil
 	}
 	if d, ok := i.lease.Derived(f.digest, form); ok {
 		return d.DiffID, format, nil
 	}
-	if format == squeeze.Zstd {
+	if format == compress.Zstd {
 		i.zstd.Lock() // one at a time: its window is memory, and it uses several processors itself
 		defer i.zstd.Unlock()
 	}
-	in, format, err := squeeze.NewReader(blob)
+	in, format, err := compress.NewReader(blob)
 	if err != nil {
 		return "", format, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}

@@ -15,8 +15,9 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/fault"
 	"drayage/engine/image"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/tarwriter"
+	"drayage/tarwriter/compress"
 
 	_ "crypto/sha512" // an algorithm that blobs may be named by
 	"github.com/opencontainers/go-digest"
@@ -38,7 +39,7 @@ type Options struct {
 	// NoReplace refuses a name that the store has for another image, with ErrReplaces.
 	NoReplace bool
 	// MaxRatio is how far the archive and its layers may unpack.
-	MaxRatio limits.MaxRatio
+	MaxRatio compress.MaxRatio
 	// Warn, if not nil, gets a line for what is odd, and for each name that is replaced.
 	Warn func(message string)
 }

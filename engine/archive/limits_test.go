@@ -13,10 +13,10 @@ import (
 
 	"drayage/engine/archive"
 	"drayage/engine/image"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/internal/limits"
+	"drayage/engine/limitstest"
 	"drayage/engine/registry/registrytest"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -114,7 +114,7 @@ func TestLimitsAreThoseOfTheDocs(t *testing.T) {
 		"Searched": {limits.Searched, "100"}, "NeededBelow": {limits.NeededBelow, "50,000"}, "MemoryBytes": {limits.MemoryBytes >> 20, "16 MiB"},
 		"ArchiveMembers": {limits.ArchiveMembers, "2,000,000"}, "ArchiveListBytes": {limits.ArchiveListBytes >> 20, "128 MiB"}, "ArchiveName": {limits.ArchiveName >> 10, "4 KiB"},
 		"EntryBytes": {limits.EntryBytes >> 20, "1 MiB"}, "ArchiveNotes": {limits.ArchiveNotes >> 20, "40 MiB"}, "ArchiveNotesShare": {limits.ArchiveNotesShare, "8"},
-		"ArchiveNotesMost": {limits.ArchiveNotesMost >> 20, "256 MiB"}, "Ratio": {limits.Ratio, "200"}, "RatioFrom": {limits.RatioFrom >> 20, "64 MiB"}, "ImageBytes": {limits.ImageBytes >> 20, "8 MiB"},
+		"ArchiveNotesMost": {limits.ArchiveNotesMost >> 20, "256 MiB"}, "Ratio": {compress.Ratio, "200"}, "RatioFrom": {compress.RatioFrom >> 20, "64 MiB"}, "ImageBytes": {limits.ImageBytes >> 20, "8 MiB"},
 	} {
 		text := is[1].(string)
 		number, _, _ := strings.Cut(strings.ReplaceAll(text, ",", ""), " ")
@@ -133,7 +133,7 @@ func TestPipesAreJudgedAsFiles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes minutes on an emulated processor")
 	}
-	zeros := entry{name: "blobs/sha256/x.tar", text: string(make([]byte, 2*limits.RatioFrom))}
+	zeros := entry{name: "blobs/sha256/x.tar", text: string(make([]byte, 2*compress.RatioFrom))}
 	img := layout(t, registrytest.Build("linux/amd64", registrytest.Layer(1, 1<<20)), "docker.io/x:1")
 	plain := layout(t, registrytest.Build("linux/amd64", registrytest.Layer(1, 100)), "docker.io/x:1")
 	// sparse is a file of n bytes that is one hole.
@@ -149,24 +149,24 @@ func TestPipesAreJudgedAsFiles(t *testing.T) {
 	noise := entry{name: "noise", text: string(registrytest.Random(7, 2<<20))}
 	for name, c := range map[string]struct {
 		raw   []byte
-		ratio limits.MaxRatio
+		ratio compress.MaxRatio
 		ok    bool
 	}{
-		"gzip, honest":   {squeezedBy(t, squeeze.Gzip, pack(t, append([]entry{zeros}, img...)...)), 0, true},
-		"zstd, honest":   {squeezedBy(t, squeeze.Zstd, pack(t, append([]entry{zeros}, img...)...)), 0, true},
-		"gzip, a bomb":   {squeezedBy(t, squeeze.Gzip, pack(t, append([]entry{zeros}, plain...)...)), 100, false},
-		"zstd, a bomb":   {squeezedBy(t, squeeze.Zstd, pack(t, append([]entry{zeros}, plain...)...)), 0, false},
-		"holes, honest":  {append(sparse(2*limits.RatioFrom), pack(t, append(img, noise)...)...), 0, true},
-		"holes, a bomb":  {append(sparse(2*limits.RatioFrom), pack(t, plain...)...), 0, false},
-		"holes, no end":  {append(sparse(2*limits.RatioFrom), make([]byte, 600)...), 0, false},
-		"a higher ratio": {append(sparse(2*limits.RatioFrom), pack(t, plain...)...), 1 << 20, true},
+		"gzip, honest":   {squeezedBy(t, compress.Gzip, pack(t, append([]entry{zeros}, img...)...)), 0, true},
+		"zstd, honest":   {squeezedBy(t, compress.Zstd, pack(t, append([]entry{zeros}, img...)...)), 0, true},
+		"gzip, a bomb":   {squeezedBy(t, compress.Gzip, pack(t, append([]entry{zeros}, plain...)...)), 100, false},
+		"zstd, a bomb":   {squeezedBy(t, compress.Zstd, pack(t, append([]entry{zeros}, plain...)...)), 0, false},
+		"holes, honest":  {append(sparse(2*compress.RatioFrom), pack(t, append(img, noise)...)...), 0, true},
+		"holes, a bomb":  {append(sparse(2*compress.RatioFrom), pack(t, plain...)...), 0, false},
+		"holes, no end":  {append(sparse(2*compress.RatioFrom), make([]byte, 600)...), 0, false},
+		"a higher ratio": {append(sparse(2*compress.RatioFrom), pack(t, plain...)...), 1 << 20, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := put(t, filepath.Join(t.TempDir(), "a.tar"), c.raw)
 			for _, from := range []string{file, "-"} {
 				s := openStore(t)
 				_, err := archive.Import(t.Context(), s, from, bytes.NewReader(c.raw), archive.Options{MaxRatio: c.ratio})
-				var ratio *limits.RatioError
+				var ratio *compress.RatioError
 				if c.ok != (err == nil) || !c.ok && !errors.As(err, &ratio) {
 					t.Errorf("from %s: %v", filepath.Base(from), err)
 				}
@@ -185,10 +185,10 @@ func TestPipesAreJudgedAsFiles(t *testing.T) {
 	}
 }
 
-func squeezedBy(t *testing.T, f squeeze.Format, raw []byte) []byte {
+func squeezedBy(t *testing.T, f compress.Format, raw []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	z := squeeze.NewWriter(&b, f)
+	z := compress.NewWriter(&b, f)
 	_, err := z.Write(raw)
 	if err := errors.Join(err, z.Close()); err != nil {
 		t.Fatal(err)

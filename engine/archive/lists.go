@@ -8,8 +8,8 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/compose"
 	"drayage/engine/image"
+	"drayage/engine/internal/limits"
 	"drayage/engine/jsonstream"
-	"drayage/engine/limits"
 	"drayage/tarwriter"
 
 	"github.com/opencontainers/go-digest"

@@ -7,7 +7,7 @@ import (
 	"os"
 	"sync"
 
-	"drayage/engine/limits"
+	"drayage/tarwriter/compress"
 )
 
 // tempFile is a file that is gone once it is closed.
@@ -37,7 +37,7 @@ func (r removed) Close() error { return errors.Join(r.File.Close(), os.Remove(r.
 // accepted from a file. The temporary file has at most one byte for each N of --max-ratio N that the
 // archive expands to.
 type meter struct {
-	ratio limits.MaxRatio
+	ratio compress.MaxRatio
 	whole bool // in is the archive's size, and else what was read so far
 	temp  func() (tempFile, error)
 

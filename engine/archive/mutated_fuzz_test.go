@@ -23,9 +23,9 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/archive"
 	"drayage/engine/image"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 	"drayage/engine/registry/registrytest"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -583,9 +583,9 @@ var forms = []func(t *testing.T, top string, a *archived) (name string, stdin []
 		return put(t, filepath.Join(top, "x.tar"), a.tar()), nil
 	},
 	func(t *testing.T, top string, a *archived) (string, []byte) {
-		return put(t, filepath.Join(top, "x.tgz"), squeezed(t, a, squeeze.Gzip)), nil
+		return put(t, filepath.Join(top, "x.tgz"), squeezed(t, a, compress.Gzip)), nil
 	},
-	func(t *testing.T, _ string, a *archived) (string, []byte) { return "-", squeezed(t, a, squeeze.Zstd) },
+	func(t *testing.T, _ string, a *archived) (string, []byte) { return "-", squeezed(t, a, compress.Zstd) },
 	folder,
 	func(t *testing.T, top string, a *archived) (string, []byte) { // two volumes
 		raw := a.tar()
@@ -603,10 +603,10 @@ func put(t *testing.T, name string, raw []byte) string {
 }
 
 // squeezed is compressed, and spoilt after that.
-func squeezed(t *testing.T, a *archived, format squeeze.Format) []byte {
+func squeezed(t *testing.T, a *archived, format compress.Format) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	z := squeeze.NewWriter(&b, format)
+	z := compress.NewWriter(&b, format)
 	_, err := z.Write((&archived{members: a.members, cut: -1}).tar())
 	if err := errors.Join(err, z.Close()); err != nil {
 		t.Fatal(err)

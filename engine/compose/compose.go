@@ -20,9 +20,9 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/fault"
 	"drayage/engine/image"
-	"drayage/engine/limits"
 	"drayage/engine/plan"
 	"drayage/tarwriter"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -68,7 +68,7 @@ type Options struct {
 	// schema 1 manifests as they are. Others get a config made from the history.
 	Legacy bool
 	// MaxRatio is how far layers may unpack that are converted.
-	MaxRatio limits.MaxRatio
+	MaxRatio compress.MaxRatio
 	// Made is told when an image gets another digest than it had; nil means nobody.
 	Made func(name string, from, to digest.Digest, why string)
 }

@@ -14,9 +14,8 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/fault"
 	"drayage/engine/image"
-	"drayage/engine/limits"
 	"drayage/engine/plan"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -48,7 +47,7 @@ func ParseLayers(s string) (Layers, error) {
 // The names of forms in the store's records.
 const (
 	formTar    = "tar"
-	formGzip   = "gzip" + squeeze.Version
+	formGzip   = "gzip" + compress.Version
 	formDiffID = "diffid" // nothing is made but the diff id
 )
 
@@ -207,9 +206,9 @@ func (c *composer) formOf(ctx context.Context, d ocispec.Descriptor) (string, er
 			return "", err
 		}
 		switch l := c.opts.Layers; {
-		case l == Tar && content != squeeze.None, l == NoZstd && content == squeeze.Zstd:
+		case l == Tar && content != compress.None, l == NoZstd && content == compress.Zstd:
 			form = formTar
-		case l == Gzip && content != squeeze.Gzip:
+		case l == Gzip && content != compress.Gzip:
 			form = formGzip
 		}
 	}
@@ -218,26 +217,26 @@ func (c *composer) formOf(ctx context.Context, d ocispec.Descriptor) (string, er
 }
 
 // compression is how a layer is compressed, by its content.
-func (c *composer) compression(ctx context.Context, d digest.Digest) (squeeze.Format, error) {
+func (c *composer) compression(ctx context.Context, d digest.Digest) (compress.Format, error) {
 	f, err := c.blobs.Open(ctx, d)
 	if err != nil {
-		return squeeze.None, err
+		return compress.None, err
 	}
 	defer f.Close()
 	return formatOf(f)
 }
 
 // formatOf is how a file is compressed.
-func formatOf(f *os.File) (squeeze.Format, error) {
+func formatOf(f *os.File) (compress.Format, error) {
 	const look = 6
 	head := make([]byte, look)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return squeeze.None, err
+		return compress.None, err
 	}
-	format, err := squeeze.Detect(head[:n])
+	format, err := compress.Detect(head[:n])
 	if err != nil {
-		return squeeze.None, notALayer(err)
+		return compress.None, notALayer(err)
 	}
 	return format, nil
 }
@@ -315,11 +314,11 @@ func (c *composer) convert(ctx context.Context, j job) (blobstore.Derived, error
 		return blobstore.Derived{}, err
 	}
 	defer f.Close()
-	if format, err := formatOf(f); err == nil && format == squeeze.Zstd {
+	if format, err := formatOf(f); err == nil && format == compress.Zstd {
 		c.zstd.Lock() // one at a time: its window is memory, and it uses several processors itself
 		defer c.zstd.Unlock()
 	}
-	in, _, err := squeeze.NewReader(f)
+	in, _, err := compress.NewReader(f)
 	if err != nil {
 		return blobstore.Derived{}, notALayer(err)
 	}
@@ -349,7 +348,7 @@ func (c *composer) make(ctx context.Context, j job, in io.Reader) (blob ocispec.
 		err = pump(ctx, draft, in)
 		diffID = draft.Digest()
 	} else {
-		z := squeeze.NewWriter(draft, squeeze.Gzip)
+		z := compress.NewWriter(draft, compress.Gzip)
 		diffID, err = hashed(ctx, z, in)
 		err = errors.Join(err, z.Close())
 	}
@@ -432,7 +431,7 @@ func fill(in io.Reader, buf []byte) (int, error) {
 var errLayer = fault.New(fault.Content, "not what its media type says")
 
 func notALayer(err error) error {
-	var ratio *limits.RatioError
+	var ratio *compress.RatioError
 	if errors.As(err, &ratio) {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 	"unicode/utf8"
 
 	"drayage/blobstore/durable"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/textfile"
 )
 

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/printable"
 )
 

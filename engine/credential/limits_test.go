@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"drayage/engine/credential"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/internal/limits"
+	"drayage/engine/limitstest"
 )
 
 // nothing forgets secrets.

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )

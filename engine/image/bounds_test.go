@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"drayage/engine/image"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/internal/limits"
+	"drayage/engine/limitstest"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"strings"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/printable"
 
 	"github.com/opencontainers/go-digest"

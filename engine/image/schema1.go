@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"

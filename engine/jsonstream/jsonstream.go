@@ -11,7 +11,7 @@ import (
 	"strings"
 	"unicode"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 )
 
 var (

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"drayage/engine/internal/limits"
 	"drayage/engine/jsonstream"
-	"drayage/engine/limits"
 )
 
 // document is read by Document.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 
 	"github.com/opencontainers/go-digest"
 )

@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"drayage/blobstore"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/internal/limits"
+	"drayage/engine/limitstest"
 	"drayage/engine/mirror"
 	"drayage/engine/registry/registrytest"
 

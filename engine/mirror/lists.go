@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"drayage/blobstore"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"

@@ -24,7 +24,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/image"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"

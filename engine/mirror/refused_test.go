@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"drayage/blobstore"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"drayage/engine/image"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/internal/limits"
+	"drayage/engine/limitstest"
 	"drayage/engine/plan"
 	"drayage/engine/reference"
 

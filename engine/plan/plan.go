@@ -11,7 +11,7 @@ import (
 
 	"drayage/engine/fault"
 	"drayage/engine/image"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"

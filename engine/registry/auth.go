@@ -14,7 +14,7 @@ import (
 
 	"drayage/engine/credential"
 	"drayage/engine/event"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry/internal/bearer"
 	"drayage/engine/registry/internal/failure"

@@ -21,10 +21,11 @@ import (
 	"syscall"
 	"time"
 
+	"drayage/engine/cpulimit"
 	"drayage/engine/credential"
 	"drayage/engine/event"
+	"drayage/engine/internal/limits"
 	"drayage/engine/internal/retry"
-	"drayage/engine/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry/hosts"
@@ -89,7 +90,7 @@ type Options struct {
 	// private networks or this machine, as ParseAllowed reads them.
 	Allowed []netip.Prefix
 	// Work, if not nil, bounds how many large answers are decoded at once.
-	Work *limits.Work
+	Work *cpulimit.Limit
 	// Grace is how long the body of an answer that is no blob may take before it is held against
 	// limits.AnswerRate; 0 means limits.AnswerGrace.
 	Grace time.Duration

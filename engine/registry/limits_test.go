@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/internal/limits"
+	"drayage/engine/limitstest"
 	"drayage/engine/registry"
 	"drayage/engine/registry/hosts"
 

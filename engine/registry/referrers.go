@@ -7,7 +7,7 @@ import (
 	"net/http"
 
 	"drayage/engine/image"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/listing"
 	"drayage/engine/registry/internal/wire"

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"drayage/engine/chaos"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/internal/limits"
+	"drayage/engine/limitstest"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"

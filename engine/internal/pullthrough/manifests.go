@@ -9,7 +9,7 @@ import (
 	"drayage/blobstore"
 	"drayage/engine/event"
 	"drayage/engine/image"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"

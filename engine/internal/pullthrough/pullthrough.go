@@ -24,9 +24,10 @@ import (
 
 	"drayage/blobstore"
 	"drayage/blobstore/quota"
+	"drayage/engine/cpulimit"
 	"drayage/engine/event"
+	"drayage/engine/internal/limits"
 	"drayage/engine/internal/transfer"
-	"drayage/engine/limits"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
@@ -76,9 +77,9 @@ type Options struct {
 	// Fresh is how long an image is served from the store without a query, after its tag was found
 	// to stand for it.
 	Fresh    time.Duration
-	Budget   *quota.Quota   // the store is kept below it; nil: no limit
-	Work     *limits.Work   // bounds how many documents are decoded at once; nil: no limit
-	Observer event.Observer // nil: nobody
+	Budget   *quota.Quota    // the store is kept below it; nil: no limit
+	Work     *cpulimit.Limit // bounds how many documents are decoded at once; nil: no limit
+	Observer event.Observer  // nil: nobody
 }
 
 func (o Options) observe(e event.Event) {

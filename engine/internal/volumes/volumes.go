@@ -17,7 +17,7 @@ import (
 
 	"drayage/blobstore/durable"
 	"drayage/engine/fault"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 
 	"github.com/opencontainers/go-digest"
 )

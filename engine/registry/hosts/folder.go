@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"drayage/blobstore/durable"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry/internal/origin"

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"drayage/cmd/drayage/internal/history"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/cmd/drayage/internal/limits"
+	"drayage/engine/limitstest"
 )
 
 // Whatever a record is, reading it takes little memory.

@@ -12,9 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/engine/event"
 	"drayage/engine/jsonstream"
-	"drayage/engine/limits"
 
 	"github.com/opencontainers/go-digest"
 )

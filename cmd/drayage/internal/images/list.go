@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/cmd/drayage/internal/status"
-	"drayage/engine/limits"
 	"drayage/engine/reference"
 	"drayage/engine/textfile"
 )

@@ -13,11 +13,12 @@ import (
 	"unicode/utf8"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/cmd/drayage/internal/status"
 	archives "drayage/engine/archive"
-	"drayage/engine/limits"
 	"drayage/engine/reference"
 	"drayage/engine/textfile"
+	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -25,7 +26,7 @@ import (
 // ReadSince reads what a file says was carried: digests, or images with them and
 // the flags that they were pulled with. A text has one a line, with comments from #
 // on; all else is an archive.
-func ReadSince(ctx context.Context, path string, stdin io.Reader, ratio limits.MaxRatio) (digests []digest.Digest, refs []reference.Image, with string, err error) {
+func ReadSince(ctx context.Context, path string, stdin io.Reader, ratio compress.MaxRatio) (digests []digest.Digest, refs []reference.Image, with string, err error) {
 	text, rest, err := asText(path, stdin)
 	if err != nil {
 		return nil, nil, "", err

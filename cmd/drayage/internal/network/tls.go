@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"os"
 
-	"drayage/engine/limits"
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/engine/textfile"
 )
 

@@ -22,7 +22,7 @@ import (
 	"drayage/engine/compose"
 	"drayage/engine/printable"
 	"drayage/tarwriter"
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 )
 
 // Flags say where images go besides the store, and as what.
@@ -100,16 +100,16 @@ func (o *Flags) Check(s process.Streams) error {
 }
 
 // Compression is that of the archive: as asked for, or by the file's name.
-func (o *Flags) Compression() (squeeze.Format, error) {
+func (o *Flags) Compression() (compress.Format, error) {
 	if o.compress != "" {
-		return squeeze.ParseFormat(o.compress)
+		return compress.ParseFormat(o.compress)
 	}
-	for ending, f := range map[string]squeeze.Format{".gz": squeeze.Gzip, ".tgz": squeeze.Gzip, ".zst": squeeze.Zstd, ".tzst": squeeze.Zstd} {
+	for ending, f := range map[string]compress.Format{".gz": compress.Gzip, ".tgz": compress.Gzip, ".zst": compress.Zstd, ".tzst": compress.Zstd} {
 		if strings.HasSuffix(o.File, ending) {
 			return f, nil
 		}
 	}
-	return squeeze.None, nil
+	return compress.None, nil
 }
 
 // output is one place to write images to.
@@ -142,7 +142,7 @@ func (o *Flags) Open(ctx context.Context, s process.Streams, d *display.Display)
 	if o.Stdout {
 		c := compression
 		if o.compress == "" {
-			c = squeeze.None // the name of another output doesn't count
+			c = compress.None // the name of another output doesn't count
 		}
 		outs = append(outs, Destination{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
 	}
@@ -171,7 +171,7 @@ func (o *Flags) Open(ctx context.Context, s process.Streams, d *display.Display)
 }
 
 // create begins the archive in a file: in the one that links lead to, as durable.Follow has it.
-func (o *Flags) create(compression squeeze.Format) (output, error) {
+func (o *Flags) create(compression compress.Format) (output, error) {
 	path, err := durable.Follow(o.File)
 	if err != nil {
 		return nil, fmt.Errorf("output: %w", err)

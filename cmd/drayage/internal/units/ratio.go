@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"drayage/cmd/drayage/internal/status"
-	"drayage/engine/limits"
+	"drayage/tarwriter/compress"
 
 	"github.com/spf13/pflag"
 )
@@ -14,15 +14,15 @@ type UnpackRatio int64
 
 // Add adds the flag to a command's.
 func (m *UnpackRatio) Add(f *pflag.FlagSet) {
-	f.Int64Var((*int64)(m), "max-ratio", limits.Ratio, "refuse layers and archives that unpack to more than `N` times their size and 64 MiB; 0: any")
+	f.Int64Var((*int64)(m), "max-ratio", compress.Ratio, "refuse layers and archives that unpack to more than `N` times their size and 64 MiB; 0: any")
 }
 
 // Limit is the flag's value for package limits.
-func (m UnpackRatio) Limit() limits.MaxRatio {
+func (m UnpackRatio) Limit() compress.MaxRatio {
 	if m == 0 {
 		return -1
 	}
-	return limits.MaxRatio(m)
+	return compress.MaxRatio(m)
 }
 
 // Check finds out whether it is a ratio.

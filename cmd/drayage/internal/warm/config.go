@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/engine/image"
-	"drayage/engine/limits"
 	"drayage/engine/reference"
 
 	"github.com/robfig/cron/v3"

@@ -6,8 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/engine/jsonstream"
-	"drayage/engine/limits"
 
 	"github.com/opencontainers/go-digest"
 )

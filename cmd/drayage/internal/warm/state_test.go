@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"drayage/cmd/drayage/internal/warm"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 )
 
 // Whatever a note of the store is, reading it as a group's state takes little memory.

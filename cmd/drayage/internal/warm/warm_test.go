@@ -14,9 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/cmd/drayage/internal/warm"
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 	"drayage/engine/reference"
 
 	"github.com/opencontainers/go-digest"

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"drayage/engine/limits"
+	"drayage/cmd/drayage/internal/limits"
 )
 
 // checks has checks of passwords wait until they can be worked out: few are at a time, so that the

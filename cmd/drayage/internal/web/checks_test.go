@@ -16,8 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"drayage/engine/limits"
-	"drayage/engine/limits/limitstest"
+	"drayage/cmd/drayage/internal/limits"
+	"drayage/engine/limitstest"
 
 	"golang.org/x/crypto/bcrypt"
 )

@@ -16,7 +16,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/web"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"

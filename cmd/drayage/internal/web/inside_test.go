@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"drayage/engine/event"
-	"drayage/engine/limits/limitstest"
+	"drayage/engine/limitstest"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 

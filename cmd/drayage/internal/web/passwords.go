@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
-	"drayage/engine/limits"
+	"drayage/cmd/drayage/internal/limits"
+	"drayage/engine/cpulimit"
 	"drayage/engine/textfile"
 
 	"golang.org/x/crypto/bcrypt"
@@ -32,7 +33,7 @@ import (
 // What is asked for by many at once is worked out once.
 type Passwords struct {
 	path  string
-	work  *limits.Work
+	work  *cpulimit.Limit
 	turns *checks
 	read  func(path string, old *users) (*users, error) // readUsers, but for tests
 
@@ -102,9 +103,9 @@ const (
 
 // ReadPasswords reads a file, which is then Watch's. Hashes are worked out by turns of work; nil is
 // work of their own.
-func ReadPasswords(path string, work *limits.Work) (*Passwords, error) {
+func ReadPasswords(path string, work *cpulimit.Limit) (*Passwords, error) {
 	if work == nil {
-		work = limits.NewWork()
+		work = cpulimit.New()
 	}
 	p := &Passwords{path: path, work: work, read: readUsers, turns: newChecks(work.Places(), newBuckets(1/wrongEvery.Seconds(), wrongAtOnce, mostWrong))}
 	return p, p.look()

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"drayage/engine/limits"
+	"drayage/cmd/drayage/internal/limits"
 )
 
 // Bounds are how many connections there may be; 0 is no bound.

@@ -11,7 +11,7 @@ import (
 	"net/http"
 	"time"
 
-	"drayage/engine/limits"
+	"drayage/cmd/drayage/internal/limits"
 )
 
 // Timeouts bound how long a connection may wait for its client. A field that is 0 has its default.

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/cmd/drayage/internal/web"
-	"drayage/engine/limits"
 )
 
 // Kinds and flags of frames (RFC 9113, section 6).

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"drayage/cmd/drayage/internal/limits"
 	"drayage/cmd/drayage/internal/web"
-	"drayage/engine/limits"
 )
 
 // What http.Server refuses before a handler sees it has a line in the log, with its client, and is

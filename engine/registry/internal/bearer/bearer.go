@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"drayage/engine/credential"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 )
 
 // RenewAfter is when a token is replaced that lives so long: at 80 % of its life, or 30 s

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"drayage/engine/image"
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"io"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 )
 
 // beginning keeps what a reader begins with.

@@ -7,7 +7,8 @@ import (
 	"hash/maphash"
 	"net/http"
 
-	"drayage/engine/limits"
+	"drayage/engine/cpulimit"
+	"drayage/engine/internal/limits"
 	"drayage/engine/printable"
 	"drayage/engine/registry/internal/response"
 )
@@ -19,11 +20,11 @@ type Tags struct {
 	bytes int
 	seed  maphash.Seed
 	known map[uint64]struct{} // by their hashes: a million names would take twice the memory
-	work  *limits.Work
+	work  *cpulimit.Limit
 }
 
 // NewTags makes an empty list. work, if not nil, bounds how many pages are decoded at once.
-func NewTags(work *limits.Work) *Tags {
+func NewTags(work *cpulimit.Limit) *Tags {
 	return &Tags{work: work, seed: maphash.MakeSeed(), known: make(map[uint64]struct{})}
 }
 

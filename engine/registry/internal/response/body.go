@@ -13,7 +13,7 @@ import (
 	"net/http"
 	"strings"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 	"drayage/engine/printable"
 
 	"github.com/klauspost/compress/gzip"

@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 
 	"golang.org/x/time/rate"
 )

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"time"
 
-	"drayage/engine/limits"
+	"drayage/engine/internal/limits"
 
 	"golang.org/x/time/rate"
 )

@@ -1,4 +1,4 @@
-package limits
+package cpulimit
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 
 func TestWorkLeavesProcessors(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
-	w := NewWork()
+	w := New()
 	var now, most atomic.Int32
 	var working sync.WaitGroup
 	for range 20 {
@@ -36,7 +36,7 @@ func TestWorkLeavesProcessors(t *testing.T) {
 // Whoever waits for bytes has no turn meanwhile.
 func TestWorkThatReads(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	w := NewWork()
+	w := New()
 	r, out := io.Pipe()
 	read := make(chan error)
 	go func() {
@@ -63,7 +63,7 @@ func TestWorkThatReads(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	var none *Work
+	var none *Limit
 	none.Do(func() {
 		if text, err := io.ReadAll(none.Reader(strings.NewReader("text"))); err != nil || string(text) != "text" {
 			t.Errorf("%q, %v", text, err)

@@ -1,4 +1,4 @@
-// Package squeeze compresses streams with gzip or zstd on all cores, reproducibly to the byte, and
+// Package compress compresses streams with gzip or zstd on all cores, reproducibly to the byte, and
 // decompresses gzip, zstd and bzip2.
 //
 // Content is split into pieces of 1 MiB, each compressed to a gzip member or zstd frame of its own;
@@ -6,7 +6,7 @@
 // depends on the content only: neither on the number of cores nor on the sizes of writes.
 //
 // Begin with [NewWriter] and [NewReader]. [Detect] recognises a format.
-package squeeze
+package compress
 
 import (
 	"bufio"

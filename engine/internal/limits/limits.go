@@ -1,6 +1,6 @@
-// Package limits has the bounds that everything from outside is held to: sizes, counts, depths and
-// times of what registries, archives, files and clients give. They are generous: nothing that is
-// published today comes near them. docs/limits.md has them as a table, which a test compares.
+// Package limits has the bounds that foreign input is held to: sizes, counts, depths and times of
+// what registries, archives and files contain. They are generous: nothing that is published today
+// comes near them. docs/limits.md has them as a table, which a test compares.
 package limits
 
 import "time"
@@ -59,30 +59,6 @@ const (
 	ArchiveNotes      = 40 << 20
 	ArchiveNotesShare = 8
 	ArchiveNotesMost  = 256 << 20
-	// Ratio is how many times its size a compressed layer or archive, or a tar with holes, may
-	// expand to, once that is more than RatioFrom bytes.
-	Ratio = 200
-	// RatioFrom is how many bytes anything may expand to.
-	RatioFrom = 64 << 20
-)
-
-// Lists and reports that users give.
-const (
-	// ListBytes is the largest list of images or of digests, in bytes.
-	ListBytes = 16 << 20
-	// ListImages is how many images a list may name.
-	ListImages = 100_000
-	// ListDigests is how many digests a list for --since may have.
-	ListDigests = 200_000
-	// ReportBytes is the largest report of a pull or of a bench that is read, in bytes.
-	ReportBytes = 16 << 20
-	// WarmBytes is the largest file of groups to keep warm, in bytes.
-	WarmBytes = 4 << 20
-	// WarmValues bounds how many values it has, by the characters that begin one:
-	// some 20,000 images.
-	WarmValues = 150_000
-	// ReportEntries is how many entries the lists of a report may have together.
-	ReportEntries = 50_000
 )
 
 // What serve is asked for.
@@ -93,13 +69,6 @@ const (
 	Ranges = 16
 	// QueryBytes is how long the parameters of a request may be, in bytes.
 	QueryBytes = 4 << 10
-	// RequestHeaderBytes is how large the header of a request may be, in bytes.
-	RequestHeaderBytes = 32 << 10
-	// PasswordChecks is how many passwords may wait to be checked, PasswordChecksPerNetwork how many
-	// of them of one address (of an IPv6 network of 64 bits), and PasswordWait for how long.
-	PasswordChecks           = 1024
-	PasswordChecksPerNetwork = 256
-	PasswordWait             = 5 * time.Second
 )
 
 // Answers of registries and token servers that are no blobs.
@@ -139,10 +108,6 @@ const (
 	// HostsDepth is how deep its tables and arrays may lie in each other, and how many parts a
 	// key may have.
 	HostsDepth = 16
-	// PasswordBytes is the largest file of passwords of a mirror, in bytes.
-	PasswordBytes = 16 << 20
-	// StdinBytes is how much is read of a standard input that has a password, in bytes.
-	StdinBytes = 1 << 20
 	// HelperBytes is how much of a credential helper's answer is read, in bytes.
 	HelperBytes = 1 << 20
 )

@@ -1,4 +1,4 @@
-package squeeze_test
+package compress_test
 
 import (
 	"bytes"
@@ -6,15 +6,15 @@ import (
 	"io"
 	"testing"
 
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 )
 
 // FuzzReader decompresses anything: it ends, or goes on within limits. What was compressed here
 // comes out as it went in.
 func FuzzReader(f *testing.F) {
-	for _, format := range []squeeze.Format{squeeze.None, squeeze.Gzip, squeeze.Zstd} {
+	for _, format := range []compress.Format{compress.None, compress.Gzip, compress.Zstd} {
 		var b bytes.Buffer
-		z := squeeze.NewWriter(&b, format)
+		z := compress.NewWriter(&b, format)
 		_, err := z.Write([]byte("hello hello hello"))
 		if err := errors.Join(err, z.Close()); err != nil {
 			f.Fatal(err)
@@ -27,27 +27,27 @@ func FuzzReader(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		r, format, err := squeeze.NewReader(bytes.NewReader(raw))
+		r, format, err := compress.NewReader(bytes.NewReader(raw))
 		if err != nil {
 			return
 		}
 		const most = 8 << 20
 		out, err := io.ReadAll(io.LimitReader(r, most))
 		_ = r.Close() // it may tell the same error again
-		if format == squeeze.None && (err != nil || !bytes.Equal(out, raw)) {
+		if format == compress.None && (err != nil || !bytes.Equal(out, raw)) {
 			t.Errorf("what is not compressed comes as %q, %v", out, err)
 		}
 		if err != nil || len(out) > 64<<10 {
 			return
 		}
-		for _, format := range []squeeze.Format{squeeze.Gzip, squeeze.Zstd} {
+		for _, format := range []compress.Format{compress.Gzip, compress.Zstd} {
 			var b bytes.Buffer
-			z := squeeze.NewWriter(&b, format)
+			z := compress.NewWriter(&b, format)
 			_, err := z.Write(out)
 			if err := errors.Join(err, z.Close()); err != nil {
 				t.Fatal(err)
 			}
-			back, got, err := squeeze.NewReader(&b)
+			back, got, err := compress.NewReader(&b)
 			if err != nil || got != format {
 				t.Fatalf("%s is %s, %v", format, got, err)
 			}

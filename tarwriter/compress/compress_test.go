@@ -1,4 +1,4 @@
-package squeeze_test
+package compress_test
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 	"runtime"
 	"testing"
 
-	"drayage/tarwriter/squeeze"
+	"drayage/tarwriter/compress"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -28,10 +28,10 @@ func content(n int) []byte {
 }
 
 // squeezed compresses, written in steps of some size.
-func squeezed(t *testing.T, f squeeze.Format, in []byte, step int) []byte {
+func squeezed(t *testing.T, f compress.Format, in []byte, step int) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	z := squeeze.NewWriter(&out, f)
+	z := compress.NewWriter(&out, f)
 	for len(in) > 0 {
 		n := min(step, len(in))
 		if _, err := z.Write(in[:n]); err != nil {
@@ -47,11 +47,11 @@ func squeezed(t *testing.T, f squeeze.Format, in []byte, step int) []byte {
 
 func TestWhatWasSqueezedComesBack(t *testing.T) {
 	const piece = 1 << 20
-	for _, f := range []squeeze.Format{squeeze.Gzip, squeeze.Zstd} {
+	for _, f := range []compress.Format{compress.Gzip, compress.Zstd} {
 		for _, n := range []int{0, 1, piece - 1, piece, piece + 1, 5*piece + 12_345} {
 			want := content(n)
 			raw := squeezed(t, f, want, 70_000)
-			in, got, err := squeeze.NewReader(bytes.NewReader(raw))
+			in, got, err := compress.NewReader(bytes.NewReader(raw))
 			if err != nil || got != f {
 				t.Fatalf("%s of %d bytes: read as %s, %v", f, n, got, err)
 			}
@@ -66,7 +66,7 @@ func TestWhatWasSqueezedComesBack(t *testing.T) {
 // The bytes depend on the content alone: a checksum can be compared between sites.
 func TestBytesDependOnTheContentAlone(t *testing.T) {
 	in := content(6<<20 + 77)
-	for _, f := range []squeeze.Format{squeeze.Gzip, squeeze.Zstd} {
+	for _, f := range []compress.Format{compress.Gzip, compress.Zstd} {
 		want := squeezed(t, f, in, len(in))
 		before := runtime.GOMAXPROCS(1)
 		one := squeezed(t, f, in, 512)
@@ -82,14 +82,14 @@ func TestBytesDependOnTheContentAlone(t *testing.T) {
 // The standard library and the programs read it.
 func TestOthersReadIt(t *testing.T) {
 	in := content(3<<20 + 1)
-	zip, err := gzip.NewReader(bytes.NewReader(squeezed(t, squeeze.Gzip, in, 1000)))
+	zip, err := gzip.NewReader(bytes.NewReader(squeezed(t, compress.Gzip, in, 1000)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(zip); err != nil || !bytes.Equal(got, in) {
 		t.Errorf("compress/gzip: %v", err)
 	}
-	for program, f := range map[string]squeeze.Format{"gzip": squeeze.Gzip, "zstd": squeeze.Zstd} {
+	for program, f := range map[string]compress.Format{"gzip": compress.Gzip, "zstd": compress.Zstd} {
 		path, err := exec.LookPath(program)
 		if err != nil {
 			continue
@@ -115,7 +115,7 @@ func (f *full) Write(p []byte) (int, error) {
 }
 
 func TestAFailingTargetEndsTheWriting(t *testing.T) {
-	z := squeeze.NewWriter(&full{left: 100_000}, squeeze.Zstd)
+	z := compress.NewWriter(&full{left: 100_000}, compress.Zstd)
 	var err error
 	for i := 0; err == nil && i < 1000; i++ {
 		_, err = z.Write(content(1 << 20))
@@ -129,14 +129,14 @@ func TestAFailingTargetEndsTheWriting(t *testing.T) {
 }
 
 func TestDetect(t *testing.T) {
-	for head, want := range map[string]squeeze.Format{"": squeeze.None, "hello": squeeze.None, "\x1f\x8b\x08": squeeze.Gzip, "\x28\xb5\x2f\xfd": squeeze.Zstd, "\x50\x2a\x4d\x18": squeeze.Zstd, "BZh91AY": squeeze.Bzip2, "BZhello": squeeze.None} {
-		if got, err := squeeze.Detect([]byte(head)); err != nil || got != want {
+	for head, want := range map[string]compress.Format{"": compress.None, "hello": compress.None, "\x1f\x8b\x08": compress.Gzip, "\x28\xb5\x2f\xfd": compress.Zstd, "\x50\x2a\x4d\x18": compress.Zstd, "BZh91AY": compress.Bzip2, "BZhello": compress.None} {
+		if got, err := compress.Detect([]byte(head)); err != nil || got != want {
 			t.Errorf("%q: %s, %v", head, got, err)
 		}
 	}
 	for _, head := range []string{"\xfd7zXZ\x00", "PK\x03\x04", "\x04\x22\x4d\x18"} {
-		var unsupported *squeeze.FormatError
-		if _, err := squeeze.Detect([]byte(head)); !errors.As(err, &unsupported) || unsupported.Name == "" || unsupported.Program == "" {
+		var unsupported *compress.FormatError
+		if _, err := compress.Detect([]byte(head)); !errors.As(err, &unsupported) || unsupported.Name == "" || unsupported.Program == "" {
 			t.Errorf("%q: %v", head, err)
 		}
 	}
@@ -147,7 +147,7 @@ func TestZstdWindowsAreBounded(t *testing.T) {
 	for _, c := range []struct {
 		window int
 		ok     bool
-	}{{8 << 20, true}, {squeeze.MaxWindow, true}, {2 * squeeze.MaxWindow, false}} {
+	}{{8 << 20, true}, {compress.MaxWindow, true}, {2 * compress.MaxWindow, false}} {
 		var b bytes.Buffer
 		z, err := zstd.NewWriter(&b, zstd.WithWindowSize(c.window), zstd.WithEncoderConcurrency(1))
 		if err != nil {
@@ -160,7 +160,7 @@ func TestZstdWindowsAreBounded(t *testing.T) {
 		if err := errors.Join(z.Flush(), z.Close()); err != nil {
 			t.Fatal(err)
 		}
-		r, _, err := squeeze.NewReader(&b)
+		r, _, err := compress.NewReader(&b)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,8 +1,16 @@
-package limits
+package compress
 
 import (
 	"fmt"
 	"io"
+)
+
+const (
+	// Ratio is how many times its size a compressed layer or archive, or a tar with holes, may
+	// expand to, once that is more than ratioFrom bytes.
+	Ratio = 200
+	// RatioFrom is how many bytes anything may expand to.
+	RatioFrom = 64 << 20
 )
 
 // RatioError says that a compressed file or a file with holes expands to far more than its size.

@@ -5,6 +5,7 @@ import (
 	"go/constant"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,19 +15,26 @@ import (
 	"time"
 )
 
-// TestDocs: docs/limits.md names each limit of this package with its value, and none that it
-// doesn't have. Those of other packages have these before their names.
+const (
+	root = "../../../"
+	// commands is where the limits of the commands are.
+	commands = root + "cmd/drayage/internal/limits"
+)
+
+// TestDocs: docs/limits.md names each limit of this package and of the commands' with its value, and
+// none that they don't have. Those of other packages have these before their names.
 func TestDocs(t *testing.T) {
-	page, err := os.ReadFile("../../docs/limits.md")
+	page, err := os.ReadFile(root + "docs/limits.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	here, others, told := declared(t, "."), make(map[string]map[string]int64), make(map[string]bool)
+	maps.Copy(here, declared(t, commands))
 	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z/.]+)` \\| ([^|]+) \\|").FindAllStringSubmatch(string(page), -1) {
 		name, value := m[1], m[2]
 		told[name] = true
 		if at := strings.LastIndex(name, "."); at >= 0 && others[name[:at]] == nil {
-			others[name[:at]] = declared(t, "../../"+name[:at])
+			others[name[:at]] = declared(t, root+name[:at])
 		}
 		want, ok := here[name]
 		if at := strings.LastIndex(name, "."); at >= 0 {
@@ -48,7 +56,7 @@ func TestDocs(t *testing.T) {
 }
 
 // declared are the constants of a package that are whole numbers, by their names; times in
-// nanoseconds. Of this package they are the limits.
+// nanoseconds. Of packages named limits they are the exported ones.
 func declared(t *testing.T, dir string) map[string]int64 {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
@@ -72,12 +80,12 @@ func declared(t *testing.T, dir string) map[string]int64 {
 			for _, spec := range decl.Specs {
 				spec, _ := spec.(*ast.ValueSpec)
 				for i, name := range spec.Names {
-					if dir == "." && !name.IsExported() || i >= len(spec.Values) {
+					if isLimits(dir) && !name.IsExported() || i >= len(spec.Values) {
 						continue
 					}
 					if v, exact := constant.Int64Val(valueOf(spec.Values[i])); exact {
 						out[name.Name] = v
-					} else if dir == "." {
+					} else if isLimits(dir) {
 						t.Errorf("%s is no whole number", name)
 					}
 				}
@@ -87,6 +95,9 @@ func declared(t *testing.T, dir string) map[string]int64 {
 	}
 	return out
 }
+
+// isLimits reports whether all exported constants of a package are limits.
+func isLimits(dir string) bool { return dir == "." || dir == commands }
 
 // valueOf works out a constant of numbers and times; of anything else it is unknown.
 func valueOf(e ast.Expr) constant.Value {
