@@ -10,7 +10,7 @@ import (
 
 	"drayage/bench"
 	"drayage/blobstore"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/image"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
@@ -232,14 +232,14 @@ func TestReplay(t *testing.T) {
 
 // Each fault has its kind of error, is counted, and is not retried.
 func TestErrorsAreCountedByKind(t *testing.T) {
-	for kind, fault := range map[string]chaos.Fault{
-		"not found":  chaos.Status(http.StatusNotFound),
-		"denied":     chaos.Status(http.StatusForbidden),
-		"status 503": chaos.Status(http.StatusServiceUnavailable),
-		"quota":      chaos.Status(http.StatusTooManyRequests),
-		"cut short":  chaos.CloseAfter(1000),
-		"connection": chaos.ResetAfter(0),
-		"no ranges":  chaos.Status(http.StatusRequestedRangeNotSatisfiable),
+	for kind, fault := range map[string]chaostest.Fault{
+		"not found":  chaostest.Status(http.StatusNotFound),
+		"denied":     chaostest.Status(http.StatusForbidden),
+		"status 503": chaostest.Status(http.StatusServiceUnavailable),
+		"quota":      chaostest.Status(http.StatusTooManyRequests),
+		"cut short":  chaostest.CloseAfter(1000),
+		"connection": chaostest.ResetAfter(0),
+		"no ranges":  chaostest.Status(http.StatusRequestedRangeNotSatisfiable),
 	} {
 		t.Run(kind, func(t *testing.T) {
 			server := registrytest.New()

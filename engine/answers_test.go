@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/fault"
 	"drayage/engine/internal/retry"
 	"drayage/engine/internal/schedule"
@@ -42,20 +42,20 @@ func newAnswering(t *testing.T) *answering {
 	img := registrytest.Build("linux/amd64", a.blob)
 	a.layer = img.Layers[0].Digest.String()
 	a.name = a.Push("app", "1", img)
-	a.Break(a.layer, 1, chaos.ResetAfter(1<<20))
+	a.Break(a.layer, 1, chaostest.ResetAfter(1<<20))
 	a.opts.Limits.PerHost = 1 // so that each request is told by what the one before was answered
 	return a
 }
 
 // handler makes a fault of a handler.
-func handler(f func(w http.ResponseWriter, r *http.Request, next http.Handler)) chaos.Fault {
+func handler(f func(w http.ResponseWriter, r *http.Request, next http.Handler)) chaostest.Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f(w, r, next) })
 	}
 }
 
 // contentRange answers with 206, the blob from an offset, and a Content-Range.
-func (a *answering) contentRange(text string, from int64) chaos.Fault {
+func (a *answering) contentRange(text string, from int64) chaostest.Fault {
 	return handler(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.Header().Set("Content-Range", text)
 		w.WriteHeader(http.StatusPartialContent)
@@ -79,62 +79,62 @@ func TestWhatAnswersMean(t *testing.T) {
 	const little = 300 << 10 // bytes that may be sent in vain, besides what a row says
 	for _, c := range []struct {
 		row   string
-		fault func(a *answering) chaos.Fault
+		fault func(a *answering) chaostest.Fault
 		times int
 		fails error // nil: the pull ends right
 		vain  int64 // bytes that may be sent in vain
 		most  int   // requests for the layer
 	}{
 		{"206 with the range asked for", nil, 0, nil, 0, 2},
-		{"206 with another range, which covers the offset", func(a *answering) chaos.Fault {
+		{"206 with another range, which covers the offset", func(a *answering) chaostest.Fault {
 			return a.contentRange(fmt.Sprintf("bytes %d-%d/%d", 900_000, bigLayer-1, bigLayer), 900_000)
 		}, 1, nil, 200_000, 2},
-		{"G17 206 with another range, which doesn't", func(a *answering) chaos.Fault {
+		{"G17 206 with another range, which doesn't", func(a *answering) chaostest.Fault {
 			return a.contentRange(fmt.Sprintf("bytes %d-%d/%d", 2<<20, bigLayer-1, bigLayer), 2<<20)
 		}, 1, nil, bigLayer + 1<<20, 4},
-		{"G17 206 without a unit", func(a *answering) chaos.Fault {
+		{"G17 206 without a unit", func(a *answering) chaostest.Fault {
 			return handler(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				next.ServeHTTP(&unitless{w}, r)
 			})
 		}, 1, nil, 0, 2},
-		{"G11 200 to a request for a range", func(*answering) chaos.Fault { return chaos.IgnoreRange() }, registrytest.Always, nil, bigLayer, 3},
-		{"G16 416", func(*answering) chaos.Fault { return chaos.Status(416) }, 1, nil, bigLayer, 4},
-		{"401 once", func(*answering) chaos.Fault { return chaos.Status(401) }, registrytest.Always, registry.ErrDenied, 0, 5},
-		{"403", func(*answering) chaos.Fault { return chaos.Status(403) }, registrytest.Always, registry.ErrDenied, 0, 3},
-		{"G37 403 that says TOOMANYREQUESTS", func(*answering) chaos.Fault {
+		{"G11 200 to a request for a range", func(*answering) chaostest.Fault { return chaostest.IgnoreRange() }, registrytest.Always, nil, bigLayer, 3},
+		{"G16 416", func(*answering) chaostest.Fault { return chaostest.Status(416) }, 1, nil, bigLayer, 4},
+		{"401 once", func(*answering) chaostest.Fault { return chaostest.Status(401) }, registrytest.Always, registry.ErrDenied, 0, 5},
+		{"403", func(*answering) chaostest.Fault { return chaostest.Status(403) }, registrytest.Always, registry.ErrDenied, 0, 3},
+		{"G37 403 that says TOOMANYREQUESTS", func(*answering) chaostest.Fault {
 			return handler(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 				w.WriteHeader(http.StatusForbidden)
 				fmt.Fprint(w, `{"errors":[{"code":"TOOMANYREQUESTS"}]}`)
 			})
 		}, 1, nil, 0, 3},
-		{"404", func(*answering) chaos.Fault { return chaos.Status(404) }, registrytest.Always, registry.ErrNotFound, 0, 2},
-		{"408", func(*answering) chaos.Fault { return chaos.Status(408) }, 2, nil, 0, 4},
-		{"425", func(*answering) chaos.Fault { return chaos.Status(425) }, 2, nil, 0, 4},
-		{"429", func(*answering) chaos.Fault { return chaos.Status(429) }, 1, nil, 0, 3},
-		{"G36 429 with a Retry-After of 1.16ms", func(*answering) chaos.Fault { return chaos.Status(429, "Retry-After", "1.16ms") }, 1, nil, 0, 3},
-		{"429 for longer than patience", func(*answering) chaos.Fault { return chaos.Status(429, "Retry-After", "3600") }, registrytest.Always, registry.ErrQuota, 0, 2},
-		{"429 for longer than all time", func(*answering) chaos.Fault { return chaos.Status(429, "Retry-After", "99999999999") }, registrytest.Always, registry.ErrQuota, 0, 2},
-		{"500", func(*answering) chaos.Fault { return chaos.Status(500) }, 2, nil, 0, 4},
-		{"G38 502", func(*answering) chaos.Fault { return chaos.Status(502) }, 5, nil, 0, 7},
-		{"503", func(*answering) chaos.Fault { return chaos.Status(503, "Retry-After", "1") }, 1, nil, 0, 3},
-		{"G37 503 SlowDown", func(*answering) chaos.Fault {
+		{"404", func(*answering) chaostest.Fault { return chaostest.Status(404) }, registrytest.Always, registry.ErrNotFound, 0, 2},
+		{"408", func(*answering) chaostest.Fault { return chaostest.Status(408) }, 2, nil, 0, 4},
+		{"425", func(*answering) chaostest.Fault { return chaostest.Status(425) }, 2, nil, 0, 4},
+		{"429", func(*answering) chaostest.Fault { return chaostest.Status(429) }, 1, nil, 0, 3},
+		{"G36 429 with a Retry-After of 1.16ms", func(*answering) chaostest.Fault { return chaostest.Status(429, "Retry-After", "1.16ms") }, 1, nil, 0, 3},
+		{"429 for longer than patience", func(*answering) chaostest.Fault { return chaostest.Status(429, "Retry-After", "3600") }, registrytest.Always, registry.ErrQuota, 0, 2},
+		{"429 for longer than all time", func(*answering) chaostest.Fault { return chaostest.Status(429, "Retry-After", "99999999999") }, registrytest.Always, registry.ErrQuota, 0, 2},
+		{"500", func(*answering) chaostest.Fault { return chaostest.Status(500) }, 2, nil, 0, 4},
+		{"G38 502", func(*answering) chaostest.Fault { return chaostest.Status(502) }, 5, nil, 0, 7},
+		{"503", func(*answering) chaostest.Fault { return chaostest.Status(503, "Retry-After", "1") }, 1, nil, 0, 3},
+		{"G37 503 SlowDown", func(*answering) chaostest.Fault {
 			return handler(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 				w.WriteHeader(http.StatusServiceUnavailable)
 				fmt.Fprint(w, `<Error><Code>SlowDown</Code></Error>`)
 			})
 		}, 1, nil, 0, 3},
-		{"504", func(*answering) chaos.Fault { return chaos.Status(504) }, 2, nil, 0, 4},
-		{"reset, again and again", func(*answering) chaos.Fault { return chaos.ResetAfter(300_000) }, 5, nil, 0, 9},
-		{"reset before the first byte", func(*answering) chaos.Fault { return chaos.ResetAfter(0) }, 3, nil, 0, 6},
-		{"unexpected end", func(*answering) chaos.Fault { return chaos.CloseAfter(300_000) }, 3, nil, 0, 6},
-		{"silence", func(*answering) chaos.Fault { return chaos.StallAfter(300_000) }, 1, nil, 0, 4},
-		{"G21 Content-Encoding", func(*answering) chaos.Fault {
+		{"504", func(*answering) chaostest.Fault { return chaostest.Status(504) }, 2, nil, 0, 4},
+		{"reset, again and again", func(*answering) chaostest.Fault { return chaostest.ResetAfter(300_000) }, 5, nil, 0, 9},
+		{"reset before the first byte", func(*answering) chaostest.Fault { return chaostest.ResetAfter(0) }, 3, nil, 0, 6},
+		{"unexpected end", func(*answering) chaostest.Fault { return chaostest.CloseAfter(300_000) }, 3, nil, 0, 6},
+		{"silence", func(*answering) chaostest.Fault { return chaostest.StallAfter(300_000) }, 1, nil, 0, 4},
+		{"G21 Content-Encoding", func(*answering) chaostest.Fault {
 			return handler(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				w.Header().Set("Content-Encoding", "gzip")
 				next.ServeHTTP(w, r)
 			})
 		}, registrytest.Always, nil, 0, 2},
-		{"G22 no Content-Length", func(a *answering) chaos.Fault {
+		{"G22 no Content-Length", func(a *answering) chaostest.Fault {
 			return handler(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", 1<<20, bigLayer-1, bigLayer))
 				w.WriteHeader(http.StatusPartialContent)
@@ -142,7 +142,7 @@ func TestWhatAnswersMean(t *testing.T) {
 				w.Write(a.blob[1<<20:])
 			})
 		}, 1, nil, 0, 2},
-		{"G23 a clean end before the announced length", func(a *answering) chaos.Fault {
+		{"G23 a clean end before the announced length", func(a *answering) chaostest.Fault {
 			return handler(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", 1<<20, bigLayer-1, bigLayer))
 				w.WriteHeader(http.StatusPartialContent)
@@ -150,13 +150,13 @@ func TestWhatAnswersMean(t *testing.T) {
 				w.Write(a.blob[1<<20 : 2<<20])
 			})
 		}, 1, nil, 0, 3},
-		{"G24 a page for people, with 200", func(*answering) chaos.Fault {
-			return chaos.Body("text/html", []byte("<title>Log in</title>"))
+		{"G24 a page for people, with 200", func(*answering) chaostest.Fault {
+			return chaostest.Body("text/html", []byte("<title>Log in</title>"))
 		}, 2, nil, 0, 4},
-		{"one byte changed", func(*answering) chaos.Fault { return chaos.Flip(1000) }, 1, nil, bigLayer, 3},
-		{"every byte after the first MiB changed, always", func(a *answering) chaos.Fault {
+		{"one byte changed", func(*answering) chaostest.Fault { return chaostest.Flip(1000) }, 1, nil, bigLayer, 3},
+		{"every byte after the first MiB changed, always", func(a *answering) chaostest.Fault {
 			return handler(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-				chaos.Flip(1000)(next).ServeHTTP(w, r)
+				chaostest.Flip(1000)(next).ServeHTTP(w, r)
 			})
 		}, registrytest.Always, &transfer.MismatchError{}, 2 * bigLayer, 4},
 	} {
@@ -254,7 +254,7 @@ func TestARedirectIsSharedByAllRequestsForABlob(t *testing.T) {
 	var n atomic.Int64
 	s := a.redirected(t, plain, func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) < 4 {
-			chaos.ResetAfter(500_000)(http.HandlerFunc(a.serve)).ServeHTTP(w, r)
+			chaostest.ResetAfter(500_000)(http.HandlerFunc(a.serve)).ServeHTTP(w, r)
 			return
 		}
 		a.serve(w, r)
@@ -278,7 +278,7 @@ func TestG5StaleURLsAreRenewed(t *testing.T) {
 					http.Error(w, "expired", status)
 					return
 				}
-				chaos.ResetAfter(500_000)(http.HandlerFunc(a.serve)).ServeHTTP(w, r)
+				chaostest.ResetAfter(500_000)(http.HandlerFunc(a.serve)).ServeHTTP(w, r)
 				return
 			}
 			a.serve(w, r)
@@ -308,7 +308,7 @@ func TestG5URLsAreRenewedAheadOfTime(t *testing.T) {
 			return
 		}
 		// Slow enough to outlive the URL.
-		chaos.ResetAfter(200_000)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chaostest.ResetAfter(200_000)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(250 * time.Millisecond)
 			a.serve(w, r)
 		})).ServeHTTP(w, r)
@@ -395,7 +395,7 @@ func TestGivingUpKeepsWhatArrived(t *testing.T) {
 	client := registry.New(registry.Options{Retry: impatient, Stall: time.Second})
 	defer client.Close()
 	a.opts.Retry, a.opts.Registry = impatient, client
-	a.Break(a.layer, registrytest.Always, chaos.ResetAfter(0))
+	a.Break(a.layer, registrytest.Always, chaostest.ResetAfter(0))
 	results, failed := a.pull(t, a.name)
 	if len(failed) != 1 || !errors.Is(failed[0], registry.ErrUnavailable) && !errors.Is(failed[0], transfer.ErrGaveUp) {
 		t.Fatalf("%v", failed)
@@ -417,7 +417,7 @@ func TestG39LastingErrorsAreNotRetried(t *testing.T) {
 	for _, status := range []int{401, 403, 404} {
 		a := newAnswering(t)
 		a.Forget()
-		a.Break("/manifests/", registrytest.Always, chaos.Status(status))
+		a.Break("/manifests/", registrytest.Always, chaostest.Status(status))
 		if _, failed := a.pull(t, a.name); len(failed) != 1 {
 			t.Errorf("%d: %v", status, failed)
 		}
@@ -470,8 +470,8 @@ func TestAFailingSourceIsLeftForTheNext(t *testing.T) {
 	// Both images are known when the blob is fetched.
 	f.opts.Limits.Jobs, f.opts.Limits.PerHost = 1, 1
 	at := "/one/blobs/" + digest.FromBytes(layer).String()
-	f.Break(at, 1, chaos.ResetAfter(1<<20))
-	f.Break(at, registrytest.Always, chaos.Status(503))
+	f.Break(at, 1, chaostest.ResetAfter(1<<20))
+	f.Break(at, registrytest.Always, chaostest.Status(503))
 	f.mustPull(t, first, second)
 	if sent := f.Sent(); sent > bigLayer+1<<20 {
 		t.Errorf("%d bytes sent", sent)
@@ -485,7 +485,7 @@ func TestAFailingSourceIsLeftForTheNext(t *testing.T) {
 // what was there stays.
 func TestG24PagesForEver(t *testing.T) {
 	a := newAnswering(t)
-	a.Break(a.layer, registrytest.Always, chaos.Body("text/html", []byte("<html><TITLE>Log in\n first</TITLE></html>")))
+	a.Break(a.layer, registrytest.Always, chaostest.Body("text/html", []byte("<html><TITLE>Log in\n first</TITLE></html>")))
 	_, failed := a.pull(t, a.name)
 	if len(failed) != 1 || !errors.Is(failed[0], transfer.ErrGaveUp) || !strings.Contains(failed[0].Error(), `"Log in first"`) {
 		t.Errorf("%v", failed)
@@ -505,7 +505,7 @@ func TestAHostThatWantsADayOff(t *testing.T) {
 	third := f.Push("three", "1", registrytest.Build("linux/amd64", other))
 	f.opts.Limits.Jobs, f.opts.Limits.PerHost = 1, 1
 	f.opts.KeepGoing = true
-	f.Break("/blobs/"+digest.FromBytes(layer).String(), registrytest.Always, chaos.Status(429, "Retry-After", "86400"))
+	f.Break("/blobs/"+digest.FromBytes(layer).String(), registrytest.Always, chaostest.Status(429, "Retry-After", "86400"))
 	results, failed := f.pull(t, first, second, third)
 	if len(failed) != 2 || !errors.Is(failed[0], registry.ErrQuota) || !errors.Is(failed[1], registry.ErrQuota) || results[2].Err != nil {
 		t.Errorf("%v; the third: %v", failed, results[2].Err)
@@ -585,7 +585,7 @@ func TestASilentServer(t *testing.T) {
 	f := setup(t)
 	name := f.Push("small", "1", registrytest.Build("linux/amd64", registrytest.Random(5, 1000)))
 	release := make(chan struct{})
-	f.Break("/manifests/", registrytest.Always, chaos.Hold(release))
+	f.Break("/manifests/", registrytest.Always, chaostest.Hold(release))
 	defer close(release)
 	_, failed := f.pull(t, name)
 	if n := f.Count("/manifests/"); len(failed) != 1 || !errors.Is(failed[0], registry.ErrUnavailable) || n < 2 {

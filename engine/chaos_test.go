@@ -11,6 +11,7 @@ import (
 	"drayage/blobstore"
 	"drayage/engine"
 	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/image"
 	"drayage/engine/internal/retry"
 	"drayage/engine/internal/schedule"
@@ -125,7 +126,7 @@ func pullOver(t *testing.T, seed uint64) {
 	img := registrytest.Build("linux/amd64", link.layers...)
 	name := b.push("app", "1", img)
 	if link.flip >= 0 && len(link.layers[link.flip]) > 0 {
-		b.Break(string(img.Layers[link.flip].Digest), 1, chaos.Flip(int64(len(link.layers[link.flip])/2)))
+		b.Break(string(img.Layers[link.flip].Digest), 1, chaostest.Flip(int64(len(link.layers[link.flip])/2)))
 	}
 	f := &fixture{Server: b.Server, record: &record{}}
 	platform, err := image.ParsePlatform("linux/amd64")

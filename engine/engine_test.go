@@ -19,7 +19,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/event"
 	"drayage/engine/image"
 	"drayage/engine/internal/retry"
@@ -396,9 +396,9 @@ func TestASoleManifestForAnotherPlatform(t *testing.T) {
 }
 
 func TestBrokenBodiesAreContinued(t *testing.T) {
-	for name, fault := range map[string]chaos.Fault{
-		"reset": chaos.ResetAfter(30_000), "closed": chaos.CloseAfter(30_000), "flipped": chaos.Flip(50_000),
-		"stalled": chaos.StallAfter(30_000), "500": chaos.Status(500), "429": chaos.Status(429, "Retry-After", "1"),
+	for name, fault := range map[string]chaostest.Fault{
+		"reset": chaostest.ResetAfter(30_000), "closed": chaostest.CloseAfter(30_000), "flipped": chaostest.Flip(50_000),
+		"stalled": chaostest.StallAfter(30_000), "500": chaostest.Status(500), "429": chaostest.Status(429, "Retry-After", "1"),
 	} {
 		f := setup(t)
 		img := registrytest.Build("linux/amd64", registrytest.Random(1, 100_000))
@@ -497,10 +497,10 @@ func TestAnImageThatComesLateBringsItsRepository(t *testing.T) {
 	layer := a.Layers[0].Digest
 	f.DropBlob("a", layer)
 	asked, resolved := make(chan struct{}), make(chan struct{})
-	f.Break("/b/manifests/", 1, chaos.Hold(asked))
+	f.Break("/b/manifests/", 1, chaostest.Hold(asked))
 	f.Break("/a/blobs/"+layer.String(), 1, func(next http.Handler) http.Handler {
 		close(asked)
-		return chaos.Hold(resolved)(next)
+		return chaostest.Hold(resolved)(next)
 	})
 	f.record.on = func(e event.Event) {
 		if r, ok := e.(event.Resolved); ok && r.Image == names[1] {
@@ -608,8 +608,8 @@ func TestTwoPullsOnOneStoreFetchEachBlobOnce(t *testing.T) {
 }
 
 func TestCancellationEndsAPull(t *testing.T) {
-	for name, fault := range map[string]chaos.Fault{
-		"no answer": chaos.Hold(nil), "silence": chaos.StallAfter(100), "told to wait": chaos.Status(503, "Retry-After", "2"),
+	for name, fault := range map[string]chaostest.Fault{
+		"no answer": chaostest.Hold(nil), "silence": chaostest.StallAfter(100), "told to wait": chaostest.Status(503, "Retry-After", "2"),
 	} {
 		for _, where := range []string{"/manifests/", "/blobs/"} {
 			f := setup(t)
@@ -636,7 +636,7 @@ func TestFetchingStartsWithTheFirstResolvedImage(t *testing.T) {
 	first := f.Push("first", "1", registrytest.Build("linux/amd64", registrytest.Random(1, 1000)))
 	last := f.Push("last", "1", registrytest.Build("linux/amd64", registrytest.Random(2, 1000)))
 	release := make(chan struct{})
-	f.Break("/last/manifests/", 1, chaos.Hold(release))
+	f.Break("/last/manifests/", 1, chaostest.Hold(release))
 	var once sync.Once
 	f.record.on = func(e event.Event) {
 		if _, ok := e.(event.Pulled); ok {
@@ -650,7 +650,7 @@ func TestEventsAddUp(t *testing.T) {
 	f := setup(t)
 	img := registrytest.Build("linux/amd64", registrytest.Random(1, 100_000), registrytest.Random(2, 1000))
 	name := f.Push("r", "1", img)
-	f.Break("/blobs/", 1, chaos.ResetAfter(500))
+	f.Break("/blobs/", 1, chaostest.ResetAfter(500))
 	f.mustPull(t, name)
 	var queued, progress, fetched, blobs int64
 	for _, e := range f.record.events {
@@ -858,14 +858,14 @@ func (f *fixture) mirrored(t *testing.T, push func(*registrytest.Server)) *regis
 func TestMirrorsOnABadDay(t *testing.T) {
 	const size = 4 << 20
 	for name, c := range map[string]struct {
-		fault chaos.Fault
+		fault chaostest.Fault
 		most  int64 // bytes sent by both together, beyond the image's own
 	}{
-		"breaks in the middle":    {chaos.ResetAfter(size / 2), 1 << 20},
-		"refuses":                 {chaos.Status(http.StatusForbidden), 1 << 16},
-		"is overloaded":           {chaos.Status(http.StatusServiceUnavailable), 1 << 16},
-		"changes what it sends":   {chaos.Flip(1000), size + 1<<16},
-		"says it has other bytes": {chaos.Body("application/octet-stream", []byte("short")), 1 << 16},
+		"breaks in the middle":    {chaostest.ResetAfter(size / 2), 1 << 20},
+		"refuses":                 {chaostest.Status(http.StatusForbidden), 1 << 16},
+		"is overloaded":           {chaostest.Status(http.StatusServiceUnavailable), 1 << 16},
+		"changes what it sends":   {chaostest.Flip(1000), size + 1<<16},
+		"says it has other bytes": {chaostest.Body("application/octet-stream", []byte("short")), 1 << 16},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := setup(t)

@@ -19,7 +19,7 @@ import (
 
 	"drayage/blobstore/blobstoretest"
 	"drayage/cmd/drayage/internal/process"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/registry/registrytest"
 	"drayage/tarwriter/compress"
 
@@ -250,18 +250,18 @@ func cmdBreak(ts *testscript.TestScript, _ bool, args []string) {
 		arg, err = strconv.Atoi(args[3])
 		ts.Check(err)
 	}
-	var f chaos.Fault
+	var f chaostest.Fault
 	switch args[2] {
 	case "reset":
-		f = chaos.ResetAfter(int64(arg))
+		f = chaostest.ResetAfter(int64(arg))
 	case "flip":
-		f = chaos.Flip(int64(arg))
+		f = chaostest.Flip(int64(arg))
 	case "status":
-		f = chaos.Status(arg, args[min(4, len(args)):]...)
+		f = chaostest.Status(arg, args[min(4, len(args)):]...)
 	case "redirect":
 		location, storage := server(ts).NewStorage()
 		ts.Defer(storage.Close)
-		f = chaos.Redirect(location)
+		f = chaostest.Redirect(location)
 	default:
 		ts.Fatalf("unknown fault %s", args[2])
 	}

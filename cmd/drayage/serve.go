@@ -412,7 +412,7 @@ func closeAll(ls []net.Listener) error {
 // sharePrecisely has the kernel, and not the runtime, share out the processors between what is
 // worked out for some and what others wait for: the runtime looks for what has arrived from the
 // network only every 10 ms while all that it may use is busy, at each step of an answer. With all
-// attacks of bench/siege on 2 processors that makes a third of the time of the slowest answers.
+// attacks of bench/internal/siege on 2 processors that makes a third of the time of the slowest answers.
 func sharePrecisely() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2*runtime.GOMAXPROCS(0) + 2)

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/registry/registrytest"
 
 	"golang.org/x/crypto/bcrypt"
@@ -171,7 +171,7 @@ func TestServeTellsOfTransfers(t *testing.T) {
 	img := registrytest.Build("linux/amd64", registrytest.Random(1, 1<<20))
 	s.Push("team/app", "1", img)
 	release := make(chan struct{})
-	s.Break("/blobs/"+img.Layers[0].Digest.String(), 1, chaos.Hold(release))
+	s.Break("/blobs/"+img.Layers[0].Digest.String(), 1, chaostest.Hold(release))
 	d := startServe(t, dir, "--pull-through", s.Host())
 	fetch(t, http.DefaultClient, "http://"+d.host+"/v2/"+s.Host()+"/team/app/manifests/1")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -15,8 +15,8 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/stats bench/siege blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/drayage/internal/limits cmd/structure engine/chaos engine/cpulimit engine/event engine/fault engine/internal/limits engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/limitstest engine/printable engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/compress",
-	1: "blobstore/blobstoretest blobstore/internal/files blobstore/internal/journal blobstore/internal/layout blobstore/internal/space blobstore/internal/stamps cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/credential engine/image engine/internal/transfer engine/internal/volumes engine/jsonstream engine/registry/hosts engine/registry/internal/notice engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
+	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/siege bench/internal/stats blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/drayage/internal/limits cmd/structure engine/chaos/internal/wire engine/cpulimit engine/event engine/fault engine/internal/limits engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/limitstest engine/printable engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/compress",
+	1: "blobstore/blobstoretest blobstore/internal/files blobstore/internal/journal blobstore/internal/layout blobstore/internal/space blobstore/internal/stamps cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/chaos engine/chaos/chaostest engine/credential engine/image engine/internal/transfer engine/internal/volumes engine/jsonstream engine/registry/hosts engine/registry/internal/notice engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
 	2: "blobstore cmd/drayage/internal/history cmd/drayage/internal/status cmd/drayage/internal/warm engine/plan engine/registry/internal/bearer engine/registry/internal/latency engine/registry/internal/listing engine/registry/internal/probing engine/registry/internal/reach engine/registry/registrytest",
 	3: "bench/bars bench/race blobstore/quota cmd/demo cmd/drayage/internal/process cmd/drayage/internal/units engine/compose engine/mirror engine/registry/internal/lease engine/registry/internal/retrying engine/registry/internal/tracing",
 	4: "cmd/drayage/internal/display cmd/drayage/internal/web engine/archive engine/registry",
@@ -42,9 +42,9 @@ var goroutines = []string{
 	"bench/bars.eightGets",
 	"bench/bars.killed",
 	"bench/race.loop",
-	"bench/siege.Lay",
-	"bench/siege.Run",
-	"bench/siege.streams",
+	"bench/internal/siege.Lay",
+	"bench/internal/siege.Run",
+	"bench/internal/siege.streams",
 	"bench/bars.besieged",
 	"bench/bars.startServe", // ends with the process
 	"bench/race.measure",

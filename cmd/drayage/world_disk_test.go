@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/status"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/registry/registrytest"
 )
 
@@ -93,7 +93,7 @@ func TestWorldDisk(t *testing.T) {
 				next.ServeHTTP(rw, r)
 				return
 			}
-			chaos.ResetAfter(100_000)(next).ServeHTTP(rw, r)
+			chaostest.ResetAfter(100_000)(next).ServeHTTP(rw, r)
 			close(reached)
 		}))
 		cmd := exec.CommandContext(t.Context(), "drayage", "pull", "--store", t.TempDir(), "--give-up-after", "2s", "--per-host", "1", name)
@@ -139,7 +139,7 @@ func TestWorldDisk(t *testing.T) {
 		dir := filepath.Join(w.home, "out")
 		w.write("out/.drayage-part", "")
 		w.write("out/blobs/sha256/abc", "whole")
-		w.reg.Break("/blobs/", 1, chaos.Status(http.StatusNotFound))
+		w.reg.Break("/blobs/", 1, chaostest.Status(http.StatusNotFound))
 		w.want(w.run("pull", "-d", dir, w.image), 4)
 		w.want(w.run("pull", "-d", dir, w.image), 0)
 	})

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -31,12 +31,12 @@ func TestWorldHTTP(t *testing.T) {
 		for _, part := range []string{"/manifests/", "/blobs/"} {
 			for _, status := range []int{520, 521, 522, 523, 524, 527, 530, 499} {
 				w := newWorld(t)
-				w.reg.Break(part, 1, chaos.Status(status))
+				w.reg.Break(part, 1, chaostest.Status(status))
 				w.want(w.pull(w.image), 0)
 			}
 			for _, status := range []int{501, 505} {
 				w := newWorld(t)
-				w.reg.Break(part, registrytest.Always, chaos.Status(status))
+				w.reg.Break(part, registrytest.Always, chaostest.Status(status))
 				w.want(w.pull(w.image), 5)
 				if n := w.reg.Count(part); n > 4 {
 					t.Errorf("%d was asked for %d times", status, n)
@@ -44,7 +44,7 @@ func TestWorldHTTP(t *testing.T) {
 			}
 			for _, status := range []int{402, 451} {
 				w := newWorld(t)
-				w.reg.Break(part, registrytest.Always, chaos.Status(status))
+				w.reg.Break(part, registrytest.Always, chaostest.Status(status))
 				w.want(w.pull(w.image), 3)
 			}
 		}
@@ -477,9 +477,9 @@ func TestWorldHTTP(t *testing.T) {
 		t.Cleanup(storage.Close)
 		dead := "http://" + closedPort(t) + "/data/%s?X-Signature=x"
 		for range 2 { // one for each layer
-			w.reg.Break("/blobs/", 1, chaos.Redirect(dead))
+			w.reg.Break("/blobs/", 1, chaostest.Redirect(dead))
 		}
-		w.reg.Break("/blobs/", registrytest.Always, chaos.Redirect(location))
+		w.reg.Break("/blobs/", registrytest.Always, chaostest.Redirect(location))
 		o := w.pull("-j", "1", w.image)
 		w.want(o, 0, "!retrying in")
 	})

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/registry/registrytest"
 )
 
@@ -190,7 +190,7 @@ func (w *world) each(f func(rw http.ResponseWriter, r *http.Request, next http.H
 	w.reg.Break("", registrytest.Always, between(f))
 }
 
-func between(f func(rw http.ResponseWriter, r *http.Request, next http.Handler)) chaos.Fault {
+func between(f func(rw http.ResponseWriter, r *http.Request, next http.Handler)) chaostest.Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { f(rw, r, next) })
 	}

@@ -33,7 +33,7 @@ type module struct {
 	name   string
 	fset   *token.FileSet
 	pkgs   []*pkg
-	tested map[string]bool // names that tests of other packages use, such as engine/chaos.Flip
+	tested map[string]bool // names that tests of other packages use, such as engine/event.Warned
 }
 
 // listed is what go list says of a package.

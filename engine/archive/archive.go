@@ -40,7 +40,7 @@ var (
 	ErrMismatch = volumes.ErrMismatch
 	// errNotArchive is wrapped for what is no archive at all: a text, an empty file. It is an
 	// ErrInvalid.
-	errNotArchive error = &fault.Error{Kind: fault.Usage, Err: notArchive{}}
+	errNotArchive = fault.As(fault.Usage, notArchive{})
 	// ErrIncomplete is wrapped when an archive leaves out what an earlier one
 	// carried, and the store doesn't have that.
 	ErrIncomplete = fault.New(fault.Local, "builds on an earlier archive that is not in the store: import that first")

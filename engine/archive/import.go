@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	_ "crypto/sha512" // an algorithm that blobs may be named by
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +20,6 @@ import (
 	"drayage/tarwriter"
 	"drayage/tarwriter/compress"
 
-	_ "crypto/sha512" // an algorithm that blobs may be named by
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -615,5 +615,5 @@ func invalid(err error) error {
 
 // aboutImage says of which image of an archive an error is.
 func aboutImage(name string, err error) error {
-	return fault.About(fault.Image, image.Printable(name), err)
+	return fault.About(image.Printable(name), err)
 }

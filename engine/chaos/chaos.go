@@ -1,8 +1,8 @@
 // Package chaos simulates a bad network link: a proxy in front of a server that drops, stalls, slows
 // and corrupts responses. A seed decides when.
 //
-// NewProxy makes the proxy for a server elsewhere, New for an http.Handler. Tests also use its faults
-// one by one: a Fault wraps the handler of a test's own server.
+// NewProxy makes the proxy for a server elsewhere, New for an http.Handler. For tests, package chaostest
+// has its faults one by one.
 package chaos
 
 import (
@@ -25,6 +25,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"drayage/engine/chaos/internal/wire"
 
 	"golang.org/x/time/rate"
 )
@@ -233,11 +235,11 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) {
 	ranged := r.Header.Get("Range") != ""
 	if ranged && p.draw(p.opts.IgnoreRange) {
 		p.stats.Ignored.Add(1)
-		h = IgnoreRange()(h)
+		h = wire.IgnoreRange(h)
 	}
 	if ranged && p.draw(p.opts.WrongRange) {
 		p.stats.Wrong.Add(1)
-		h = WrongRange(1)(h)
+		h = wire.WrongRange(h, 1)
 	}
 	if every := p.opts.FlipEvery; every > 0 {
 		w = &flipping{ResponseWriter: w, p: p, every: every, next: p.about(every)}
@@ -286,7 +288,7 @@ func (p *Proxy) fail(status int) http.Handler {
 	if p.opts.RetryAfter != "" {
 		headers = []string{"Retry-After", p.opts.RetryAfter}
 	}
-	return Status(status, headers...)(nil)
+	return wire.Status(status, headers...)(nil)
 }
 
 // redirect redirects the client to a signed URL.

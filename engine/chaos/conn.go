@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"drayage/engine/chaos/internal/wire"
+
 	"golang.org/x/time/rate"
 )
 
@@ -145,7 +147,7 @@ func (c *conn) send(p []byte) (int, error) {
 	}
 	if n, now := upTo(&c.resetIn); now {
 		m, _ := c.Conn.Write(p[:n])
-		drain(c.Conn)
+		wire.Drain(c.Conn)
 		c.p.stats.Resets.Add(1)
 		c.reset()
 		return m, net.ErrClosed
@@ -199,7 +201,7 @@ func (c *conn) SetLinger(sec int) error {
 	return nil
 }
 
-// SyscallConn lets drain see the connection below.
+// SyscallConn lets wire.Drain see the connection below.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		return sc.SyscallConn()

@@ -83,7 +83,7 @@ func Images(ctx context.Context, lease *blobstore.Lease, blobs Blobs, o Options,
 	for _, n := range named {
 		images, err := c.image(ctx, n)
 		if err != nil {
-			return nil, fault.About(fault.Image, n.Image.Ref.String(), err)
+			return nil, fault.About(n.Image.Ref.String(), err)
 		}
 		out = append(out, images...)
 	}

@@ -92,7 +92,7 @@ func (c *composer) convertAll(ctx context.Context, named []Named) error {
 				if failed := group.Wait(); failed != nil { // which ended ctx
 					return failed
 				}
-				return fault.About(fault.Image, n.Image.Ref.String(), err)
+				return fault.About(n.Image.Ref.String(), err)
 			}
 			for _, j := range jobs {
 				k := key{j.layer.Digest, j.want}
@@ -106,7 +106,7 @@ func (c *composer) convertAll(ctx context.Context, named []Named) error {
 					}
 					d, err := c.convert(ctx, j)
 					if err != nil {
-						return fault.About(fault.Image, n.Image.Ref.String(), fmt.Errorf("converting layer %s: %w", j.layer.Digest, err))
+						return fault.About(n.Image.Ref.String(), fmt.Errorf("converting layer %s: %w", j.layer.Digest, err))
 					}
 					mu.Lock()
 					defer mu.Unlock()

@@ -12,10 +12,10 @@ import (
 )
 
 // Event is one of the types of this package.
-type Event interface {
-	// Kind is the name of the event in its JSON form.
-	Kind() string
-}
+type Event interface{ kind() string }
+
+// Kind is the name of an event in its JSON form.
+func Kind(e Event) string { return e.kind() }
 
 // Observer receives every event. Observe is called from several goroutines at a time and must return
 // at once: the engine waits for it.
@@ -178,65 +178,24 @@ type Requested struct {
 	Response map[string][]string `json:"response,omitempty"`
 }
 
-// Kind implements Event.
-func (Started) Kind() string { return "started" }
-
-// Kind implements Event.
-func (Resolved) Kind() string { return "resolved" }
-
-// Kind implements Event.
-func (Queued) Kind() string { return "queued" }
-
-// Kind implements Event.
-func (Fetching) Kind() string { return "fetching" }
-
-// Kind implements Event.
-func (Waiting) Kind() string { return "waiting" }
-
-// Kind implements Event.
-func (Progress) Kind() string { return "progress" }
-
-// Kind implements Event.
-func (Resumed) Kind() string { return "resumed" }
-
-// Kind implements Event.
-func (Retrying) Kind() string { return "retrying" }
-
-// Kind implements Event.
-func (Verified) Kind() string { return "verified" }
-
-// Kind implements Event.
-func (Fetched) Kind() string { return "fetched" }
-
-// Kind implements Event.
-func (Failed) Kind() string { return "failed" }
-
-// Kind implements Event.
-func (Pulled) Kind() string { return "pulled" }
-
-// Kind implements Event.
-func (Lost) Kind() string { return "lost" }
-
-// Kind implements Event.
-func (Composing) Kind() string { return "composing" }
-
-// Kind implements Event.
-func (Composed) Kind() string { return "composed" }
-
-// Kind implements Event.
-func (Written) Kind() string { return "written" }
-
-// Kind implements Event.
-func (Converted) Kind() string { return "converted" }
-
-// Kind implements Event.
-func (Message) Kind() string { return "message" }
-
-// Kind implements Event.
-func (Error) Kind() string { return "error" }
-
-// Kind implements Event.
-func (Warned) Kind() string { return "warning" }
-
-// Kind implements Event.
-func (Requested) Kind() string { return "request" }
+func (Started) kind() string   { return "started" }
+func (Resolved) kind() string  { return "resolved" }
+func (Queued) kind() string    { return "queued" }
+func (Fetching) kind() string  { return "fetching" }
+func (Waiting) kind() string   { return "waiting" }
+func (Progress) kind() string  { return "progress" }
+func (Resumed) kind() string   { return "resumed" }
+func (Retrying) kind() string  { return "retrying" }
+func (Verified) kind() string  { return "verified" }
+func (Fetched) kind() string   { return "fetched" }
+func (Failed) kind() string    { return "failed" }
+func (Pulled) kind() string    { return "pulled" }
+func (Lost) kind() string      { return "lost" }
+func (Composing) kind() string { return "composing" }
+func (Composed) kind() string  { return "composed" }
+func (Written) kind() string   { return "written" }
+func (Converted) kind() string { return "converted" }
+func (Message) kind() string   { return "message" }
+func (Error) kind() string     { return "error" }
+func (Warned) kind() string    { return "warning" }
+func (Requested) kind() string { return "request" }

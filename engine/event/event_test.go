@@ -45,7 +45,7 @@ func declared(t *testing.T) map[string][]string {
 				}
 			}
 		case *ast.FuncDecl:
-			if d.Name.Name == "Kind" {
+			if d.Name.Name == "kind" {
 				kind, err := strconv.Unquote(d.Body.List[0].(*ast.ReturnStmt).Results[0].(*ast.BasicLit).Value)
 				if err != nil {
 					t.Fatal(err)
@@ -88,7 +88,7 @@ func TestEventsAreDocumented(t *testing.T) {
 
 type recorder struct{ seen *[]string }
 
-func (r recorder) Observe(e event.Event) { *r.seen = append(*r.seen, e.Kind()) }
+func (r recorder) Observe(e event.Event) { *r.seen = append(*r.seen, event.Kind(e)) }
 
 func TestObserversPassOnEveryEventInOrder(t *testing.T) {
 	var a, b []string

@@ -42,51 +42,31 @@ var names = [...]string{"unknown", "usage", "worse", "invalid", "local", "conten
 // String is the kind in a word.
 func (k Kind) String() string { return names[k] }
 
-// Error is an error with what is known of it. Each field may be left out.
-type Error struct {
-	Kind    Kind
-	Subject Subject // what it is about, which its text begins with
-	Hint    string  // what a user can do, as an imperative: "free some space"
-	Err     error   // what happened
+// marked is an error with what is known of it.
+type marked struct {
+	kind Kind   // Unknown: that of err
+	name string // of what it is about, which its text begins with; or ""
+	hint string // what a user can do, as an imperative: "free some space"; or ""
+	err  error
 }
 
-// A Subject is what an error is about.
-type Subject struct {
-	What Thing
-	Name string // printable
-}
-
-// A Thing is what a Subject names.
-type Thing int
-
-// What errors are about.
-const (
-	Image Thing = iota + 1
-	Blob
-	Host
-	File
-)
-
-// Error is the subject's name and the reason.
-func (e *Error) Error() string {
-	if e.Subject.Name == "" {
-		return e.Err.Error()
+func (e *marked) Error() string {
+	if e.name == "" {
+		return e.err.Error()
 	}
-	return e.Subject.Name + ": " + e.Err.Error()
+	return e.name + ": " + e.err.Error()
 }
 
-// Unwrap is the reason.
-func (e *Error) Unwrap() error { return e.Err }
-
-// FaultKind implements the interface that Of looks for.
-func (e *Error) FaultKind() Kind { return e.Kind }
+func (e *marked) Unwrap() error     { return e.err }
+func (e *marked) FaultKind() Kind   { return e.kind }
+func (e *marked) FaultHint() string { return e.hint }
 
 // New is an error of a kind, to be compared with errors.Is.
-func New(k Kind, text string) error { return &Error{Kind: k, Err: errors.New(text)} }
+func New(k Kind, text string) error { return &marked{kind: k, err: errors.New(text)} }
 
 // WithHint is an error of a kind with what a user can do.
 func WithHint(k Kind, text, hint string) error {
-	return &Error{Kind: k, Hint: hint, Err: errors.New(text)}
+	return &marked{kind: k, hint: hint, err: errors.New(text)}
 }
 
 // As marks an error as one of a kind. It is nil for nil.
@@ -94,19 +74,25 @@ func As(k Kind, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Kind: k, Err: err}
+	return &marked{kind: k, err: err}
 }
 
-// About says what an error is about. It is nil for nil.
-func About(what Thing, name string, err error) error {
+// About puts the name of the image, blob or host that an error is about before its text. The name
+// must be printable. It is nil for nil.
+func About(name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Subject: Subject{What: what, Name: name}, Err: err}
+	return &marked{name: name, err: err}
 }
 
-// FaultHint implements the interface that HintOf looks for.
-func (e *Error) FaultHint() string { return e.Hint }
+// Bare is an error without the name that About has put before it.
+func Bare(err error) error {
+	if of, ok := err.(*marked); ok && of.name != "" { //nolint:errorlint // only the outermost
+		return of.err
+	}
+	return err
+}
 
 // Other types of errors may know these, too.
 type (
@@ -163,18 +149,6 @@ func HintOf(err error) (hint string) {
 		return hint == ""
 	})
 	return hint
-}
-
-// SubjectOf is the name of the thing that an error is about, as said nearest to
-// it, or "".
-func SubjectOf(what Thing, err error) (name string) {
-	walk(err, func(e error) bool {
-		if f, ok := e.(*Error); ok && f.Subject.What == what { //nolint:errorlint // the walk unwraps
-			name = f.Subject.Name
-		}
-		return name == ""
-	})
-	return name
 }
 
 // walk calls f with an error and all that it wraps, the outer ones first, until

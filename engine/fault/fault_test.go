@@ -33,8 +33,8 @@ func TestOfFollowsTheOrderOfKinds(t *testing.T) {
 		{fmt.Errorf("%w: %w", dial, full), fault.Network},
 		{fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), fault.Network},
 		{&exec.Error{Name: "x", Err: exec.ErrNotFound}, fault.Local},
-		{fault.About(fault.Image, "app:1", denied), fault.Denied},
-		{fault.About(fault.Image, "app:1", errors.New("boo")), fault.Unknown},
+		{fault.About("app:1", denied), fault.Denied},
+		{fault.About("app:1", errors.New("boo")), fault.Unknown},
 	} {
 		if got := fault.Of(c.err); got != c.want {
 			t.Errorf("Of(%v) = %v, want %v", c.err, got, c.want)
@@ -42,14 +42,17 @@ func TestOfFollowsTheOrderOfKinds(t *testing.T) {
 	}
 }
 
-func TestSubjectsAndHintsAreThoseNearestToTheError(t *testing.T) {
-	err := fault.About(fault.Image, "app:1", fmt.Errorf("fetching: %w",
-		fault.About(fault.Host, "r.example", fault.WithHint(fault.Denied, "login required", "run drayage login r.example"))))
+func TestNamesAndHintsAreThoseNearestToTheError(t *testing.T) {
+	err := fault.About("app:1", fmt.Errorf("fetching: %w",
+		fault.About("r.example", fault.WithHint(fault.Denied, "login required", "run drayage login r.example"))))
 	if got := err.Error(); got != "app:1: fetching: r.example: login required" {
 		t.Errorf("it says %q", got)
 	}
-	if fault.SubjectOf(fault.Image, err) != "app:1" || fault.SubjectOf(fault.Host, err) != "r.example" || fault.SubjectOf(fault.Blob, err) != "" {
-		t.Error("the subjects are not those that were given")
+	if got := fault.Bare(err).Error(); got != "fetching: r.example: login required" {
+		t.Errorf("without its name it says %q", got)
+	}
+	if other := fault.New(fault.Local, "boo"); fault.Bare(other) != other || fault.Bare(nil) != nil {
+		t.Error("an error without a name has changed")
 	}
 	if got := fault.HintOf(errors.Join(errors.New("boo"), err)); got != "run drayage login r.example" {
 		t.Errorf("the hint is %q", got)
@@ -60,7 +63,7 @@ func TestSubjectsAndHintsAreThoseNearestToTheError(t *testing.T) {
 }
 
 func TestNilStaysNil(t *testing.T) {
-	if fault.As(fault.Local, nil) != nil || fault.About(fault.Blob, "x", nil) != nil {
+	if fault.As(fault.Local, nil) != nil || fault.About("x", nil) != nil {
 		t.Error("no error became one")
 	}
 }

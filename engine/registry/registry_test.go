@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/credential"
 	"drayage/engine/event"
 	"drayage/engine/image"
@@ -312,7 +312,7 @@ func TestRedirectsLeaveSecretsBehind(t *testing.T) {
 	ref := parse(t, s.Push("r", "1", small()))
 	location, storage := s.NewStorage()
 	defer storage.Close()
-	s.Break("/blobs/", registrytest.Always, chaos.Redirect(location))
+	s.Break("/blobs/", registrytest.Always, chaostest.Redirect(location))
 	rec := &record{}
 	c := client(t, registry.Options{Observer: rec, TraceHeaders: true})
 	if err := pull(t.Context(), c, ref); err != nil {
@@ -334,7 +334,7 @@ func TestRedirectToTheSameHostKeepsAuthorization(t *testing.T) {
 	img := small()
 	ref := parse(t, s.Push("r", "1", img))
 	s.Push("other", "1", img)
-	s.Break("/r/blobs/", 1, chaos.Redirect("/v2/other/blobs/%s"))
+	s.Break("/r/blobs/", 1, chaostest.Redirect("/v2/other/blobs/%s"))
 	if err := pull(t.Context(), client(t, registry.Options{Credentials: given(t, "ann:s3cret")}), ref); err != nil {
 		t.Error(err)
 	}
@@ -348,7 +348,7 @@ func TestRedirectChainsDontGetSecretsBack(t *testing.T) {
 	ref := parse(t, s.Push("r", "1", small()))
 	detour := httptest.NewServer(http.RedirectHandler("http://"+s.Host()+"/v2/back", http.StatusFound))
 	defer detour.Close()
-	s.Break("/blobs/", registrytest.Always, chaos.Redirect(detour.URL))
+	s.Break("/blobs/", registrytest.Always, chaostest.Redirect(detour.URL))
 	if err := pull(t.Context(), client(t, registry.Options{Credentials: given(t, "ann:s3cret")}), ref); err == nil {
 		t.Error("want an error: nothing is there")
 	}
@@ -365,7 +365,7 @@ func TestRedirectChainsDontGetSecretsBack(t *testing.T) {
 func TestRedirectsEnd(t *testing.T) {
 	s := serve(t)
 	ref := parse(t, s.Push("r", "1", small()))
-	s.Break("/blobs/", registrytest.Always, chaos.Redirect("/v2/r/blobs/%s"))
+	s.Break("/blobs/", registrytest.Always, chaostest.Redirect("/v2/r/blobs/%s"))
 	if err := pull(t.Context(), client(t, registry.Options{}), ref); !errors.Is(err, registry.ErrInvalid) {
 		t.Errorf("a circle: %v", err)
 	}
@@ -434,7 +434,7 @@ func TestHTTPSNeverRedirectsToHTTP(t *testing.T) {
 	defer s.Close()
 	plain := serve(t)
 	ref := parse(t, s.Push("r", "1", small()))
-	s.Break("/blobs/", registrytest.Always, chaos.Redirect("http://"+plain.Host()+"/%s"))
+	s.Break("/blobs/", registrytest.Always, chaostest.Redirect("http://"+plain.Host()+"/%s"))
 	err := pull(t.Context(), client(t, registry.Options{TLS: &tls.Config{RootCAs: s.Roots()}}), ref)
 	if err == nil || !strings.Contains(err.Error(), "HTTPS to HTTP") || len(plain.Requests()) > 0 {
 		t.Errorf("%v; the plain server was asked %d times", err, len(plain.Requests()))
@@ -448,8 +448,8 @@ func TestStaleSignedURLsAreAskedForAgain(t *testing.T) {
 		ref := parse(t, s.Push("r", "1", registrytest.Build("linux/amd64", registrytest.Random(1, 100))))
 		location, storage := s.NewStorage()
 		stale := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
-		s.Break("/blobs/", 1, chaos.Redirect(stale.URL+"/%s?sig=old"))
-		s.Break("/blobs/", registrytest.Always, chaos.Redirect(location))
+		s.Break("/blobs/", 1, chaostest.Redirect(stale.URL+"/%s?sig=old"))
+		s.Break("/blobs/", registrytest.Always, chaostest.Redirect(location))
 		if err := pull(t.Context(), client(t, registry.Options{}), ref); err != nil {
 			t.Errorf("%d: %v", status, err)
 		}
@@ -504,12 +504,12 @@ func TestManifestIsVerifiedByWhateverReference(t *testing.T) {
 	img := registrytest.Build("linux/amd64", registrytest.Random(3, 10))
 	for name, c := range map[string]struct {
 		byTag, once bool
-		fault       chaos.Fault
+		fault       chaostest.Fault
 		want        error
 	}{
-		"by digest, another manifest":    {false, false, chaos.Body(img.Descriptor.MediaType, other), registry.ErrContent},
-		"by digest, damaged once":        {false, true, chaos.Flip(7), nil},
-		"G42 by tag, damaged on the way": {true, true, chaos.Flip(7), nil},
+		"by digest, another manifest":    {false, false, chaostest.Body(img.Descriptor.MediaType, other), registry.ErrContent},
+		"by digest, damaged once":        {false, true, chaostest.Flip(7), nil},
+		"G42 by tag, damaged on the way": {true, true, chaostest.Flip(7), nil},
 	} {
 		s := serve(t)
 		tag := ""
@@ -550,8 +550,8 @@ func TestG42WrongDigestHeaderOnlyWarns(t *testing.T) {
 }
 
 func TestManifestsHaveALimit(t *testing.T) {
-	for name, fault := range map[string]chaos.Fault{
-		"announced": chaos.Body("application/json", []byte(strings.Repeat(" ", 64<<20))),
+	for name, fault := range map[string]chaostest.Fault{
+		"announced": chaostest.Body("application/json", []byte(strings.Repeat(" ", 64<<20))),
 		"chunked": func(http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				for range 64 {
@@ -581,18 +581,18 @@ func TestErrorsTellWhatTheyAre(t *testing.T) {
 	impatient.Patience = 200 * time.Millisecond
 	for _, c := range []struct {
 		name  string
-		fault chaos.Fault
+		fault chaostest.Fault
 		want  error
 		tries int
 	}{
-		{"404", chaos.Status(404), registry.ErrNotFound, 1},
-		{"403", chaos.Status(403), registry.ErrDenied, 1},
-		{"401", chaos.Status(401), registry.ErrDenied, 1},
-		{"500", chaos.Status(500), registry.ErrUnavailable, many},
-		{"502", chaos.Status(502), registry.ErrUnavailable, many},
-		{"418", chaos.Status(418), registry.ErrInvalid, 1},
-		{"G37 429 for an hour", chaos.Status(429, "Retry-After", "3600"), registry.ErrQuota, 1},
-		{"web page", chaos.Body("text/html", []byte("<title>Log in</title>")), image.ErrInvalid, 1},
+		{"404", chaostest.Status(404), registry.ErrNotFound, 1},
+		{"403", chaostest.Status(403), registry.ErrDenied, 1},
+		{"401", chaostest.Status(401), registry.ErrDenied, 1},
+		{"500", chaostest.Status(500), registry.ErrUnavailable, many},
+		{"502", chaostest.Status(502), registry.ErrUnavailable, many},
+		{"418", chaostest.Status(418), registry.ErrInvalid, 1},
+		{"G37 429 for an hour", chaostest.Status(429, "Retry-After", "3600"), registry.ErrQuota, 1},
+		{"web page", chaostest.Body("text/html", []byte("<title>Log in</title>")), image.ErrInvalid, 1},
 	} {
 		s := serve(t)
 		ref := parse(t, s.Push("r", "1", small()))
@@ -608,15 +608,15 @@ func TestErrorsTellWhatTheyAre(t *testing.T) {
 }
 
 func TestPassingErrorsPass(t *testing.T) {
-	for name, fault := range map[string]chaos.Fault{
-		"408": chaos.Status(408), "500": chaos.Status(500), "502": chaos.Status(502),
-		"503": chaos.Status(503), "504": chaos.Status(504),
-		"429 with a time":           chaos.Status(429, "Retry-After", "1"),
-		"G36 429 with an odd time":  chaos.Status(429, "Retry-After", "1.16ms"),
+	for name, fault := range map[string]chaostest.Fault{
+		"408": chaostest.Status(408), "500": chaostest.Status(500), "502": chaostest.Status(502),
+		"503": chaostest.Status(503), "504": chaostest.Status(504),
+		"429 with a time":           chaostest.Status(429, "Retry-After", "1"),
+		"G36 429 with an odd time":  chaostest.Status(429, "Retry-After", "1.16ms"),
 		"G37 403 that means 429":    throttled403,
-		"reset before the answer":   chaos.ResetAfter(0),
-		"closed within the body":    chaos.CloseAfter(10),
-		"reset within the manifest": chaos.ResetAfter(10),
+		"reset before the answer":   chaostest.ResetAfter(0),
+		"closed within the body":    chaostest.CloseAfter(10),
+		"reset within the manifest": chaostest.ResetAfter(10),
 	} {
 		s := serve(t)
 		ref := parse(t, s.Push("r", "1", small()))
@@ -645,7 +645,7 @@ func TestRetryAfterHoldsTheWholeHostBack(t *testing.T) {
 			mu.Lock()
 			told = time.Now()
 			mu.Unlock()
-			chaos.Status(429, "Retry-After", "1")(h).ServeHTTP(w, r)
+			chaostest.Status(429, "Retry-After", "1")(h).ServeHTTP(w, r)
 		})
 	})
 	s.Break("/manifests/", registrytest.Always, func(h http.Handler) http.Handler {
@@ -702,7 +702,7 @@ func TestSilentBodiesEnd(t *testing.T) {
 	s := serve(t)
 	img := registrytest.Build("linux/amd64", registrytest.Random(1, 100_000))
 	ref := parse(t, s.Push("r", "1", img))
-	s.Break("/blobs/", 1, chaos.StallAfter(50_000))
+	s.Break("/blobs/", 1, chaostest.StallAfter(50_000))
 	c := client(t, registry.Options{Stall: 50 * time.Millisecond})
 	body, err := c.Blob(ref, img.Layers[0].Digest).Open(t.Context(), transfer.Ask{To: img.Layers[0].Size, Size: img.Layers[0].Size})
 	if err != nil {
@@ -716,7 +716,7 @@ func TestSilentBodiesEnd(t *testing.T) {
 
 // A refusal whose text never ends, and a token that never comes whole.
 func TestSilentErrorsAndTokensEnd(t *testing.T) {
-	stalling := func(status int) chaos.Fault {
+	stalling := func(status int) chaostest.Fault {
 		return func(http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Length", "1000")
@@ -774,8 +774,8 @@ func TestCancellationEndsEveryWait(t *testing.T) {
 	img := small()
 	ref := parse(t, s.Push("r", "1", img))
 	cause := errors.New("enough")
-	for name, fault := range map[string]chaos.Fault{
-		"no answer": chaos.Hold(nil), "told to wait": chaos.Status(429, "Retry-After", "2"),
+	for name, fault := range map[string]chaostest.Fault{
+		"no answer": chaostest.Hold(nil), "told to wait": chaostest.Status(429, "Retry-After", "2"),
 	} {
 		s.Break("/manifests/", 1, fault)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -792,7 +792,7 @@ func TestOpenFromTheMiddle(t *testing.T) {
 	img := registrytest.Build("linux/amd64", registrytest.Random(1, 10_000))
 	layer := img.Layers[0]
 	content := img.Blobs[layer.Digest]
-	contentRange := func(s string, from int) chaos.Fault {
+	contentRange := func(s string, from int) chaostest.Fault {
 		return func(http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Range", s)
@@ -804,19 +804,19 @@ func TestOpenFromTheMiddle(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		from  int64
-		fault chaos.Fault
+		fault chaostest.Fault
 		fails bool
 	}{
 		{"plain", 4000, nil, false},
 		{"the last byte", 9999, nil, false},
-		{"G11 range ignored", 4000, chaos.IgnoreRange(), false},
+		{"G11 range ignored", 4000, chaostest.IgnoreRange(), false},
 		{"G17 an earlier start", 4000, contentRange("bytes 1000-9999/10000", 1000), false},
 		{"G17 no unit", 4000, contentRange("4000-9999/10000", 4000), false},
 		{"G17 unknown total", 4000, contentRange("bytes 4000-9999/*", 4000), false},
 		{"G17 a later start", 4000, contentRange("bytes 5000-9999/10000", 5000), true},
 		{"no Content-Range", 4000, contentRange("", 4000), true},
 		{"nonsense", 4000, contentRange("bytes x-y/z", 4000), true},
-		{"416", 4000, chaos.Status(416), true},
+		{"416", 4000, chaostest.Status(416), true},
 	} {
 		s := serve(t)
 		ref := parse(t, s.Push("r", "1", img))
@@ -877,7 +877,7 @@ func TestHead(t *testing.T) {
 		t.Errorf("Head = %s, %v", d, err)
 	}
 	for _, status := range []int{404, 405, 400, 410, 500, 501, 503, 520} {
-		s.Break("/manifests/", 1, chaos.Status(status))
+		s.Break("/manifests/", 1, chaostest.Status(status))
 		if d, err := c.Head(t.Context(), ref, "1"); err != nil || d != "" {
 			t.Errorf("HEAD is answered with %d: %s, %v; GET has to tell", status, d, err)
 		}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/registry/registrytest"
 
 	"github.com/opencontainers/go-digest"
@@ -83,7 +83,7 @@ func TestThroughKeepsABlobWithThoseAloneThatHaveIt(t *testing.T) {
 
 // crawls sends the beginning of something and then a byte now and then, until release is closed, at
 // the first GET of a blob, and nothing to others. Then they are answered as they should be.
-func crawls(beginning []byte, release <-chan struct{}, begun chan<- struct{}) chaos.Fault {
+func crawls(beginning []byte, release <-chan struct{}, begun chan<- struct{}) chaostest.Fault {
 	var gets atomic.Int64
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -127,7 +127,7 @@ func crawls(beginning []byte, release <-chan struct{}, begun chan<- struct{}) ch
 }
 
 // gave tells of each blob that a registry has given, as a fault of it has it.
-func gave(to chan<- string, f chaos.Fault) chaos.Fault {
+func gave(to chan<- string, f chaostest.Fault) chaostest.Fault {
 	return func(next http.Handler) http.Handler {
 		other := f(next)
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

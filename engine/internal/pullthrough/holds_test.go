@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/internal/limits"
 	"drayage/engine/limitstest"
 	"drayage/engine/mirror"
@@ -45,7 +45,7 @@ func TestHoldsAsksOnceForAll(t *testing.T) {
 			d, part = img.Descriptor.Digest, "/manifests/"
 		}
 		release := make(chan struct{})
-		r.upstream.Break(part, registrytest.Always, chaos.Hold(release))
+		r.upstream.Break(part, registrytest.Always, chaostest.Hold(release))
 		var all sync.WaitGroup
 		for range clients {
 			all.Go(func() {

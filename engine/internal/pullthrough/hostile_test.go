@@ -21,7 +21,7 @@ import (
 	"drayage/blobstore"
 	"drayage/blobstore/quota"
 	"drayage/engine"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/image"
 	"drayage/engine/internal/limits"
 	"drayage/engine/internal/retry"
@@ -102,7 +102,7 @@ func (f *front) of(nth int, rest string) string {
 
 // drip answers with the beginning of what should come and then a byte now and then, until the
 // client has gone, which closes gone.
-func drip(first int, gone chan<- struct{}) chaos.Fault {
+func drip(first int, gone chan<- struct{}) chaostest.Fault {
 	var once sync.Once
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -422,7 +422,7 @@ func TestThroughWhatIsJoinedDoesNotGiveWay(t *testing.T) {
 	rest := func(n int) string { return "team/app/blobs/" + img.Layers[n].Digest.String() }
 	slowest, slow := make(chan struct{}), make(chan struct{})
 	begun := []chan struct{}{make(chan struct{}, 1000), make(chan struct{}, 1000)} // of each blob
-	for n, fault := range []chaos.Fault{drip(100, slowest), drip(1000, slow)} {
+	for n, fault := range []chaostest.Fault{drip(100, slowest), drip(1000, slow)} {
 		r.others[0].Break(img.Layers[n].Digest.String(), registrytest.Always, func(next http.Handler) http.Handler {
 			next = fault(next)
 			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -581,10 +581,10 @@ func TestThroughAsksWhenManifestsLieAboutSizes(t *testing.T) {
 // A registry that sends a blob byte by byte holds up nobody who has it from another one: the
 // second registry is a source of what is under way.
 func TestThroughASlowRegistryHoldsUpNoOther(t *testing.T) {
-	for name, broken := range map[string]func(gone chan struct{}) chaos.Fault{
-		"drips":      func(gone chan struct{}) chaos.Fault { return drip(100<<10, gone) },
-		"is silent":  func(chan struct{}) chaos.Fault { return silent },
-		"sends else": func(chan struct{}) chaos.Fault { return otherContent },
+	for name, broken := range map[string]func(gone chan struct{}) chaostest.Fault{
+		"drips":      func(gone chan struct{}) chaostest.Fault { return drip(100<<10, gone) },
+		"is silent":  func(chan struct{}) chaostest.Fault { return silent },
+		"sends else": func(chan struct{}) chaostest.Fault { return otherContent },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newFront(t, 2, time.Hour, 0)
@@ -899,7 +899,7 @@ func TestThroughTakesNoArchivesWordForFresh(t *testing.T) {
 		t.Errorf("%+v, %v", root, err)
 	}
 	plant()
-	r.upstream.Break("", registrytest.Always, chaos.Status(http.StatusServiceUnavailable))
+	r.upstream.Break("", registrytest.Always, chaostest.Status(http.StatusServiceUnavailable))
 	if resp, body := r.get("/v2/team/app/manifests/1"); resp.StatusCode != http.StatusOK || !bytes.Equal(body, planted.Manifest) || resp.Header.Get("Drayage-Stale") == "" {
 		t.Errorf("when the registry is down: %d, %v", resp.StatusCode, resp.Header)
 	}

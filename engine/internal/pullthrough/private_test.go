@@ -13,7 +13,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/internal/retry"
 	"drayage/engine/internal/schedule"
 	"drayage/engine/mirror"
@@ -175,7 +175,7 @@ func TestPrivateBlobsOnTheirWay(t *testing.T) {
 	layer := secret.Layers[0].Digest
 	r.upstream.DropBlob("evil/app", layer)
 	release := make(chan struct{})
-	r.upstream.Break("/v2/secret/app/blobs/"+layer.String(), 1, chaos.Hold(release))
+	r.upstream.Break("/v2/secret/app/blobs/"+layer.String(), 1, chaostest.Hold(release))
 	if resp, _ := get("ann", "/v2/secret/app/manifests/1"); resp.StatusCode != http.StatusOK {
 		t.Fatal(resp.StatusCode)
 	}

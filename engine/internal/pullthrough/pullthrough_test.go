@@ -16,7 +16,7 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/internal/retry"
 	"drayage/engine/internal/schedule"
 	"drayage/engine/mirror"
@@ -255,7 +255,7 @@ func TestThroughIsFreshOrSaysSo(t *testing.T) {
 		if fresh > 0 {
 			continue
 		}
-		r.upstream.Break("/manifests/", -1, chaos.Status(http.StatusServiceUnavailable))
+		r.upstream.Break("/manifests/", -1, chaostest.Status(http.StatusServiceUnavailable))
 		resp, body := r.get("/v2/team/app/manifests/1")
 		if resp.StatusCode != http.StatusOK || !bytes.Equal(body, two.Manifest) || !strings.HasPrefix(resp.Header.Get("Warning"), "110") {
 			t.Errorf("upstream is down: %d, %q", resp.StatusCode, resp.Header.Get("Warning"))
@@ -410,7 +410,7 @@ func TestThroughTellsOfFaults(t *testing.T) {
 		r := newRelay(t, time.Hour)
 		r.upstream.Push("team/app", "1", img)
 		r.get("/v2/team/app/manifests/1")
-		r.upstream.Break(path, -1, chaos.Status(status))
+		r.upstream.Break(path, -1, chaostest.Status(status))
 		if resp, _ := r.get(path); resp.StatusCode != want {
 			t.Errorf("upstream says %d: %d, want %d", status, resp.StatusCode, want)
 		}

@@ -5,13 +5,13 @@ import (
 	"net/http/httptest"
 	"strings"
 
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 )
 
 type fault struct {
 	match func(*http.Request) bool
 	times int
-	do    chaos.Fault
+	do    chaostest.Fault
 }
 
 // Always is a number of times that doesn't end.
@@ -19,7 +19,7 @@ const Always = -1
 
 // Break makes the next requests whose path contains part meet a fault, as many
 // times as said. Of several faults the first that has times left is met.
-func (s *Server) Break(part string, times int, f chaos.Fault) {
+func (s *Server) Break(part string, times int, f chaostest.Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = append(s.faults, &fault{

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/doctor"
-	"drayage/engine/chaos"
+	"drayage/engine/chaos/chaostest"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/registry/registrytest"
@@ -95,7 +95,7 @@ func TestUselessTokens(t *testing.T) {
 			token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".x"
 			w.Write([]byte(`{"token":"` + token + `"}`))
 		}))
-		s.Break("/v2/", 1, chaos.Status(http.StatusUnauthorized, "WWW-Authenticate", `Bearer realm="`+realm.URL+`/token",service="x",scope="repository:team/app:pull"`))
+		s.Break("/v2/", 1, chaostest.Status(http.StatusUnauthorized, "WWW-Authenticate", `Bearer realm="`+realm.URL+`/token",service="x",scope="repository:team/app:pull"`))
 		r := examine(t, s, 1000)
 		if f := found(t, r, "scopes"); f.Verdict != want {
 			t.Errorf("%s: %+v", claims, f)
@@ -111,7 +111,7 @@ func TestUselessTokens(t *testing.T) {
 func TestNoRanges(t *testing.T) {
 	s := registrytest.New()
 	defer s.Close()
-	s.Break("/blobs/", -1, chaos.IgnoreRange())
+	s.Break("/blobs/", -1, chaostest.IgnoreRange())
 	r := examine(t, s, 5000)
 	if f := found(t, r, "a closed range"); f.Verdict != doctor.Bad {
 		t.Errorf("%+v", f)
@@ -124,7 +124,7 @@ func TestNoRanges(t *testing.T) {
 func TestLeftAlone(t *testing.T) {
 	s := registrytest.New()
 	defer s.Close()
-	s.Break("/referrers/", 1, chaos.Status(http.StatusTooManyRequests, "Retry-After", "1"))
+	s.Break("/referrers/", 1, chaostest.Status(http.StatusTooManyRequests, "Retry-After", "1"))
 	began := time.Now()
 	r := examine(t, s, 1000)
 	if f := found(t, r, "Retry-After"); f.Found != "answers 429 and wants to be left alone: 1" {

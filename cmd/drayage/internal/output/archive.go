@@ -96,11 +96,7 @@ func (a *Archive) ConvertEach(ctx context.Context, results []engine.Result) (err
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		var of *fault.Error
-		if errors.As(err, &of) && of.Subject.What == fault.Image {
-			err = of.Err // the result says which image
-		}
-		results[i].Err = err
+		results[i].Err = fault.Bare(err) // the result says which image
 	}
 	return nil
 }

@@ -195,7 +195,7 @@ func (j *JSON) Observe(e event.Event) {
 		Event string      `json:"event"`
 		Time  time.Time   `json:"time"`
 		Data  event.Event `json:"data"`
-	}{e.Kind(), time.Now().UTC(), e})
+	}{event.Kind(e), time.Now().UTC(), e})
 	if err != nil {
 		return // the types of events can always be marshalled
 	}

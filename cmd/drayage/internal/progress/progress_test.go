@@ -193,7 +193,7 @@ func TestPlainLines(t *testing.T) {
 		p := progress.NewPlain(&out, time.Hour)
 		p.Observe(e)
 		if got := strings.TrimSuffix(out.String(), "\n"); got != want {
-			t.Errorf("%s: %q, want %q", e.Kind(), got, want)
+			t.Errorf("%s: %q, want %q", event.Kind(e), got, want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package chaos
+package wire
 
 import (
 	"net"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drain waits until what was sent has arrived, or for a moment: a reset throws
+// Drain waits until what was sent has arrived, or for a moment: a reset throws
 // away what hasn't, and "after N bytes" should mean what the client got.
-func drain(c net.Conn) {
+func Drain(c net.Conn) {
 	const moment, step = 200 * time.Millisecond, time.Millisecond
 	sc, ok := c.(syscall.Conn)
 	if !ok {

@@ -1,9 +1,13 @@
-package chaos
+// Package chaostest has the faults of a bad link one by one: a Fault wraps the handler of a test's own
+// server, so that a request is answered differently.
+package chaostest
 
 import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"drayage/engine/chaos/internal/wire"
 )
 
 // Fault wraps a handler so that a request is answered differently.
@@ -11,30 +15,14 @@ type Fault func(next http.Handler) http.Handler
 
 // Status answers with a status, the body of an error as registries send it, and headers, given as pairs
 // of name and value.
-func Status(code int, headers ...string) Fault {
-	return func(http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			for i := 0; i+1 < len(headers); i += 2 {
-				w.Header().Set(headers[i], headers[i+1])
-			}
-			w.WriteHeader(code)
-			fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, errorCode(code), http.StatusText(code))
-		})
-	}
-}
+func Status(code int, headers ...string) Fault { return wire.Status(code, headers...) }
 
-// errorCode is the code of an error of the OCI distribution specification.
-func errorCode(status int) string {
-	switch status {
-	case http.StatusTooManyRequests:
-		return "TOOMANYREQUESTS"
-	case http.StatusForbidden:
-		return "DENIED"
-	case http.StatusUnauthorized:
-		return "UNAUTHORIZED"
-	}
-	return "UNKNOWN"
+// IgnoreRange answers as if the request had no Range.
+func IgnoreRange() Fault { return wire.IgnoreRange }
+
+// WrongRange answers a range request with a Content-Range that is shifted from the bytes that are sent.
+func WrongRange(shift int64) Fault {
+	return func(next http.Handler) http.Handler { return wire.WrongRange(next, shift) }
 }
 
 // Body answers with status 200 and other content.
@@ -80,24 +68,6 @@ func StallAfter(n int64) Fault {
 func Flip(at int64) Fault {
 	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
 		return &flip{ResponseWriter: w, at: at}
-	})
-}
-
-// IgnoreRange answers as if the request had no Range.
-func IgnoreRange() Fault {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r = r.Clone(r.Context())
-			r.Header.Del("Range")
-			next.ServeHTTP(w, r)
-		})
-	}
-}
-
-// WrongRange answers a range request with a Content-Range that is shifted from the bytes that are sent.
-func WrongRange(shift int64) Fault {
-	return wrap(func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
-		return &shifted{ResponseWriter: w, by: shift}
 	})
 }
 
@@ -182,31 +152,13 @@ func (f *flip) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (f *flip) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
-// shifted has a wrong Content-Range.
-type shifted struct {
-	http.ResponseWriter
-	by int64
-}
-
-func (s *shifted) WriteHeader(status int) {
-	var first, last, total int64
-	text := s.Header().Get("Content-Range")
-	if n, err := fmt.Sscanf(text, "bytes %d-%d/%d", &first, &last, &total); n == 3 && err == nil {
-		s.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", max(0, first+s.by), last, total))
-	}
-	s.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap is for http.ResponseController.
-func (s *shifted) Unwrap() http.ResponseWriter { return s.ResponseWriter }
-
 // reset ends the connection with a TCP reset.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	drain(conn)
+	wire.Drain(conn)
 	if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0) // without it the client sees a clean close, which is a fault, too
 	}

@@ -1,7 +1,0 @@
-//go:build !linux
-
-package chaos
-
-import "net"
-
-func drain(net.Conn) {}
