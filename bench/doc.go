@@ -3,7 +3,7 @@
 //
 // # Where to begin
 //
-// Resolve finds the blobs of an image and makes a Target of them. Measure reads
+// resolve finds the blobs of an image and makes a Target of them. Measure reads
 // from one or several targets, as Options say, and returns a Report, which writes
 // itself as JSON, CSV, benchstat lines, or an HTML page with plots. ReadReport and
 // Report.Regressions compare today's report with an earlier one. The package

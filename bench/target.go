@@ -87,9 +87,9 @@ func (m Mix) draw(rnd *rand.Rand) int64 {
 	return m[len(m)-1].Size
 }
 
-// Resolve makes a target of an image's layers for a platform. It reads the image's
+// resolve makes a target of an image's layers for a platform. It reads the image's
 // manifests.
-func Resolve(ctx context.Context, client *registry.Client, ref reference.Image, platform image.Platform, o TargetOptions) (*Target, error) {
+func resolve(ctx context.Context, client *registry.Client, ref reference.Image, platform image.Platform, o TargetOptions) (*Target, error) {
 	img, err := plan.Resolve(ctx, manifests{client}, ref, plan.Selection{Platform: platform})
 	if err != nil {
 		return nil, err

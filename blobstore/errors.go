@@ -16,8 +16,8 @@ var (
 	ErrNotFound = fault.New(fault.NotFound, "not in the store")
 	// ErrDamaged is wrapped when a blob is no longer what was verified.
 	ErrDamaged = fault.New(fault.Content, "damaged on disk")
-	// ErrNotStore is wrapped when a folder is no store and can't become one.
-	ErrNotStore = fault.New(fault.Local, "not a drayage store")
+	// errNotStore is wrapped when a folder is no store and can't become one.
+	errNotStore = fault.New(fault.Local, "not a drayage store")
 )
 
 // SizeError says that a descriptor's size is not that of the verified blob of

@@ -33,7 +33,7 @@ type Options struct {
 }
 
 // Open opens the store in dir, and makes one there if dir is absent or empty.
-// A folder that holds anything else is refused with ErrNotStore.
+// A folder that holds anything else is refused with errNotStore.
 func Open(dir string) (*Store, error) { return OpenWith(dir, Options{}) }
 
 // OpenWith is Open with options.
@@ -86,7 +86,7 @@ func newStore(dir string, o Options) *Store {
 func (s *Store) check() error {
 	err := s.paths.Check()
 	if problem, ok := errors.AsType[layout.Problem](err); ok {
-		return fmt.Errorf("%w%s", ErrNotStore, string(problem))
+		return fmt.Errorf("%w%s", errNotStore, string(problem))
 	}
 	return files.Whose(s.Dir(), err)
 }

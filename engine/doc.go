@@ -7,7 +7,7 @@
 // into errors, which package fault classifies. Plan reports what Pull would do. Repair brings back
 // what the store has lost of an image. NewPullThrough makes what package mirror needs to serve
 // images that the store doesn't have. To write what was pulled to an archive, pass the images to
-// compose.Images, its result to a layout of package tarwriter, and that to a tarwriter.File.
+// compose.Images, its result to a layout of package tarwriter, and that to a tarwriter.Output.
 //
 // The engine prints nothing. It reports what it does to Options.Observer as events of package
 // event.

@@ -14,9 +14,9 @@ import (
 	"drayage/blobstore/durable"
 )
 
-// Dir is an archive's members as files of a directory. Links in it that lead out of it are not
+// dir is an archive's members as files of a directory. Links in it that lead out of it are not
 // followed. It is for one goroutine.
-type Dir struct {
+type dir struct {
 	path    string
 	root    *os.Root
 	lock    *os.File // the file dirMark, locked while the directory is being written
@@ -29,14 +29,15 @@ type Dir struct {
 
 // CreateDir begins to write an archive's members to the directory at path, which it creates if
 // necessary. For one that is not empty the error is an ErrExists unless o.Force is set; then members
-// replace files of the same names and others stay, and root may write into a directory of another user. If another process is writing to it, the error is
-// an ErrBusy. Of the options, only Force and NoSync are used.
+// replace files of the same names and others stay, and root may write into a directory of another
+// user. If another process is writing to it, the error is an errBusy. Of the options, only Force and
+// NoSync are used.
 //
 // While the directory is being written it contains the file .drayage-part. If this process is
 // killed, the next CreateDir removes what it has left.
 //
-// The caller must call Dir.Close, also after a successful Dir.Write.
-func CreateDir(path string, o Options) (*Dir, error) {
+// The caller must call Output.Close, also after a successful Output.Write.
+func CreateDir(path string, o Options) (Output, error) {
 	if durable.Planted(path) && (!o.Force || os.Geteuid() != 0) { // its owner could change the content
 		return nil, fmt.Errorf("output directory: %w", &fs.PathError{Op: "writing to", Path: path, Err: errForeignDir()})
 	}
@@ -56,7 +57,7 @@ func CreateDir(path string, o Options) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("output: %w", err)
 	}
-	d := &Dir{path: path, root: root, made: made, left: left, noSync: o.NoSync}
+	d := &dir{path: path, root: root, made: made, left: left, noSync: o.NoSync}
 	err = d.mark(len(entries) == 0)
 	if err == nil && left {
 		err = d.clear()
@@ -85,7 +86,7 @@ const (
 
 // mark creates and locks dirMark; empty is whether the directory has nothing else in it. One that
 // another user has created is refused: it must not decide what is removed.
-func (d *Dir) mark(empty bool) (err error) {
+func (d *dir) mark(empty bool) (err error) {
 	d.lock, err = d.root.OpenFile(dirMark, os.O_RDWR|os.O_CREATE|os.O_EXCL, newMode)
 	if errors.Is(err, fs.ErrExist) {
 		if d.lock, err = durable.OpenPlainIn(d.root, dirMark, os.O_RDWR, 0); err == nil {
@@ -97,10 +98,10 @@ func (d *Dir) mark(empty bool) (err error) {
 	}
 	won, err := durable.TryLock(d.lock)
 	if err == nil && !won {
-		err = ErrBusy
+		err = errBusy
 	}
 	if err == nil && !durable.StillNamed(d.lock, d.lock.Name()) { // its writer has just completed it
-		err = ErrBusy
+		err = errBusy
 	}
 	if err == nil && empty {
 		_, err = d.lock.WriteString(ownDir)
@@ -109,7 +110,7 @@ func (d *Dir) mark(empty bool) (err error) {
 }
 
 // closeFiles closes the directory and its mark.
-func (d *Dir) closeFiles() error {
+func (d *dir) closeFiles() error {
 	err := d.root.Close()
 	if d.lock != nil {
 		err = errors.Join(err, d.lock.Close())
@@ -119,7 +120,7 @@ func (d *Dir) closeFiles() error {
 
 // clear removes what a process has left that was killed: everything if the directory was empty
 // before, otherwise parts of files.
-func (d *Dir) clear() error {
+func (d *dir) clear() error {
 	mark, err := io.ReadAll(io.LimitReader(d.lock, int64(len(ownDir))))
 	if err != nil {
 		return err
@@ -137,7 +138,7 @@ func (d *Dir) clear() error {
 }
 
 // clearParts removes all parts of files.
-func (d *Dir) clearParts() error {
+func (d *dir) clearParts() error {
 	return fs.WalkDir(d.root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && strings.HasSuffix(path, partSuffix) && e.Name() != dirMark {
 			err = d.removePart(path, e)
@@ -147,7 +148,7 @@ func (d *Dir) clearParts() error {
 }
 
 // removePart removes a part of a file, unless another process is writing it.
-func (d *Dir) removePart(path string, e fs.DirEntry) error {
+func (d *dir) removePart(path string, e fs.DirEntry) error {
 	if e.Type().IsRegular() {
 		f, err := durable.OpenPlainIn(d.root, path, os.O_RDWR, 0)
 		if err != nil {
@@ -162,7 +163,7 @@ func (d *Dir) removePart(path string, e fs.DirEntry) error {
 }
 
 // unmark removes dirMark.
-func (d *Dir) unmark() error {
+func (d *dir) unmark() error {
 	if d.lock == nil {
 		return nil
 	}
@@ -175,7 +176,7 @@ func (d *Dir) unmark() error {
 // before the members that refer to them, such as index.json, so that a reader never finds a name
 // without its content. progress is as for the function Write. When ctx is done, the error is its
 // cause.
-func (d *Dir) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {
+func (d *dir) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {
 	var r Result
 	if progress == nil {
 		progress = func(int64) {}
@@ -204,7 +205,7 @@ func (d *Dir) Write(ctx context.Context, members []Member, blobs Blobs, progress
 }
 
 // syncDirs makes the names of files durable.
-func (d *Dir) syncDirs() error {
+func (d *dir) syncDirs() error {
 	if d.noSync {
 		return nil
 	}
@@ -217,7 +218,7 @@ func (d *Dir) syncDirs() error {
 }
 
 // writeMember writes a member to a part, and renames that to the member's name.
-func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress func(int64)) (moved Moved, err error) {
+func (d *dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress func(int64)) (moved Moved, err error) {
 	path := filepath.FromSlash(m.Name)
 	if err := d.root.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return moved, err
@@ -251,7 +252,7 @@ func (d *Dir) writeMember(ctx context.Context, m Member, blobs Blobs, progress f
 }
 
 // writeFile writes a member's content to a new file, and syncs it.
-func (d *Dir) writeFile(ctx context.Context, path string, m Member, blobs Blobs, progress func(int64)) (Moved, error) {
+func (d *dir) writeFile(ctx context.Context, path string, m Member, blobs Blobs, progress func(int64)) (Moved, error) {
 	f, err := d.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, newMode)
 	if err != nil {
 		return Moved{}, err
@@ -267,7 +268,7 @@ func (d *Dir) writeFile(ctx context.Context, path string, m Member, blobs Blobs,
 // Close releases the lock. If Write has not completed, it removes what was created, and the
 // directory if that is new; a directory that a killed process has left stays as it is, for the next
 // CreateDir to clear.
-func (d *Dir) Close() error {
+func (d *dir) Close() error {
 	if d.done || d.left {
 		return d.closeFiles()
 	}

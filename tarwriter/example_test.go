@@ -87,7 +87,7 @@ func Example() {
 }
 
 // An OCI image layout to a pipe, as to another program's standard input.
-func ExampleStream() {
+func ExampleNewStream() {
 	blobs, remove := tempBlobs()
 	defer remove()
 	members, err := tarwriter.OCI([]tarwriter.Image{blobs.image("hello", "1")})
@@ -97,7 +97,7 @@ func ExampleStream() {
 	check(err)
 	done := make(chan error)
 	go func() {
-		_, err := tarwriter.Stream{Out: w, Compress: compress.Gzip}.Write(context.Background(), members, blobs, nil)
+		_, err := tarwriter.NewStream(w, compress.Gzip).Write(context.Background(), members, blobs, nil)
 		w.Close()
 		done <- err
 	}()

@@ -14,6 +14,17 @@ import (
 	"drayage/tarwriter/compress"
 )
 
+// An Output is what an archive is written to: a file, a directory or a stream. It is for one goroutine.
+type Output interface {
+	// Write writes the archive and, where it is to be on disk, waits until it is. It is called once.
+	// progress, if not nil, is called with numbers of bytes before compression, never from two
+	// goroutines at a time; their sum is Size of the members. When ctx is done, the error is its
+	// cause. After an error, nothing appears under the archive's name.
+	Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error)
+	// Close ends it, and removes what an archive that isn't complete has left. It may be called again.
+	Close() error
+}
+
 // Options are options of CreateFile and CreateDir. The zero value refuses to replace anything,
 // writes one file, uncompressed, and waits until it is on disk.
 type Options struct {
@@ -26,9 +37,9 @@ type Options struct {
 	NoSync bool
 }
 
-// File is an archive that is being written to a file. It appears under its name when it is complete
+// file is an archive that is being written to a file. It appears under its name when it is complete
 // and on disk, or not at all. It is for one goroutine.
-type File struct {
+type file struct {
 	path    string
 	opts    Options
 	part    *os.File
@@ -41,7 +52,7 @@ type File struct {
 // CreateFile begins an archive at path. If path exists, the error is an ErrExists unless o.Force is
 // set; then the archive replaces it when it is complete. A symbolic link is replaced, not followed.
 // A device or pipe is written to directly. If another process is writing the same archive, the error
-// is an ErrBusy.
+// is an errBusy.
 //
 // Until the archive is complete it is in path.drayage-part, which only this user may read. If this
 // process is killed, the next CreateFile removes that file. Anything else of that name may have been
@@ -50,11 +61,14 @@ type File struct {
 // Volumes have the names path.001, path.002 and so on, with more digits if there are many; their
 // checksums, in the format of sha256sum -c, are in path.sha256, which appears last.
 //
-// The caller must call File.Close, also after a successful File.Write.
-func CreateFile(path string, o Options) (*File, error) {
+// The caller must call Output.Close, also after a successful Output.Write.
+func CreateFile(path string, o Options) (Output, error) {
 	f, err := openSpecial(path, o)
-	if f != nil || err != nil {
-		return f, err
+	if err != nil {
+		return nil, err
+	}
+	if f != nil {
+		return f, nil
 	}
 	if o.Split > 0 {
 		if o.Force, err = mayReplaceVolumes(path, o.Force); err != nil {
@@ -65,7 +79,7 @@ func CreateFile(path string, o Options) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("output %s: %w", path, err)
 	}
-	f = &File{path: path, part: part, opts: o}
+	f = &file{path: path, part: part, opts: o}
 	f.mode, err = keepPrivate(part)
 	if err == nil && o.Split > 0 {
 		err = removeParts(path) // of a process that was killed: this one has the lock
@@ -77,7 +91,7 @@ func CreateFile(path string, o Options) (*File, error) {
 }
 
 // openSpecial opens a device or pipe, and is nil for a path where a regular file may be made.
-func openSpecial(path string, o Options) (*File, error) {
+func openSpecial(path string, o Options) (*file, error) {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
@@ -89,7 +103,7 @@ func openSpecial(path string, o Options) (*File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
-		return &File{path: path, part: f, special: true, opts: o}, nil
+		return &file{path: path, part: f, special: true, opts: o}, nil
 	case err == nil && !o.Force && o.Split == 0:
 		return nil, fmt.Errorf("output %s: %w", path, ErrExists)
 	case errors.Is(err, fs.ErrNotExist) && !o.Force && isThere(path): // a dangling link
@@ -118,7 +132,7 @@ func openDevice(path string) (*os.File, error) {
 // opened. progress, if not nil, is called with numbers of bytes before compression, never from two
 // goroutines at a time; their sum is Size of the members. When ctx is done, the error is its cause.
 // After an error, nothing appears under the archive's name.
-func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {
+func (f *file) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {
 	size, err := Size(members)
 	if err != nil {
 		return Result{}, err
@@ -152,7 +166,7 @@ func (f *File) Write(ctx context.Context, members []Member, blobs Blobs, progres
 }
 
 // publish syncs what was written and renames it to its final name.
-func (f *File) publish(ctx context.Context) error {
+func (f *file) publish(ctx context.Context) error {
 	if f.special {
 		return nil
 	}
@@ -183,7 +197,7 @@ func (f *File) publish(ctx context.Context) error {
 
 // Close releases the lock and removes what Write has not completed. Its error after a successful
 // Write means that a file could not be closed; the archive is complete.
-func (f *File) Close() error {
+func (f *file) Close() error {
 	var errs []error
 	if f.vols != nil {
 		errs = append(errs, f.vols.close())

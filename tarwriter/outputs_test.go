@@ -60,14 +60,8 @@ func blobBytes(members []tarwriter.Member) int64 {
 	return n
 }
 
-// sink is what File, Dir and Stream have in common.
-type sink interface {
-	io.Closer
-	Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Result, error)
-}
-
 // output writes an archive, checks what is reported of it, and returns how much was.
-func output(t *testing.T, o sink, members []tarwriter.Member, blobs tarwriter.Blobs) (size, reported int64) {
+func output(t *testing.T, o tarwriter.Output, members []tarwriter.Member, blobs tarwriter.Blobs) (size, reported int64) {
 	t.Helper()
 	result, err := o.Write(t.Context(), members, blobs, func(n int64) { reported += n })
 	if err := errors.Join(err, o.Close()); err != nil {
@@ -159,7 +153,7 @@ func (e expected) pipe(t *testing.T) {
 		raw, _ := io.ReadAll(r) // what is missing is noticed
 		piped <- raw
 	}()
-	size, reported := output(t, tarwriter.Stream{Out: w}, e.members, e.blobs)
+	size, reported := output(t, tarwriter.NewStream(w, compress.None), e.members, e.blobs)
 	must(t, w.Close())
 	e.check(t, "a pipe", <-piped, reported, size, int64(len(e.archive)))
 	must(t, r.Close())
@@ -453,17 +447,17 @@ func TestCancelledOutputs(t *testing.T) {
 	members, err := tarwriter.Docker([]tarwriter.Image{blobs.image(t, "x:1", blobs.add(t, 100_000), blobs.add(t, 200_000))})
 	must(t, err)
 	path := filepath.Join(dir, "x")
-	create := func(o tarwriter.Options) sink {
+	create := func(o tarwriter.Options) tarwriter.Output {
 		f, err := tarwriter.CreateFile(path, o)
 		must(t, err)
 		return f
 	}
 	cause := errors.New("the cause")
-	for name, open := range map[string]func() sink{
-		"a file":     func() sink { return create(tarwriter.Options{}) },
-		"compressed": func() sink { return create(tarwriter.Options{Compress: compress.Zstd}) },
-		"volumes":    func() sink { return create(tarwriter.Options{Split: tarwriter.VolumeUnit}) },
-		"a directory": func() sink {
+	for name, open := range map[string]func() tarwriter.Output{
+		"a file":     func() tarwriter.Output { return create(tarwriter.Options{}) },
+		"compressed": func() tarwriter.Output { return create(tarwriter.Options{Compress: compress.Zstd}) },
+		"volumes":    func() tarwriter.Output { return create(tarwriter.Options{Split: tarwriter.VolumeUnit}) },
+		"a directory": func() tarwriter.Output {
 			d, err := tarwriter.CreateDir(path, tarwriter.Options{})
 			must(t, err)
 			return d

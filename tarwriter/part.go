@@ -59,7 +59,7 @@ func lockPart(path string) (*os.File, error) {
 			return nil, err
 		}
 		if !won {
-			return nil, ErrBusy
+			return nil, errBusy
 		}
 	}
 }
@@ -92,7 +92,7 @@ func clearPart(path string) error {
 	case err != nil:
 		return err
 	case !won:
-		return ErrBusy
+		return errBusy
 	case !durable.StillNamed(f, path):
 		return nil
 	}

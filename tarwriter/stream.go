@@ -8,33 +8,33 @@ import (
 	"drayage/tarwriter/compress"
 )
 
-// Stream writes archives to a pipe or a program, which can begin to read at once: members come in
-// order.
-type Stream struct {
-	Out      *os.File        // the caller closes it
-	Compress compress.Format // of the archive as a whole
+// NewStream returns an Output that writes archives to a pipe or a program, compressed as a whole by c.
+// The reader can begin at once: members come in order. Out is the caller's to close, after Close. After
+// an error of Write, out ends in the middle of the archive: the caller should let the reader know, for
+// example by its own exit status.
+func NewStream(out *os.File, c compress.Format) Output { return stream{out, c} }
+
+type stream struct {
+	out      *os.File
+	compress compress.Format
 }
 
-// Write writes the archive. progress is as for the function Write, with numbers of bytes before
-// compression. After an error, the stream ends in the middle of the archive: the caller should let
-// the reader know, for example by its own exit status.
-func (s Stream) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {
+func (s stream) Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error) {
 	size, err := Size(members)
 	if err != nil {
 		return Result{}, err
 	}
-	widen(s.Out)
-	count := &counter{w: s.Out}
-	if s.Compress == compress.None {
-		moved, err := Write(ctx, s.Out, members, blobs, progress)
+	widen(s.out)
+	count := &counter{w: s.out}
+	if s.compress == compress.None {
+		moved, err := Write(ctx, s.out, members, blobs, progress)
 		return Result{Size: size, Moved: moved}, err
 	}
-	moved, err := writeCompressed(ctx, count, s.Compress, members, blobs, progress)
+	moved, err := writeCompressed(ctx, count, s.compress, members, blobs, progress)
 	return Result{Size: count.n, Moved: moved}, err
 }
 
-// Close does nothing, so that a Stream can be used like a File or Dir: Out is the caller's.
-func (Stream) Close() error { return nil }
+func (stream) Close() error { return nil }
 
 // counter counts the bytes that are written.
 type counter struct {

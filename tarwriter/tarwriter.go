@@ -14,9 +14,9 @@ var (
 	// ErrExists is wrapped by CreateFile and CreateDir when the output exists and is not to be
 	// replaced, and by File.Write when another process has created it meanwhile.
 	ErrExists = fault.WithHint(fault.Local, "already exists", "--force overwrites it")
-	// ErrBusy is wrapped by CreateFile and CreateDir while another process is writing the same
+	// errBusy is wrapped by CreateFile and CreateDir while another process is writing the same
 	// output.
-	ErrBusy = fault.New(fault.Local, "another process is writing it")
+	errBusy = fault.New(fault.Local, "another process is writing it")
 	// ErrNotImage is wrapped by the layouts Docker and Legacy for artifacts that are not container
 	// images, which only OCI can hold.
 	ErrNotImage = fault.WithHint(fault.Unknown, "not a container image", "--format oci")

@@ -6,9 +6,9 @@ import (
 	"os"
 )
 
-// ErrNotRegular is wrapped where a file is to be read, and a pipe, a socket or a device has its
+// errNotRegular is wrapped where a file is to be read, and a pipe, a socket or a device has its
 // name.
-var ErrNotRegular = errors.New("not a regular file but a pipe, a socket or a device")
+var errNotRegular = errors.New("not a regular file but a pipe, a socket or a device")
 
 // OpenNamed opens for reading what a user has named: a file, a device, or a pipe, whose writer it
 // waits for. Links are followed. A device or pipe that another user may have put there, or a link
@@ -38,7 +38,7 @@ func OpenNamed(path string) (*os.File, error) {
 
 // OpenRegular opens for reading a file that has its place, such as a configuration. Links are
 // followed, and nothing makes anybody wait: what is neither a regular file nor a folder, nor
-// os.DevNull, nor what a process has open is ErrNotRegular.
+// os.DevNull, nor what a process has open is errNotRegular.
 func OpenRegular(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -47,7 +47,7 @@ func OpenRegular(path string) (*os.File, error) {
 	if mayStand(path, info) {
 		return os.Open(path)
 	}
-	notRegular := &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
+	notRegular := &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
 	if !info.Mode().IsRegular() && !info.IsDir() {
 		return nil, notRegular
 	}

@@ -34,16 +34,16 @@ import (
 )
 
 var (
-	// ErrInvalid is wrapped for what is no archive of images, or a hostile one.
-	ErrInvalid = fault.New(fault.Invalid, "not an archive of images that can be read")
-	// ErrMismatch is wrapped when content is not what its digest says.
-	ErrMismatch = volumes.ErrMismatch
+	// errInvalid is wrapped for what is no archive of images, or a hostile one.
+	errInvalid = fault.New(fault.Invalid, "not an archive of images that can be read")
+	// errMismatch is wrapped when content is not what its digest says.
+	errMismatch = volumes.ErrMismatch
 	// errNotArchive is wrapped for what is no archive at all: a text, an empty file. It is an
-	// ErrInvalid.
+	// errInvalid.
 	errNotArchive = fault.As(fault.Usage, notArchive{})
-	// ErrIncomplete is wrapped when an archive leaves out what an earlier one
+	// errIncomplete is wrapped when an archive leaves out what an earlier one
 	// carried, and the store doesn't have that.
-	ErrIncomplete = fault.New(fault.Local, "builds on an earlier archive that is not in the store: import that first")
+	errIncomplete = fault.New(fault.Local, "builds on an earlier archive that is not in the store: import that first")
 )
 
 type notArchive struct{}
@@ -52,7 +52,7 @@ func (notArchive) Error() string {
 	return "not an archive: neither a tar, nor a tar compressed with gzip, bzip2 or zstd"
 }
 
-func (notArchive) Is(target error) bool { return target == ErrInvalid }
+func (notArchive) Is(target error) bool { return target == errInvalid }
 
 // member is a file of an archive.
 type member struct {
@@ -184,7 +184,7 @@ func unreadable(err error) error {
 	if errors.As(err, &format) && format.Program != "" {
 		return decompress("it is compressed with "+format.Name, format.Program+" FILE")
 	}
-	return fmt.Errorf("%w: %w", ErrInvalid, err)
+	return fmt.Errorf("%w: %w", errInvalid, err)
 }
 
 // decompress tells of an archive that a command makes readable.
@@ -221,13 +221,13 @@ func broken(err error) error {
 		return err
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: it ends too early%w", ErrInvalid, tooEarly{})
+		return fmt.Errorf("%w: it ends too early%w", errInvalid, tooEarly{})
 	}
 	var path *fs.PathError
 	if errors.As(err, &path) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrInvalid, err)
+	return fmt.Errorf("%w: %w", errInvalid, err)
 }
 
 // check makes a member of a header, or refuses it. ok is false for what is no
@@ -242,7 +242,7 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 		return m, false, nil
 	}
 	if isSparse(h) && h.Size > maxSparse {
-		return m, false, fmt.Errorf("%w: %q is a sparse file of more than %d GiB", ErrInvalid, image.Printable(h.Name), int64(maxSparse)>>30)
+		return m, false, fmt.Errorf("%w: %q is a sparse file of more than %d GiB", errInvalid, image.Printable(h.Name), int64(maxSparse)>>30)
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse: // the holes of sparse files are read as what they are
@@ -258,7 +258,7 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return m, false, nil
 	default:
-		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, image.Printable(h.Name))
+		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, image.Printable(h.Name))
 	}
 	return m, true, err
 }
@@ -278,7 +278,7 @@ func isSparse(h *tar.Header) bool {
 
 // outside tells of a link that leads out of an archive, and how to take in what it leads to.
 func outside(name, to string) error {
-	return fmt.Errorf("%w: %q links to %q, outside of it: copy the folder with cp -RL, or pack it with tar -h", ErrInvalid, image.Printable(name), image.Printable(to))
+	return fmt.Errorf("%w: %q links to %q, outside of it: copy the folder with cp -RL, or pack it with tar -h", errInvalid, image.Printable(name), image.Printable(to))
 }
 
 // leftByMacOS reports whether a file is one that macOS adds to archives and folders, beside
@@ -291,11 +291,11 @@ func leftByMacOS(name string) bool {
 // clean refuses names that lead outside of an archive.
 func clean(name string) (string, error) {
 	if len(name) > limits.ArchiveName {
-		return "", fmt.Errorf("%w: a name of %d bytes: %q", ErrInvalid, len(name), image.Printable(name))
+		return "", fmt.Errorf("%w: a name of %d bytes: %q", errInvalid, len(name), image.Printable(name))
 	}
 	c := path.Clean(strings.TrimPrefix(name, "./"))
 	if name == "" || path.IsAbs(c) || c == ".." || strings.HasPrefix(c, "../") || strings.ContainsRune(c, 0) {
-		return "", fmt.Errorf("%w: a name leads outside of it: %q", ErrInvalid, image.Printable(name))
+		return "", fmt.Errorf("%w: a name leads outside of it: %q", errInvalid, image.Printable(name))
 	}
 	return c, nil
 }
@@ -336,7 +336,7 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 			m.size = 0
 			return f(m)
 		case !d.Type().IsRegular():
-			return fmt.Errorf("%w: %q is neither file, folder nor link", ErrInvalid, image.Printable(name))
+			return fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, image.Printable(name))
 		}
 		file, err := root.Open(name)
 		if err != nil {
@@ -383,10 +383,10 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 	}
 	if len(parts) > 0 {
 		err := s.walkVolumes(ctx, parts, f)
-		if errors.Is(err, ErrInvalid) {
+		if errors.Is(err, errInvalid) {
 			err = cmp.Or(volumes.Check(ctx, parts[0]), err)
 		}
-		if errors.Is(err, ErrInvalid) && errors.Is(err, io.ErrUnexpectedEOF) {
+		if errors.Is(err, errInvalid) && errors.Is(err, io.ErrUnexpectedEOF) {
 			return fmt.Errorf("%w: it ends with %s, and is cut off there", volumes.ErrMissing, parts[len(parts)-1])
 		}
 		return err
@@ -411,7 +411,7 @@ func (s source) walkAll(ctx context.Context, f func(member) error) error {
 		return s.walk(ctx, file, 0, f)
 	}
 	err = s.walk(ctx, file, info.Size(), f)
-	if first := volumes.FirstOf(name); first != "" && errors.Is(err, ErrInvalid) {
+	if first := volumes.FirstOf(name); first != "" && errors.Is(err, errInvalid) {
 		return fmt.Errorf("%w: %s is missing", volumes.ErrMissing, first)
 	}
 	return err
@@ -492,7 +492,7 @@ func Digests(ctx context.Context, name string, stdin io.Reader, ratio compress.M
 		return add(d)
 	})
 	if err == nil && !known {
-		err = fmt.Errorf("%w: it has neither index.json nor manifest.json nor repositories", ErrInvalid)
+		err = fmt.Errorf("%w: it has neither index.json nor manifest.json nor repositories", errInvalid)
 	}
 	return out, err
 }

@@ -120,7 +120,7 @@ func (i *importer) agreed(docker *dockerHalf, roots []blobstore.Root, named map[
 				continue
 			}
 			wrong[name] = true
-			i.fail(aboutImage(name, fmt.Errorf("%w: index.json and manifest.json have different images of that name: manifest.json has one with the config %s", ErrInvalid, e.config)))
+			i.fail(aboutImage(name, fmt.Errorf("%w: index.json and manifest.json have different images of that name: manifest.json has one with the config %s", errInvalid, e.config)))
 		}
 	}
 	for _, e := range docker.entries { // which is no other image's then
@@ -140,7 +140,7 @@ func indexName(d ocispec.Descriptor) string {
 // of the image in any case.
 func (i *importer) indexed(ctx context.Context, d ocispec.Descriptor, docker *dockerHalf) ([]blobstore.Root, *resolved, error) {
 	if d.Digest.Validate() != nil || d.Size < 0 {
-		return nil, new(resolved), fmt.Errorf("%w: index.json has a malformed digest or size", ErrInvalid)
+		return nil, new(resolved), fmt.Errorf("%w: index.json has a malformed digest or size", errInvalid)
 	}
 	target := ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform}
 	img, err := i.resolve(ctx, target)
@@ -488,7 +488,7 @@ func (i *importer) resolve(ctx context.Context, target ocispec.Descriptor) (*res
 			return img, err
 		}
 		err := i.whole(ctx, target, img)
-		if errors.Is(err, ErrInvalid) && !errors.Is(err, errTooMuch) {
+		if errors.Is(err, errInvalid) && !errors.Is(err, errTooMuch) {
 			if rotten := i.rottenBelow(target.Digest, 0, make(map[digest.Digest]bool)); rotten != nil {
 				err = rotten // which says more than that it isn't there
 			}
@@ -507,7 +507,7 @@ func (i *importer) resolve(ctx context.Context, target ocispec.Descriptor) (*res
 }
 
 func absentTarget(d digest.Digest) error {
-	return fmt.Errorf("%w: index.json lists %s, which is missing", ErrInvalid, d)
+	return fmt.Errorf("%w: index.json lists %s, which is missing", errInvalid, d)
 }
 
 // has reports whether the store has a blob, which stays. It is looked at once, whatever sizes it
@@ -539,22 +539,22 @@ func (i *importer) whole(ctx context.Context, target ocispec.Descriptor, out *re
 	img, err := compose.Stored(ctx, i.store, root, image.DefaultPlatform())
 	var size *blobstore.SizeError
 	if errors.Is(err, blobstore.ErrNotFound) && !errors.As(err, &size) {
-		return fmt.Errorf("%w: some blobs of %s are missing", ErrInvalid, target.Digest)
+		return fmt.Errorf("%w: some blobs of %s are missing", errInvalid, target.Digest)
 	}
 	var none *image.NoPlatformError
 	if errors.As(err, &none) {
-		return fmt.Errorf("%w: everything that the index %s lists is missing", ErrInvalid, target.Digest)
+		return fmt.Errorf("%w: everything that the index %s lists is missing", errInvalid, target.Digest)
 	}
 	if err != nil {
 		return wrongSize(invalid(err))
 	}
 	if !slices.ContainsFunc(img.Variants, func(v plan.Variant) bool { return v.Platform == nil || !image.IsUnknown(*v.Platform) }) {
-		return fmt.Errorf("%w: only the attestations of %s are complete", ErrInvalid, target.Digest)
+		return fmt.Errorf("%w: only the attestations of %s are complete", errInvalid, target.Digest)
 	}
 	for _, d := range img.Blobs() {
 		has, err := i.has(d) // keeps it
 		if err == nil && !has {
-			err = fmt.Errorf("%w: blob %s is missing", ErrInvalid, d.Digest)
+			err = fmt.Errorf("%w: blob %s is missing", errInvalid, d.Digest)
 		}
 		if err != nil {
 			return wrongSize(err)
@@ -608,7 +608,7 @@ func (i *importer) checkLayers(ctx context.Context, img *plan.Image) error {
 			continue
 		}
 		if len(diffIDs) != len(v.Layers) {
-			return fmt.Errorf("%w: the config %s lists %d layers and the manifest %d", ErrInvalid, v.Config.Digest, len(diffIDs), len(v.Layers))
+			return fmt.Errorf("%w: the config %s lists %d layers and the manifest %d", errInvalid, v.Config.Digest, len(diffIDs), len(v.Layers))
 		}
 		for k, l := range v.Layers {
 			if p := (pair{l.Digest, diffIDs[k]}); !seen[p] {
@@ -654,7 +654,7 @@ func (i *importer) checkLayer(ctx context.Context, c layerCheck) error {
 		}
 	}
 	if err == nil && got != c.diffID {
-		err = fmt.Errorf("%w: it has the diff id %s, and the config says %s", ErrMismatch, got, c.diffID)
+		err = fmt.Errorf("%w: it has the diff id %s, and the config says %s", errMismatch, got, c.diffID)
 	}
 	return err
 }
@@ -674,7 +674,7 @@ func (i *importer) sealed(d digest.Digest) (bool, error) {
 // wrongSize marks descriptors that lie about sizes.
 func wrongSize(err error) error {
 	if errors.As(err, new(*blobstore.SizeError)) || errors.Is(err, plan.ErrSize) {
-		return fmt.Errorf("%w: %w", ErrMismatch, err)
+		return fmt.Errorf("%w: %w", errMismatch, err)
 	}
 	return err
 }
@@ -729,7 +729,7 @@ func (i *importer) makeRoot(ctx context.Context, e *dockerImage) (blobstore.Root
 		return blobstore.Root{}, invalid(err)
 	}
 	if len(diffIDs) != len(e.Layers) {
-		return blobstore.Root{}, fmt.Errorf("%w: the config %q lists %d layers and manifest.json %d", ErrInvalid, image.Printable(e.Config), len(diffIDs), len(e.Layers))
+		return blobstore.Root{}, fmt.Errorf("%w: the config %q lists %d layers and manifest.json %d", errInvalid, image.Printable(e.Config), len(diffIDs), len(e.Layers))
 	}
 	layers := make([]ocispec.Descriptor, 0, len(e.Layers))
 	for n, name := range e.Layers {
@@ -738,7 +738,7 @@ func (i *importer) makeRoot(ctx context.Context, e *dockerImage) (blobstore.Root
 			return blobstore.Root{}, err
 		}
 		if diffID != diffIDs[n] {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q has the diff id %s, and the config says %s", ErrMismatch, image.Printable(name), diffID, diffIDs[n])
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has the diff id %s, and the config says %s", errMismatch, image.Printable(name), diffID, diffIDs[n])
 		}
 		layers = append(layers, d)
 	}
@@ -812,7 +812,7 @@ func (i *importer) unpack(ctx context.Context, f file) (digest.Digest, compress.
 	defer blob.Close()
 	format, err := compress.Detect(headOf(blob))
 	if err != nil {
-		return "", format, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return "", format, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	if format == compress.None && f.digest.Algorithm() == digest.SHA256 {
 		return f.digest, format, nil
@@ -826,7 +826,7 @@ func (i *importer) unpack(ctx context.Context, f file) (digest.Digest, compress.
 	}
 	in, format, err := compress.NewReader(blob)
 	if err != nil {
-		return "", format, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return "", format, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	defer in.Close()
 	hash := digest.SHA256.Hash()
@@ -845,7 +845,7 @@ func (i *importer) unpack(ctx context.Context, f file) (digest.Digest, compress.
 // known ones, so are those that name no such layer.
 func (i *importer) fromRepositories(ctx context.Context, known []blobstore.Root) ([]blobstore.Root, error) {
 	if i.lists.repos.err != nil {
-		return nil, fmt.Errorf("%w: repositories is not what docker save writes: %w", ErrInvalid, i.lists.repos.err)
+		return nil, fmt.Errorf("%w: repositories is not what docker save writes: %w", errInvalid, i.lists.repos.err)
 	}
 	have := make(map[string]bool)
 	for _, r := range known {
@@ -887,14 +887,14 @@ func (i *importer) historyRoot(ctx context.Context, top string) (blobstore.Root,
 			return blobstore.Root{}, err
 		}
 		if size += len(raw); size > limits.ManifestBytes { // as those of a schema 1 manifest are
-			return blobstore.Root{}, fmt.Errorf("%w: the history of layer %q has more than %d MiB", ErrInvalid, image.Printable(top), limits.ManifestBytes>>20)
+			return blobstore.Root{}, fmt.Errorf("%w: the history of layer %q has more than %d MiB", errInvalid, image.Printable(top), limits.ManifestBytes>>20)
 		}
 		if seen[id] {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", ErrInvalid, image.Printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", errInvalid, image.Printable(id))
 		}
 		seen[id] = true
 		if !ok {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q is missing", ErrInvalid, image.Printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q is missing", errInvalid, image.Printable(id))
 		}
 		l := image.Schema1Layer{ID: id}
 		if id == top {
@@ -906,13 +906,13 @@ func (i *importer) historyRoot(ctx context.Context, top string) (blobstore.Root,
 		l.Config.ContainerConfig.Cmd = []string{strings.Join(l.Config.ContainerConfig.Cmd, " ")} // as the config has it
 		s.Layers = append(s.Layers, l)
 		if len(s.Layers) > maxLayers {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", ErrInvalid, image.Printable(top), maxLayers)
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", errInvalid, image.Printable(top), maxLayers)
 		}
 		id = l.Config.Parent
 	}
 	slices.Reverse(s.Layers)
 	if len(s.Layers) == 0 {
-		return blobstore.Root{}, fmt.Errorf("%w: an image without layers", ErrInvalid)
+		return blobstore.Root{}, fmt.Errorf("%w: an image without layers", errInvalid)
 	}
 	var layers []ocispec.Descriptor
 	var diffIDs []digest.Digest

@@ -36,7 +36,7 @@ type Image struct {
 
 // Options are how to import. The zero value is useful.
 type Options struct {
-	// NoReplace refuses a name that the store has for another image, with ErrReplaces.
+	// NoReplace refuses a name that the store has for another image, with errReplaces.
 	NoReplace bool
 	// MaxRatio is how far the archive and its layers may unpack.
 	MaxRatio compress.MaxRatio
@@ -44,12 +44,12 @@ type Options struct {
 	Warn func(message string)
 }
 
-// ErrReplaces is wrapped when an archive has another image for a name that the store has.
-var ErrReplaces = fault.New(fault.Local, "the store has another image of that name")
+// errReplaces is wrapped when an archive has another image for a name that the store has.
+var errReplaces = fault.New(fault.Local, "the store has another image of that name")
 
 // Import reads an archive into a store and pins its images. name is a file, a
-// folder, the first of an archive's volumes, or "-" for stdin. The errors wrap ErrInvalid, ErrMismatch,
-// ErrIncomplete, or are faults of the store. Images that are whole come in even when others are
+// folder, the first of an archive's volumes, or "-" for stdin. The errors wrap errInvalid, errMismatch,
+// errIncomplete, or are faults of the store. Images that are whole come in even when others are
 // not: then both results are there. Of what was read nothing stays in the store that none of
 // these images needs, unless ctx ended.
 func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.Reader, o Options) (_ []Image, err error) {
@@ -93,7 +93,7 @@ func Import(ctx context.Context, store *blobstore.Store, name string, stdin io.R
 		if failed != nil {
 			return nil, failed
 		}
-		return nil, fmt.Errorf("%w: it has no images", ErrInvalid)
+		return nil, fmt.Errorf("%w: it has no images", errInvalid)
 	}
 	roots, refused := i.replacing(roots)
 	for n := range roots {
@@ -145,7 +145,7 @@ func (i *importer) replacing(roots []blobstore.Root) (kept []blobstore.Root, ref
 		switch {
 		case err != nil || old.Target.Digest == r.Target.Digest:
 		case i.options.NoReplace:
-			refused = errors.Join(refused, aboutImage(r.Name, fmt.Errorf("%w: it is %s there, and %s in the archive", ErrReplaces, old.Target.Digest, r.Target.Digest)))
+			refused = errors.Join(refused, aboutImage(r.Name, fmt.Errorf("%w: it is %s there, and %s in the archive", errReplaces, old.Target.Digest, r.Target.Digest)))
 			continue
 		default:
 			i.options.Warn(fmt.Sprintf("replaces %s: %s becomes %s", image.Printable(r.Name), old.Target.Digest, r.Target.Digest))
@@ -182,14 +182,14 @@ func (i *importer) fail(err error) {
 // failures are all that were noted, or nil.
 func (i *importer) failures() error {
 	if i.moreFailed > 0 {
-		return errors.Join(append(i.failed, fmt.Errorf("%w: %d more of its images and blobs", ErrInvalid, i.moreFailed))...)
+		return errors.Join(append(i.failed, fmt.Errorf("%w: %d more of its images and blobs", errInvalid, i.moreFailed))...)
 	}
 	return errors.Join(i.failed...)
 }
 
 // itsFault reports whether an error is of an image of the archive alone.
 func itsFault(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && (errors.Is(err, ErrInvalid) || errors.Is(err, ErrMismatch))
+	return ctx.Err() == nil && (errors.Is(err, errInvalid) || errors.Is(err, errMismatch))
 }
 
 // importer is a run of Import.
@@ -280,7 +280,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 		}
 	}
 	f, err := i.keep(ctx, m, want)
-	if errors.Is(err, ErrMismatch) {
+	if errors.Is(err, errMismatch) {
 		i.rotten[want] = &rottenError{err: err}
 		return i.notes.add(costOfEntry + costOfBlob)
 	}
@@ -302,7 +302,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 func (i *importer) takeJSON(m member) error {
 	const most = 1 << 20
 	if m.size > most {
-		return fmt.Errorf("%w: %q has %d bytes", ErrInvalid, image.Printable(m.name), m.size)
+		return fmt.Errorf("%w: %q has %d bytes", errInvalid, image.Printable(m.name), m.size)
 	}
 	if err := i.notes.add(costOfText + costOf(m.name)); err != nil {
 		return err
@@ -371,7 +371,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 	}
 	got := draft.Digest()
 	if want != "" && got != want {
-		return file{}, fmt.Errorf("%w: %q has digest %s", ErrMismatch, image.Printable(m.name), got)
+		return file{}, fmt.Errorf("%w: %q has digest %s", errMismatch, image.Printable(m.name), got)
 	}
 	has, err := i.lease.Has(ocispec.Descriptor{Digest: got, Size: draft.Size()})
 	if err != nil {
@@ -402,7 +402,7 @@ func (i *importer) tellRotten() {
 		}
 	}
 	if untold > most {
-		i.fail(fmt.Errorf("%w: and %d more blobs", ErrMismatch, untold-most))
+		i.fail(fmt.Errorf("%w: and %d more blobs", errMismatch, untold-most))
 	}
 }
 
@@ -458,7 +458,7 @@ func (i *importer) find(name string) (file, error) {
 		}
 		break
 	}
-	return file{}, fmt.Errorf("%w: %q is missing", ErrInvalid, image.Printable(name))
+	return file{}, fmt.Errorf("%w: %q is missing", errInvalid, image.Printable(name))
 }
 
 // roots finds the images, by whichever of the files that tell is the best.
@@ -475,7 +475,7 @@ func (i *importer) roots(ctx context.Context) ([]blobstore.Root, error) {
 	}
 	switch {
 	case index != nil && index.err != nil:
-		return nil, fmt.Errorf("%w: index.json is no index: %w", ErrInvalid, index.err)
+		return nil, fmt.Errorf("%w: index.json is no index: %w", errInvalid, index.err)
 	case index != nil:
 		roots, err := i.fromIndex(ctx, index.entries)
 		if err == nil && len(roots) == 0 && len(i.failed) == 0 && manifest == nil && repos != nil {
@@ -483,13 +483,13 @@ func (i *importer) roots(ctx context.Context) ([]blobstore.Root, error) {
 		}
 		return roots, err
 	case manifest != nil && manifest.err != nil:
-		return nil, fmt.Errorf("%w: manifest.json is not what docker save writes: %w", ErrInvalid, manifest.err)
+		return nil, fmt.Errorf("%w: manifest.json is not what docker save writes: %w", errInvalid, manifest.err)
 	case manifest != nil:
 		return i.fromManifest(ctx, manifest.entries)
 	case repos != nil:
 		return i.fromRepositories(ctx, nil)
 	}
-	return nil, fmt.Errorf("%w: it has neither index.json nor manifest.json nor repositories", ErrInvalid)
+	return nil, fmt.Errorf("%w: it has neither index.json nor manifest.json nor repositories", errInvalid)
 }
 
 // checkBase looks for what an archive leaves out.
@@ -512,7 +512,7 @@ func (i *importer) checkBase() error {
 		}
 	}
 	if missing > 0 {
-		return fmt.Errorf("%w (%d of %d layers that it leaves out are missing; its base has the list %s)", ErrIncomplete, missing, len(delta.entries), i.lists.since)
+		return fmt.Errorf("%w (%d of %d layers that it leaves out are missing; its base has the list %s)", errIncomplete, missing, len(delta.entries), i.lists.since)
 	}
 	return nil
 }
@@ -597,18 +597,18 @@ func (i *importer) unique(roots []blobstore.Root) []blobstore.Root {
 	return slices.SortedFunc(maps.Values(byName), func(a, b blobstore.Root) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// errTwice is ErrReplaces for an archive that would replace its own image.
+// errTwice is errReplaces for an archive that would replace its own image.
 var errTwice error = twiceError{}
 
 type twiceError struct{}
 
 func (twiceError) Error() string        { return "the archive has another image of that name" }
-func (twiceError) Is(target error) bool { return target == ErrReplaces }
+func (twiceError) Is(target error) bool { return target == errReplaces }
 
 // invalid wraps what image tells of bad documents.
 func invalid(err error) error {
 	if errors.Is(err, image.ErrInvalid) || errors.Is(err, image.ErrUnsupported) {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	return err
 }

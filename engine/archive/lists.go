@@ -57,7 +57,7 @@ type notes struct {
 	held  int64 // bytes of memory that reading it may take
 }
 
-// add takes memory, or refuses to. The error wraps ErrInvalid.
+// add takes memory, or refuses to. The error wraps errInvalid.
 func (n *notes) add(bytes int) error {
 	n.taken += int64(bytes)
 	if most := min(limits.ArchiveNotes-n.held+n.own/limits.ArchiveNotesShare, limits.ArchiveNotesMost); n.taken > most {
@@ -67,8 +67,8 @@ func (n *notes) add(bytes int) error {
 }
 
 // errTooMuch is wrapped for what exceeds a bound: then the whole archive is refused, and not only
-// one of its lists. It is an ErrInvalid.
-var errTooMuch = fmt.Errorf("%w", ErrInvalid)
+// one of its lists. It is an errInvalid.
+var errTooMuch = fmt.Errorf("%w", errInvalid)
 
 // lists are the files of an archive that say what it has, as far as they were there. They are
 // read as streams: of their text nothing is kept but what is of use.
@@ -251,19 +251,19 @@ func readDelta(s *jsonstream.Reader, f func(tarwriter.Absent) error) (since dige
 				return err
 			}
 			if a.Digest.Validate() != nil || a.Size < 0 {
-				return fmt.Errorf("%w: %s has a malformed digest or size", ErrInvalid, deltaFile)
+				return fmt.Errorf("%w: %s has a malformed digest or size", errInvalid, deltaFile)
 			}
 			return f(a)
 		})
 	})
 	if err = s.EndAfter(err); err != nil {
-		if errors.Is(err, ErrInvalid) {
+		if errors.Is(err, errInvalid) {
 			return since, err
 		}
-		return since, fmt.Errorf("%w: %s: %w", ErrInvalid, deltaFile, err)
+		return since, fmt.Errorf("%w: %s: %w", errInvalid, deltaFile, err)
 	}
 	if version != tarwriter.DeltaVersion {
-		return since, fmt.Errorf("%w: %s of version %d, from a newer drayage", ErrInvalid, deltaFile, version)
+		return since, fmt.Errorf("%w: %s of version %d, from a newer drayage", errInvalid, deltaFile, version)
 	}
 	if since != "" && since.Validate() != nil {
 		since = ""

@@ -51,19 +51,19 @@ const (
 	formDiffID = "diffid" // nothing is made but the diff id
 )
 
-// DiffIDError says that a layer is not what its image's config says, once it is
+// diffIDError says that a layer is not what its image's config says, once it is
 // decompressed.
-type DiffIDError struct {
+type diffIDError struct {
 	Layer     digest.Digest
 	Want, Got digest.Digest
 }
 
-func (e *DiffIDError) Error() string {
+func (e *diffIDError) Error() string {
 	return fmt.Sprintf("layer %s has the diff id %s, and the config says %s", e.Layer, e.Got, e.Want)
 }
 
 // FaultKind is its kind: see fault.Of.
-func (*DiffIDError) FaultKind() fault.Kind { return fault.Content }
+func (*diffIDError) FaultKind() fault.Kind { return fault.Content }
 
 // job is a layer to be converted or read.
 type job struct {
@@ -356,7 +356,7 @@ func (c *composer) make(ctx context.Context, j job, in io.Reader) (blob ocispec.
 		return blob, "", err
 	}
 	if j.want != "" && diffID != j.want {
-		return blob, "", &DiffIDError{Layer: j.layer.Digest, Want: j.want, Got: diffID}
+		return blob, "", &diffIDError{Layer: j.layer.Digest, Want: j.want, Got: diffID}
 	}
 	blob, err = draft.Commit("")
 	return blob, diffID, err

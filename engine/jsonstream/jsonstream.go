@@ -15,8 +15,8 @@ import (
 )
 
 var (
-	// ErrJSON is wrapped for what is not the JSON that it should be.
-	ErrJSON = errors.New("unexpected or malformed JSON")
+	// errJSON is wrapped for what is not the JSON that it should be.
+	errJSON = errors.New("unexpected or malformed JSON")
 	// ErrTooMuch is wrapped for what exceeds a bound.
 	ErrTooMuch = errors.New("too much")
 )
@@ -74,13 +74,13 @@ func (s *Reader) peek() (byte, error) {
 func (s *Reader) take(oneOf string) (byte, error) {
 	c, err := s.peek()
 	if errors.Is(err, io.EOF) {
-		return 0, ErrJSON
+		return 0, errJSON
 	}
 	if err != nil {
 		return 0, err
 	}
 	if strings.IndexByte(oneOf, c) < 0 {
-		return 0, ErrJSON
+		return 0, errJSON
 	}
 	_, err = s.r.Discard(1)
 	return c, err
@@ -118,7 +118,7 @@ func (s *Reader) Object(f func(name string) error) error {
 		}
 		var name string
 		if raw[0] != '"' || json.Unmarshal(raw, &name) != nil {
-			return ErrJSON
+			return errJSON
 		}
 		if seen[name] {
 			return twice(name)
@@ -164,7 +164,7 @@ func shown(name string, most int) string {
 
 func twice(name string) error {
 	const most = 60
-	return fmt.Errorf("%w: duplicate field %q", ErrJSON, shown(name, most))
+	return fmt.Errorf("%w: duplicate field %q", errJSON, shown(name, most))
 }
 
 // Value reads one value of at most some bytes. It may be no JSON, but is not empty. It is good
@@ -252,7 +252,7 @@ func (s *Reader) End() error {
 // bad is why reading ended: it could not be read, or it is not what it should be.
 func bad(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
-		return ErrJSON
+		return errJSON
 	}
 	return err
 }
@@ -266,7 +266,7 @@ func wrong(err error) error {
 		}
 		return r
 	}, shown(err.Error(), most))
-	return fmt.Errorf("%w: %s", ErrJSON, text)
+	return fmt.Errorf("%w: %s", errJSON, text)
 }
 
 // Entry decodes the next value into v, once it was checked against the bounds of package limits. It
@@ -277,10 +277,10 @@ func (s *Reader) Entry(v any) (size int, err error) {
 		return 0, err
 	}
 	if err := limits.CheckJSON(raw, v); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrJSON, err)
+		return 0, fmt.Errorf("%w: %w", errJSON, err)
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrJSON, err)
+		return 0, fmt.Errorf("%w: %w", errJSON, err)
 	}
 	return len(raw), nil
 }

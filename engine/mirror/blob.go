@@ -110,7 +110,7 @@ func (h *Handler) findBlob(w http.ResponseWriter, r *http.Request, a *asked, d d
 	if err != nil {
 		return nil, "", fromUpstream(err, errNoBlob)
 	}
-	return body, FromUpstream, nil
+	return body, viaUpstream, nil
 }
 
 // readableRange is a Range header as http.ServeContent reads it, "" for one in another unit, which

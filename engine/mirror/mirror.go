@@ -80,7 +80,7 @@ type Hit string
 // Where answers come from.
 const (
 	FromStore    Hit = "store"
-	FromUpstream Hit = "upstream"
+	viaUpstream Hit = "upstream"
 	Stale        Hit = "stale"
 )
 
@@ -520,7 +520,7 @@ func (h *Handler) findManifest(ctx context.Context, a *asked, ref reference.Imag
 	case m.Here:
 		return m, FromStore, nil
 	}
-	return m, FromUpstream, nil
+	return m, viaUpstream, nil
 }
 
 // guardManifest finds out whether a user may have a manifest by its digest, and whether upstream

@@ -13,13 +13,13 @@ import (
 	"unicode"
 )
 
-// Most is the largest number of bytes that Line keeps of a text.
-const Most = 200
+// most is the largest number of bytes that Line keeps of a text.
+const most = 200
 
 // look is how much of a text is looked at: a page that is all spaces ends somewhere.
-const look = 16 * Most
+const look = 16 * most
 
-// Line makes foreign text fit to print: one line of printable characters, of at most Most
+// Line makes foreign text fit to print: one line of printable characters, of at most most
 // bytes.
 func Line(s string) string {
 	s = s[:min(len(s), look)]
@@ -30,8 +30,8 @@ func Line(s string) string {
 		return r
 	}, strings.ToValidUTF8(s, "?"))
 	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > Most {
-		s = strings.ToValidUTF8(s[:Most], "") + "…"
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }

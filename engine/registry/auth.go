@@ -245,7 +245,7 @@ func (c *Client) bare(ctx context.Context, method, place string, header http.Hea
 	ctx = reach.WithTrail(ctx, reach.TrailOf(ctx).Fork())
 	req, err := http.NewRequestWithContext(ctx, method, place, nil)
 	if err != nil {
-		return nil, &Error{Method: method, URL: c.secrets.Line(place), Detail: c.bareError(err), kind: ErrInvalid}
+		return nil, &Error{Method: method, URL: c.secrets.Line(place), Detail: c.bareError(err), kind: errInvalid}
 	}
 	for k, v := range header {
 		req.Header[k] = v
@@ -387,7 +387,7 @@ func (c *Client) inTheClear(g *grant, ch wire.Challenge, realm *url.URL) *Error 
 func (c *Client) realms(g *grant, ch wire.Challenge, secret bool) (realm *url.URL, out []*url.URL, err error) {
 	text := ch.Get("realm")
 	realm, err = url.Parse(text)
-	bad := &Error{Method: http.MethodGet, URL: ch.By + "://" + g.host.name + "/v2/", kind: ErrInvalid}
+	bad := &Error{Method: http.MethodGet, URL: ch.By + "://" + g.host.name + "/v2/", kind: errInvalid}
 	if err != nil || realm.Scheme != "http" && realm.Scheme != "https" || realm.Host == "" || origin.IsNowhere(realm) {
 		bad.Detail = fmt.Sprintf("the realm of its token server is not a valid URL: %q", c.secrets.Line(text))
 		return nil, nil, bad
@@ -417,7 +417,7 @@ func (c *Client) tokenFrom(ctx context.Context, realm *url.URL, service string, 
 	ctx = reach.WithTrail(ctx, reach.TrailOf(ctx).Fork())
 	req, err := bearer.NewRequest(redirect.FollowingUpgrades(ctx), realm, service, scopes, cred)
 	if err != nil {
-		return "", 0, &Error{Method: http.MethodGet, URL: redact.URL(realm), Detail: "the token server's URL is malformed", kind: ErrInvalid}
+		return "", 0, &Error{Method: http.MethodGet, URL: redact.URL(realm), Detail: "the token server's URL is malformed", kind: errInvalid}
 	}
 	req.Header.Set("User-Agent", c.opts.UserAgent)
 	if cred != (credential.Credential{}) {
@@ -451,7 +451,7 @@ func (c *Client) readToken(ctx context.Context, resp *http.Response) (string, ti
 		raw, err = io.ReadAll(body)
 	}
 	resp.Body.Close()
-	e := &Error{Method: resp.Request.Method, URL: redact.URL(resp.Request.URL), Status: resp.StatusCode, kind: ErrInvalid}
+	e := &Error{Method: resp.Request.Method, URL: redact.URL(resp.Request.URL), Status: resp.StatusCode, kind: errInvalid}
 	if err != nil {
 		if ctx.Err() != nil {
 			return "", 0, context.Cause(ctx)

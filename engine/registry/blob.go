@@ -84,7 +84,7 @@ func (b *Blob) Where() string {
 func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image) (*Blob, error) {
 	u, err := url.Parse(place)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || origin.IsNowhere(u) {
-		return nil, fmt.Errorf("%w: invalid layer URL %q", ErrInvalid, printable.Line(place))
+		return nil, fmt.Errorf("%w: invalid layer URL %q", errInvalid, printable.Line(place))
 	}
 	b := &Blob{client: c, digest: d, url: u}
 	for _, ref := range refs {
@@ -100,7 +100,7 @@ func (c *Client) Foreign(place string, d digest.Digest, refs ...reference.Image)
 }
 
 func plainURL(u *url.URL) error {
-	return fmt.Errorf("%w: the layer URL at %s is plain HTTP, and the registry speaks HTTPS", ErrInvalid, printable.Line(u.Host))
+	return fmt.Errorf("%w: the layer URL at %s is plain HTTP, and the registry speaks HTTPS", errInvalid, printable.Line(u.Host))
 }
 
 // meet asks the registries that have named a foreign layer's URL where they are, if they haven't
@@ -383,7 +383,7 @@ func (b *Blob) follow(ctx context.Context, resp *http.Response, header http.Head
 			err = redirect.MayFollow(from, to, nth)
 		}
 		if err != nil {
-			return nil, left, &Error{Method: http.MethodGet, URL: redact.URL(from), Detail: b.client.secrets.Line(err.Error()), kind: ErrInvalid}
+			return nil, left, &Error{Method: http.MethodGet, URL: redact.URL(from), Detail: b.client.secrets.Line(err.Error()), kind: errInvalid}
 		}
 		left = left || !origin.Same(home, to)
 		if left {

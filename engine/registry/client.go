@@ -644,20 +644,20 @@ func (c *Client) requestError(ctx context.Context, req *http.Request, err error)
 		e.proxy = "SOCKS"
 		e.Hint = "the proxy rejected the user name and password in HTTPS_PROXY or HTTP_PROXY"
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
-		e.Hint, e.kind, e.plain = "the registry speaks plain HTTP; allow it with -I", ErrInvalid, true
+		e.Hint, e.kind, e.plain = "the registry speaks plain HTTP; allow it with -I", errInvalid, true
 	case strings.Contains(text, `malformed HTTP response "\x15`):
-		e.kind, e.alert = ErrInvalid, true
+		e.kind, e.alert = errInvalid, true
 	case errors.As(err, &led):
-		e.Detail, e.Hint, e.kind = led.Error(), led.Hint(), ErrInvalid
+		e.Detail, e.Hint, e.kind = led.Error(), led.Hint(), errInvalid
 	case errors.Is(err, redirect.ErrRefused):
-		e.kind = ErrInvalid
+		e.kind = errInvalid
 	case failure.IsLargeHeader(err):
-		e.Detail, e.kind = fmt.Sprintf("response header larger than %d KiB", limits.HeaderBytes>>10), ErrInvalid
+		e.Detail, e.kind = fmt.Sprintf("response header larger than %d KiB", limits.HeaderBytes>>10), errInvalid
 	case errors.Is(err, retrying.ErrHeldBack):
 		e.kind = ErrQuota
 		return e
 	case failure.IsCertificate(err):
-		e.Hint, e.kind = "trust its authority with --ca-cert FILE", ErrInvalid
+		e.Hint, e.kind = "trust its authority with --ca-cert FILE", errInvalid
 	case retry.CertificateRefused(err):
 		e.Hint, e.kind = "the server requires a TLS client certificate that it trusts; use --cert and --key", ErrDenied
 	}

@@ -28,9 +28,9 @@ var (
 	// ErrUnavailable: the network or the server failed, again and again.
 	ErrUnavailable = fault.New(fault.Network, "unavailable")
 	// ErrContent: what came is not what its digest says.
-	ErrContent = fault.New(fault.Content, "content does not match its digest")
+	errContent = fault.New(fault.Content, "content does not match its digest")
 	// ErrInvalid: the answer is not one of a registry.
-	ErrInvalid = response.ErrInvalid
+	errInvalid = response.ErrInvalid
 )
 
 // Error is a request that did not get what it was for. It holds no secret: the
@@ -122,7 +122,7 @@ func (c *Client) responseError(resp *http.Response, registryHost string, until t
 	case resp.StatusCode >= 500, retry.Status(resp.StatusCode):
 		e.kind = ErrUnavailable
 	default:
-		e.kind = ErrInvalid
+		e.kind = errInvalid
 	}
 	e.passing = errors.Is(e.kind, ErrQuota) || errors.Is(e.kind, ErrUnavailable) && retry.Status(resp.StatusCode)
 	return e

@@ -45,7 +45,7 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 	raw, announced := got.raw, got.announced
 	if want == "" && announced != "" && !matches(announced, raw) {
 		if at.mirror { // some write manifests anew; the registry decides what a tag is
-			return image.Document{}, fmt.Errorf("manifest %s: %w: the registry announced %s but sent %s", tagOrDigest, ErrContent, announced, digest.FromBytes(raw))
+			return image.Document{}, fmt.Errorf("manifest %s: %w: the registry announced %s but sent %s", tagOrDigest, errContent, announced, digest.FromBytes(raw))
 		}
 		// Either the body was damaged on the way or the header is wrong, as
 		// caches have it (G42). Asking for the digest tells: if it has no
@@ -60,14 +60,14 @@ func (c *Client) manifest(ctx context.Context, ref reference.Image, at site, tag
 	}
 	if want != "" && !matches(want, raw) {
 		if at.mirror {
-			return image.Document{}, fmt.Errorf("manifest %s: %w: got %s", want, ErrContent, want.Algorithm().FromBytes(raw))
+			return image.Document{}, fmt.Errorf("manifest %s: %w: got %s", want, errContent, want.Algorithm().FromBytes(raw))
 		}
 		if got, err = c.getManifest(ctx, at, tagOrDigest); err != nil {
 			return image.Document{}, err
 		}
 		raw = got.raw
 		if !matches(want, raw) {
-			return image.Document{}, fmt.Errorf("manifest %s: %w: got %s", want, ErrContent, want.Algorithm().FromBytes(raw))
+			return image.Document{}, fmt.Errorf("manifest %s: %w: got %s", want, errContent, want.Algorithm().FromBytes(raw))
 		}
 	}
 	var doc image.Document
@@ -157,8 +157,8 @@ func (c *Client) getManifest(ctx context.Context, at site, tagOrDigest string) (
 		if errors.Is(err, image.ErrInvalid) {
 			return sent{}, err
 		}
-		if errors.Is(err, ErrInvalid) {
-			return sent{}, &Error{Method: "GET", URL: redact.URL(resp.Request.URL), Detail: c.bareError(err), kind: ErrInvalid}
+		if errors.Is(err, errInvalid) {
+			return sent{}, &Error{Method: "GET", URL: redact.URL(resp.Request.URL), Detail: c.bareError(err), kind: errInvalid}
 		}
 		what := "GET " + redact.URL(resp.Request.URL)
 		wait, again := c.opts.Retry.Next(retry.Failure{Tries: tries, Since: time.Since(start), Err: err}, time.Now())
@@ -219,7 +219,7 @@ func (c *Client) blobSize(ctx context.Context, at site, d digest.Digest) (int64,
 	}
 	resp.Body.Close()
 	if resp.ContentLength < 0 {
-		return 0, &Error{Method: http.MethodGet, URL: redact.URL(resp.Request.URL), Detail: "the registry did not report the blob's size", kind: ErrInvalid}
+		return 0, &Error{Method: http.MethodGet, URL: redact.URL(resp.Request.URL), Detail: "the registry did not report the blob's size", kind: errInvalid}
 	}
 	return resp.ContentLength, nil
 }

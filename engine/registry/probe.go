@@ -42,7 +42,7 @@ func (c *Client) Bare(ctx context.Context, method string, ref reference.Image, b
 	}
 	u, err := url.Parse(at.host.at(scheme, at.path(below, "")))
 	if err != nil {
-		return nil, &Error{Method: method, URL: at.host.name, Detail: "the URL is malformed", kind: ErrInvalid}
+		return nil, &Error{Method: method, URL: at.host.name, Detail: "the URL is malformed", kind: errInvalid}
 	}
 	return c.Elsewhere(ctx, method, ref, u, header)
 }
@@ -77,7 +77,7 @@ func (c *Client) Elsewhere(ctx context.Context, method string, ref reference.Ima
 	ctx = reach.WithTrail(ctx, reach.NewTrail(c.home(ref).host))
 	req, err := http.NewRequestWithContext(retrying.WithTries(ctx, retrying.Tries{Host: u.Host, Once: true}), method, u.String(), nil)
 	if err != nil {
-		return nil, &Error{Method: method, URL: redact.URL(u), Detail: "the URL is malformed", kind: ErrInvalid}
+		return nil, &Error{Method: method, URL: redact.URL(u), Detail: "the URL is malformed", kind: errInvalid}
 	}
 	maps.Copy(req.Header, header)
 	req.Header.Set("User-Agent", c.opts.UserAgent)

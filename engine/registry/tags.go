@@ -44,7 +44,7 @@ func (c *Client) Tags(ctx context.Context, ref reference.Image) ([]string, error
 			return nil, context.Cause(ctx)
 		}
 		fault := func(why string) error {
-			return &Error{Method: http.MethodGet, URL: redact.URL(resp.Request.URL), Detail: "the list of tags " + why, kind: ErrInvalid}
+			return &Error{Method: http.MethodGet, URL: redact.URL(resp.Request.URL), Detail: "the list of tags " + why, kind: errInvalid}
 		}
 		switch {
 		case err != nil:

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// MostLine is the longest line that EachLine reads, in bytes.
-const MostLine = 64 << 10
+// mostLine is the longest line that EachLine reads, in bytes.
+const mostLine = 64 << 10
 
 // ErrLine is wrapped for a line that is longer.
 var ErrLine = errors.New("line too long")
@@ -63,8 +63,8 @@ func EachLine(r io.Reader, limit int64, f func(line string) error) error {
 			if err := give(); err != nil {
 				return err
 			}
-		case len(line) >= MostLine:
-			return fmt.Errorf("%w: more than %d bytes", ErrLine, MostLine)
+		case len(line) >= mostLine:
+			return fmt.Errorf("%w: more than %d bytes", ErrLine, mostLine)
 		default:
 			cr = false
 			line = append(line, c)

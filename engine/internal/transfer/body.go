@@ -29,7 +29,7 @@ func (w *worker) fetch(ctx context.Context, src *source) error {
 	ended := w.finish()
 	body.Close()
 	switch {
-	case err == nil || errors.As(err, new(*LocalError)):
+	case err == nil || errors.As(err, new(*localError)):
 		return err
 	case ended == interrupted:
 		return errInterrupted
@@ -207,7 +207,7 @@ func (w *worker) waste(n int64) error {
 	defer w.t.mu.Unlock()
 	w.t.wasted += n
 	if w.t.wasted > times*w.t.want.Size+(16<<20) {
-		return ErrWasteful
+		return errWasteful
 	}
 	return nil
 }

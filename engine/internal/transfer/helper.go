@@ -29,7 +29,7 @@ func (t *Transfer) Help(ctx context.Context, surplus func() bool) error {
 		if err == nil || errors.Is(err, errInterrupted) {
 			continue
 		}
-		var local *LocalError
+		var local *localError
 		if errors.As(err, &local) {
 			t.fail(local.Err)
 			return nil

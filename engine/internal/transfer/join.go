@@ -44,7 +44,7 @@ func (t *Transfer) Join(ctx context.Context, s Source) (joined bool) {
 		delete(t.workers, w)
 		t.changed.Broadcast()
 		t.mu.Unlock()
-		var local *LocalError
+		var local *localError
 		switch {
 		case err == nil || errors.Is(err, errInterrupted):
 			continue

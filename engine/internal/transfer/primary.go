@@ -80,12 +80,12 @@ func (t *Transfer) nextPiece(ctx context.Context, w *worker) (bool, error) {
 func (t *Transfer) settle(ctx context.Context, src *source, err error, moved bool) error {
 	var broken *brokenError
 	var mismatch *MismatchError
-	var local *LocalError
+	var local *localError
 	why := err
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.As(err, &local), errors.As(err, &mismatch), errors.Is(err, ErrWasteful):
+	case errors.As(err, &local), errors.As(err, &mismatch), errors.Is(err, errWasteful):
 		return err
 	case errors.Is(err, errInterrupted):
 		return nil

@@ -55,9 +55,9 @@ var (
 	ErrOdd = errors.New("this is not the blob")
 	// ErrGaveUp is wrapped when connections to a source broke until patience ended.
 	ErrGaveUp = fault.New(fault.Network, "the connection broke again and again")
-	// ErrWasteful is wrapped when a source that can't begin within a blob
+	// errWasteful is wrapped when a source that can't begin within a blob
 	// broke so often that trying on would only fetch the same bytes again.
-	ErrWasteful = fault.New(fault.Network, "the server can't continue a blob, and the connection doesn't hold for a whole one")
+	errWasteful = fault.New(fault.Network, "the server can't continue a blob, and the connection doesn't hold for a whole one")
 )
 
 // TotalError is wrapped, together with ErrRange, by a Source that says how
@@ -92,16 +92,16 @@ func (*MismatchError) FaultHint() string {
 	return "the registry, or something on the way to it, changes content"
 }
 
-// LocalError is a fault of where the bytes should go.
-type LocalError struct{ Err error }
+// localError is a fault of where the bytes should go.
+type localError struct{ Err error }
 
-func (e *LocalError) Error() string { return e.Err.Error() }
+func (e *localError) Error() string { return e.Err.Error() }
 
 // FaultKind is its kind: see fault.Of.
-func (*LocalError) FaultKind() fault.Kind { return fault.Local }
+func (*localError) FaultKind() fault.Kind { return fault.Local }
 
 // Unwrap is the fault itself.
-func (e *LocalError) Unwrap() error { return e.Err }
+func (e *localError) Unwrap() error { return e.Err }
 
 // Sink is where the bytes go, with a journal beside them. What was noted is
 // found again by the next transfer into the same sink, in Notes.
@@ -236,8 +236,8 @@ func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Trans
 	return t
 }
 
-// Fetch is New and Run.
-func Fetch(ctx context.Context, want ocispec.Descriptor, sources []Source, sink Sink, o Options) (digest.Digest, error) {
+// fetchOne is New and Run.
+func fetchOne(ctx context.Context, want ocispec.Descriptor, sources []Source, sink Sink, o Options) (digest.Digest, error) {
 	return New(want, sources, sink, o).Run(ctx)
 }
 
@@ -254,7 +254,7 @@ func (t *Transfer) Hash() hash.Hash {
 // long as bytes come; when a source gives up the next is tried. Content that
 // doesn't match is thrown away and fetched once more, from the next source if
 // there is one, before it is a *MismatchError. A fault of the sink is a
-// *LocalError. What has arrived when Run fails otherwise is noted in the sink.
+// *localError. What has arrived when Run fails otherwise is noted in the sink.
 func (t *Transfer) Run(ctx context.Context) (got digest.Digest, err error) {
 	t.load()
 	var background sync.WaitGroup
@@ -385,7 +385,7 @@ func (t *Transfer) restart() error {
 		t.opts.Resumed(-kept)
 	}
 	if err := t.sink.Forget(); err != nil {
-		return &LocalError{err}
+		return &localError{err}
 	}
 	return nil
 }
@@ -441,7 +441,7 @@ func (t *Transfer) fail(err error) {
 // failed is fail for who holds t.mu.
 func (t *Transfer) failed(err error) {
 	if t.fault == nil {
-		t.fault = &LocalError{err}
+		t.fault = &localError{err}
 	}
 	t.interruptAll()
 	t.changed.Broadcast()

@@ -163,10 +163,10 @@ func (w *worker) pace(pos int64) {
 // put writes bytes to the sink and notes that they are there.
 func (t *Transfer) put(p []byte, at int64) error {
 	if _, err := t.sink.WriteAt(p, at); err != nil {
-		return &LocalError{err}
+		return &localError{err}
 	}
 	if err := t.sink.Note(extentNote(at, p)); err != nil {
-		return &LocalError{err}
+		return &localError{err}
 	}
 	return nil
 }

@@ -30,9 +30,9 @@ type Verdict string
 
 // The verdicts.
 const (
-	Good Verdict = "good"
-	Note Verdict = "note" // worth knowing; pulls cope with it
-	Bad  Verdict = "bad"  // costs time, or makes pulls fail
+	good Verdict = "good"
+	note Verdict = "note" // worth knowing; pulls cope with it
+	bad  Verdict = "bad"  // costs time, or makes pulls fail
 )
 
 // Finding is one thing that was found out. It has no secret in it.
@@ -121,7 +121,7 @@ func (e *exam) drain(resp *http.Response, most int64) ([]byte, error) {
 	host := resp.Request.URL.Host
 	if wait := resp.Header.Get("Retry-After"); wait != "" && !e.asked[host] {
 		e.asked[host] = true
-		e.add("Retry-After", host, Note, fmt.Sprintf("answers %d and wants to be left alone: %s", resp.StatusCode, image.Printable(wait)), "drayage holds back all requests to it for so long; fewer connections help (--per-host)")
+		e.add("Retry-After", host, note, fmt.Sprintf("answers %d and wants to be left alone: %s", resp.StatusCode, image.Printable(wait)), "drayage holds back all requests to it for so long; fewer connections help (--per-host)")
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	return raw, errors.Join(err, resp.Body.Close())
@@ -147,26 +147,26 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 	raw = image.Payload(raw)
 	switch announced := digest.Digest(header.Get("Docker-Content-Digest")); {
 	case resp.StatusCode != http.StatusOK:
-		e.add("manifest", host, Bad, fmt.Sprintf("GET by tag answers %d", resp.StatusCode), "images can't be pulled")
+		e.add("manifest", host, bad, fmt.Sprintf("GET by tag answers %d", resp.StatusCode), "images can't be pulled")
 	case announced == "":
-		e.add("digest header", host, Note, "Docker-Content-Digest is missing", "an unchanged tag costs a GET in place of a HEAD")
+		e.add("digest header", host, note, "Docker-Content-Digest is missing", "an unchanged tag costs a GET in place of a HEAD")
 	case announced.Validate() != nil || announced.Algorithm().FromBytes(raw) != announced:
-		e.add("digest header", host, Bad, "Docker-Content-Digest is not the content's", "a cache on the way mixes answers up")
+		e.add("digest header", host, bad, "Docker-Content-Digest is not the content's", "a cache on the way mixes answers up")
 	default:
-		e.add("digest header", host, Good, "Docker-Content-Digest is right", "")
+		e.add("digest header", host, good, "Docker-Content-Digest is right", "")
 	}
 	if kind, _, _ := strings.Cut(header.Get("Content-Type"), ";"); resp.StatusCode == http.StatusOK {
 		if kind == want.MediaType {
-			e.add("content type", host, Good, kind, "")
+			e.add("content type", host, good, kind, "")
 		} else {
-			e.add("content type", host, Note, fmt.Sprintf("%q for a %s", image.Printable(kind), want.MediaType), "drayage goes by the content; other clients may not")
+			e.add("content type", host, note, fmt.Sprintf("%q for a %s", image.Printable(kind), want.MediaType), "drayage goes by the content; other clients may not")
 		}
 	}
 	e.quota(host, header)
 	e.clock(host, header, asked)
 	resp, err = e.client.Ask(ctx, http.MethodHead, e.ref, "/manifests/"+e.ref.Wanted(), accept())
 	if err != nil {
-		e.add("HEAD of a manifest", host, Note, "fails", "an unchanged tag costs a GET in place of a HEAD")
+		e.add("HEAD of a manifest", host, note, "fails", "an unchanged tag costs a GET in place of a HEAD")
 		return nil
 	}
 	if _, err := e.drain(resp, 1<<10); err != nil {
@@ -174,11 +174,11 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 	}
 	switch d := resp.Header.Get("Docker-Content-Digest"); {
 	case resp.StatusCode != http.StatusOK:
-		e.add("HEAD of a manifest", host, Note, fmt.Sprintf("answers %d", resp.StatusCode), "an unchanged tag costs a GET in place of a HEAD")
+		e.add("HEAD of a manifest", host, note, fmt.Sprintf("answers %d", resp.StatusCode), "an unchanged tag costs a GET in place of a HEAD")
 	case d != want.Digest.String():
-		e.add("HEAD of a manifest", host, Note, "answers without the digest, or with another", "an unchanged tag costs a GET in place of a HEAD")
+		e.add("HEAD of a manifest", host, note, "answers without the digest, or with another", "an unchanged tag costs a GET in place of a HEAD")
 	default:
-		e.add("HEAD of a manifest", host, Good, "answers with the digest", "an unchanged image costs one request without a body")
+		e.add("HEAD of a manifest", host, good, "answers with the digest", "an unchanged image costs one request without a body")
 	}
 	return nil
 }
@@ -187,11 +187,11 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 func (e *exam) quota(host string, h http.Header) {
 	for _, name := range []string{"Ratelimit-Remaining", "Ratelimit-Limit", "X-Ratelimit-Remaining"} {
 		if v := h.Get(name); v != "" {
-			e.add("quota", host, Note, strings.ToLower(name)+": "+image.Printable(v), "manifests fetched by GET count; HEAD and blobs don't, at Docker Hub")
+			e.add("quota", host, note, strings.ToLower(name)+": "+image.Printable(v), "manifests fetched by GET count; HEAD and blobs don't, at Docker Hub")
 			return
 		}
 	}
-	e.add("quota", host, Good, "no rate limit is announced", "")
+	e.add("quota", host, good, "no rate limit is announced", "")
 }
 
 // clock compares the server's clock with this machine's: signed URLs and tokens
@@ -204,10 +204,10 @@ func (e *exam) clock(host string, h http.Header, asked time.Time) {
 	const fine = 30 * time.Second
 	skew := at.Sub(asked.Add(time.Since(asked) / 2)).Round(time.Second)
 	if skew.Abs() <= fine {
-		e.add("clocks", host, Good, "agree to within half a minute", "")
+		e.add("clocks", host, good, "agree to within half a minute", "")
 		return
 	}
-	e.add("clocks", host, Bad, fmt.Sprintf("the server's clock is %s ahead of this machine's", skew), "signed URLs and tokens may seem to have expired, or never to expire")
+	e.add("clocks", host, bad, fmt.Sprintf("the server's clock is %s ahead of this machine's", skew), "signed URLs and tokens may seem to have expired, or never to expire")
 }
 
 // authentication looks at how the registry finds out who asks, and at its tokens.
@@ -223,15 +223,15 @@ func (e *exam) authentication(ctx context.Context) error {
 	schemes, realm := registry.Challenges(resp.Header)
 	switch {
 	case resp.StatusCode < 400:
-		e.add("authentication", host, Good, "none is wanted", "")
+		e.add("authentication", host, good, "none is wanted", "")
 	case len(schemes) == 0:
-		e.add("authentication", host, Bad, fmt.Sprintf("answers %d to who has no token, and doesn't say how to get one", resp.StatusCode), "clients without an answer to that fail")
+		e.add("authentication", host, bad, fmt.Sprintf("answers %d to who has no token, and doesn't say how to get one", resp.StatusCode), "clients without an answer to that fail")
 	default:
 		at := ""
 		if u, err := url.Parse(realm); err == nil && slices.Contains(schemes, "bearer") && u.Host != "" {
 			at = ", tokens from " + u.Host
 		}
-		e.add("authentication", host, Good, image.Printable(strings.Join(schemes, ", "))+at, "")
+		e.add("authentication", host, good, image.Printable(strings.Join(schemes, ", "))+at, "")
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -242,20 +242,20 @@ func (e *exam) authentication(ctx context.Context) error {
 	const short = time.Minute
 	switch {
 	case t.Life == 0:
-		e.add("life of tokens", t.Host, Note, "isn't told: a minute, by the specification", "a new one is fetched when it is refused")
+		e.add("life of tokens", t.Host, note, "isn't told: a minute, by the specification", "a new one is fetched when it is refused")
 	case t.Life < short:
-		e.add("life of tokens", t.Host, Note, t.Life.String(), "slow pulls fetch many")
+		e.add("life of tokens", t.Host, note, t.Life.String(), "slow pulls fetch many")
 	default:
-		e.add("life of tokens", t.Host, Good, t.Life.String(), "")
+		e.add("life of tokens", t.Host, good, t.Life.String(), "")
 	}
 	scopes := image.Printable(strings.Join(t.Scopes, " "))
 	switch {
 	case len(t.Scopes) == 0:
-		e.add("scopes", t.Host, Good, "aren't named", "")
+		e.add("scopes", t.Host, good, "aren't named", "")
 	case t.Granted != nil && !grants(t.Granted, e.ref.Repository()):
-		e.add("scopes", t.Host, Bad, fmt.Sprintf("asked for %s, and the token is good for %q", scopes, image.Printable(strings.Join(t.Granted, " "))), "the registry gives tokens that it then refuses: the repository isn't there, or not for these credentials")
+		e.add("scopes", t.Host, bad, fmt.Sprintf("asked for %s, and the token is good for %q", scopes, image.Printable(strings.Join(t.Granted, " "))), "the registry gives tokens that it then refuses: the repository isn't there, or not for these credentials")
 	default:
-		e.add("scopes", t.Host, Good, scopes, "one token a repository")
+		e.add("scopes", t.Host, good, scopes, "one token a repository")
 	}
 	return nil
 }
@@ -283,16 +283,16 @@ func cutLast(s string) (before, after string, found bool) {
 func (e *exam) referrers(ctx context.Context, d digest.Digest) error {
 	resp, err := e.client.Ask(ctx, http.MethodGet, e.ref, "/referrers/"+d.String(), http.Header{"Accept": {ocispec.MediaTypeImageIndex}})
 	if err != nil {
-		e.add("referrers", e.ref.Host(), Note, "the list fails", "signatures are looked for by tags, with more requests")
+		e.add("referrers", e.ref.Host(), note, "the list fails", "signatures are looked for by tags, with more requests")
 		return nil
 	}
 	if _, err := e.drain(resp, image.MaxSize); err != nil {
 		return err
 	}
 	if resp.StatusCode == http.StatusOK {
-		e.add("referrers", e.ref.Host(), Good, "signatures and the like are listed", "")
+		e.add("referrers", e.ref.Host(), good, "signatures and the like are listed", "")
 	} else {
-		e.add("referrers", e.ref.Host(), Note, fmt.Sprintf("no list (%d)", resp.StatusCode), "signatures are looked for by tags, with more requests")
+		e.add("referrers", e.ref.Host(), note, fmt.Sprintf("no list (%d)", resp.StatusCode), "signatures are looked for by tags, with more requests")
 	}
 	return nil
 }
@@ -311,24 +311,24 @@ func (e *exam) redirect(ctx context.Context) error {
 	}
 	host := e.ref.Host()
 	if resp.StatusCode < 300 || resp.StatusCode >= 400 || errTo != nil {
-		e.add("blobs", host, Good, fmt.Sprintf("the registry sends them itself (%d)", resp.StatusCode), "")
+		e.add("blobs", host, good, fmt.Sprintf("the registry sends them itself (%d)", resp.StatusCode), "")
 		return nil
 	}
 	e.store = to
-	e.add("blobs", host, Good, fmt.Sprintf("redirects (%d) to %s", resp.StatusCode, to.Host), "one more request for each blob; its URL is shared by all connections")
+	e.add("blobs", host, good, fmt.Sprintf("redirects (%d) to %s", resp.StatusCode, to.Host), "one more request for each blob; its URL is shared by all connections")
 	const short = 2 * time.Minute
 	switch until := registry.Expiry(to); {
 	case until.IsZero():
-		e.add("life of signed URLs", to.Host, Note, "isn't told", "a URL is used until it stops working")
+		e.add("life of signed URLs", to.Host, note, "isn't told", "a URL is used until it stops working")
 	case time.Until(until) <= 0:
-		e.add("life of signed URLs", to.Host, Bad, "has ended already", "a cache keeps redirects, or a clock is wrong")
+		e.add("life of signed URLs", to.Host, bad, "has ended already", "a cache keeps redirects, or a clock is wrong")
 	case time.Until(until) < short:
-		e.add("life of signed URLs", to.Host, Note, time.Until(until).Round(time.Second).String(), "slow pulls ask for new ones")
+		e.add("life of signed URLs", to.Host, note, time.Until(until).Round(time.Second).String(), "slow pulls ask for new ones")
 	default:
-		e.add("life of signed URLs", to.Host, Good, time.Until(until).Round(time.Second).String(), "")
+		e.add("life of signed URLs", to.Host, good, time.Until(until).Round(time.Second).String(), "")
 	}
 	if e.store.Scheme == "http" {
-		e.add("encryption", to.Host, Note, "blobs come over plain HTTP", "others can see what is pulled; they can't change it unnoticed")
+		e.add("encryption", to.Host, note, "blobs come over plain HTTP", "others can see what is pulled; they can't change it unnoticed")
 	}
 	return nil
 }
@@ -357,16 +357,16 @@ func (e *exam) holder() string {
 func (e *exam) headOfBlob(ctx context.Context) error {
 	resp, err := e.get(ctx, http.MethodHead, http.Header{})
 	if err != nil {
-		e.add("HEAD of a blob", e.holder(), Note, "fails", "only GET is used")
+		e.add("HEAD of a blob", e.holder(), note, "fails", "only GET is used")
 		return nil
 	}
 	if _, err := e.drain(resp, 1<<10); err != nil {
 		return err
 	}
 	if resp.StatusCode == http.StatusOK && resp.ContentLength == e.blob.Size {
-		e.add("HEAD of a blob", e.holder(), Good, "answers with the size", "")
+		e.add("HEAD of a blob", e.holder(), good, "answers with the size", "")
 	} else {
-		e.add("HEAD of a blob", e.holder(), Note, fmt.Sprintf("answers %d with %d bytes of %d", resp.StatusCode, resp.ContentLength, e.blob.Size), "URLs are signed for GET only; only GET is used")
+		e.add("HEAD of a blob", e.holder(), note, fmt.Sprintf("answers %d with %d bytes of %d", resp.StatusCode, resp.ContentLength, e.blob.Size), "URLs are signed for GET only; only GET is used")
 	}
 	return nil
 }
@@ -375,7 +375,7 @@ func (e *exam) headOfBlob(ctx context.Context) error {
 func (e *exam) ranges(ctx context.Context) error {
 	n := e.blob.Size
 	if n < 200 {
-		e.add("ranges", e.holder(), Note, "not tried: the blob is too small", "")
+		e.add("ranges", e.holder(), note, "not tried: the blob is too small", "")
 		return nil
 	}
 	for _, r := range []struct {
@@ -400,20 +400,20 @@ func (e *exam) ranges(ctx context.Context) error {
 		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return err
 		}
-		bad := Note
+		severity := note
 		if r.needed {
-			bad = Bad
+			severity = bad
 			serves := resp.StatusCode == http.StatusPartialContent && (e.report.Ranges == nil || *e.report.Ranges)
 			e.report.Ranges = &serves
 		}
 		want := fmt.Sprintf("bytes %d-%d/%d", r.from, r.to-1, n)
 		switch got := resp.Header.Get("Content-Range"); {
 		case resp.StatusCode != r.status:
-			e.add(r.name, e.holder(), bad, fmt.Sprintf("answers %d in place of %d", resp.StatusCode, r.status), r.means)
+			e.add(r.name, e.holder(), severity, fmt.Sprintf("answers %d in place of %d", resp.StatusCode, r.status), r.means)
 		case r.status == http.StatusPartialContent && (got != want || int64(len(body)) != r.to-r.from):
-			e.add(r.name, e.holder(), bad, fmt.Sprintf("answers %q with %d bytes, in place of %q", image.Printable(got), len(body), want), r.means)
+			e.add(r.name, e.holder(), severity, fmt.Sprintf("answers %q with %d bytes, in place of %q", image.Printable(got), len(body), want), r.means)
 		default:
-			e.add(r.name, e.holder(), Good, fmt.Sprintf("answers %d as it should", r.status), "")
+			e.add(r.name, e.holder(), good, fmt.Sprintf("answers %d as it should", r.status), "")
 		}
 	}
 	return nil
@@ -432,9 +432,9 @@ func (e *exam) authorization(ctx context.Context) error {
 		return err
 	}
 	if resp.StatusCode >= 400 {
-		e.add("foreign authorization", e.holder(), Note, fmt.Sprintf("is refused (%d)", resp.StatusCode), "clients that take their credentials along fail here; drayage never does")
+		e.add("foreign authorization", e.holder(), note, fmt.Sprintf("is refused (%d)", resp.StatusCode), "clients that take their credentials along fail here; drayage never does")
 	} else {
-		e.add("foreign authorization", e.holder(), Good, "is let pass", "drayage sends none")
+		e.add("foreign authorization", e.holder(), good, "is let pass", "drayage sends none")
 	}
 	return nil
 }
@@ -460,7 +460,7 @@ func (e *exam) addresses(ctx context.Context) error {
 // families compares IPv4 with IPv6: connections, and an answer over each.
 func (e *exam) families(ctx context.Context, host, name, port string) {
 	var found []string
-	verdict, means := Good, ""
+	verdict, means := good, ""
 	for _, network := range []string{"tcp4", "tcp6"} {
 		family := "IPv" + network[3:]
 		took, err := e.connect(ctx, network, net.JoinHostPort(name, port))
@@ -472,13 +472,13 @@ func (e *exam) families(ctx context.Context, host, name, port string) {
 			continue
 		case err != nil:
 			found = append(found, family+" doesn't connect")
-			verdict, means = Note, "connections may hang before the other kind is tried"
+			verdict, means = note, "connections may hang before the other kind is tried"
 			continue
 		}
 		answered, err := e.over(ctx, network, host)
 		if err != nil {
 			found = append(found, family+" connects and doesn't answer")
-			verdict, means = Bad, "requests hang or fail as often as this kind is tried first"
+			verdict, means = bad, "requests hang or fail as often as this kind is tried first"
 			continue
 		}
 		found = append(found, fmt.Sprintf("%s connects in %s, answers in %s", family, brief(took), brief(answered)))
@@ -537,37 +537,37 @@ func (e *exam) certificate(ctx context.Context, host, name, port string) {
 	// What is looked at is not trusted: pulls check it.
 	raw, err := e.client.Dial(ctx, e.ref, "tcp", net.JoinHostPort(name, port))
 	if err != nil {
-		e.add("TLS", host, Note, "is not spoken", "only with -I, or on this machine")
+		e.add("TLS", host, note, "is not spoken", "only with -I, or on this machine")
 		return
 	}
 	defer func() { _ = raw.Close() }()
 	conn := tls.Client(raw, &tls.Config{ServerName: name, NextProtos: []string{"h2", "http/1.1"}, InsecureSkipVerify: true})
 	if conn.HandshakeContext(ctx) != nil {
-		e.add("TLS", host, Note, "is not spoken", "only with -I, or on this machine")
+		e.add("TLS", host, note, "is not spoken", "only with -I, or on this machine")
 		return
 	}
 	state := conn.ConnectionState()
 	leaf := state.PeerCertificates[0]
 	left := time.Until(leaf.NotAfter)
 	const soon = 14 * 24 * time.Hour
-	verdict, means := Good, ""
+	verdict, means := good, ""
 	if left < soon {
-		verdict, means = Note, "it is about to expire"
+		verdict, means = note, "it is about to expire"
 	}
 	if left < 0 {
-		verdict, means = Bad, "it has expired: pulls fail"
+		verdict, means = bad, "it has expired: pulls fail"
 	}
 	if err := leaf.VerifyHostname(name); err != nil {
-		verdict, means = Bad, "it is for another name: pulls fail"
+		verdict, means = bad, "it is for another name: pulls fail"
 	}
 	e.add("certificate", host, verdict, fmt.Sprintf("%s, by %s, until %s; a chain of %d", tls.VersionName(state.Version), image.Printable(leaf.Issuer.CommonName), leaf.NotAfter.Format(time.DateOnly), len(state.PeerCertificates)), means)
 	if state.NegotiatedProtocol == "h2" {
-		e.add("HTTP/2", host, Note, "is offered", "all its streams share one connection; drayage uses several of HTTP/1.1")
+		e.add("HTTP/2", host, note, "is offered", "all its streams share one connection; drayage uses several of HTTP/1.1")
 		if host == e.holder() {
 			e.tls = &url.URL{Scheme: "https", Host: host}
 		}
 	} else {
-		e.add("HTTP/2", host, Good, "is not offered", "")
+		e.add("HTTP/2", host, good, "is not offered", "")
 	}
 }
 
@@ -584,7 +584,7 @@ func (e *exam) flow(ctx context.Context) error {
 		for i := range rates {
 			rate, err := e.read(ctx, part, i == 1)
 			if err != nil {
-				e.add("one connection", e.holder(), Note, "breaks over HTTP/"+[]string{"1.1", "2"}[i], "")
+				e.add("one connection", e.holder(), note, "breaks over HTTP/"+[]string{"1.1", "2"}[i], "")
 				return nil
 			}
 			rates[i] = max(rates[i], rate)
@@ -593,9 +593,9 @@ func (e *exam) flow(ctx context.Context) error {
 	const much = 0.8
 	found := fmt.Sprintf("%.1f MB/s over HTTP/1.1, %.1f over HTTP/2", rates[0]/1e6, rates[1]/1e6)
 	if rates[1] < much*rates[0] {
-		e.add("one connection", e.holder(), Note, found, "HTTP/2's flow control holds clients back that use it; drayage doesn't")
+		e.add("one connection", e.holder(), note, found, "HTTP/2's flow control holds clients back that use it; drayage doesn't")
 	} else {
-		e.add("one connection", e.holder(), Good, found, "")
+		e.add("one connection", e.holder(), good, found, "")
 	}
 	return nil
 }
@@ -628,7 +628,7 @@ func (e *exam) read(ctx context.Context, part int64, http2 bool) (float64, error
 // proxies looks for what stands between.
 func (e *exam) proxies(ctx context.Context) error {
 	if via, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: e.holder()}}); err == nil && via != nil {
-		e.add("proxy", e.holder(), Note, "goes through "+via.Host+", by the environment", "what is said of addresses and certificates above is of direct connections")
+		e.add("proxy", e.holder(), note, "goes through "+via.Host+", by the environment", "what is said of addresses and certificates above is of direct connections")
 	}
 	resp, err := e.get(ctx, http.MethodGet, http.Header{"Range": {"bytes=0-0"}})
 	if err != nil {
@@ -647,6 +647,6 @@ func (e *exam) proxies(ctx context.Context) error {
 	if len(found) == 0 {
 		found = []string{"none that tells of itself"}
 	}
-	e.add("caches and proxies", e.holder(), Good, strings.Join(found, ", "), "")
+	e.add("caches and proxies", e.holder(), good, strings.Join(found, ", "), "")
 	return nil
 }

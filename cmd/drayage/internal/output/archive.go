@@ -142,7 +142,7 @@ func (a *Archive) layers(ctx context.Context, results []engine.Result) (compose.
 	if !a.asked {
 		a.asked = true
 		a.old = slices.ContainsFunc(a.Outs, func(o Destination) bool {
-			l, ok := o.output.(loader)
+			l, ok := o.Output.(loader)
 			return ok && !l.readsZstd(ctx)
 		})
 		if a.old {

@@ -12,6 +12,7 @@ import (
 
 	"drayage/cmd/drayage/internal/display"
 	"drayage/tarwriter"
+	"drayage/tarwriter/compress"
 )
 
 // loaders are the programs that take an archive on standard input, and how.
@@ -81,7 +82,7 @@ func (l loader) Write(ctx context.Context, members []tarwriter.Member, blobs tar
 		w.Close()
 		return tarwriter.Result{}, fmt.Errorf("%s: %w", l.name(), err)
 	}
-	report, wrote := tarwriter.Stream{Out: w}.Write(ctx, members, blobs, progress)
+	report, wrote := tarwriter.NewStream(w, compress.None).Write(ctx, members, blobs, progress)
 	closed := w.Close()
 	err = cmd.Wait()
 	words.Flush()

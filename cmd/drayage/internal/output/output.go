@@ -112,16 +112,10 @@ func (o *Flags) Compression() (compress.Format, error) {
 	return compress.None, nil
 }
 
-// output is one place to write images to.
-type output interface {
-	Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Result, error)
-	Close() error // removes what was not completed
-}
-
 // Destination is an output by its name.
 type Destination struct {
 	name string
-	output
+	tarwriter.Output
 }
 
 // Outputs are all outputs of a command, in the order in which they are written.
@@ -144,7 +138,7 @@ func (o *Flags) Open(ctx context.Context, s process.Streams, d *display.Display)
 		if o.compress == "" {
 			c = compress.None // the name of another output doesn't count
 		}
-		outs = append(outs, Destination{"standard output", tarwriter.Stream{Out: s.Out.Archive(), Compress: c}})
+		outs = append(outs, Destination{"standard output", tarwriter.NewStream(s.Out.Archive(), c)})
 	}
 	if o.Load {
 		l, err := newLoader(o.loadWith, d.Words)
@@ -171,7 +165,7 @@ func (o *Flags) Open(ctx context.Context, s process.Streams, d *display.Display)
 }
 
 // create begins the archive in a file: in the one that links lead to, as durable.Follow has it.
-func (o *Flags) create(compression compress.Format) (output, error) {
+func (o *Flags) create(compression compress.Format) (tarwriter.Output, error) {
 	path, err := durable.Follow(o.File)
 	if err != nil {
 		return nil, fmt.Errorf("output: %w", err)
@@ -181,7 +175,7 @@ func (o *Flags) create(compression compress.Format) (output, error) {
 		if err != nil {
 			return nil, fmt.Errorf("output: %w", err)
 		}
-		return openOutput{tarwriter.Stream{Out: f, Compress: compression}, f}, nil
+		return openOutput{tarwriter.NewStream(f, compression), f}, nil
 	}
 	if o.split > 0 {
 		path = o.File // which is the beginning of the volumes' names
@@ -191,7 +185,7 @@ func (o *Flags) create(compression compress.Format) (output, error) {
 
 // openOutput is an archive into what the process had open.
 type openOutput struct {
-	tarwriter.Stream
+	tarwriter.Output
 	file *os.File
 }
 

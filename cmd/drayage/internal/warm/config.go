@@ -96,13 +96,13 @@ type Window struct {
 	Rate     Rate
 }
 
-// Rate is bytes a second; Off is not at all, and Unbound without a bound.
+// Rate is bytes a second; off is not at all, and unbound without a bound.
 type Rate int64
 
 // The rates that are none.
 const (
-	Unbound Rate = 0
-	Off     Rate = -1
+	unbound Rate = 0
+	off     Rate = -1
 )
 
 // TimeOfDay is minutes since midnight, plus 1; 0 is none.
@@ -242,7 +242,7 @@ func (c *Config) check() error {
 
 // closed reports whether fetching is never allowed.
 func (w Windows) closed() bool {
-	return w.Else == Off && !slices.ContainsFunc(w.List, func(x Window) bool { return x.Rate != Off })
+	return w.Else == off && !slices.ContainsFunc(w.List, func(x Window) bool { return x.Rate != off })
 }
 
 // selects is what a group selects, as text: when it changes, the group is looked at.
@@ -380,7 +380,7 @@ func (w *Windows) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
 		return at(n, "windows: want times with rates, such as 22:00-06:00: 50MiB/s")
 	}
-	w.Else = Off
+	w.Else = off
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		rate, err := parseRate(value.Value)
@@ -405,9 +405,9 @@ func (w *Windows) UnmarshalYAML(n *yaml.Node) error {
 func parseRate(text string) (Rate, error) {
 	switch text {
 	case "off", "false": // off is a word for false in YAML
-		return Off, nil
+		return off, nil
 	case "full", "unlimited":
-		return Unbound, nil
+		return unbound, nil
 	}
 	n, err := parseBytes(strings.TrimSuffix(text, "/s"))
 	if err != nil {

@@ -89,7 +89,7 @@ type Runner struct {
 	now    func() time.Time
 }
 
-// New makes a Runner. most bounds all rates; Unbound is no bound.
+// New makes a Runner. most bounds all rates; unbound is no bound.
 func New(c *Config, w Work, salt string, most Rate) *Runner {
 	return &Runner{config: c, work: w, salt: salt, most: most, turn: make(chan struct{}, 1), now: time.Now}
 }
@@ -97,7 +97,7 @@ func New(c *Config, w Work, salt string, most Rate) *Runner {
 // allowed is how fast may be fetched now, and until when.
 func (r *Runner) allowed() (Rate, time.Time) {
 	now, until := r.config.rate(r.now())
-	if now != Off && r.most != Unbound && (now == Unbound || now > r.most) {
+	if now != off && r.most != unbound && (now == unbound || now > r.most) {
 		now = r.most
 	}
 	return now, until
@@ -325,7 +325,7 @@ func (r *Runner) fetch(ctx context.Context, g *Group, state *State, refs []refer
 	looked, told := false, time.Time{}
 	for len(left) > 0 && ctx.Err() == nil {
 		allowed, until := r.allowed()
-		if allowed == Off {
+		if allowed == off {
 			if !looked {
 				looked = true
 				left = r.look(ctx, g, state, left)
@@ -429,7 +429,7 @@ func (r *Runner) pace(ctx context.Context, end context.CancelCauseFunc, p *Pull,
 	left := int64(math.MaxInt64)
 	set := func() time.Time {
 		most, until := r.allowed()
-		if most == Off {
+		if most == off {
 			end(errClosed)
 			return until
 		}
@@ -474,7 +474,7 @@ func (r *Runner) pace(ctx context.Context, end context.CancelCauseFunc, p *Pull,
 }
 
 func limitOf(r Rate) rate.Limit {
-	if r == Unbound {
+	if r == unbound {
 		return rate.Inf
 	}
 	return rate.Limit(r)

@@ -89,7 +89,7 @@ func (c *Config) deadline(g *Group, now time.Time) time.Time {
 // needed is the rate at which so many bytes are there by a deadline, within what a
 // window allows.
 func needed(left int64, now, deadline time.Time, most Rate) Rate {
-	if deadline.IsZero() || most == Off {
+	if deadline.IsZero() || most == off {
 		return most
 	}
 	const spare, least = 1.15, 64 << 10 // for what goes wrong, and bytes a second
@@ -98,7 +98,7 @@ func needed(left int64, now, deadline time.Time, most Rate) Rate {
 		return most
 	}
 	r := Rate(max(least, spare*float64(left)/until))
-	if most != Unbound {
+	if most != unbound {
 		r = min(r, most)
 	}
 	return r

@@ -7,8 +7,8 @@ package policy
 import "time"
 
 const (
-	// Least is the smallest piece, in bytes, that is worth a request of its own.
-	Least = 1 << 20
+	// least is the smallest piece, in bytes, that is worth a request of its own.
+	least = 1 << 20
 	// firstPiece is what a connection gets whose speed isn't known yet.
 	firstPiece = 4 << 20
 	// mostPiece bounds how far ahead of the prefix bytes arrive: what is there
@@ -54,10 +54,10 @@ func (t Transfer) PieceSize(rate float64) int64 {
 	}
 	share := t.Free / int64(t.Connections)
 	if rate == 0 {
-		return max(Least, min(firstPiece, share))
+		return max(least, min(firstPiece, share))
 	}
-	upper := max(Least, min(t.MostAhead(), int64(rate*pieceTime.Seconds())))
-	lower := min(upper, max(Least, int64(rate*lastPieces.Seconds())))
+	upper := max(least, min(t.MostAhead(), int64(rate*pieceTime.Seconds())))
+	lower := min(upper, max(least, int64(rate*lastPieces.Seconds())))
 	return max(lower, min(upper, share))
 }
 
@@ -80,7 +80,7 @@ func (t Transfer) MostAhead() int64 {
 		return mostPiece
 	}
 	ahead := share * float64(t.Size) * t.Hashing / t.Total
-	return max(Least, min(mostPiece, int64(ahead)/int64(t.Connections)))
+	return max(least, min(mostPiece, int64(ahead)/int64(t.Connections)))
 }
 
 // likely is a connection's rate, or as long as that can't be known the best of
@@ -124,14 +124,14 @@ func (t Transfer) TakeOver(owner Connection, rest int64, taker float64) (keep in
 	}
 	soon := int64(firstPiece * 4)
 	if theirs > 0 {
-		soon = max(Least, min(t.MostAhead(), int64(theirs*pieceTime.Seconds())))
+		soon = max(least, min(t.MostAhead(), int64(theirs*pieceTime.Seconds())))
 	}
 	// What it doesn't get to soon is for whoever is there then.
 	keep = min(soon, int64(float64(rest)*share))
 	switch {
-	case rest-keep < Least && share > 0.25:
+	case rest-keep < least && share > 0.25:
 		return 0, false
-	case keep >= Least/4:
+	case keep >= least/4:
 		return keep, true
 	case owner.Waited > time.Second:
 		return 0, true
@@ -144,9 +144,9 @@ func (t Transfer) TakeOver(owner Connection, rest int64, taker float64) (keep in
 // reports whether an owner is going to need long.
 func (t Transfer) Helpful(owned int64, busy bool) int64 {
 	switch {
-	case t.Free >= Least:
+	case t.Free >= least:
 		return t.Free + owned
-	case owned < 2*Least || !busy:
+	case owned < 2*least || !busy:
 		return 0
 	}
 	// The first body was asked for as a whole, and is going to be left in the

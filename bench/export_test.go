@@ -1,0 +1,6 @@
+package bench
+
+// For this package's tests.
+var (
+	Resolve = resolve
+)

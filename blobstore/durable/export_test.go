@@ -1,0 +1,6 @@
+package durable
+
+// For this package's tests.
+var (
+	ErrNotRegular = errNotRegular
+)

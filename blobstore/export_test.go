@@ -1,0 +1,6 @@
+package blobstore
+
+// For this package's tests.
+var (
+	ErrNotStore = errNotStore
+)

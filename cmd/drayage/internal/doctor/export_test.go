@@ -1,0 +1,8 @@
+package doctor
+
+// For this package's tests.
+const (
+	Good = good
+	Note = note
+	Bad  = bad
+)

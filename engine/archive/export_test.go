@@ -1,0 +1,9 @@
+package archive
+
+// For this package's tests.
+var (
+	ErrInvalid    = errInvalid
+	ErrMismatch   = errMismatch
+	ErrIncomplete = errIncomplete
+	ErrReplaces   = errReplaces
+)

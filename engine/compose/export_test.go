@@ -1,0 +1,6 @@
+package compose
+
+// For this package's tests.
+type (
+	DiffIDError = diffIDError
+)

@@ -1,0 +1,6 @@
+package policy
+
+// For this package's tests.
+const (
+	Least = least
+)

@@ -1,0 +1,6 @@
+package jsonstream
+
+// For this package's tests.
+var (
+	ErrJSON = errJSON
+)

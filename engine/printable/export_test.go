@@ -1,0 +1,6 @@
+package printable
+
+// For this package's tests.
+const (
+	Most = most
+)

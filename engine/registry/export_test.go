@@ -1,0 +1,7 @@
+package registry
+
+// For this package's tests.
+var (
+	ErrContent = errContent
+	ErrInvalid = errInvalid
+)

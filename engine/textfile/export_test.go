@@ -1,0 +1,6 @@
+package textfile
+
+// For this package's tests.
+const (
+	MostLine = mostLine
+)

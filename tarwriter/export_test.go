@@ -1,0 +1,6 @@
+package tarwriter
+
+// For this package's tests.
+var (
+	ErrBusy = errBusy
+)
