@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 	"drayage/blobstore/internal/journal"
 	"drayage/blobstore/internal/layout"
 	"drayage/blobstore/internal/space"
@@ -74,11 +75,11 @@ func (l *Lease) ingest(ctx context.Context, desc ocispec.Descriptor, at digest.D
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.Folder(s.paths.Ingest(at)); err != nil {
+	if err := disk.Folder(s.paths.Ingest(at)); err != nil {
 		ended()
 		return nil, fmt.Errorf("making room for a blob: %w", err)
 	}
-	lock, err := durable.Lock(ctx, s.paths.IngestLock(at), waiting)
+	lock, err := disk.Lock(ctx, s.paths.IngestLock(at), waiting)
 	if err != nil {
 		ended()
 		return nil, fmt.Errorf("waiting for %s: %w", desc.Digest, err)

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 	"drayage/blobstore/internal/files"
 
 	"github.com/opencontainers/go-digest"
@@ -47,7 +48,7 @@ func (s *Store) Lease() (*Lease, error) {
 	s.paths.DropDeadIngests(s.partialAge)
 	s.dropDeadDrafts()
 	id := ownLease() + files.RandomHex(6)
-	f, err := durable.Lock(context.Background(), s.paths.Lease(id), nil)
+	f, err := disk.Lock(context.Background(), s.paths.Lease(id), nil)
 	if err != nil {
 		return nil, fmt.Errorf("taking a lease on the store: %w", err)
 	}
@@ -73,7 +74,7 @@ func (s *Store) excludeKeepers() (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.LockOpen(gate, true); err != nil {
+	if err := disk.LockOpen(gate, true); err != nil {
 		return nil, errors.Join(err, gate.Close())
 	}
 	return func() { gate.Close() }, nil
@@ -158,11 +159,11 @@ func (l *Lease) keep(d digest.Digest) error {
 	if l.kept[d] {
 		return nil
 	}
-	if err := durable.LockOpen(l.gate, false); err != nil {
+	if err := disk.LockOpen(l.gate, false); err != nil {
 		return fmt.Errorf("writing the lease: %w", err)
 	}
 	_, err := l.file.WriteString("\n" + d.String() + "\n") // whatever a full disk has left before it
-	if err = errors.Join(err, durable.UnlockOpen(l.gate)); err != nil {
+	if err = errors.Join(err, disk.UnlockOpen(l.gate)); err != nil {
 		return fmt.Errorf("writing the lease: %w", err)
 	}
 	l.kept[d] = true

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 	"drayage/blobstore/internal/files"
 	"drayage/blobstore/internal/layout"
 	"drayage/blobstore/internal/stamps"
@@ -67,7 +68,7 @@ func newStore(dir string, o Options) *Store {
 		s.disk = durable.OS{}
 	}
 	if s.boot == "" {
-		s.boot = durable.Boot()
+		s.boot = disk.Boot()
 	}
 	if s.boot == "" { // then only what was synced counts for another process
 		s.boot = files.RandomHex(16)

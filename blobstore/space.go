@@ -3,7 +3,7 @@ package blobstore
 import (
 	"os"
 
-	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 	"drayage/blobstore/internal/files"
 	"drayage/blobstore/internal/space"
 
@@ -13,7 +13,7 @@ import (
 // CheckSpace says whether a folder, which need not exist yet, can take so many
 // bytes more: a *SpaceError when not, and nil where that can't be told.
 func CheckSpace(dir string, need int64) error {
-	free, _, err := durable.Free(files.Existing(dir))
+	free, _, err := disk.Free(files.Existing(dir))
 	if err == nil && need > free {
 		return &SpaceError{Where: dir, Need: need, Free: free}
 	}
@@ -25,15 +25,15 @@ func CheckSpace(dir string, need int64) error {
 // whether it takes the space of the same disk.
 func (s *Store) Cheap(dir string) (cheap, same bool) {
 	dir = files.Existing(dir)
-	_, shares, err := durable.Free(dir)
-	same = durable.SameDisk(files.Existing(s.Dir()), dir)
+	_, shares, err := disk.Free(dir)
+	same = disk.SameDisk(files.Existing(s.Dir()), dir)
 	return same && shares && err == nil, same
 }
 
 // Free is how many bytes more the store's file system takes, or an error that
 // is errors.ErrUnsupported where that can't be told.
 func (s *Store) Free() (int64, error) {
-	free, _, err := durable.Free(files.Existing(s.Dir()))
+	free, _, err := disk.Free(files.Existing(s.Dir()))
 	return free, err
 }
 
@@ -64,7 +64,7 @@ func (c *comingDisk) Others(own func(digest.Digest) bool) (n int64) {
 		if err != nil || own(p.Digest) {
 			continue
 		}
-		there := durable.Allocated(info)
+		there := disk.Allocated(info)
 		if info.Size()-there > little && files.IsHeld(c.paths.IngestLock(p.Digest)) {
 			n += space.Promised(info.Size(), there)
 		}

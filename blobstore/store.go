@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 	"drayage/blobstore/internal/files"
 	"drayage/blobstore/internal/layout"
 	"drayage/blobstore/internal/space"
@@ -119,7 +120,7 @@ func (s *Store) Read(d digest.Digest, limit int64) ([]byte, error) {
 
 // lock takes the store's lock, which is held for moments only.
 func (s *Store) lock() (unlock func(), err error) {
-	f, err := durable.Lock(context.Background(), s.paths.Lock(), nil)
+	f, err := disk.Lock(context.Background(), s.paths.Lock(), nil)
 	if err != nil {
 		return nil, err
 	}

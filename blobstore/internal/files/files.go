@@ -10,14 +10,14 @@ import (
 	"io/fs"
 	"os"
 
-	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 )
 
 // Replace replaces a small file: written under a temporary name, synced if
 // so asked, renamed. The folder is left to the caller to sync. The caller holds the store's lock, so
 // the temporary name is its own, and what a dead process left there goes.
 func Replace(path string, data []byte, sync bool) (err error) {
-	temp := path + durable.TempSuffix
+	temp := path + disk.TempSuffix
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -5,7 +5,7 @@ import (
 	"io"
 	"os"
 
-	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/time/rate"
@@ -24,7 +24,7 @@ func Hashes(ctx context.Context, f *os.File, want digest.Digest, pace Pace) (boo
 	const buffer = 1 << 20
 	in := &paced{ctx: ctx, in: f, v: pace}
 	_, err := io.CopyBuffer(struct{ io.Writer }{hash}, in, make([]byte, buffer))
-	durable.DontCache(f) // others need the memory more
+	disk.DontCache(f) // others need the memory more
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -48,7 +48,7 @@ func (d Dir) Check() error {
 	}
 	foreign := ""
 	for _, e := range entries {
-		switch name := strings.TrimSuffix(e.Name(), durable.TempSuffix); {
+		switch name := strings.TrimSuffix(e.Name(), disk.TempSuffix); {
 		case slices.Contains(ours, name):
 			foreign = e.Name()
 		case name == filepath.Base(d.Lock()) || name == lostFile:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -18,7 +19,7 @@ func (d Dir) Arrived(of digest.Digest) int64 {
 	if err != nil {
 		return 0
 	}
-	return durable.Allocated(info)
+	return disk.Allocated(info)
 }
 
 // DropPartial removes a half-fetched blob, unless somebody is at work on it.

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -166,8 +166,8 @@ func escape(name string) string {
 		}
 	}
 	// The suffix is for files that are being written: x is, while x.tmp is a name as good as any.
-	if name, ok := strings.CutSuffix(b.String(), durable.TempSuffix); ok {
-		return name + "%2E" + strings.TrimPrefix(durable.TempSuffix, ".")
+	if name, ok := strings.CutSuffix(b.String(), disk.TempSuffix); ok {
+		return name + "%2E" + strings.TrimPrefix(disk.TempSuffix, ".")
 	}
 	return b.String()
 }

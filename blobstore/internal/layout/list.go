@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -77,7 +77,7 @@ func (d Dir) ListPartials() []File {
 		if info, err := os.Stat(d.IngestJournal(blob)); err == nil { // what tells of progress
 			modified = info.ModTime()
 		}
-		out = append(out, File{blob, durable.Allocated(info), d.IngestData(blob), modified})
+		out = append(out, File{blob, disk.Allocated(info), d.IngestData(blob), modified})
 	}
 	return out
 }
@@ -118,7 +118,7 @@ func (d Dir) ListStates(prefix string) ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		name, err := url.QueryUnescape(e.Name())
-		if err != nil || slices.Contains(out, name) || !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, durable.TempSuffix) {
+		if err != nil || slices.Contains(out, name) || !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, disk.TempSuffix) {
 			continue
 		}
 		if filepath.Base(d.State(name)) == e.Name() || filepath.Base(d.OldState(name)) == e.Name() {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/blobstore/internal/disk"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -28,7 +29,7 @@ type stamp struct {
 
 // of is the stamp of a file that info is of.
 func of(info fs.FileInfo) stamp {
-	inode, changed := durable.Identity(info)
+	inode, changed := disk.Identity(info)
 	return stamp{size: info.Size(), modified: info.ModTime().UnixNano(), changed: changed, inode: inode}
 }
 

@@ -1,0 +1,23 @@
+//go:build !linux
+
+package disk
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+)
+
+// Boot tells this run of the system from those before. It is "" when that
+// can't be told, as here.
+func Boot() string { return "" }
+
+// Free is how many bytes a user may still write to the file system of path.
+// Here it can't be told.
+func Free(string) (free int64, shares bool, err error) { return 0, false, errors.ErrUnsupported }
+
+// DontCache does nothing here.
+func DontCache(*os.File) {}
+
+// Identity can't be told here: a file's size and time have to do.
+func Identity(fs.FileInfo) (inode uint64, changed int64) { return 0, 0 }
