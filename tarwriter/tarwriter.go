@@ -108,6 +108,17 @@ type Result struct {
 	Moved
 }
 
+// An Output is what an archive is written to: a file, a directory or a stream. It is for one goroutine.
+type Output interface {
+	// Write writes the archive and, where it is to be on disk, waits until it is. It is called once.
+	// progress, if not nil, is called with numbers of bytes before compression, never from two
+	// goroutines at a time; their sum is Size of the members. When ctx is done, the error is its
+	// cause. After an error, nothing appears under the archive's name.
+	Write(ctx context.Context, members []Member, blobs Blobs, progress func(n int64)) (Result, error)
+	// Close ends it, and removes what an archive that isn't complete has left. It may be called again.
+	Close() error
+}
+
 // Moved counts the bytes of blobs by how they got into an archive. The sum is the size of all
 // members that are blobs.
 type Moved struct {

@@ -164,7 +164,7 @@ func printImages(s process.Streams, images []blobstore.ImageUsage, incomplete ma
 func origin(o blobstore.Origin) string {
 	switch o.Kind {
 	case blobstore.FromArchive:
-		return "archive " + image.Printable(o.Where)
+		return "archive " + printable.Line(o.Where)
 	case blobstore.FromRegistry:
 		return "registry"
 	}

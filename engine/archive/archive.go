@@ -24,9 +24,9 @@ import (
 
 	"drayage/blobstore/durable"
 	"drayage/engine/fault"
-	"drayage/engine/image"
 	"drayage/engine/internal/limits"
 	"drayage/engine/internal/volumes"
+	"drayage/engine/printable"
 	"drayage/tarwriter/compress"
 
 	"github.com/opencontainers/go-digest"
@@ -130,7 +130,7 @@ func (s source) walk(ctx context.Context, r io.Reader, size int64, f func(member
 		}
 		if isSparse(h) {
 			if err := m.expects(h.Size); err != nil { // before any of it is read
-				return fmt.Errorf("%q is a sparse file of %d bytes: %w", image.Printable(h.Name), h.Size, err)
+				return fmt.Errorf("%q is a sparse file of %d bytes: %w", printable.Line(h.Name), h.Size, err)
 			}
 			one.body = unpacked{one.body, m}
 		}
@@ -242,7 +242,7 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 		return m, false, nil
 	}
 	if isSparse(h) && h.Size > maxSparse {
-		return m, false, fmt.Errorf("%w: %q is a sparse file of more than %d GiB", errInvalid, image.Printable(h.Name), int64(maxSparse)>>30)
+		return m, false, fmt.Errorf("%w: %q is a sparse file of more than %d GiB", errInvalid, printable.Line(h.Name), int64(maxSparse)>>30)
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse: // the holes of sparse files are read as what they are
@@ -258,7 +258,7 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return m, false, nil
 	default:
-		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, image.Printable(h.Name))
+		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, printable.Line(h.Name))
 	}
 	return m, true, err
 }
@@ -278,7 +278,7 @@ func isSparse(h *tar.Header) bool {
 
 // outside tells of a link that leads out of an archive, and how to take in what it leads to.
 func outside(name, to string) error {
-	return fmt.Errorf("%w: %q links to %q, outside of it: copy the folder with cp -RL, or pack it with tar -h", errInvalid, image.Printable(name), image.Printable(to))
+	return fmt.Errorf("%w: %q links to %q, outside of it: copy the folder with cp -RL, or pack it with tar -h", errInvalid, printable.Line(name), printable.Line(to))
 }
 
 // leftByMacOS reports whether a file is one that macOS adds to archives and folders, beside
@@ -291,11 +291,11 @@ func leftByMacOS(name string) bool {
 // clean refuses names that lead outside of an archive.
 func clean(name string) (string, error) {
 	if len(name) > limits.ArchiveName {
-		return "", fmt.Errorf("%w: a name of %d bytes: %q", errInvalid, len(name), image.Printable(name))
+		return "", fmt.Errorf("%w: a name of %d bytes: %q", errInvalid, len(name), printable.Line(name))
 	}
 	c := path.Clean(strings.TrimPrefix(name, "./"))
 	if name == "" || path.IsAbs(c) || c == ".." || strings.HasPrefix(c, "../") || strings.ContainsRune(c, 0) {
-		return "", fmt.Errorf("%w: a name leads outside of it: %q", errInvalid, image.Printable(name))
+		return "", fmt.Errorf("%w: a name leads outside of it: %q", errInvalid, printable.Line(name))
 	}
 	return c, nil
 }
@@ -336,7 +336,7 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 			m.size = 0
 			return f(m)
 		case !d.Type().IsRegular():
-			return fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, image.Printable(name))
+			return fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, printable.Line(name))
 		}
 		file, err := root.Open(name)
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 	"drayage/engine/image"
 	"drayage/engine/internal/limits"
 	"drayage/engine/plan"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/tarwriter/compress"
 
@@ -146,7 +147,7 @@ func (i *importer) indexed(ctx context.Context, d ocispec.Descriptor, docker *do
 	img, err := i.resolve(ctx, target)
 	if err != nil && itsFault(ctx, err) {
 		if other, ok := i.rescued(ctx, d, img, docker); ok {
-			i.options.Warn(fmt.Sprintf("%s: what index.json says of it is wrong, and manifest.json is used (%v)", image.Printable(cmp.Or(indexName(d), d.Digest.String())), err))
+			i.options.Warn(fmt.Sprintf("%s: what index.json says of it is wrong, and manifest.json is used (%v)", printable.Line(cmp.Or(indexName(d), d.Digest.String())), err))
 			target = other.Target
 			img, err = i.resolve(ctx, target)
 		}
@@ -649,7 +650,7 @@ func (i *importer) checkLayer(ctx context.Context, c layerCheck) error {
 		if sealed || errors.As(err, &unreadable) {
 			i.mu.Lock()
 			defer i.mu.Unlock()
-			i.options.Warn(fmt.Sprintf("layer %s can't be checked against its image's config: unknown media type %q", c.layer.Digest, image.Printable(c.layer.MediaType)))
+			i.options.Warn(fmt.Sprintf("layer %s can't be checked against its image's config: unknown media type %q", c.layer.Digest, printable.Line(c.layer.MediaType)))
 			return nil
 		}
 	}
@@ -729,7 +730,7 @@ func (i *importer) makeRoot(ctx context.Context, e *dockerImage) (blobstore.Root
 		return blobstore.Root{}, invalid(err)
 	}
 	if len(diffIDs) != len(e.Layers) {
-		return blobstore.Root{}, fmt.Errorf("%w: the config %q lists %d layers and manifest.json %d", errInvalid, image.Printable(e.Config), len(diffIDs), len(e.Layers))
+		return blobstore.Root{}, fmt.Errorf("%w: the config %q lists %d layers and manifest.json %d", errInvalid, printable.Line(e.Config), len(diffIDs), len(e.Layers))
 	}
 	layers := make([]ocispec.Descriptor, 0, len(e.Layers))
 	for n, name := range e.Layers {
@@ -738,7 +739,7 @@ func (i *importer) makeRoot(ctx context.Context, e *dockerImage) (blobstore.Root
 			return blobstore.Root{}, err
 		}
 		if diffID != diffIDs[n] {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q has the diff id %s, and the config says %s", errMismatch, image.Printable(name), diffID, diffIDs[n])
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has the diff id %s, and the config says %s", errMismatch, printable.Line(name), diffID, diffIDs[n])
 		}
 		layers = append(layers, d)
 	}
@@ -769,7 +770,7 @@ func (i *importer) layer(ctx context.Context, name string) (ocispec.Descriptor, 
 	}
 	diffID, format, err := i.diffID(ctx, f)
 	if err != nil {
-		return ocispec.Descriptor{}, "", fmt.Errorf("layer %q: %w", image.Printable(name), err)
+		return ocispec.Descriptor{}, "", fmt.Errorf("layer %q: %w", printable.Line(name), err)
 	}
 	kind := strings.TrimSuffix(image.DockerLayer, ".gzip")
 	if format != compress.None {
@@ -887,26 +888,26 @@ func (i *importer) historyRoot(ctx context.Context, top string) (blobstore.Root,
 			return blobstore.Root{}, err
 		}
 		if size += len(raw); size > limits.ManifestBytes { // as those of a schema 1 manifest are
-			return blobstore.Root{}, fmt.Errorf("%w: the history of layer %q has more than %d MiB", errInvalid, image.Printable(top), limits.ManifestBytes>>20)
+			return blobstore.Root{}, fmt.Errorf("%w: the history of layer %q has more than %d MiB", errInvalid, printable.Line(top), limits.ManifestBytes>>20)
 		}
 		if seen[id] {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", errInvalid, image.Printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q is below itself", errInvalid, printable.Line(id))
 		}
 		seen[id] = true
 		if !ok {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q is missing", errInvalid, image.Printable(id))
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q is missing", errInvalid, printable.Line(id))
 		}
 		l := image.Schema1Layer{ID: id}
 		if id == top {
 			l.JSON = raw // which becomes the config
 		}
 		if l.Config, err = image.DecodeHistory(raw); err != nil {
-			return blobstore.Root{}, fmt.Errorf("the json of layer %q: %w", image.Printable(id), invalid(err))
+			return blobstore.Root{}, fmt.Errorf("the json of layer %q: %w", printable.Line(id), invalid(err))
 		}
 		l.Config.ContainerConfig.Cmd = []string{strings.Join(l.Config.ContainerConfig.Cmd, " ")} // as the config has it
 		s.Layers = append(s.Layers, l)
 		if len(s.Layers) > maxLayers {
-			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", errInvalid, image.Printable(top), maxLayers)
+			return blobstore.Root{}, fmt.Errorf("%w: layer %q has more than %d below it", errInvalid, printable.Line(top), maxLayers)
 		}
 		id = l.Config.Parent
 	}

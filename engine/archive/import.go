@@ -17,6 +17,7 @@ import (
 	"drayage/engine/fault"
 	"drayage/engine/image"
 	"drayage/engine/internal/limits"
+	"drayage/engine/printable"
 	"drayage/tarwriter"
 	"drayage/tarwriter/compress"
 
@@ -148,7 +149,7 @@ func (i *importer) replacing(roots []blobstore.Root) (kept []blobstore.Root, ref
 			refused = errors.Join(refused, aboutImage(r.Name, fmt.Errorf("%w: it is %s there, and %s in the archive", errReplaces, old.Target.Digest, r.Target.Digest)))
 			continue
 		default:
-			i.options.Warn(fmt.Sprintf("replaces %s: %s becomes %s", image.Printable(r.Name), old.Target.Digest, r.Target.Digest))
+			i.options.Warn(fmt.Sprintf("replaces %s: %s becomes %s", printable.Line(r.Name), old.Target.Digest, r.Target.Digest))
 		}
 		kept = append(kept, r)
 	}
@@ -302,7 +303,7 @@ func (i *importer) take(ctx context.Context, m member) error {
 func (i *importer) takeJSON(m member) error {
 	const most = 1 << 20
 	if m.size > most {
-		return fmt.Errorf("%w: %q has %d bytes", errInvalid, image.Printable(m.name), m.size)
+		return fmt.Errorf("%w: %q has %d bytes", errInvalid, printable.Line(m.name), m.size)
 	}
 	if err := i.notes.add(costOfText + costOf(m.name)); err != nil {
 		return err
@@ -318,7 +319,7 @@ func (i *importer) takeJSON(m member) error {
 		}
 	}
 	if _, err := i.texts.Write(raw); err != nil {
-		return fmt.Errorf("storing %q: %w", image.Printable(m.name), err)
+		return fmt.Errorf("storing %q: %w", printable.Line(m.name), err)
 	}
 	i.json[m.name] = extent{i.wrote, m.size}
 	i.wrote += m.size
@@ -360,7 +361,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 		}
 		n, errRead := m.body.Read(buf)
 		if _, err := draft.Write(buf[:n]); err != nil {
-			return file{}, fmt.Errorf("storing %q: %w", image.Printable(m.name), err)
+			return file{}, fmt.Errorf("storing %q: %w", printable.Line(m.name), err)
 		}
 		if errors.Is(errRead, io.EOF) {
 			break
@@ -371,7 +372,7 @@ func (i *importer) keep(ctx context.Context, m member, want digest.Digest) (_ fi
 	}
 	got := draft.Digest()
 	if want != "" && got != want {
-		return file{}, fmt.Errorf("%w: %q has digest %s", errMismatch, image.Printable(m.name), got)
+		return file{}, fmt.Errorf("%w: %q has digest %s", errMismatch, printable.Line(m.name), got)
 	}
 	has, err := i.lease.Has(ocispec.Descriptor{Digest: got, Size: draft.Size()})
 	if err != nil {
@@ -458,7 +459,7 @@ func (i *importer) find(name string) (file, error) {
 		}
 		break
 	}
-	return file{}, fmt.Errorf("%w: %q is missing", errInvalid, image.Printable(name))
+	return file{}, fmt.Errorf("%w: %q is missing", errInvalid, printable.Line(name))
 }
 
 // roots finds the images, by whichever of the files that tell is the best.
@@ -585,7 +586,7 @@ func (i *importer) unique(roots []blobstore.Root) []blobstore.Root {
 			continue
 		}
 		if !i.options.NoReplace {
-			i.options.Warn(fmt.Sprintf("the archive has %s twice: %s is taken, and not %s", image.Printable(r.Name), r.Target.Digest, old.Target.Digest))
+			i.options.Warn(fmt.Sprintf("the archive has %s twice: %s is taken, and not %s", printable.Line(r.Name), r.Target.Digest, old.Target.Digest))
 		} else if !refused[r.Name] {
 			refused[r.Name] = true
 			i.fail(aboutImage(r.Name, fmt.Errorf("%w: it is %s and %s in the archive", errTwice, old.Target.Digest, r.Target.Digest)))
@@ -615,5 +616,5 @@ func invalid(err error) error {
 
 // aboutImage says of which image of an archive an error is.
 func aboutImage(name string, err error) error {
-	return fault.About(image.Printable(name), err)
+	return fault.About(printable.Line(name), err)
 }

@@ -7,9 +7,9 @@ import (
 
 	"drayage/blobstore"
 	"drayage/engine/compose"
-	"drayage/engine/image"
 	"drayage/engine/internal/limits"
 	"drayage/engine/jsonstream"
+	"drayage/engine/printable"
 	"drayage/tarwriter"
 
 	"github.com/opencontainers/go-digest"
@@ -97,7 +97,7 @@ type repoTag struct{ repo, tag, top string }
 // with the file is in its list.
 func (l *lists) read(m member) error {
 	if m.size > limits.ArchiveListBytes {
-		return fmt.Errorf("%w: %q has %d bytes", errTooMuch, image.Printable(m.name), m.size)
+		return fmt.Errorf("%w: %q has %d bytes", errTooMuch, printable.Line(m.name), m.size)
 	}
 	in := &readErrors{r: m.body}
 	s := jsonstream.New(in, l.notes.add)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"drayage/engine/internal/limits"
+	"drayage/engine/printable"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -46,7 +47,7 @@ func unmarshal(raw []byte, v any) error {
 // printableError is an error whose text may have parts of foreign documents.
 type printableError struct{ error }
 
-func (e printableError) Error() string { return Printable(e.error.Error()) }
+func (e printableError) Error() string { return printable.Line(e.error.Error()) }
 func (e printableError) Unwrap() error { return e.error }
 
 // checkCount refuses a list, which is JSON or nothing, with more descriptors than there may be:

@@ -117,7 +117,7 @@ func Decode(raw []byte) (Document, error) {
 	case "":
 		return Document{}, fmt.Errorf("%w: it has neither manifests nor layers", ErrInvalid)
 	default:
-		return Document{}, fmt.Errorf("%w: media type %q", ErrUnsupported, Printable(doc.Descriptor.MediaType))
+		return Document{}, fmt.Errorf("%w: media type %q", ErrUnsupported, printable.Line(doc.Descriptor.MediaType))
 	}
 }
 
@@ -182,7 +182,7 @@ func checkAll(what string, descs []ocispec.Descriptor) error {
 	var total int64
 	for i, d := range descs {
 		if err := d.Digest.Validate(); err != nil {
-			return fmt.Errorf("%w: %s %d has digest %q", ErrInvalid, what, i, Printable(d.Digest.String()))
+			return fmt.Errorf("%w: %s %d has digest %q", ErrInvalid, what, i, printable.Line(d.Digest.String()))
 		}
 		if d.Size < 0 || d.Size > maxTotal-total {
 			return fmt.Errorf("%w: %s %d has size %d", ErrInvalid, what, i, d.Size)
@@ -199,7 +199,7 @@ func notJSON(raw []byte, err error) string {
 	if strings.HasPrefix(text, "<") {
 		if _, rest, ok := strings.Cut(text, "<title>"); ok {
 			if title, _, ok := strings.Cut(rest, "<"); ok {
-				return fmt.Sprintf("a web page came instead, titled %q", Printable(strings.TrimSpace(title)))
+				return fmt.Sprintf("a web page came instead, titled %q", printable.Line(strings.TrimSpace(title)))
 			}
 		}
 		return "a web page came instead"
@@ -214,14 +214,9 @@ func jsonError(err error) string {
 		if wrong.Field == "" {
 			return "it is a JSON " + wrong.Value + ", not an object"
 		}
-		return fmt.Sprintf("its field %s is a %s", Printable(wrong.Field), Printable(wrong.Value))
+		return fmt.Sprintf("its field %s is a %s", printable.Line(wrong.Field), printable.Line(wrong.Value))
 	}
 	return err.Error()
-}
-
-// Printable is printable.Line.
-func Printable(s string) string {
-	return printable.Line(s)
 }
 
 // IsImage reports whether a manifest is of a container image, by its config's

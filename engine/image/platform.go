@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"drayage/engine/fault"
+	"drayage/engine/printable"
 
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -130,17 +131,11 @@ func compareVersions(a, b string) int {
 	return cmp.Compare(len(as), len(bs))
 }
 
-// NotImageError says that an index lists no images, but other things.
-type NotImageError struct {
-	Kind string // what it is: "a build cache"
+// NotImage is the error for an index that lists nothing but blobs: it says what it is instead of an
+// image.
+func NotImage(ix *ocispec.Index) error {
+	return fault.New(fault.NotFound, "this is "+looseKind(ix)+", and not an image (--all-platforms --format oci copies it)")
 }
-
-func (e *NotImageError) Error() string {
-	return "this is " + e.Kind + ", and not an image (--all-platforms --format oci copies it)"
-}
-
-// FaultKind is its kind: see fault.Of.
-func (*NotImageError) FaultKind() fault.Kind { return fault.NotFound }
 
 // Loose are the blobs that an index lists itself: what is no manifest. BuildKit's caches have
 // their layers there. The image spec wants unknown types to be no error.
@@ -154,14 +149,14 @@ func Loose(ix *ocispec.Index) []ocispec.Descriptor {
 	return out
 }
 
-// LooseKind says what an index is that lists nothing but blobs.
-func LooseKind(ix *ocispec.Index) string {
+// looseKind says what an index is that lists nothing but blobs.
+func looseKind(ix *ocispec.Index) string {
 	for _, d := range ix.Manifests {
 		if strings.HasPrefix(d.MediaType, "application/vnd.buildkit.cacheconfig.") {
 			return "a build cache"
 		}
 	}
-	return "an index of " + Printable(ix.Manifests[0].MediaType)
+	return "an index of " + printable.Line(ix.Manifests[0].MediaType)
 }
 
 // mayBeManifest reports whether a descriptor of an index may be of a manifest, by its media
@@ -234,7 +229,7 @@ func Platforms(ix *ocispec.Index) []string {
 	var out []string
 	for _, d := range Children(ix) {
 		if d.Platform != nil {
-			out = append(out, Printable(platforms.Format(*d.Platform)))
+			out = append(out, printable.Line(platforms.Format(*d.Platform)))
 		}
 	}
 	slices.Sort(out)
@@ -256,4 +251,4 @@ func isIndexType(mediaType string) bool {
 }
 
 // FormatPlatform is a platform as OS[(VERSION)]/ARCH[/VARIANT].
-func FormatPlatform(p ocispec.Platform) string { return Printable(platforms.FormatAll(p)) }
+func FormatPlatform(p ocispec.Platform) string { return printable.Line(platforms.FormatAll(p)) }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"drayage/engine/internal/limits"
+	"drayage/engine/printable"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -110,7 +111,7 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 	for i := len(m.FSLayers) - 1; i >= 0; i-- { // the bottom layer is the last
 		l := Schema1Layer{Blob: m.FSLayers[i].BlobSum, JSON: []byte(m.History[i].V1Compatibility)}
 		if err := l.Blob.Validate(); err != nil {
-			return nil, fmt.Errorf("%w: layer %d has digest %q", ErrInvalid, i, Printable(l.Blob.String()))
+			return nil, fmt.Errorf("%w: layer %d has digest %q", ErrInvalid, i, printable.Line(l.Blob.String()))
 		}
 		var err error
 		if l.Config, err = DecodeHistory(l.JSON); err != nil {
@@ -118,7 +119,7 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 		}
 		// The id is going to be a folder's name.
 		if l.ID = l.Config.ID; len(l.ID) != 64 || strings.Trim(l.ID, "0123456789abcdef") != "" {
-			return nil, fmt.Errorf("%w: layer %d has id %q", ErrInvalid, i, Printable(l.ID))
+			return nil, fmt.Errorf("%w: layer %d has id %q", ErrInvalid, i, printable.Line(l.ID))
 		}
 		if n := len(out.Layers); n > 0 {
 			below := out.Layers[n-1].ID
@@ -126,7 +127,7 @@ func decodeSchema1(raw []byte) (*Schema1, error) {
 				continue
 			}
 			if l.Config.Parent != below {
-				return nil, fmt.Errorf("%w: layer %d says that its parent is %q, and below it is %s", ErrInvalid, i, Printable(l.Config.Parent), below)
+				return nil, fmt.Errorf("%w: layer %d says that its parent is %q, and below it is %s", ErrInvalid, i, printable.Line(l.Config.Parent), below)
 			}
 		}
 		out.Layers = append(out.Layers, l)
@@ -192,7 +193,7 @@ func DiffIDs(config []byte) ([]digest.Digest, error) {
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if d.Validate() != nil {
-			return nil, fmt.Errorf("%w: the config has a diff id %q", ErrInvalid, Printable(d.String()))
+			return nil, fmt.Errorf("%w: the config has a diff id %q", ErrInvalid, printable.Line(d.String()))
 		}
 	}
 	return c.RootFS.DiffIDs, nil

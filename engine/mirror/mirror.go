@@ -79,9 +79,9 @@ type Hit string
 
 // Where answers come from.
 const (
-	FromStore    Hit = "store"
+	FromStore   Hit = "store"
 	viaUpstream Hit = "upstream"
-	Stale        Hit = "stale"
+	Stale       Hit = "stale"
 )
 
 // Options say how to serve.

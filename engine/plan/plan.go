@@ -193,7 +193,7 @@ func (r *resolver) choose(ctx context.Context, root image.Document, want Selecti
 	r.add(root)
 	if root.Index != nil && len(root.Index.Manifests) > 0 && len(image.Loose(root.Index)) == len(root.Index.Manifests) {
 		if !want.All {
-			return &image.NotImageError{Kind: image.LooseKind(root.Index)}
+			return image.NotImage(root.Index)
 		}
 		r.img.Several, r.img.Whole = true, true
 		r.loose(root)

@@ -60,9 +60,8 @@ const (
 	MaxWindow = 32 << 20
 )
 
-// Writer compresses what is written to it on all cores. Its memory is bounded: 2 MiB per core, and
-// what the compressors take. It is for one goroutine.
-type Writer struct {
+// writer compresses what is written to it on all cores.
+type writer struct {
 	filling *piece
 	todo    chan *piece // for any compressor
 	order   chan *piece // for the goroutine that writes, in order
@@ -80,12 +79,15 @@ type piece struct {
 	ready   chan struct{}
 }
 
-// NewWriter makes a Writer that writes to w, from a goroutine of its own. The caller must call
-// Close, which waits for all goroutines of the Writer and leaves w open.
-func NewWriter(w io.Writer, f Format) *Writer {
+// NewWriter returns a writer that compresses on all cores and writes to w, from a goroutine of its own.
+// It returns an error of w at a later Write, or at Close. Its memory is bounded: 2 MiB per core, and
+// what the compressors take. It is for one goroutine, which must call Close: that compresses the rest,
+// waits until everything is written to w, and leaves w open. An empty stream becomes an empty gzip
+// member or zstd frame. Close may be called again, and returns the same error.
+func NewWriter(w io.Writer, f Format) io.WriteCloser {
 	cores := runtime.GOMAXPROCS(0)
 	n := cores + 1 // one is being filled
-	z := &Writer{todo: make(chan *piece, n), order: make(chan *piece, n), free: make(chan *piece, n)}
+	z := &writer{todo: make(chan *piece, n), order: make(chan *piece, n), free: make(chan *piece, n)}
 	for range n {
 		// Incompressible data gets slightly larger.
 		z.free <- &piece{in: make([]byte, 0, pieceSize), out: make([]byte, 0, pieceSize+pieceSize/64), ready: make(chan struct{}, 1)}
@@ -114,13 +116,13 @@ func NewWriter(w io.Writer, f Format) *Writer {
 	return z
 }
 
-func (z *Writer) failure() error {
+func (z *writer) failure() error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	return z.err
 }
 
-func (z *Writer) fail(err error) {
+func (z *writer) fail(err error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.err = err
@@ -160,8 +162,8 @@ func (a *appender) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Write implements io.Writer. It returns an error of the target at a later call, or at Close.
-func (z *Writer) Write(b []byte) (int, error) {
+// Write implements io.Writer.
+func (z *writer) Write(b []byte) (int, error) {
 	n := len(b)
 	for len(b) > 0 {
 		if err := z.failure(); err != nil {
@@ -182,15 +184,14 @@ func (z *Writer) Write(b []byte) (int, error) {
 }
 
 // send hands the piece that is full, or the last one, to a compressor.
-func (z *Writer) send() {
+func (z *writer) send() {
 	z.order <- z.filling
 	z.todo <- z.filling
 	z.filling = nil
 }
 
-// Close compresses the rest and waits until everything is written to the target. An empty stream
-// becomes an empty gzip member or zstd frame. Close may be called again, and returns the same error.
-func (z *Writer) Close() error {
+// Close implements io.Closer.
+func (z *writer) Close() error {
 	if !z.closed {
 		z.closed = true
 		if z.filling == nil {

@@ -102,7 +102,7 @@ func redirect(w http.ResponseWriter, r *http.Request) {
 // Fresh blobs are those that honest clients ask for, and that a store doesn't have yet.
 const (
 	fresh     = 100
-	FreshSize = 1 << 20 // bytes
+	freshSize = 1 << 20 // bytes
 )
 
 // Fresh are the descriptors of fresh blobs.
@@ -118,7 +118,7 @@ func Fresh() []ocispec.Descriptor {
 func freshContent(n uint64) []byte {
 	var seed [32]byte
 	binary.LittleEndian.PutUint64(seed[:], n)
-	raw := make([]byte, FreshSize)
+	raw := make([]byte, freshSize)
 	_, _ = rand.NewChaCha8(seed).Read(raw) // never fails
 	return raw
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"drayage/engine/image"
+	"drayage/engine/printable"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 
@@ -121,7 +122,7 @@ func (e *exam) drain(resp *http.Response, most int64) ([]byte, error) {
 	host := resp.Request.URL.Host
 	if wait := resp.Header.Get("Retry-After"); wait != "" && !e.asked[host] {
 		e.asked[host] = true
-		e.add("Retry-After", host, note, fmt.Sprintf("answers %d and wants to be left alone: %s", resp.StatusCode, image.Printable(wait)), "drayage holds back all requests to it for so long; fewer connections help (--per-host)")
+		e.add("Retry-After", host, note, fmt.Sprintf("answers %d and wants to be left alone: %s", resp.StatusCode, printable.Line(wait)), "drayage holds back all requests to it for so long; fewer connections help (--per-host)")
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	return raw, errors.Join(err, resp.Body.Close())
@@ -159,7 +160,7 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 		if kind == want.MediaType {
 			e.add("content type", host, good, kind, "")
 		} else {
-			e.add("content type", host, note, fmt.Sprintf("%q for a %s", image.Printable(kind), want.MediaType), "drayage goes by the content; other clients may not")
+			e.add("content type", host, note, fmt.Sprintf("%q for a %s", printable.Line(kind), want.MediaType), "drayage goes by the content; other clients may not")
 		}
 	}
 	e.quota(host, header)
@@ -187,7 +188,7 @@ func (e *exam) manifest(ctx context.Context, want ocispec.Descriptor) error {
 func (e *exam) quota(host string, h http.Header) {
 	for _, name := range []string{"Ratelimit-Remaining", "Ratelimit-Limit", "X-Ratelimit-Remaining"} {
 		if v := h.Get(name); v != "" {
-			e.add("quota", host, note, strings.ToLower(name)+": "+image.Printable(v), "manifests fetched by GET count; HEAD and blobs don't, at Docker Hub")
+			e.add("quota", host, note, strings.ToLower(name)+": "+printable.Line(v), "manifests fetched by GET count; HEAD and blobs don't, at Docker Hub")
 			return
 		}
 	}
@@ -231,7 +232,7 @@ func (e *exam) authentication(ctx context.Context) error {
 		if u, err := url.Parse(realm); err == nil && slices.Contains(schemes, "bearer") && u.Host != "" {
 			at = ", tokens from " + u.Host
 		}
-		e.add("authentication", host, good, image.Printable(strings.Join(schemes, ", "))+at, "")
+		e.add("authentication", host, good, printable.Line(strings.Join(schemes, ", "))+at, "")
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -248,12 +249,12 @@ func (e *exam) authentication(ctx context.Context) error {
 	default:
 		e.add("life of tokens", t.Host, good, t.Life.String(), "")
 	}
-	scopes := image.Printable(strings.Join(t.Scopes, " "))
+	scopes := printable.Line(strings.Join(t.Scopes, " "))
 	switch {
 	case len(t.Scopes) == 0:
 		e.add("scopes", t.Host, good, "aren't named", "")
 	case t.Granted != nil && !grants(t.Granted, e.ref.Repository()):
-		e.add("scopes", t.Host, bad, fmt.Sprintf("asked for %s, and the token is good for %q", scopes, image.Printable(strings.Join(t.Granted, " "))), "the registry gives tokens that it then refuses: the repository isn't there, or not for these credentials")
+		e.add("scopes", t.Host, bad, fmt.Sprintf("asked for %s, and the token is good for %q", scopes, printable.Line(strings.Join(t.Granted, " "))), "the registry gives tokens that it then refuses: the repository isn't there, or not for these credentials")
 	default:
 		e.add("scopes", t.Host, good, scopes, "one token a repository")
 	}
@@ -411,7 +412,7 @@ func (e *exam) ranges(ctx context.Context) error {
 		case resp.StatusCode != r.status:
 			e.add(r.name, e.holder(), severity, fmt.Sprintf("answers %d in place of %d", resp.StatusCode, r.status), r.means)
 		case r.status == http.StatusPartialContent && (got != want || int64(len(body)) != r.to-r.from):
-			e.add(r.name, e.holder(), severity, fmt.Sprintf("answers %q with %d bytes, in place of %q", image.Printable(got), len(body), want), r.means)
+			e.add(r.name, e.holder(), severity, fmt.Sprintf("answers %q with %d bytes, in place of %q", printable.Line(got), len(body), want), r.means)
 		default:
 			e.add(r.name, e.holder(), good, fmt.Sprintf("answers %d as it should", r.status), "")
 		}
@@ -560,7 +561,7 @@ func (e *exam) certificate(ctx context.Context, host, name, port string) {
 	if err := leaf.VerifyHostname(name); err != nil {
 		verdict, means = bad, "it is for another name: pulls fail"
 	}
-	e.add("certificate", host, verdict, fmt.Sprintf("%s, by %s, until %s; a chain of %d", tls.VersionName(state.Version), image.Printable(leaf.Issuer.CommonName), leaf.NotAfter.Format(time.DateOnly), len(state.PeerCertificates)), means)
+	e.add("certificate", host, verdict, fmt.Sprintf("%s, by %s, until %s; a chain of %d", tls.VersionName(state.Version), printable.Line(leaf.Issuer.CommonName), leaf.NotAfter.Format(time.DateOnly), len(state.PeerCertificates)), means)
 	if state.NegotiatedProtocol == "h2" {
 		e.add("HTTP/2", host, note, "is offered", "all its streams share one connection; drayage uses several of HTTP/1.1")
 		if host == e.holder() {
@@ -640,7 +641,7 @@ func (e *exam) proxies(ctx context.Context) error {
 	var found []string
 	for _, name := range []string{"Via", "X-Cache", "Cf-Cache-Status", "X-Served-By", "Age", "Server"} {
 		if v := resp.Header.Get(name); v != "" {
-			found = append(found, strings.ToLower(name)+": "+image.Printable(v))
+			found = append(found, strings.ToLower(name)+": "+printable.Line(v))
 		}
 	}
 	slices.Sort(found)

@@ -265,7 +265,7 @@ func (o *Flags) CheckNames(refs []reference.Image) error {
 func (o *Flags) Accept(img *plan.Image) error {
 	if o.Any() && o.Format != "oci" && !img.Main().Runnable() {
 		if ix := img.Main().Index; ix != nil { // of blobs alone
-			return &image.NotImageError{Kind: image.LooseKind(ix)}
+			return image.NotImage(ix)
 		}
 		return fmt.Errorf("%w, its config is %q: the %s format can't hold it", tarwriter.ErrNotImage, img.Main().Config.MediaType, o.Format)
 	}
