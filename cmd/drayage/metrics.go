@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"drayage/bench"
+	"drayage/cmd/drayage/internal/conns"
 	"drayage/cmd/drayage/internal/status"
-	"drayage/cmd/drayage/internal/web"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -18,7 +18,7 @@ import (
 
 // benchMetrics shows a bench to Prometheus while it runs. Nil shows nothing.
 type benchMetrics struct {
-	server   *web.Server
+	server   *conns.Server
 	listener net.Listener
 	served   chan error
 
@@ -64,7 +64,7 @@ func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(all, promhttp.HandlerOpts{}))
 	const patience = 5 * time.Second
-	m.server = web.NewServer(web.ServerOptions{Handler: web.NoBodies(mux), Timeouts: web.Timeouts{Header: patience}})
+	m.server = conns.New(conns.Options{Handler: conns.NoBodies(mux), Timeouts: conns.Timeouts{Header: patience}})
 	go func() { m.served <- m.server.Serve(listener) }()
 	return m, nil
 }

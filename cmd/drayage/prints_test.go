@@ -40,9 +40,9 @@ var raw = []string{
 	// What goes to clients. Texts that are ours, or made fit to print by who has them written, since
 	// people read them by curl, too; and what mirrors give as it is.
 	"cmd/drayage/internal/web.answer",
-	"cmd/drayage/internal/web.NoBodies", // our own words, and a method, which is a token
-	"cmd/drayage/internal/web.page",     // a template whose foreign texts go through text
-	"cmd/drayage/internal/web.Write",
+	"cmd/drayage/internal/conns.NoBodies", // our own words, and a method, which is a token
+	"cmd/drayage/internal/web.page",       // a template whose foreign texts go through text
+	"cmd/drayage/internal/conns.Write",
 	"cmd/drayage/internal/web.write",
 }
 

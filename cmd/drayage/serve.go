@@ -26,12 +26,17 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/blobstore/quota"
 	"drayage/cmd/drayage/internal/build"
+	"drayage/cmd/drayage/internal/client"
+	"drayage/cmd/drayage/internal/conns"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/password"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
+	"drayage/cmd/drayage/internal/refusal"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
+	"drayage/cmd/drayage/internal/upstream"
 	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
 	"drayage/engine/cpulimit"
@@ -181,13 +186,13 @@ type serving struct {
 	conf        *tls.Config // nil for plain HTTP
 	certificate *reloading  // as conf
 	work        *cpulimit.Limit
-	passwords   *web.Passwords // nil lets everybody in
+	passwords   *password.Passwords // nil lets everybody in
 	store       *blobstore.Store
 	budget      *quota.Quota // nil for none
 	metrics     *web.Metrics
 	transfers   *web.Transfers
 	log         *slog.Logger // nil for none
-	refusals    *web.Refusals
+	refusals    *refusal.Recorder
 }
 
 func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error) {
@@ -207,7 +212,7 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	if err != nil {
 		return err
 	}
-	r.log, r.refusals = log, web.NewRefusals(audit, r.warn)
+	r.log, r.refusals = log, refusal.NewRecorder(audit, r.warn)
 	defer func() {
 		r.refusals.Close()
 		err = errors.Join(err, closeLogs())
@@ -230,9 +235,9 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	defer endStreams()
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	server := web.NewServer(web.ServerOptions{
+	server := conns.New(conns.Options{
 		Handler: r.handler(answers, hosts, closing.Done()), TLS: r.conf, Base: requests,
-		Bounds: web.Bounds{All: o.connections, PerClient: o.perClient}, Refusals: r.refusals,
+		Bounds: conns.Bounds{All: o.connections, PerClient: o.perClient}, Refusals: r.refusals,
 	})
 	server.RegisterOnShutdown(endStreams)
 	defer r.watch(ctx)()
@@ -270,7 +275,7 @@ func (r *serving) open(s process.Streams) (err error) {
 	r.work = cpulimit.New()
 	sharePrecisely()
 	if o.htpasswd != "" {
-		if r.passwords, err = web.ReadPasswords(o.htpasswd, r.work); err != nil {
+		if r.passwords, err = password.Read(o.htpasswd, r.work); err != nil {
 			return status.Misuse(fmt.Errorf("--htpasswd: %w", err))
 		}
 	}
@@ -288,11 +293,11 @@ func (r *serving) open(s process.Streams) (err error) {
 // mirror answers from the store and, if there are any, from upstream registries. done ends what
 // comes from there.
 func (r *serving) mirror(ctx context.Context) (answers *mirror.Handler, done func(), err error) {
-	m := mirror.Options{Store: r.store, Registry: r.o.registry, Served: r.metrics.Served, Private: r.private, Refused: web.Refused}
+	m := mirror.Options{Store: r.store, Registry: r.o.registry, Served: r.metrics.Served, Private: r.private, Refused: refusal.Refused}
 	if len(r.upstreams) == 0 {
 		return mirror.New(m), func() {}, nil
 	}
-	bounds := web.NewUpstream(r.o.clientUp, r.o.upstreams)
+	bounds := upstream.New(r.o.clientUp, r.o.upstreams)
 	through, done, err := r.o.upstream(ctx, r.store, r.budget, r.work, r.upstreams, event.Observers{r.display, r.transfers, bounds}, r.display)
 	if err != nil {
 		return nil, nil, err
@@ -368,8 +373,8 @@ func (o *serveOptions) fitFiles(warn func(string)) {
 
 // limits are what one address may take. The default for requests is not for this machine: what
 // comes from there may be a proxy, with the requests of many.
-func (o *serveOptions) limits() web.Limits {
-	l := web.Limits{Requests: limiting.Limit(o.requests), Bytes: o.clientRate.Limit()}
+func (o *serveOptions) limits() client.Limits {
+	l := client.Limits{Requests: limiting.Limit(o.requests), Bytes: o.clientRate.Limit()}
 	if !o.ownRequests {
 		l.Burst, l.FreeLoopback = defaultBurst, true
 	}
@@ -558,7 +563,7 @@ func validPort(text string) bool {
 }
 
 // run serves until ctx is done, and then until what is under way has ended. cancel ends that.
-func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *quota.Quota, server *web.Server, ls []net.Listener, d *display.Display, cancel func()) error {
+func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *quota.Quota, server *conns.Server, ls []net.Listener, d *display.Display, cancel func()) error {
 	profiles, err := servePprof(ctx, o.pprof, d)
 	if err != nil {
 		return errors.Join(err, closeAll(ls))
@@ -629,7 +634,7 @@ func keepBudget(ctx context.Context, budget *quota.Quota, d *display.Display) {
 }
 
 // servePprof serves profiles at an address of their own; "" is nowhere.
-func servePprof(ctx context.Context, address string, d *display.Display) (*web.Server, error) {
+func servePprof(ctx context.Context, address string, d *display.Display) (*conns.Server, error) {
 	if address == "" {
 		return nil, nil
 	}
@@ -659,7 +664,7 @@ func servePprof(ctx context.Context, address string, d *display.Display) (*web.S
 		mux.ServeHTTP(w, r)
 	})
 	const connections = 64
-	server := web.NewServer(web.ServerOptions{Handler: web.NoBodies(handler), Bounds: web.Bounds{All: connections, PerClient: connections}})
+	server := conns.New(conns.Options{Handler: conns.NoBodies(handler), Bounds: conns.Bounds{All: connections, PerClient: connections}})
 	go func() { _ = server.Serve(l) }() // ends with Close
 	return server, nil
 }
@@ -684,7 +689,7 @@ func newReloading(cert, key string) (*reloading, error) {
 // watch reads the files again every few seconds until ctx is done, and warns when they break.
 func (r *reloading) watch(ctx context.Context, warn func(string)) {
 	broken := false
-	web.Poll(ctx, r.due, func() { _ = r.look() }, func() {
+	process.Poll(ctx, r.due, func() { _ = r.look() }, func() {
 		r.mu.Lock()
 		err := r.err
 		r.mu.Unlock()

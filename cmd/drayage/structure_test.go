@@ -15,14 +15,14 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/siege bench/internal/stats blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/drayage/internal/limits cmd/structure engine/chaos/internal/wire engine/cpulimit engine/event engine/fault engine/internal/limits engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/limitstest engine/printable engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/compress",
+	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/siege bench/internal/stats blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/drayage/internal/client cmd/drayage/internal/limits cmd/structure engine/chaos/internal/wire engine/cpulimit engine/event engine/fault engine/internal/limits engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/interval engine/internal/transfer/internal/policy engine/limitstest engine/printable engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/compress",
 	1: "blobstore/blobstoretest blobstore/internal/disk blobstore/internal/journal blobstore/internal/space cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/chaos engine/chaos/chaostest engine/credential engine/image engine/internal/transfer engine/internal/volumes engine/jsonstream engine/registry/hosts engine/registry/internal/notice engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
 	2: "blobstore/internal/files blobstore/internal/layout blobstore/internal/stamps cmd/drayage/internal/history cmd/drayage/internal/status cmd/drayage/internal/warm engine/plan engine/registry/internal/bearer engine/registry/internal/latency engine/registry/internal/listing engine/registry/internal/probing engine/registry/internal/reach engine/registry/registrytest",
 	3: "bench/race blobstore cmd/demo cmd/drayage/internal/process cmd/drayage/internal/units engine/registry/internal/lease engine/registry/internal/retrying engine/registry/internal/tracing",
-	4: "bench/bars blobstore/quota cmd/drayage/internal/display engine/compose engine/mirror engine/registry",
-	5: "bench cmd/drayage/internal/doctor cmd/drayage/internal/web engine/archive engine/internal/pullthrough",
-	6: "engine",
-	7: "cmd/drayage/internal/images cmd/drayage/internal/output",
+	4: "bench/bars blobstore/quota cmd/drayage/internal/display cmd/drayage/internal/password engine/compose engine/mirror engine/registry",
+	5: "bench cmd/drayage/internal/doctor cmd/drayage/internal/refusal engine/archive engine/internal/pullthrough",
+	6: "cmd/drayage/internal/conns cmd/drayage/internal/upstream engine",
+	7: "cmd/drayage/internal/images cmd/drayage/internal/output cmd/drayage/internal/web",
 	8: "cmd/drayage/internal/network",
 	9: "cmd/drayage",
 }
@@ -45,7 +45,7 @@ var goroutines = []string{
 	"bench/internal/siege.Lay",
 	"bench/internal/siege.Run",
 	"bench/internal/siege.streams",
-	"bench/bars.besieged",
+	"bench/bars.besiege",
 	"bench/bars.startServe", // ends with the process
 	"bench/race.measure",
 	"bench/race.serveSet",
@@ -59,7 +59,7 @@ var goroutines = []string{
 	"cmd/drayage.watch",
 	"cmd/drayage/internal/progress.NewBars",
 	"cmd/drayage/internal/progress.Write", // a Patient's, which Flush waits for
-	"cmd/drayage/internal/web.Poll",       // but for a reading that a file system holds up, which nothing can call off
+	"cmd/drayage/internal/process.Poll",   // but for a reading that a file system holds up, which nothing can call off
 	"engine/internal/pullthrough.do",
 	"engine/internal/pullthrough.follow",
 	"engine/internal/pullthrough.isDown",

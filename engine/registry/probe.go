@@ -99,8 +99,7 @@ func (c *Client) Follow(other *Client, ref reference.Image) {
 // Expiry is when a signed URL stops working, the zero time when it doesn't tell.
 func Expiry(u *url.URL) time.Time { return wire.Expiry(u) }
 
-// CheckProxies reports whether the proxies that the environment names are valid. net/http goes past
-// one that it can't read, or reads something else in it.
+// CheckProxies checks the proxies that the environment names, of which net/http skips invalid ones.
 func CheckProxies() error { return proxies.Check() }
 
 // Dial makes a connection to a host and port that is a reference's registry, or that this has

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/conns"
+	"drayage/cmd/drayage/internal/refusal"
 	"drayage/cmd/drayage/internal/web"
 )
 
@@ -33,7 +35,7 @@ type front struct {
 
 type frontOptions struct {
 	site   web.Options
-	server web.ServerOptions
+	server conns.Options
 	closed chan<- struct{} // gets one when a connection has been closed; nil is nobody
 }
 
@@ -53,12 +55,12 @@ func serve(t *testing.T, mirror http.HandlerFunc, o frontOptions) *front {
 		mirror = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }
 	}
 	f := &front{t: t, log: new(lines)}
-	refusals := web.NewRefusals(f.log.logger(), nil)
+	refusals := refusal.NewRecorder(f.log.logger(), nil)
 	t.Cleanup(refusals.Close)
 	o.site.Store, o.site.Mirror, o.site.Metrics, o.site.Refusals = store, answering(mirror), web.NewMetrics(), refusals
 	o.site.Timeouts = o.server.Timeouts
 	o.server.Handler, o.server.Refusals = web.Handler(o.site), refusals
-	server := web.NewServer(o.server)
+	server := conns.New(o.server)
 	if inner := server.ConnState; o.closed != nil {
 		server.ConnState = func(c net.Conn, s http.ConnState) {
 			inner(c, s)
@@ -158,7 +160,7 @@ func TestBodyWhereNoneBelongsEndsTheConnection(t *testing.T) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 		}
-	}, frontOptions{server: web.ServerOptions{Timeouts: web.Timeouts{Header: 2 * time.Second}}})
+	}, frontOptions{server: conns.Options{Timeouts: conns.Timeouts{Header: 2 * time.Second}}})
 	const host = " HTTP/1.1\r\nHost: localhost\r\n"
 	for _, c := range []struct {
 		raw  string
@@ -222,14 +224,14 @@ func TestBodyOfNothingIsNone(t *testing.T) {
 }
 
 func TestHeadersAndHandshakesHaveADeadline(t *testing.T) {
-	short := web.Timeouts{Header: 50 * time.Millisecond, Idle: 50 * time.Millisecond}
-	f := serve(t, nil, frontOptions{server: web.ServerOptions{Timeouts: short}})
+	short := conns.Timeouts{Header: 50 * time.Millisecond, Idle: 50 * time.Millisecond}
+	f := serve(t, nil, frontOptions{server: conns.Options{Timeouts: short}})
 	for _, raw := range []string{"", "GET", "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: a", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\nGET"} {
 		if !ended(f.dial(""), raw) {
 			t.Errorf("after %q a connection is held", raw)
 		}
 	}
-	f = serve(t, nil, frontOptions{server: web.ServerOptions{Timeouts: short, TLS: certificate(t)}})
+	f = serve(t, nil, frontOptions{server: conns.Options{Timeouts: short, TLS: certificate(t)}})
 	for _, raw := range []string{"", "\x16\x03\x01", "\x16\x03\x01\x40\x00\x01", "GET / HTTP/1.1\r\n\r\n"} {
 		if !ended(f.dial(""), raw) {
 			t.Errorf("after %q a handshake is waited for", raw)
@@ -276,7 +278,7 @@ func TestNobodyTakesAllPlaces(t *testing.T) {
 			}
 		}
 	}
-	bounds := web.ServerOptions{Bounds: web.Bounds{All: all, PerClient: perClient}}
+	bounds := conns.Options{Bounds: conns.Bounds{All: all, PerClient: perClient}}
 	for name, a := range map[string]struct {
 		raw  string
 		read bool
@@ -311,7 +313,7 @@ func TestHealthIsAnsweredWhenAllPlacesAreTaken(t *testing.T) {
 			under <- struct{}{}
 			<-release
 		}
-	}, frontOptions{server: web.ServerOptions{Bounds: web.Bounds{All: all, PerClient: 4}}})
+	}, frontOptions{server: conns.Options{Bounds: conns.Bounds{All: all, PerClient: 4}}})
 	defer close(release)
 	for i := range all {
 		f.send(f.dial(fmt.Sprintf("127.0.1.%d", 1+i%2)), "GET /v2/long HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -343,7 +345,7 @@ func TestHealthIsAnsweredWhenAllPlacesAreTaken(t *testing.T) {
 
 // A connection of the reserve is for a moment, whatever is sent over it.
 func TestReserveIsNotHeld(t *testing.T) {
-	f := serve(t, nil, frontOptions{server: web.ServerOptions{Bounds: web.Bounds{All: 8, PerClient: 1}, Timeouts: web.Timeouts{Reserve: 50 * time.Millisecond}}})
+	f := serve(t, nil, frontOptions{server: conns.Options{Bounds: conns.Bounds{All: 8, PerClient: 1}, Timeouts: conns.Timeouts{Reserve: 50 * time.Millisecond}}})
 	f.answer(f.send(f.dial(""), "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"), http.MethodGet)
 	for _, raw := range []string{"", "GET /healthz HT"} {
 		if !ended(f.dial(""), raw) {
@@ -399,7 +401,7 @@ func endless(stopped chan<- struct{}) http.HandlerFunc {
 }
 
 func TestClientThatReadsNothingIsCutOff(t *testing.T) {
-	short := web.Timeouts{Write: 240 * time.Millisecond}
+	short := conns.Timeouts{Write: 240 * time.Millisecond}
 	big := filepath.Join(t.TempDir(), "big")
 	if err := os.WriteFile(big, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -414,7 +416,7 @@ func TestClientThatReadsNothingIsCutOff(t *testing.T) {
 	}
 	const request = "GET /v2/big HTTP/1.1\r\nHost: localhost\r\n\r\n"
 	for name, h := range map[string]http.HandlerFunc{"bytes": endless(stopped), "a file": file} {
-		f := serve(t, h, frontOptions{server: web.ServerOptions{Timeouts: short}})
+		f := serve(t, h, frontOptions{server: conns.Options{Timeouts: short}})
 		f.send(f.dial(""), request)
 		await(t, name, stopped)
 		f.send(f.dial(""), strings.Repeat(request, 50)) // one after the other: the first is enough
@@ -422,7 +424,7 @@ func TestClientThatReadsNothingIsCutOff(t *testing.T) {
 		if text := f.log.String(); !strings.Contains(text, "why=slow") {
 			t.Errorf("%s: it is not logged:\n%s", name, text)
 		}
-		f = serve(t, h, frontOptions{server: web.ServerOptions{Timeouts: short, TLS: certificate(t)}})
+		f = serve(t, h, frontOptions{server: conns.Options{Timeouts: short, TLS: certificate(t)}})
 		for proto, http2 := range map[string]bool{"TLS": false, "HTTP/2": true} {
 			transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: http2}
 			if !http2 {
@@ -459,7 +461,7 @@ func await(t *testing.T, what string, done <-chan struct{}) {
 func TestStalledClientsGiveWay(t *testing.T) {
 	const all, perClient = 16, 8
 	stopped := make(chan struct{}, 2*all)
-	f := serve(t, endless(stopped), frontOptions{server: web.ServerOptions{Bounds: web.Bounds{All: all, PerClient: perClient}, Timeouts: web.Timeouts{Write: 6 * time.Second}}})
+	f := serve(t, endless(stopped), frontOptions{server: conns.Options{Bounds: conns.Bounds{All: all, PerClient: perClient}, Timeouts: conns.Timeouts{Write: 6 * time.Second}}})
 	for i := range all {
 		f.send(f.dial(fmt.Sprintf("127.0.1.%d", 1+i%2)), "GET /v2/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	}
@@ -491,7 +493,7 @@ func TestStreamsAreBounded(t *testing.T) {
 		mu.Lock()
 		now--
 		mu.Unlock()
-	}, frontOptions{server: web.ServerOptions{TLS: certificate(t)}})
+	}, frontOptions{server: conns.Options{TLS: certificate(t)}})
 	defer close(release)
 	c := tls.Client(f.dial(""), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	var attack strings.Builder

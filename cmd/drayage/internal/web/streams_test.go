@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"drayage/cmd/drayage/internal/conns"
 	"drayage/cmd/drayage/internal/limits"
-	"drayage/cmd/drayage/internal/web"
 )
 
 // Kinds and flags of frames (RFC 9113, section 6).
@@ -141,7 +141,7 @@ const ofConnection, ofAddress, ofAll = 32, 512, 4096
 // is refused waits for nothing.
 func TestRefusedStreamsAreOver(t *testing.T) {
 	var now atomic.Int64
-	f := serve(t, holding(&now), frontOptions{server: web.ServerOptions{TLS: certificate(t), Timeouts: web.Timeouts{Write: time.Hour}}})
+	f := serve(t, holding(&now), frontOptions{server: conns.Options{TLS: certificate(t), Timeouts: conns.Timeouts{Write: time.Hour}}})
 	const more = ofAddress / 2
 	begun, refused := 0, 0
 	for range (ofAddress + more) / ofConnection {
@@ -185,7 +185,7 @@ func TestStalledStreamsGiveWay(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		waiting <- struct{}{}
 		<-release
-	}, frontOptions{server: web.ServerOptions{TLS: certificate(t), Timeouts: web.Timeouts{Write: 2 * limit}}})
+	}, frontOptions{server: conns.Options{TLS: certificate(t), Timeouts: conns.Timeouts{Write: 2 * limit}}})
 	defer close(release)
 	for i := range ofAll / ofConnection {
 		c := f.dial2(fmt.Sprintf("127.0.1.%d", 1+i/(ofAddress/ofConnection)))
@@ -226,7 +226,7 @@ func TestStalledStreamsGiveWay(t *testing.T) {
 func TestSlowStreamsAreEnded(t *testing.T) {
 	const write = 2 * time.Second
 	var now atomic.Int64
-	f := serve(t, holding(&now), frontOptions{server: web.ServerOptions{TLS: certificate(t), Timeouts: web.Timeouts{Write: write}}})
+	f := serve(t, holding(&now), frontOptions{server: conns.Options{TLS: certificate(t), Timeouts: conns.Timeouts{Write: write}}})
 	c := f.dial2("")
 	c.send(ask2(1, "/v2/big") + ask2(3, "/v2/big"))
 	if !ended(c.c, "") {
@@ -265,7 +265,7 @@ func TestResetsAreBounded(t *testing.T) {
 		}
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-	}, frontOptions{server: web.ServerOptions{TLS: certificate(t)}})
+	}, frontOptions{server: conns.Options{TLS: certificate(t)}})
 	const most, cancel = 64, "\x00\x00\x00\x08"
 	for _, every := range []int{1, 2, 10} { // so many requests are there for one that is taken whole
 		c, lives := f.dial2(""), true
@@ -315,7 +315,7 @@ func TestResetsAreBounded(t *testing.T) {
 
 // What http.Server answers by itself waits for no window either.
 func TestStreamsThatNoHandlerSeesAreEnded(t *testing.T) {
-	f := serve(t, nil, frontOptions{server: web.ServerOptions{TLS: certificate(t), Timeouts: web.Timeouts{Header: 300 * time.Millisecond}}})
+	f := serve(t, nil, frontOptions{server: conns.Options{TLS: certificate(t), Timeouts: conns.Timeouts{Header: 300 * time.Millisecond}}})
 	c := f.dial2("")
 	c.send(ask2(1, "/v2/")) // a connection without any is ended
 	c.answers(1)
@@ -336,7 +336,7 @@ func TestStreamsThatNoHandlerSeesAreEnded(t *testing.T) {
 // An address has some connections in HTTP/2, and then others in HTTP/1.1; when those are closed, it has
 // others again.
 func TestConnectionsInHTTP2AreBounded(t *testing.T) {
-	f := serve(t, nil, frontOptions{server: web.ServerOptions{TLS: certificate(t)}})
+	f := serve(t, nil, frontOptions{server: conns.Options{TLS: certificate(t)}})
 	speaks := func(from string) (string, *tls.Conn) {
 		t.Helper()
 		c := tls.Client(f.dial(from), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"drayage/cmd/drayage/internal/conns"
 	"drayage/cmd/drayage/internal/limits"
-	"drayage/cmd/drayage/internal/web"
 )
 
 // What http.Server refuses before a handler sees it has a line in the log, with its client, and is
@@ -60,7 +60,7 @@ func TestRefusalsThatNoHandlerSeesAreNoted(t *testing.T) {
 		"who is answered over TLS":     {tls: true, wrap: secure("http/1.1"), raw: get + "Connection: close\r\n\r\n"},
 	} {
 		closed := make(chan struct{}, 1)
-		o := frontOptions{closed: closed, server: web.ServerOptions{Timeouts: web.Timeouts{Header: late, Idle: limit}}}
+		o := frontOptions{closed: closed, server: conns.Options{Timeouts: conns.Timeouts{Header: late, Idle: limit}}}
 		if c.leave || c.want != "timeout" {
 			o.server.Timeouts.Header = limit
 		}
@@ -97,7 +97,7 @@ func TestRefusalsThatNoHandlerSeesAreNoted(t *testing.T) {
 // In HTTP/2, too, where the connection lives on.
 func TestLargeHeadersByHTTP2AreNoted(t *testing.T) {
 	closed := make(chan struct{}, 1)
-	f := serve(t, nil, frontOptions{closed: closed, server: web.ServerOptions{TLS: certificate(t)}})
+	f := serve(t, nil, frontOptions{closed: closed, server: conns.Options{TLS: certificate(t)}})
 	c := tls.Client(f.dial(""), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	const (
 		fields   = "\x82\x87\x44\x04/v2/\x41\x09localhost" // of a request

@@ -19,6 +19,10 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/client"
+	"drayage/cmd/drayage/internal/conns"
+	"drayage/cmd/drayage/internal/password"
+	"drayage/cmd/drayage/internal/refusal"
 	"drayage/engine/mirror"
 	"drayage/engine/printable"
 
@@ -34,14 +38,14 @@ type Options struct {
 	// Private says who may see what, as Mirror has it.
 	Private *mirror.Private
 	// Passwords, if not nil, are wanted for everything but the health checks.
-	Passwords *Passwords
+	Passwords *password.Passwords
 	// Hosts, if not nil, are the names by which clients may ask for anything but the health checks.
 	Hosts    *Hosts
-	Limits   Limits
-	Timeouts Timeouts     // of streams in HTTP/2; those of connections are a Server's
-	Log      *slog.Logger // of requests; nil is none
+	Limits   client.Limits
+	Timeouts conns.Timeouts // of streams in HTTP/2; those of connections are a Server's
+	Log      *slog.Logger   // of requests; nil is none
 	// Refusals, if not nil, note what is refused.
-	Refusals *Refusals
+	Refusals *refusal.Recorder
 	// Fault, if not nil, is told of faults of this program, which end a request.
 	Fault     func(message string)
 	Metrics   *Metrics
@@ -63,8 +67,8 @@ type Mirror interface {
 
 // Handler makes the handler of all of it.
 func Handler(o Options) http.Handler {
-	o.Timeouts = o.Timeouts.orDefaults()
-	s := &site{o: o, clients: newClients(o.Limits), shown: newCounts(mostEvents, mostEventsOfOne), streams: newStreams(mostStreams, mostStreamsOfOne, o.Refusals), turned: newCounts(mostStreams, mostStreamsOfOne), looks: newLooks(o)}
+	o.Timeouts = o.Timeouts.OrDefaults()
+	s := &site{o: o, clients: client.NewRates(o.Limits), shown: client.NewCounts(mostEvents, mostEventsOfOne), streams: conns.NewStreams(o.Refusals), looks: newLooks(o)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /page.js", script)
@@ -84,10 +88,9 @@ const scrapes = 4
 type site struct {
 	o       Options
 	mux     *http.ServeMux
-	clients *clients
-	shown   *counts  // transfers on pages
-	streams *streams // of HTTP/2
-	turned  *counts  // of those, the ones that are being refused
+	clients *client.Rates
+	shown   *client.Counts // transfers on pages
+	streams *conns.Streams // of HTTP/2
 	looks   looks
 }
 
@@ -95,7 +98,7 @@ type site struct {
 func (s *site) registry() *prometheus.Registry {
 	r := s.o.Metrics.registry(s.looks.usage)
 	if s.o.Refusals != nil {
-		r.MustRegister(s.o.Refusals.total)
+		r.MustRegister(s.o.Refusals.Collector())
 	}
 	if s.o.Passwords != nil {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -110,73 +113,67 @@ func (s *site) registry() *prometheus.Registry {
 	return r
 }
 
+// call is a request that is being answered.
+type call struct {
+	site  *site
+	w     *watched
+	r     *http.Request
+	visit *refusal.Visit
+	conn  *conns.Conn // nil where the listener isn't one of places
+	user  string      // who has been let in
+	began time.Time
+}
+
 // serve is on the way of every request.
 func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
-	began := time.Now()
-	conn, _ := r.Context().Value(connKey{}).(*conn)
-	v := &visit{from: sourceOf(r.RemoteAddr), conn: conn}
-	r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
-	w := &watched{ResponseWriter: plain, ctx: r.Context()}
-	user := ""
+	c := &call{site: s, conn: conns.ConnOf(r.Context()), visit: &refusal.Visit{From: client.AddressOf(r.RemoteAddr)}, began: time.Now()}
+	c.r = r.WithContext(refusal.WithVisit(r.Context(), c.visit))
+	c.w = &watched{ResponseWriter: plain, ctx: c.r.Context()}
 	s.o.Metrics.begin()
-	defer func() {
-		kind := kindOf(r.URL.Path)
-		p := recover()
-		err, _ := p.(error)
-		if p != nil && !errors.Is(err, http.ErrAbortHandler) {
-			if w.status == 0 {
-				mirror.Fail(w, errors.New("a fault of this program"))
-				w.status = http.StatusInternalServerError // whoever has left
-			}
-			if s.o.Fault != nil {
-				s.o.Fault(fmt.Sprintf("a fault of this program while it answered %s: %v", printable.Line(r.URL.Path), p))
-			}
-			p = nil
-		}
-		if w.stream != nil {
-			if p == nil {
-				_ = w.FlushError() // it waits for its client here, where it counts
-			}
-			s.streams.leave(w.stream)
-		}
-		if r.ProtoMajor > 1 && conn != nil {
-			conn.over(r.Context().Err() != nil)
-		}
-		took := time.Since(began)
-		s.o.Metrics.end(kind, w.code(), w.bytes, took)
-		if why := v.reason(w.code()); why != "" {
-			s.o.Refusals.note(refusal{why: why, from: v.from, status: w.code(), user: user, method: r.Method, host: r.Host, path: r.URL.RequestURI(), agent: r.UserAgent()})
-		}
-		if s.o.Log != nil && kind != "health" {
-			s.o.Log.Info("request", "client", clientOf(r), "user", short(user, mostUser), "method", short(r.Method, mostMethod), "path", short(r.URL.RequestURI(), mostPath), "status", w.code(), "bytes", w.bytes,
-				"took", took.Round(time.Microsecond).String(), "agent", short(r.UserAgent(), mostAgent))
-		}
-		if p != nil { // ends the connection
-			panic(p)
-		}
-	}()
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if r.ProtoMajor > 1 {
-		x := &stream{from: v.from, conn: conn, write: s.o.Timeouts.Write, reset: func() {
-			_ = http.NewResponseController(plain).SetWriteDeadline(time.Unix(1, 0)) // where it can't be, it isn't
-		}}
-		if !s.streams.enter(x) {
-			s.turnAway(w, v)
-			return
-		}
-		w.stream = x
+	defer c.end()
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.ProtoMajor > 1 && !c.enterStream(plain) {
+		s.turnAway(c.w, c.visit, c.conn)
+		return
 	}
+	if c.admitted() {
+		c.answer()
+	}
+}
+
+// enterStream has a request in HTTP/2 take one of their places, and reports whether there was one.
+func (c *call) enterStream(plain http.ResponseWriter) bool {
+	x := conns.NewStream(c.visit.From, c.conn, c.site.o.Timeouts.Write, func() {
+		_ = http.NewResponseController(plain).SetWriteDeadline(time.Unix(1, 0)) // where it can't be, it isn't
+	})
+	if !c.site.streams.Enter(x) {
+		return false
+	}
+	c.w.stream = x
+	return true
+}
+
+// admitted reports whether the request is let in. If not, it has been answered.
+func (c *call) admitted() bool {
 	var err error
-	if user, err = s.admit(w, r, v); err != nil && r.URL.Path == "/metrics" && (v.why == "password" || v.why == whyNoLogin) && s.o.Passwords.Fault() != nil {
+	c.user, err = c.site.admit(c.w, c.r, c.visit, c.conn)
+	if err == nil {
+		return true
+	}
+	noPassword := c.visit.Why == "password" || c.visit.Why == refusal.WhyNoLogin
+	if c.r.URL.Path == "/metrics" && noPassword && c.site.o.Passwords.Fault() != nil {
 		// Nobody has a password now, and whoever watches is to know: /readyz says no less.
-		w.Header().Del("WWW-Authenticate")
-		answer(w, http.StatusOK, "drayage_serve_password_file_ok 0\n")
-		return
+		c.w.Header().Del("WWW-Authenticate")
+		answer(c.w, http.StatusOK, "drayage_serve_password_file_ok 0\n")
+		return false
 	}
-	if err != nil {
-		mirror.Fail(w, err)
-		return
-	}
+	mirror.Fail(c.w, err)
+	return false
+}
+
+// answer answers a request that was let in.
+func (c *call) answer() {
+	s, w, r := c.site, c.w, c.r
 	switch r.URL.Path {
 	case "/healthz":
 		answer(w, http.StatusOK, "ok\n")
@@ -189,86 +186,131 @@ func (s *site) serve(plain http.ResponseWriter, r *http.Request) {
 		w.status = left
 		return
 	}
-	if l := s.clients.bytesTo(v.from); l != nil {
+	if l := s.clients.Bytes(c.visit.From); l != nil {
 		w.limit = l
 	}
 	if mirror.Concerns(r.URL.EscapedPath()) {
-		s.o.Mirror.Serve(w, r, user)
+		s.o.Mirror.Serve(w, r, c.user)
 		return
 	}
-	w.user = user
+	w.user = c.user
 	s.mux.ServeHTTP(w, r)
+}
+
+// end notes how a request was answered. It is called by defer: a fault of this program ends the
+// request, and not the program.
+func (c *call) end() {
+	s, w, r, v := c.site, c.w, c.r, c.visit
+	kind := kindOf(r.URL.Path)
+	p := recover()
+	err, _ := p.(error)
+	if p != nil && !errors.Is(err, http.ErrAbortHandler) {
+		c.fault(p)
+		p = nil
+	}
+	if w.stream != nil {
+		if p == nil {
+			_ = w.FlushError() // it waits for its client here, where it counts
+		}
+		s.streams.Leave(w.stream)
+	}
+	if r.ProtoMajor > 1 && c.conn != nil {
+		c.conn.Over(r.Context().Err() != nil)
+	}
+	took := time.Since(c.began)
+	s.o.Metrics.end(kind, w.code(), w.bytes, took)
+	if why := reason(v, w.code()); why != "" {
+		s.o.Refusals.Note(refusal.Refusal{Why: why, From: v.From, Status: w.code(), User: c.user, Method: r.Method, Host: r.Host, Path: r.URL.RequestURI(), Agent: r.UserAgent()})
+	}
+	if s.o.Log != nil && kind != "health" {
+		s.o.Log.Info("request", "client", clientOf(r), "user", refusal.Short(c.user, refusal.MostUser), "method", refusal.Short(r.Method, refusal.MostMethod), "path", refusal.Short(r.URL.RequestURI(), refusal.MostPath), "status", w.code(), "bytes", w.bytes,
+			"took", took.Round(time.Microsecond).String(), "agent", refusal.Short(r.UserAgent(), refusal.MostAgent))
+	}
+	if p != nil { // ends the connection
+		panic(p)
+	}
+}
+
+// fault answers a request that has ended in a fault of this program, where it wasn't answered yet.
+func (c *call) fault(what any) {
+	if c.w.status == 0 {
+		mirror.Fail(c.w, errors.New("a fault of this program"))
+		c.w.status = http.StatusInternalServerError // whoever has left
+	}
+	if c.site.o.Fault != nil {
+		c.site.o.Fault(fmt.Sprintf("a fault of this program while it answered %s: %v", printable.Line(c.r.URL.Path), what))
+	}
 }
 
 // turnAway refuses a request in HTTP/2 with a header alone, for which no client can have it wait by
 // windows. What waits for the connection is bounded as well.
-func (s *site) turnAway(w *watched, v *visit) {
-	_ = v.refuse(w, "streams", http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests at once", time.Second)
-	if v.conn != nil && v.conn.slow(time.Now()) || !s.turned.enter(v.from) {
+func (s *site) turnAway(w *watched, v *refusal.Visit, conn *conns.Conn) {
+	_ = refuse(w, v, "streams", http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests at once", time.Second)
+	if conn != nil && conn.Slow(time.Now()) || !s.streams.EnterRefused(v.From) {
 		w.status = http.StatusServiceUnavailable
-		if v.conn != nil {
-			v.conn.cut(gaveWay)
+		if conn != nil {
+			conn.GiveWay()
 		}
 		panic(http.ErrAbortHandler)
 	}
-	defer s.turned.leave(v.from)
+	defer s.streams.LeaveRefused(v.From)
 	w.WriteHeader(http.StatusServiceUnavailable)
 	_ = w.FlushError() // the client has gone, if not
 }
 
 // admit reports who sends a request, or why it is refused: what costs least is looked at first.
 // Health checks need neither a name of the server nor a password.
-func (s *site) admit(w http.ResponseWriter, r *http.Request, v *visit) (user string, err error) {
+func (s *site) admit(w http.ResponseWriter, r *http.Request, v *refusal.Visit, conn *conns.Conn) (user string, err error) {
 	health := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"
-	if refuseBody(w, r) {
-		return "", v.refuse(w, "body", http.StatusBadRequest, "UNSUPPORTED", noBody(r), 0)
+	if conns.RefuseBody(w, r) {
+		return "", refuse(w, v, "body", http.StatusBadRequest, "UNSUPPORTED", conns.BodyText(r), 0)
 	}
-	if c := v.conn; c != nil && c.places.spareWhy(c) != "" {
+	if conn != nil && conn.Reserve() != "" {
 		free := health || r.URL.Path == "/metrics"
-		if free || !c.places.promote(r.Context(), c) {
+		if free || !conn.Promote(r.Context()) {
 			w.Header().Set("Connection", "close")
 		}
-		switch why := c.places.spareWhy(c); {
+		switch why := conn.Reserve(); {
 		case free:
-		case why == whyFullOfOne:
-			return "", v.refuse(w, why, http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many connections from this address", time.Second)
-		case why == whyFull:
-			return "", v.refuse(w, why, http.StatusServiceUnavailable, "UNAVAILABLE", "too many connections", time.Second)
+		case why == refusal.WhyFullOfOne:
+			return "", refuse(w, v, why, http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many connections from this address", time.Second)
+		case why == refusal.WhyFull:
+			return "", refuse(w, v, why, http.StatusServiceUnavailable, "UNAVAILABLE", "too many connections", time.Second)
 		}
 	}
 	if !health && !s.o.Hosts.Allows(r.Host) {
 		w.Header().Set("Connection", "close")
-		return "", v.refuse(w, "host", http.StatusMisdirectedRequest, "DENIED", "this server is not to be asked for by the name "+strconv.Quote(short(r.Host, mostHost))+"; whoever runs it may allow it with --allow-host", 0)
+		return "", refuse(w, v, "host", http.StatusMisdirectedRequest, "DENIED", "this server is not to be asked for by the name "+strconv.Quote(refusal.Short(r.Host, refusal.MostHost))+"; whoever runs it may allow it with --allow-host", 0)
 	}
-	if wait := s.clients.request(v.from, health, time.Now()); wait > 0 {
-		return "", v.refuse(w, "rate", http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests from this address", wait)
+	if wait := s.clients.Request(v.From, health, time.Now()); wait > 0 {
+		return "", refuse(w, v, "rate", http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests from this address", wait)
 	}
 	if s.o.Passwords == nil || health {
 		return "", nil
 	}
 	user, err = s.o.Passwords.Check(r)
-	var later waitError
+	var later password.WaitError
 	switch {
-	case errors.As(err, &later) && errors.Is(err, errGuesses):
-		return user, v.refuse(w, "guesses", http.StatusTooManyRequests, "TOOMANYREQUESTS", errGuesses.Error(), later.wait)
+	case errors.As(err, &later) && errors.Is(err, password.ErrGuesses):
+		return user, refuse(w, v, "guesses", http.StatusTooManyRequests, "TOOMANYREQUESTS", password.ErrGuesses.Error(), later.Wait)
 	case errors.As(err, &later) && r.Context().Err() != nil:
 		return user, err // to nobody
 	case errors.As(err, &later):
-		return user, v.refuse(w, "passwords-busy", http.StatusServiceUnavailable, "UNAVAILABLE", errChecks.Error(), later.wait)
+		return user, refuse(w, v, "passwords-busy", http.StatusServiceUnavailable, "UNAVAILABLE", password.ErrBusy.Error(), later.Wait)
 	case err != nil:
 		why := "password"
-		if errors.Is(err, errNoLogin) {
-			why = whyNoLogin
+		if errors.Is(err, password.ErrNoLogin) {
+			why = refusal.WhyNoLogin
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="drayage", charset="UTF-8"`)
-		return user, v.refuse(w, why, http.StatusUnauthorized, "UNAUTHORIZED", errPassword.Error(), 0)
+		return user, refuse(w, v, why, http.StatusUnauthorized, "UNAUTHORIZED", password.ErrPassword.Error(), 0)
 	}
 	return user, nil
 }
 
 // refuse is the error of a request that is refused. One that may be sent again has to wait.
-func (v *visit) refuse(w http.ResponseWriter, why string, status int, code, message string, wait time.Duration) error {
-	v.why = why
+func refuse(w http.ResponseWriter, v *refusal.Visit, why string, status int, code, message string, wait time.Duration) error {
+	v.Why = why
 	if wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	}
@@ -276,9 +318,9 @@ func (v *visit) refuse(w http.ResponseWriter, why string, status int, code, mess
 }
 
 // reason is why a request was refused, "" when it wasn't.
-func (v *visit) reason(status int) string {
-	if v.why != "" {
-		return v.why
+func reason(v *refusal.Visit, status int) string {
+	if v.Why != "" {
+		return v.Why
 	}
 	switch status {
 	case http.StatusForbidden:
@@ -361,7 +403,7 @@ type watched struct {
 	bytes  int64
 	limit  *rate.Limiter // nil is none
 	user   string        // who has been let in; "" where nobody has a name
-	stream *stream       // nil in HTTP/1, where the connection itself watches how the client takes it
+	stream *conns.Stream // nil in HTTP/1, where the connection itself watches how the client takes it
 }
 
 // userOf is who an answer is for.
@@ -412,7 +454,7 @@ func (w *watched) Write(p []byte) (int, error) {
 	for len(p) > 0 {
 		part := p
 		if w.stream != nil {
-			part = part[:min(len(part), piece)]
+			part = part[:min(len(part), conns.Piece)]
 		}
 		if w.limit != nil {
 			part = part[:min(len(part), w.limit.Burst())]
@@ -433,8 +475,8 @@ func (w *watched) Write(p []byte) (int, error) {
 
 func (w *watched) write(p []byte) (n int, err error) {
 	if w.stream != nil {
-		w.stream.begin()
-		defer func() { w.stream.end(n) }()
+		w.stream.Begin()
+		defer func() { w.stream.End(n) }()
 	}
 	return w.ResponseWriter.Write(p)
 }
@@ -442,21 +484,21 @@ func (w *watched) write(p []byte) (n int, err error) {
 // FlushError implements what http.ResponseController looks for.
 func (w *watched) FlushError() error {
 	if w.stream != nil {
-		w.stream.begin()
-		defer w.stream.end(0)
+		w.stream.Begin()
+		defer w.stream.End(0)
 	}
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // pieces are what is copied by.
-var pieces = sync.Pool{New: func() any { return new([piece]byte) }}
+var pieces = sync.Pool{New: func() any { return new([conns.Piece]byte) }}
 
 // ReadFrom implements io.ReaderFrom: files go from the kernel to the network where
 // nothing is to be held back.
 func (w *watched) ReadFrom(src io.Reader) (int64, error) {
 	from, ok := w.ResponseWriter.(io.ReaderFrom)
 	if !ok || w.limit != nil || w.stream != nil {
-		buf, _ := pieces.Get().(*[piece]byte)
+		buf, _ := pieces.Get().(*[conns.Piece]byte)
 		defer pieces.Put(buf)
 		return io.CopyBuffer(struct{ io.Writer }{w}, src, buf[:])
 	}

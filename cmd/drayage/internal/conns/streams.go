@@ -1,21 +1,15 @@
-package web
+package conns
 
 import (
-	"context"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
 
-	"drayage/engine/mirror"
+	"drayage/cmd/drayage/internal/client"
+	"drayage/cmd/drayage/internal/refusal"
 )
 
 const (
-	// Answers that go on for as long as a client reads them, and for how long each does. A page that
-	// shows one begins another.
-	mostEvents      = 128
-	mostEventsOfOne = 16
-	longestEvents   = 10 * time.Minute
 	// Requests by HTTP/2, of which a connection may have some. In HTTP/1 each has a connection, and
 	// there are bounds for those.
 	mostStreams       = 4096
@@ -26,55 +20,11 @@ const (
 	mostResets        = 64 // of a connection, beyond the answers that it took whole
 )
 
-// counts bounds what is under way, in all and of one network.
-type counts struct {
-	most, mostOfOne int
-
-	mu  sync.Mutex
-	all int
-	of  map[netip.Prefix]int
-}
-
-func newCounts(most, mostOfOne int) *counts {
-	return &counts{most: most, mostOfOne: mostOfOne, of: make(map[netip.Prefix]int)}
-}
-
-func (s *counts) enter(from source) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.all >= s.most || from.known() && s.of[from.network] >= s.mostOfOne {
-		return false
-	}
-	s.all++
-	s.of[from.network]++
-	return true
-}
-
-func (s *counts) leave(from source) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all--
-	fewer(s.of, from.network)
-}
-
-// boundEvents is events for a while, if there aren't too many.
-func (s *site) boundEvents(w http.ResponseWriter, r *http.Request) {
-	v := visitOf(r.Context())
-	if !s.shown.enter(v.from) {
-		mirror.Fail(w, v.refuse(w, "events", http.StatusServiceUnavailable, "UNAVAILABLE", "too many pages show the transfers", time.Minute))
-		return
-	}
-	defer s.shown.leave(v.from)
-	ctx, cancel := context.WithTimeout(r.Context(), longestEvents)
-	defer cancel()
-	s.events(w, r.WithContext(ctx))
-}
-
-// stream is a request in HTTP/2. Its client can hold the answer back by windows, while nothing is
+// Stream is a request in HTTP/2. Its client can hold the answer back by windows, while nothing is
 // written to the connection (RFC 9113, section 5.2): it has to take it as fast as in HTTP/1.
-type stream struct {
-	from  source
-	conn  *conn         // nil where it isn't known
+type Stream struct {
+	from  client.Address
+	conn  *Conn         // nil where it isn't known
 	write time.Duration // in which the client takes a piece
 	reset func()        // ends the answer, but not the connection
 
@@ -84,10 +34,17 @@ type stream struct {
 	base  int64     // what the client had taken then, of all answers over the connection
 }
 
-// piece is how much is written at once where it is watched how a client takes it.
-const piece = least
+// NewStream is a request in HTTP/2 of a client, over a connection, nil where it isn't known. The client
+// has the time write to take a Piece; reset ends the answer, but not the connection.
+func NewStream(from client.Address, conn *Conn, write time.Duration, reset func()) *Stream {
+	return &Stream{from: from, conn: conn, write: write, reset: reset}
+}
 
-func (s *stream) begin() {
+// Piece is how much is written at once where it is watched how a client takes it.
+const Piece = least
+
+// Begin notes that something is being written, which the client has to take in time.
+func (s *Stream) Begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.since = time.Now()
@@ -101,7 +58,8 @@ func (s *stream) begin() {
 	}
 }
 
-func (s *stream) end(n int) {
+// End notes that so many bytes were written.
+func (s *Stream) End(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.timer.Stop()
@@ -112,7 +70,7 @@ func (s *stream) end(n int) {
 }
 
 // late ends the answer, and the connection as well unless its client takes other answers.
-func (s *stream) late() {
+func (s *Stream) late() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -120,28 +78,28 @@ func (s *stream) late() {
 	case s.conn == nil:
 		s.reset()
 	case s.conn.took.Load()-s.base < least:
-		s.conn.cut(tooSlow)
+		s.conn.Cut(tooSlow)
 	default:
-		s.conn.places.refusals.note(refusal{why: "slow", from: s.from})
+		s.conn.places.refusals.Note(refusal.Refusal{Why: "slow", From: s.from})
 		s.reset()
 	}
 }
 
 // stalled reports whether the client takes hardly anything of an answer, and whether it takes hardly
 // anything of any other over the connection either.
-func (s *stream) stalled(now time.Time) (one, all bool) {
+func (s *Stream) stalled(now time.Time) (one, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tick := s.write / ticks
 	waits := now.Sub(s.since)
-	if s.since.IsZero() || waits <= piece/slowly*tick {
+	if s.since.IsZero() || waits <= Piece/slowly*tick {
 		return false, false
 	}
 	return true, s.conn != nil && s.conn.took.Load()-s.base < slowly*int64(waits/tick)
 }
 
 // giveWay ends the answer for another one.
-func (s *stream) giveWay() {
+func (s *Stream) giveWay() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.since.IsZero() {
@@ -149,34 +107,42 @@ func (s *stream) giveWay() {
 	}
 }
 
-// streams are those that are under way. When an address, or when all have as many as they may, one
+// Streams are those that are under way. When an address, or when all have as many as they may, one
 // whose client takes hardly anything gives way to a new one: of the same address, or of one that
 // has many times as many. Besides, addresses that have few find some room.
-type streams struct {
+type Streams struct {
 	most, mostOfOne int
-	refusals        *Refusals
+	refusals        *refusal.Recorder
+	refused         *client.Counts // those that are being refused
 
 	mu     sync.Mutex
 	all    int
-	of     map[netip.Prefix]map[*stream]struct{}
+	of     map[netip.Prefix]map[*Stream]struct{}
 	looked time.Time // when none was found that gives way
 }
 
-func newStreams(most, mostOfOne int, r *Refusals) *streams {
-	return &streams{most: most, mostOfOne: mostOfOne, refusals: r, of: make(map[netip.Prefix]map[*stream]struct{})}
+// NewStreams begins with none. refused notes which give way; nil notes none.
+func NewStreams(refused *refusal.Recorder) *Streams {
+	return &Streams{most: mostStreams, mostOfOne: mostStreamsOfOne, refusals: refused, refused: client.NewCounts(mostStreams, mostStreamsOfOne), of: make(map[netip.Prefix]map[*Stream]struct{})}
 }
 
-// enter reports whether there is room for one.
-func (s *streams) enter(x *stream) bool {
+// EnterRefused reports whether there is room for one that is being refused. LeaveRefused must follow.
+func (s *Streams) EnterRefused(from client.Address) bool { return s.refused.Enter(from) }
+
+// LeaveRefused gives back what EnterRefused has taken.
+func (s *Streams) LeaveRefused(from client.Address) { s.refused.Leave(from) }
+
+// Enter reports whether there is room for one.
+func (s *Streams) Enter(x *Stream) bool {
 	const few, part = 8, 8
 	now := time.Now()
 	s.mu.Lock()
-	mine := len(s.of[x.from.network])
-	var victim *stream
+	mine := len(s.of[x.from.Network])
+	var victim *Stream
 	room := true
 	switch {
-	case x.from.known() && mine >= s.mostOfOne:
-		victim, _ = oldest(s.of[x.from.network], now)
+	case x.from.Known() && mine >= s.mostOfOne:
+		victim, _ = oldest(s.of[x.from.Network], now)
 		room = victim != nil
 	case s.all < s.most || mine < few && s.all < s.most+s.most/part:
 	default:
@@ -194,9 +160,9 @@ func (s *streams) enter(x *stream) bool {
 	switch {
 	case victim == nil:
 	case whole:
-		victim.conn.cut(gaveWay)
+		victim.conn.Cut(gaveWay)
 	default:
-		s.refusals.note(refusal{why: "gave-way", from: victim.from})
+		s.refusals.Note(refusal.Refusal{Why: "gave-way", From: victim.from})
 		victim.giveWay()
 	}
 	return room
@@ -204,7 +170,7 @@ func (s *streams) enter(x *stream) bool {
 
 // givesWay is the stream that gives way to one of an address that has so many, nil for none. The
 // caller holds s.mu.
-func (s *streams) givesWay(mine int, now time.Time) (victim *stream) {
+func (s *Streams) givesWay(mine int, now time.Time) (victim *Stream) {
 	const many, often = 4, 10 * time.Millisecond // it looks at all of them
 	if now.Sub(s.looked) < often {
 		return nil
@@ -224,7 +190,7 @@ func (s *streams) givesWay(mine int, now time.Time) (victim *stream) {
 }
 
 // oldest is the stream whose client has taken hardly anything for longest, nil for none.
-func oldest(all map[*stream]struct{}, now time.Time) (victim *stream, since time.Time) {
+func oldest(all map[*Stream]struct{}, now time.Time) (victim *Stream, since time.Time) {
 	for x := range all {
 		if one, _ := x.stalled(now); !one {
 			continue
@@ -240,12 +206,12 @@ func oldest(all map[*stream]struct{}, now time.Time) (victim *stream, since time
 
 // drop forgets a stream, and all others of its connection when the client takes hardly anything of
 // them either, which it reports. The caller holds s.mu.
-func (s *streams) drop(victim *stream, now time.Time) (whole bool) {
+func (s *Streams) drop(victim *Stream, now time.Time) (whole bool) {
 	if _, all := victim.stalled(now); !all {
 		s.remove(victim)
 		return false
 	}
-	for x := range s.of[victim.from.network] {
+	for x := range s.of[victim.from.Network] {
 		if x.conn == victim.conn {
 			s.remove(x)
 		}
@@ -253,11 +219,11 @@ func (s *streams) drop(victim *stream, now time.Time) (whole bool) {
 	return true
 }
 
-func (s *streams) add(x *stream) {
-	all := s.of[x.from.network]
+func (s *Streams) add(x *Stream) {
+	all := s.of[x.from.Network]
 	if all == nil {
-		all = make(map[*stream]struct{})
-		s.of[x.from.network] = all
+		all = make(map[*Stream]struct{})
+		s.of[x.from.Network] = all
 	}
 	all[x] = struct{}{}
 	s.all++
@@ -266,14 +232,14 @@ func (s *streams) add(x *stream) {
 	}
 }
 
-func (s *streams) remove(x *stream) {
-	all := s.of[x.from.network]
+func (s *Streams) remove(x *Stream) {
+	all := s.of[x.from.Network]
 	if _, here := all[x]; !here {
 		return
 	}
 	delete(all, x)
 	if len(all) == 0 {
-		delete(s.of, x.from.network)
+		delete(s.of, x.from.Network)
 	}
 	s.all--
 	if x.conn != nil {
@@ -281,7 +247,8 @@ func (s *streams) remove(x *stream) {
 	}
 }
 
-func (s *streams) leave(x *stream) {
+// Leave gives back what Enter has taken.
+func (s *Streams) Leave(x *Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remove(x)

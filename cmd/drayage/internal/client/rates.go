@@ -1,4 +1,4 @@
-package web
+package client
 
 import (
 	"net/netip"
@@ -21,27 +21,28 @@ type Limits struct {
 // mostClients is how many addresses are known at once. Those beyond share what one network has.
 const mostClients = 65_536
 
-// clients are the rates that each address has left.
-type clients struct {
-	requests, networks *buckets // nil is no bound
-	health             *buckets
+// Rates are the rates that each address has left.
+type Rates struct {
+	requests, networks *Buckets // nil is no bound
+	health             *Buckets
 	freeLoopback       bool
 	bytes              *byteRates // nil is no bound
 }
 
-func newClients(l Limits) *clients {
+// NewRates returns what Limits leave to each address at first.
+func NewRates(l Limits) *Rates {
 	const (
 		health = 200 // health checks of one address a second, and ten times as many at once
 		burst  = 10 * health
 	)
-	c := &clients{health: newBuckets(health, burst, mostClients), freeLoopback: l.FreeLoopback}
+	c := &Rates{health: NewBuckets(health, burst, mostClients), freeLoopback: l.FreeLoopback}
 	if l.Requests > 0 {
 		burst := float64(max(1, int(l.Requests)))
 		if l.Burst > 0 {
 			burst = float64(l.Burst)
 		}
-		c.requests = newBuckets(float64(l.Requests), burst, mostClients)
-		c.networks = newBuckets(crowd*float64(l.Requests), crowd*burst, mostClients)
+		c.requests = NewBuckets(float64(l.Requests), burst, mostClients)
+		c.networks = NewBuckets(Share*float64(l.Requests), Share*burst, mostClients)
 	}
 	if l.Bytes > 0 {
 		c.bytes = &byteRates{limit: l.Bytes, known: make(map[netip.Prefix]*byteRate)}
@@ -49,33 +50,33 @@ func newClients(l Limits) *clients {
 	return c
 }
 
-// request takes one request of a client's rate, and returns how long it would have to
+// Request takes one request of a client's rate, and returns how long it would have to
 // wait for it: 0 when it needn't.
-func (c *clients) request(from source, health bool, now time.Time) time.Duration {
+func (c *Rates) Request(from Address, health bool, now time.Time) time.Duration {
 	switch {
-	case !from.known():
+	case !from.Known():
 		return 0
-	case health && from.host.Addr().IsLoopback():
+	case health && from.Host.Addr().IsLoopback():
 		return 0
 	case health:
-		return c.health.take(from.host, now)
-	case c.requests == nil || c.freeLoopback && from.host.Addr().IsLoopback():
+		return c.health.Take(from.Host, now)
+	case c.requests == nil || c.freeLoopback && from.Host.Addr().IsLoopback():
 		return 0
 	}
-	if from.shared() {
-		if wait := c.networks.take(from.network, now); wait > 0 {
+	if from.Shared() {
+		if wait := c.networks.Take(from.Network, now); wait > 0 {
 			return wait
 		}
 	}
-	return c.requests.take(from.host, now)
+	return c.requests.Take(from.Host, now)
 }
 
-// bytesTo is what holds back the bytes to a client, or nil.
-func (c *clients) bytesTo(from source) *rate.Limiter {
-	if c.bytes == nil || !from.known() {
+// Bytes is what holds back the bytes to a client, or nil.
+func (c *Rates) Bytes(from Address) *rate.Limiter {
+	if c.bytes == nil || !from.Known() {
 		return nil
 	}
-	return c.bytes.to(from.host)
+	return c.bytes.to(from.Host)
 }
 
 // byteRates are the bytes that each address has left.
@@ -110,7 +111,7 @@ func (b *byteRates) to(key netip.Prefix) *rate.Limiter {
 		}
 		if len(b.known) >= mostClients {
 			if b.rest == nil {
-				b.rest = limiterOf(crowd * b.limit)
+				b.rest = limiterOf(Share * b.limit)
 			}
 			return b.rest
 		}

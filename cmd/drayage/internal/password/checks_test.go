@@ -1,4 +1,4 @@
-package web
+package password
 
 import (
 	"context"
@@ -52,7 +52,7 @@ func usersFile(t *testing.T, users int) string {
 // watch reads a password file, and watches it until the test ends.
 func watch(t *testing.T, path string) *Passwords {
 	t.Helper()
-	p, err := ReadPasswords(path, nil)
+	p, err := Read(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,11 +85,11 @@ func (o *outcomes) ask(ctx context.Context, p *Passwords, address, user, passwor
 		switch err := askFrom(ctx, p, address, user, password); {
 		case err == nil:
 			o.good.Add(1)
-		case errors.Is(err, errPassword):
+		case errors.Is(err, ErrPassword):
 			o.wrong.Add(1)
-		case errors.Is(err, errGuesses):
+		case errors.Is(err, ErrGuesses):
 			o.guesses.Add(1)
-		case errors.Is(err, errChecks):
+		case errors.Is(err, ErrBusy):
 			o.checks.Add(1)
 		}
 	})
@@ -148,7 +148,7 @@ func TestChecksThatWaitAreBounded(t *testing.T) {
 			one.ask(t.Context(), p, "10.0.0.1", fmt.Sprint("user-", i), "s3cret")
 		}
 		synctest.Wait()
-		if err := askFrom(t.Context(), p, "10.0.0.1", "user-0", "one more"); !errors.Is(err, errChecks) || time.Since(began) > 0 {
+		if err := askFrom(t.Context(), p, "10.0.0.1", "user-0", "one more"); !errors.Is(err, ErrBusy) || time.Since(began) > 0 {
 			t.Errorf("one more: %v after %s", err, time.Since(began))
 		}
 		time.Sleep(limits.PasswordWait + time.Second)
@@ -165,7 +165,7 @@ func TestChecksThatWaitAreBounded(t *testing.T) {
 			all.ask(t.Context(), p, fmt.Sprintf("10.0.%d.%d", i/256, i%256), fmt.Sprint("user-", i%limits.PasswordChecks), fmt.Sprint("wrong-", i))
 		}
 		synctest.Wait()
-		if err := askFrom(t.Context(), p, "10.9.9.9", "user-0", "one more"); !errors.Is(err, errChecks) {
+		if err := askFrom(t.Context(), p, "10.9.9.9", "user-0", "one more"); !errors.Is(err, ErrBusy) {
 			t.Errorf("one more: %v", err)
 		}
 		off()
@@ -246,7 +246,7 @@ func TestWhoLeavesTakesNobodyAlong(t *testing.T) {
 func TestHungFileSystemHoldsUpNobody(t *testing.T) {
 	path := usersFile(t, 2)
 	synctest.Test(t, func(t *testing.T) {
-		p, err := ReadPasswords(path, nil)
+		p, err := Read(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +275,7 @@ func TestHungFileSystemHoldsUpNobody(t *testing.T) {
 		time.Sleep(lookOften + time.Second)
 		ask(nil)
 		time.Sleep(time.Minute)
-		ask(errPassword)
+		ask(ErrPassword)
 		if err := p.Fault(); err == nil || !strings.Contains(err.Error(), "doesn't answer") || !strings.Contains(err.Error(), path) {
 			t.Errorf("the fault is %v", err)
 		}
@@ -365,7 +365,7 @@ func TestEditsOfThePasswordFileForgetNoOther(t *testing.T) {
 		if u, err := p.current(); err != nil || len(u.good) != 1 {
 			t.Errorf("%d are known to be right, %v", len(u.good), err)
 		}
-		if err := askFrom(t.Context(), p, "10.0.0.1", "bob", "s3cret"); !errors.Is(err, errPassword) {
+		if err := askFrom(t.Context(), p, "10.0.0.1", "bob", "s3cret"); !errors.Is(err, ErrPassword) {
 			t.Errorf("who was removed: %v", err)
 		}
 	})

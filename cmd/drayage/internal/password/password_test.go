@@ -1,4 +1,4 @@
-package web_test
+package password_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"drayage/cmd/drayage/internal/password"
 	"drayage/cmd/drayage/internal/web"
 
 	"golang.org/x/crypto/bcrypt"
@@ -36,7 +37,7 @@ func write(t *testing.T, path, text string) {
 }
 
 // ask checks a password as if it came from an address.
-func ask(p *web.Passwords, from, user, password string) error {
+func ask(p *password.Passwords, from, user, password string) error {
 	r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/v2/", nil)
 	r.RemoteAddr = from + ":1234"
 	r.SetBasicAuth(user, password)
@@ -45,9 +46,9 @@ func ask(p *web.Passwords, from, user, password string) error {
 }
 
 // reading reads a password file, and watches it until the test ends.
-func reading(t *testing.T, path string, tell func(string)) *web.Passwords {
+func reading(t *testing.T, path string, tell func(string)) *password.Passwords {
 	t.Helper()
-	p, err := web.ReadPasswords(path, nil)
+	p, err := password.Read(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func TestPasswordFileIsWatched(t *testing.T) {
 	ann := line(t, "ann", "s3cret")
 	synctest.Test(t, func(t *testing.T) {
 		write(t, path, ann)
-		p, err := web.ReadPasswords(path, nil)
+		p, err := password.Read(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +171,7 @@ func TestPasswordFileThatCanNotBeUsedIsRefused(t *testing.T) {
 	path := filepath.Join(dir, "users")
 	write(t, path, strings.Replace(line(t, "ann", "x"), "$04$", "$16$", 1))
 	for p, want := range map[string]string{path: "cost of 16", dir: "not a regular file", filepath.Join(dir, "absent"): "no such file"} {
-		if _, err := web.ReadPasswords(p, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := password.Read(p, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", p, err, want)
 		}
 	}
@@ -182,7 +183,7 @@ func TestPasswordsAreComparedAsAWhole(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users")
 	long := strings.Repeat("a", 72)
 	write(t, path, line(t, "long", long)+line(t, "ann", "abc"))
-	p, err := web.ReadPasswords(path, nil)
+	p, err := password.Read(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,6 +200,11 @@ func TestPasswordsAreComparedAsAWhole(t *testing.T) {
 	}
 }
 
+// anything answers whatever it is asked.
+type anything struct{}
+
+func (anything) Serve(http.ResponseWriter, *http.Request, string) {}
+
 // An address that guesses is refused before anything is worked out; those that were let in from
 // there still are, and others are at all times.
 func TestGuessesAreBounded(t *testing.T) {
@@ -206,7 +212,7 @@ func TestGuessesAreBounded(t *testing.T) {
 	write(t, path, line(t, "ann", "s3cret")+line(t, "bob", "other"))
 	synctest.Test(t, func(t *testing.T) {
 		p := reading(t, path, func(string) {})
-		site := web.Handler(web.Options{Mirror: answering(func(http.ResponseWriter, *http.Request) {}), Passwords: p, Metrics: web.NewMetrics()})
+		site := web.Handler(web.Options{Mirror: anything{}, Passwords: p, Metrics: web.NewMetrics()})
 		get := func(from, user, password string) (status int, retry string) {
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/", nil)
 			r.RemoteAddr = from

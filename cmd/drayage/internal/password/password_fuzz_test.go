@@ -1,4 +1,4 @@
-package web_test
+package password_test
 
 import (
 	"net/http"
@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"drayage/cmd/drayage/internal/web"
+	"drayage/cmd/drayage/internal/password"
 	"drayage/engine/textfile"
 
 	"golang.org/x/crypto/bcrypt"
@@ -27,12 +27,12 @@ func FuzzPasswords(f *testing.F) {
 		f.Add([]byte(s), "", "")
 	}
 	dir := f.TempDir()
-	f.Fuzz(func(t *testing.T, raw []byte, user, password string) {
+	f.Fuzz(func(t *testing.T, raw []byte, user, secret string) {
 		path := filepath.Join(dir, "htpasswd")
 		if err := os.WriteFile(path, raw, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p, err := web.ReadPasswords(path, nil)
+		p, err := password.Read(path, nil)
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\n\x1b") || strings.Contains(err.Error(), "$2") {
 				t.Errorf("not one line without hashes: %q", err)
@@ -46,24 +46,24 @@ func FuzzPasswords(f *testing.F) {
 		if _, err := p.Check(r); err == nil {
 			t.Errorf("%q lets in who says nothing", raw)
 		}
-		r.SetBasicAuth(user, password)
+		r.SetBasicAuth(user, secret)
 		for range 2 { // the second time it is remembered
-			if _, err := p.Check(r); err == nil && !matches(raw, user, password) {
-				t.Errorf("%q lets in %q with %q", raw, user, password)
+			if _, err := p.Check(r); err == nil && !matches(raw, user, secret) {
+				t.Errorf("%q lets in %q with %q", raw, user, secret)
 			}
 		}
 	})
 }
 
 // matches reports whether some line of a file is of a user and a password.
-func matches(raw []byte, user, password string) bool {
+func matches(raw []byte, user, secret string) bool {
 	text, err := textfile.Decode(raw)
 	if err != nil {
 		return false
 	}
 	for line := range strings.Lines(string(text)) {
 		name, hash, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if name == user && bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) == nil {
+		if name == user && bcrypt.CompareHashAndPassword([]byte(hash), []byte(secret)) == nil {
 			return true
 		}
 	}

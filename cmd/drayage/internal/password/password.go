@@ -1,4 +1,5 @@
-package web
+// Package password checks the logins of requests against a file of htpasswd.
+package password
 
 import (
 	"bytes"
@@ -15,7 +16,9 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
+	"drayage/cmd/drayage/internal/client"
 	"drayage/cmd/drayage/internal/limits"
+	"drayage/cmd/drayage/internal/process"
 	"drayage/engine/cpulimit"
 	"drayage/engine/textfile"
 
@@ -64,19 +67,20 @@ type check struct {
 
 // Errors of Check.
 var (
-	errPassword = errors.New("authentication required")
-	errNoLogin  = fmt.Errorf("%w: the request has no login", errPassword)
-	errGuesses  = errors.New("too many wrong passwords from this address")
-	errChecks   = errors.New("too many passwords are being checked")
+	ErrPassword = errors.New("authentication required")
+	ErrNoLogin  = fmt.Errorf("%w: the request has no login", ErrPassword)
+	ErrGuesses  = errors.New("too many wrong passwords from this address")
+	ErrBusy     = errors.New("too many passwords are being checked")
 )
 
-// waitError is an error that passes.
-type waitError struct {
+// WaitError is an error that passes.
+type WaitError struct {
 	error
-	wait time.Duration
+	Wait time.Duration
 }
 
-func (w waitError) Unwrap() error { return w.error }
+// Unwrap is why the client has to wait.
+func (w WaitError) Unwrap() error { return w.error }
 
 // What passwords may cost.
 const (
@@ -101,13 +105,13 @@ const (
 	mostOld    = 8 * time.Second
 )
 
-// ReadPasswords reads a file, which is then Watch's. Hashes are worked out by turns of work; nil is
+// Read reads a file, which is then Watch's. Hashes are worked out by turns of work; nil is
 // work of their own.
-func ReadPasswords(path string, work *cpulimit.Limit) (*Passwords, error) {
+func Read(path string, work *cpulimit.Limit) (*Passwords, error) {
 	if work == nil {
 		work = cpulimit.New()
 	}
-	p := &Passwords{path: path, work: work, read: readUsers, turns: newChecks(work.Places(), newBuckets(1/wrongEvery.Seconds(), wrongAtOnce, mostWrong))}
+	p := &Passwords{path: path, work: work, read: readUsers, turns: newChecks(work.Places(), client.NewBuckets(1/wrongEvery.Seconds(), wrongAtOnce, mostWrong))}
 	return p, p.look()
 }
 
@@ -115,7 +119,7 @@ func ReadPasswords(path string, work *cpulimit.Limit) (*Passwords, error) {
 // again. Nobody is let in for long without it.
 func (p *Passwords) Watch(ctx context.Context, tell func(string)) {
 	broken := false
-	Poll(ctx, p.due, func() { _ = p.look() }, func() {
+	process.Poll(ctx, p.due, func() { _ = p.look() }, func() {
 		switch err := p.Fault(); {
 		case err != nil && !broken:
 			tell("the password file can't be used, and nobody is let in: " + err.Error())
@@ -261,14 +265,14 @@ func (p *Passwords) Check(r *http.Request) (user string, err error) {
 	user, password, given := r.BasicAuth()
 	switch {
 	case r.Header.Get("Authorization") == "":
-		return "", errNoLogin
+		return "", ErrNoLogin
 	case !given:
-		return "", errPassword
+		return "", ErrPassword
 	}
 	u, _ := p.current()
 	// What bcrypt doesn't read of a password must not make it another's.
 	if u == nil || len(password) > mostPassword || strings.Contains(user+password, "\x00") {
-		return user, errPassword
+		return user, ErrPassword
 	}
 	sum := sha256.Sum256([]byte(user + "\x00" + password))
 	u.mu.Lock()
@@ -279,7 +283,7 @@ func (p *Passwords) Check(r *http.Request) (user string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), limits.PasswordWait)
 	defer cancel()
-	return user, p.findOut(ctx, u, sourceOf(r.RemoteAddr).network, user, password, sum)
+	return user, p.findOut(ctx, u, client.AddressOf(r.RemoteAddr).Network, user, password, sum)
 }
 
 // known is what was found out of a password. The caller holds u.mu.
@@ -288,7 +292,7 @@ func (u *users) known(user string, sum [sha256.Size]byte) (err error, known bool
 		return nil, true
 	}
 	if _, bad := u.bad[sum]; bad {
-		return errPassword, true
+		return ErrPassword, true
 	}
 	return nil, false
 }
@@ -313,11 +317,11 @@ func (p *Passwords) findOut(ctx context.Context, u *users, network netip.Prefix,
 		u.mu.Unlock()
 		select {
 		case <-c.done:
-			if c.err == nil || errors.Is(c.err, errPassword) {
+			if c.err == nil || errors.Is(c.err, ErrPassword) {
 				return c.err
 			} // else it had no turn there, and may have one here
 		case <-ctx.Done():
-			return waitError{errChecks, time.Second}
+			return WaitError{ErrBusy, time.Second}
 		}
 	}
 }
@@ -330,7 +334,7 @@ func (u *users) settle(c *check, user string, sum [sha256.Size]byte) {
 	switch {
 	case c.err == nil:
 		u.good[user] = sum
-	case errors.Is(c.err, errPassword):
+	case errors.Is(c.err, ErrPassword):
 		if len(u.bad) >= mostBad {
 			clear(u.bad)
 		}
@@ -353,7 +357,7 @@ func (p *Passwords) try(ctx context.Context, u *users, network netip.Prefix, use
 	good := err == nil && known
 	p.turns.leave(network, good)
 	if !good {
-		return errPassword
+		return ErrPassword
 	}
 	return nil
 }

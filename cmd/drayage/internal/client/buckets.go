@@ -1,4 +1,4 @@
-package web
+package client
 
 import (
 	"net/netip"
@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// buckets are allowances, one for each address: of burst at once, and perSecond in the long run.
+// Buckets are allowances, one for each address: of burst at once, and perSecond in the long run.
 // Their memory is bounded. An allowance that is not whole again is never forgotten, so that
 // nobody gets a new one by coming from many addresses: those that there is no room for share one.
-type buckets struct {
+type Buckets struct {
 	perSecond, burst float64
 	most             int
 
@@ -24,12 +24,13 @@ type bucket struct {
 	at   time.Time
 }
 
-func newBuckets(perSecond, burst float64, most int) *buckets {
-	return &buckets{perSecond: perSecond, burst: burst, most: most, known: make(map[netip.Prefix]bucket)}
+// NewBuckets returns allowances that are all whole, of which at most so many are kept apart.
+func NewBuckets(perSecond, burst float64, most int) *Buckets {
+	return &Buckets{perSecond: perSecond, burst: burst, most: most, known: make(map[netip.Prefix]bucket)}
 }
 
-// take takes one from an address's allowance, or returns how long it will be until there is one.
-func (b *buckets) take(key netip.Prefix, now time.Time) (wait time.Duration) {
+// Take takes one from an address's allowance, or returns how long it will be until there is one.
+func (b *Buckets) Take(key netip.Prefix, now time.Time) (wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, room := b.of(key, now)
@@ -43,8 +44,8 @@ func (b *buckets) take(key netip.Prefix, now time.Time) (wait time.Duration) {
 	return 0
 }
 
-// until is how long it will be until there are n of an address's allowance, without taking any.
-func (b *buckets) until(key netip.Prefix, n int, now time.Time) time.Duration {
+// Until is how long it will be until there are n of an address's allowance, without taking any.
+func (b *Buckets) Until(key netip.Prefix, n int, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, room := b.of(key, now)
@@ -52,8 +53,8 @@ func (b *buckets) until(key netip.Prefix, n int, now time.Time) time.Duration {
 	return b.lacks(k.after(now, b.perSecond*scale), float64(n), scale)
 }
 
-// spend takes one whether it is there or not.
-func (b *buckets) spend(key netip.Prefix, now time.Time) {
+// Spend takes one whether it is there or not.
+func (b *Buckets) Spend(key netip.Prefix, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, room := b.of(key, now)
@@ -63,20 +64,20 @@ func (b *buckets) spend(key netip.Prefix, now time.Time) {
 }
 
 // lacks is how long it will be until there are n. The caller holds b.mu.
-func (b *buckets) lacks(k bucket, n, scale float64) time.Duration {
+func (b *Buckets) lacks(k bucket, n, scale float64) time.Duration {
 	return time.Duration(max(0, k.used+n-b.burst*scale) / (b.perSecond * scale) * float64(time.Second))
 }
 
 // scale is how much more the one has that many share.
-func (b *buckets) scale(own bool) float64 {
+func (b *Buckets) scale(own bool) float64 {
 	if own {
 		return 1
 	}
-	return crowd
+	return Share
 }
 
 // of is an address's allowance. room is false for the one that many share. The caller holds b.mu.
-func (b *buckets) of(key netip.Prefix, now time.Time) (k bucket, room bool) {
+func (b *Buckets) of(key netip.Prefix, now time.Time) (k bucket, room bool) {
 	k, ok := b.known[key]
 	if ok {
 		return k, true
@@ -90,7 +91,7 @@ func (b *buckets) of(key netip.Prefix, now time.Time) (k bucket, room bool) {
 	return bucket{at: now}, true
 }
 
-func (b *buckets) put(key netip.Prefix, k bucket, room bool) {
+func (b *Buckets) put(key netip.Prefix, k bucket, room bool) {
 	if room {
 		b.known[key] = k
 	} else {
@@ -99,7 +100,7 @@ func (b *buckets) put(key netip.Prefix, k bucket, room bool) {
 }
 
 // sweep forgets the allowances that are whole again, which is as if they had never been used.
-func (b *buckets) sweep(now time.Time) {
+func (b *Buckets) sweep(now time.Time) {
 	const often = time.Second
 	if now.Sub(b.swept) < often {
 		return

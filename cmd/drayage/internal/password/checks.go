@@ -1,4 +1,4 @@
-package web
+package password
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"drayage/cmd/drayage/internal/client"
 	"drayage/cmd/drayage/internal/limits"
 )
 
@@ -14,8 +15,8 @@ import (
 // networks that wait have turns one after the other, however many checks of each there are. Only
 // passwords that were found to be wrong are taken from what a network may guess.
 type checks struct {
-	most  int      // that are worked out at once
-	wrong *buckets // by networks
+	most  int             // that are worked out at once
+	wrong *client.Buckets // by networks
 
 	mu      sync.Mutex
 	running int
@@ -37,7 +38,7 @@ type waiter struct {
 	given chan error
 }
 
-func newChecks(most int, wrong *buckets) *checks {
+func newChecks(most int, wrong *client.Buckets) *checks {
 	return &checks{most: most, wrong: wrong, of: make(map[netip.Prefix]*line)}
 }
 
@@ -60,7 +61,7 @@ func (t *checks) enter(ctx context.Context, network netip.Prefix) error {
 	default:
 	}
 	t.drop(mine)
-	return waitError{errChecks, time.Second}
+	return WaitError{ErrBusy, time.Second}
 }
 
 // join puts a check at the end of its network's line.
@@ -72,19 +73,19 @@ func (t *checks) join(network netip.Prefix) (*waiter, error) {
 		l = &line{network: network}
 	}
 	if wait := t.guesses(l); wait > 0 && l.running == 0 {
-		return nil, waitError{errGuesses, wait}
+		return nil, WaitError{ErrGuesses, wait}
 	}
 	if network.IsValid() && len(l.waiting) >= limits.PasswordChecksPerNetwork {
-		return nil, waitError{errChecks, time.Second}
+		return nil, WaitError{ErrBusy, time.Second}
 	}
 	if t.waiting >= limits.PasswordChecks { // the longest line gives way
 		longest := slices.MaxFunc(t.queue, func(a, b *line) int { return len(a.waiting) - len(b.waiting) })
 		if len(longest.waiting) <= len(l.waiting)+1 {
-			return nil, waitError{errChecks, time.Second}
+			return nil, WaitError{ErrBusy, time.Second}
 		}
 		last := longest.waiting[len(longest.waiting)-1]
 		t.drop(last)
-		last.given <- waitError{errChecks, time.Second}
+		last.given <- WaitError{ErrBusy, time.Second}
 	}
 	mine := &waiter{line: l, given: make(chan error, 1)}
 	if t.of[network] = l; len(l.waiting) == 0 {
@@ -104,7 +105,7 @@ func (t *checks) leave(network netip.Prefix, good bool) {
 	t.running--
 	l.running--
 	if network.IsValid() && !good {
-		t.wrong.spend(network, time.Now())
+		t.wrong.Spend(network, time.Now())
 	}
 	t.forget(l)
 	t.next()
@@ -116,7 +117,7 @@ func (t *checks) guesses(l *line) time.Duration {
 	if !l.network.IsValid() {
 		return 0
 	}
-	return t.wrong.until(l.network, l.running+1, time.Now())
+	return t.wrong.Until(l.network, l.running+1, time.Now())
 }
 
 // next gives turns while there are some. The caller holds t.mu.
@@ -139,7 +140,7 @@ func (t *checks) next() {
 			held = 0
 			t.waiting -= len(l.waiting)
 			for _, w := range l.waiting {
-				w.given <- waitError{errGuesses, wait}
+				w.given <- WaitError{ErrGuesses, wait}
 			}
 			l.waiting = nil
 		}

@@ -1,6 +1,7 @@
-package web
+package conns
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,6 +10,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"drayage/cmd/drayage/internal/client"
+	"drayage/cmd/drayage/internal/refusal"
 )
 
 // What a client has to take while an answer is being written, or it is cut off: less than any
@@ -19,11 +23,11 @@ const (
 	slowly = 16 << 10 // bytes in a tick
 )
 
-// conn is a connection that has a place.
-type conn struct {
+// Conn is a connection that has a place.
+type Conn struct {
 	net.Conn
 	places *places
-	from   source
+	from   client.Address
 	until  atomic.Int64 // when it ends at the latest, in nanoseconds since 1970; 0 is never
 	pace   pace         // of what is being written
 	linger atomic.Bool  // what it sends is read for a moment after the last answer
@@ -57,7 +61,7 @@ type traffic struct {
 }
 
 // Read implements net.Conn.
-func (c *conn) Read(p []byte) (int, error) {
+func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.seen.read.Add(int64(n))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -67,7 +71,7 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 // Write implements net.Conn.
-func (c *conn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (int, error) {
 	c.pace.begin(c)
 	defer c.pace.end()
 	if !c.handling.Load() {
@@ -77,7 +81,7 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 // ReadFrom implements io.ReaderFrom, which has the kernel send files.
-func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	from, ok := c.Conn.(io.ReaderFrom)
 	if !ok {
 		return io.Copy(struct{ io.Writer }{c}, r)
@@ -101,7 +105,7 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	return total, nil
 }
 
-func (c *conn) send(to io.ReaderFrom, part io.Reader) (int64, error) {
+func (c *Conn) send(to io.ReaderFrom, part io.Reader) (int64, error) {
 	c.pace.begin(c)
 	defer c.pace.end()
 	defer cork(c.Conn)()
@@ -109,12 +113,12 @@ func (c *conn) send(to io.ReaderFrom, part io.Reader) (int64, error) {
 }
 
 // SetDeadline implements net.Conn.
-func (c *conn) SetDeadline(t time.Time) error {
+func (c *Conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // SetReadDeadline implements net.Conn.
-func (c *conn) SetReadDeadline(t time.Time) error {
+func (c *Conn) SetReadDeadline(t time.Time) error {
 	if t.IsZero() && !c.handling.Load() {
 		t = time.Now().Add(c.places.times.Header)
 	}
@@ -122,17 +126,17 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 }
 
 // handle notes that a handler has a request.
-func (c *conn) handle() {
+func (c *Conn) handle() {
 	if !c.handling.Swap(true) {
 		_ = c.Conn.SetReadDeadline(c.bounded(time.Time{})) // a connection that can't have one has none
 	}
 }
 
 // SetWriteDeadline implements net.Conn.
-func (c *conn) SetWriteDeadline(t time.Time) error { return c.Conn.SetWriteDeadline(c.bounded(t)) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.Conn.SetWriteDeadline(c.bounded(t)) }
 
 // bounded is a deadline that is not after the connection's own.
-func (c *conn) bounded(t time.Time) time.Time {
+func (c *Conn) bounded(t time.Time) time.Time {
 	until := c.until.Load()
 	if end := time.Unix(0, until); until != 0 && (t.IsZero() || t.After(end)) {
 		return end
@@ -141,7 +145,7 @@ func (c *conn) bounded(t time.Time) time.Time {
 }
 
 // Close implements net.Conn.
-func (c *conn) Close() error {
+func (c *Conn) Close() error {
 	if c.linger.Load() && !c.places.closing.Load() {
 		c.drain()
 	}
@@ -152,7 +156,7 @@ func (c *conn) Close() error {
 
 // drain reads what the client still sends, for a moment. What is unread when a connection is
 // closed resets it, and the client would lose the answer (RFC 9112, section 9.6).
-func (c *conn) drain() {
+func (c *Conn) drain() {
 	half, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
@@ -162,11 +166,11 @@ func (c *conn) drain() {
 	_, _ = io.CopyN(io.Discard, c.Conn, most)
 }
 
-// cut ends a connection at once, and notes why. What the system was to send goes, too.
-func (c *conn) cut(why refusal) {
+// Cut ends a connection at once, and notes why. What the system was to send goes, too.
+func (c *Conn) Cut(why refusal.Refusal) {
 	if !c.ended.Swap(true) {
-		why.from = c.from
-		c.places.refusals.note(why)
+		why.From = c.from
+		c.places.refusals.Note(why)
 	}
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0) // else the system keeps it for some minutes
@@ -175,15 +179,25 @@ func (c *conn) cut(why refusal) {
 }
 
 var (
-	tooSlow = refusal{why: "slow"}     // of what is cut
-	gaveWay = refusal{why: "gave-way"} // as above
+	tooSlow = refusal.Refusal{Why: "slow"}     // of what is cut
+	gaveWay = refusal.Refusal{Why: "gave-way"} // as above
 )
 
-// slow reports whether the client takes hardly anything of what is written for it.
-func (c *conn) slow(now time.Time) bool {
+// GiveWay ends a connection at once for another.
+func (c *Conn) GiveWay() { c.Cut(gaveWay) }
+
+// Reserve is why a connection has a place of the reserve alone, "" when it has one of all.
+func (c *Conn) Reserve() string { return c.places.spareWhy(c) }
+
+// Promote waits until a connection of the reserve can have one of all places, and reports whether it
+// has it.
+func (c *Conn) Promote(ctx context.Context) bool { return c.places.promote(ctx, c) }
+
+// Slow reports whether the client takes hardly anything of what is written for it.
+func (c *Conn) Slow(now time.Time) bool {
 	slow := c.pace.slow.Load()
 	c.streams.Range(func(x, _ any) bool {
-		if s, ok := x.(*stream); ok && !slow {
+		if s, ok := x.(*Stream); ok && !slow {
 			_, slow = s.stalled(now)
 		}
 		return !slow
@@ -191,14 +205,14 @@ func (c *conn) slow(now time.Time) bool {
 	return slow
 }
 
-// over notes that a request of HTTP/2 is over, whether it was answered or its client reset it. A
+// Over notes that a request of HTTP/2 is over, whether it was answered or its client reset it. A
 // client that asks in order to reset is cut off: each request is work before that.
-func (c *conn) over(reset bool) {
+func (c *Conn) Over(reset bool) {
 	switch {
 	case !reset && c.resets.Load() > 0:
 		c.resets.Add(-1)
 	case reset && c.resets.Add(1) > mostResets:
-		c.cut(refusal{why: whyHTTP2, what: "too many requests are reset"})
+		c.Cut(refusal.Refusal{Why: refusal.WhyHTTP2, What: "too many requests are reset"})
 	}
 }
 
@@ -216,7 +230,7 @@ type pace struct {
 	base    int64
 }
 
-func (p *pace) begin(c *conn) {
+func (p *pace) begin(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.writing, p.first, p.looks = true, true, 0
@@ -236,7 +250,7 @@ func (p *pace) end() {
 }
 
 // look looks at what the client has taken since the last look.
-func (p *pace) look(c *conn) {
+func (p *pace) look(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.writing {
@@ -248,7 +262,7 @@ func (p *pace) look(c *conn) {
 	case !ok: // its time is that for a chunk
 		const longer = 10
 		if p.looks >= longer*ticks {
-			c.cut(tooSlow)
+			c.Cut(tooSlow)
 			return
 		}
 	case p.first:
@@ -258,7 +272,7 @@ func (p *pace) look(c *conn) {
 		p.last = n
 		if p.looks >= ticks {
 			if n-p.base < least {
-				c.cut(tooSlow)
+				c.Cut(tooSlow)
 				return
 			}
 			p.looks, p.base = 0, n

@@ -1,4 +1,5 @@
-package web
+// Package upstream bounds how much clients have a mirror ask its upstream for at once.
+package upstream
 
 import (
 	"context"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"sync"
 
+	"drayage/cmd/drayage/internal/client"
+	"drayage/cmd/drayage/internal/refusal"
 	"drayage/engine/event"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
@@ -16,33 +19,33 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Upstream bounds what clients may have fetched at once, of one address and in all. What many ask
+// Bounded bounds what clients may have fetched at once, of one address and in all. What many ask
 // for is fetched once, and counts once. A request beyond a bound waits for its turn; where eight
 // times as many wait already, it is refused with status 429.
 //
 // Blobs, and all that is small, have bounds of their own: a manifest, which may be in the store,
 // waits for no blob.
-type Upstream struct {
+type Bounded struct {
 	mirror.Upstream
 	blobs, small *turns
 }
 
-// NewUpstream makes bounds: perClient blobs and as much else for one address, all blobs and four
+// New makes bounds: perClient blobs and as much else for one address, all blobs and four
 // times as much else for all; 0 is no bound. They are an event.Observer: a blob that has come is no
 // work any more, however slowly clients read it.
-func NewUpstream(perClient, all int) *Upstream {
+func New(perClient, all int) *Bounded {
 	const more = 4
-	return &Upstream{blobs: newTurns(perClient, all), small: newTurns(perClient, more*all)}
+	return &Bounded{blobs: newTurns(perClient, all), small: newTurns(perClient, more*all)}
 }
 
 // Of is an upstream that is held to the bounds. Call it once, before anything else.
-func (u *Upstream) Of(inner mirror.Upstream) *Upstream {
+func (u *Bounded) Of(inner mirror.Upstream) *Bounded {
 	u.Upstream = inner
 	return u
 }
 
 // Manifest implements mirror.Upstream.
-func (u *Upstream) Manifest(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
+func (u *Bounded) Manifest(ctx context.Context, ref reference.Image) (mirror.Manifest, error) {
 	done, err := u.small.begin(ctx, "manifest "+ref.Name(), "")
 	if err != nil {
 		return mirror.Manifest{}, err
@@ -52,7 +55,7 @@ func (u *Upstream) Manifest(ctx context.Context, ref reference.Image) (mirror.Ma
 }
 
 // Size implements mirror.Upstream.
-func (u *Upstream) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
+func (u *Bounded) Size(ctx context.Context, ref reference.Image, d digest.Digest) (int64, error) {
 	done, err := u.small.begin(ctx, fmt.Sprintf("size %s/%s@%s", ref.Registry(), ref.Repository(), d), "")
 	if err != nil {
 		return 0, err
@@ -62,7 +65,7 @@ func (u *Upstream) Size(ctx context.Context, ref reference.Image, d digest.Diges
 }
 
 // Tags implements mirror.Upstream.
-func (u *Upstream) Tags(ctx context.Context, ref reference.Image) ([]string, error) {
+func (u *Bounded) Tags(ctx context.Context, ref reference.Image) ([]string, error) {
 	done, err := u.small.begin(ctx, "tags "+ref.Registry()+"/"+ref.Repository(), "")
 	if err != nil {
 		return nil, err
@@ -72,7 +75,7 @@ func (u *Upstream) Tags(ctx context.Context, ref reference.Image) ([]string, err
 }
 
 // Holds implements mirror.Upstream.
-func (u *Upstream) Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
+func (u *Bounded) Holds(ctx context.Context, ref reference.Image, d digest.Digest, manifest bool) error {
 	done, err := u.small.begin(ctx, fmt.Sprintf("holds %s/%s@%s", ref.Registry(), ref.Repository(), d), "")
 	if err != nil {
 		return err
@@ -82,7 +85,7 @@ func (u *Upstream) Holds(ctx context.Context, ref reference.Image, d digest.Dige
 }
 
 // Referrers implements mirror.Upstream.
-func (u *Upstream) Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
+func (u *Bounded) Referrers(ctx context.Context, ref reference.Image, subject digest.Digest) ([]ocispec.Descriptor, error) {
 	done, err := u.small.begin(ctx, fmt.Sprintf("referrers %s/%s@%s", ref.Registry(), ref.Repository(), subject), "")
 	if err != nil {
 		return nil, err
@@ -92,7 +95,7 @@ func (u *Upstream) Referrers(ctx context.Context, ref reference.Image, subject d
 }
 
 // Blob implements mirror.Upstream.
-func (u *Upstream) Blob(ctx context.Context, ref reference.Image, d digest.Digest) (mirror.Blob, error) {
+func (u *Bounded) Blob(ctx context.Context, ref reference.Image, d digest.Digest) (mirror.Blob, error) {
 	done, err := u.blobs.begin(ctx, fmt.Sprintf("blob %s/%s@%s", ref.Registry(), ref.Repository(), d), d)
 	if err != nil {
 		return nil, err
@@ -117,7 +120,7 @@ func (b *boundBlob) Close() error {
 }
 
 // Observe implements event.Observer.
-func (u *Upstream) Observe(e event.Event) {
+func (u *Bounded) Observe(e event.Event) {
 	switch e := e.(type) {
 	case event.Fetched:
 		u.blobs.over(e.Digest)
@@ -147,7 +150,7 @@ type task struct {
 type turn struct {
 	key   string
 	d     digest.Digest
-	from  source
+	from  client.Address
 	task  *task // that it takes part in, when begun is closed
 	begun chan struct{}
 }
@@ -161,19 +164,19 @@ func newTurns(perClient, all int) *turns {
 
 // begin waits for a request's turn. done ends its part in the task.
 func (u *turns) begin(ctx context.Context, key string, d digest.Digest) (done func(), err error) {
-	v := visitOf(ctx)
-	t := &turn{key: key, d: d, from: v.from, begun: make(chan struct{})}
+	v := refusal.VisitOf(ctx)
+	t := &turn{key: key, d: d, from: v.From, begun: make(chan struct{})}
 	u.mu.Lock()
 	switch {
 	case u.fits(t):
 		u.start(t)
 	case u.tooMany(t):
 		u.mu.Unlock()
-		v.why = "upstream"
+		v.Why = "upstream"
 		return nil, mirror.Refuse(http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests that need upstream are under way")
 	default:
 		u.queue = append(u.queue, t)
-		u.waiting[t.from.host]++
+		u.waiting[t.from.Host]++
 	}
 	u.mu.Unlock()
 	select {
@@ -206,7 +209,7 @@ func (u *turns) over(d digest.Digest) {
 			continue
 		}
 		for host := range t.clients {
-			fewer(u.ofHost, host)
+			client.Decrement(u.ofHost, host)
 		}
 		clear(t.clients)
 		delete(u.tasks, key)
@@ -220,14 +223,14 @@ func (u *turns) fits(t *turn) bool {
 	if under == nil && u.all > 0 && len(u.tasks) >= u.all {
 		return false
 	}
-	if u.perClient <= 0 || !t.from.known() || under != nil && under.clients[t.from.host] > 0 {
+	if u.perClient <= 0 || !t.from.Known() || under != nil && under.clients[t.from.Host] > 0 {
 		return true
 	}
-	return u.ofHost[t.from.host] < u.perClient
+	return u.ofHost[t.from.Host] < u.perClient
 }
 
 func (u *turns) tooMany(t *turn) bool {
-	return u.all > 0 && len(u.queue) >= patient*u.all || u.perClient > 0 && t.from.known() && u.waiting[t.from.host] >= patient*u.perClient
+	return u.all > 0 && len(u.queue) >= patient*u.all || u.perClient > 0 && t.from.Known() && u.waiting[t.from.Host] >= patient*u.perClient
 }
 
 func (u *turns) start(t *turn) {
@@ -236,8 +239,8 @@ func (u *turns) start(t *turn) {
 		t.task = &task{digest: t.d, clients: make(map[netip.Prefix]int)}
 		u.tasks[t.key] = t.task
 	}
-	if t.task.clients[t.from.host]++; t.task.clients[t.from.host] == 1 {
-		u.ofHost[t.from.host]++
+	if t.task.clients[t.from.Host]++; t.task.clients[t.from.Host] == 1 {
+		u.ofHost[t.from.Host]++
 	}
 	close(t.begun)
 }
@@ -245,14 +248,14 @@ func (u *turns) start(t *turn) {
 // leave ends a request's part in its task, if that is still under way.
 func (u *turns) leave(t *turn) {
 	clients := t.task.clients
-	if clients[t.from.host] == 0 {
+	if clients[t.from.Host] == 0 {
 		return
 	}
-	if clients[t.from.host]--; clients[t.from.host] > 0 {
+	if clients[t.from.Host]--; clients[t.from.Host] > 0 {
 		return
 	}
-	delete(clients, t.from.host)
-	fewer(u.ofHost, t.from.host)
+	delete(clients, t.from.Host)
+	client.Decrement(u.ofHost, t.from.Host)
 	if len(clients) == 0 {
 		delete(u.tasks, t.key)
 	}
@@ -271,12 +274,6 @@ func (u *turns) admit() {
 }
 
 func (u *turns) unqueue(i int) {
-	fewer(u.waiting, u.queue[i].from.host)
+	client.Decrement(u.waiting, u.queue[i].from.Host)
 	u.queue = slices.Delete(u.queue, i, i+1)
-}
-
-func fewer(of map[netip.Prefix]int, key netip.Prefix) {
-	if of[key]--; of[key] <= 0 {
-		delete(of, key)
-	}
 }

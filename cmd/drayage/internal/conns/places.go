@@ -1,4 +1,4 @@
-package web
+package conns
 
 import (
 	"cmp"
@@ -12,7 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"drayage/cmd/drayage/internal/client"
 	"drayage/cmd/drayage/internal/limits"
+	"drayage/cmd/drayage/internal/refusal"
 )
 
 // Bounds are how many connections there may be; 0 is no bound.
@@ -29,32 +31,26 @@ func (b Bounds) spares() (all, perClient int) {
 	return all, max(fewestOfOne, all/addresses)
 }
 
-// Why a connection has a place of the reserve alone, as metrics have it.
-const (
-	whyFull      = "connections"
-	whyFullOfOne = "client-connections"
-)
-
 // places are those that connections take. When all are taken, a connection that waits for its
 // client gives way to a new one: one of the address that has most. Else the new one gets a place
 // of the reserve, for some seconds.
 type places struct {
 	bounds   Bounds
 	times    Timeouts
-	refusals *Refusals
+	refusals *refusal.Recorder
 	closing  atomic.Bool
 
 	mu                sync.Mutex
-	taken             map[*conn]struct{}
-	spare             map[*conn]struct{}
+	taken             map[*Conn]struct{}
+	spare             map[*Conn]struct{}
 	ofHost, ofNetwork map[netip.Prefix]int // places that are taken
-	http2             *counts              // connections that may speak HTTP/2
+	http2             *client.Counts       // connections that may speak HTTP/2
 }
 
-func newPlaces(b Bounds, t Timeouts, r *Refusals) *places {
+func newPlaces(b Bounds, t Timeouts, r *refusal.Recorder) *places {
 	return &places{
-		bounds: b, times: t, refusals: r, taken: make(map[*conn]struct{}), spare: make(map[*conn]struct{}),
-		ofHost: make(map[netip.Prefix]int), ofNetwork: make(map[netip.Prefix]int), http2: newCounts(mostHTTP2, mostHTTP2OfOne),
+		bounds: b, times: t, refusals: r, taken: make(map[*Conn]struct{}), spare: make(map[*Conn]struct{}),
+		ofHost: make(map[netip.Prefix]int), ofNetwork: make(map[netip.Prefix]int), http2: client.NewCounts(mostHTTP2, mostHTTP2OfOne),
 	}
 }
 
@@ -69,18 +65,18 @@ func (p *places) offers(plain *tls.Config) func(*tls.ClientHelloInfo) (*tls.Conf
 	}
 }
 
-func (p *places) mayHTTP2(c *conn) bool {
+func (p *places) mayHTTP2(c *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.here(c) { // it has been ended
 		return false
 	}
-	c.http2 = c.http2 || p.http2.enter(c.from)
+	c.http2 = c.http2 || p.http2.Enter(c.from)
 	return c.http2
 }
 
 // here reports whether a connection has a place. The caller holds p.mu.
-func (p *places) here(c *conn) bool {
+func (p *places) here(c *Conn) bool {
 	_, taken := p.taken[c]
 	_, spare := p.spare[c]
 	return taken || spare
@@ -99,7 +95,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if out := l.places.enter(c, sourceOf(c.RemoteAddr().String())); out != nil {
+		if out := l.places.enter(c, client.AddressOf(c.RemoteAddr().String())); out != nil {
 			return out, nil
 		}
 		_ = c.Close() // there is nobody to tell
@@ -107,18 +103,18 @@ func (l *listener) Accept() (net.Conn, error) {
 }
 
 // enter gives a connection a place. nil says that there is none, not even of the reserve.
-func (p *places) enter(plain net.Conn, from source) *conn {
+func (p *places) enter(plain net.Conn, from client.Address) *Conn {
 	now := time.Now()
-	c := &conn{Conn: plain, places: p, from: from, since: now, acked: func() (int64, bool) { return acked(plain) }}
+	c := &Conn{Conn: plain, places: p, from: from, since: now, acked: func() (int64, bool) { return acked(plain) }}
 	p.mu.Lock()
 	var why string
-	var victim *conn
+	var victim *Conn
 	switch {
-	case from.known() && p.bounds.PerClient > 0 && (p.ofHost[from.host] >= p.bounds.PerClient || p.ofNetwork[from.network] >= p.perNetwork()):
-		why = whyFullOfOne
+	case from.Known() && p.bounds.PerClient > 0 && (p.ofHost[from.Host] >= p.bounds.PerClient || p.ofNetwork[from.Network] >= p.perNetwork()):
+		why = refusal.WhyFullOfOne
 	case p.bounds.All > 0 && len(p.taken) >= p.bounds.All:
 		if victim = p.givesWay(from, now); victim == nil {
-			why = whyFull
+			why = refusal.WhyFull
 		}
 	}
 	if why != "" {
@@ -127,7 +123,7 @@ func (p *places) enter(plain net.Conn, from source) *conn {
 		var ok bool
 		if victim, ok = p.spareFor(from); !ok {
 			p.mu.Unlock()
-			p.refusals.note(refusal{why: why, from: from})
+			p.refusals.Note(refusal.Refusal{Why: why, From: from})
 			return nil
 		}
 	}
@@ -141,23 +137,23 @@ func (p *places) enter(plain net.Conn, from source) *conn {
 	}
 	p.mu.Unlock()
 	if victim != nil {
-		victim.cut(gaveWay)
+		victim.Cut(gaveWay)
 	}
 	_ = plain.SetDeadline(c.bounded(time.Time{})) // one that can't have any has those of the server
 	return c
 }
 
 // take gives a connection one of all places. The caller holds p.mu.
-func (p *places) take(c *conn) {
+func (p *places) take(c *Conn) {
 	p.taken[c] = struct{}{}
-	if c.from.known() {
-		p.ofHost[c.from.host]++
-		p.ofNetwork[c.from.network]++
+	if c.from.Known() {
+		p.ofHost[c.from.Host]++
+		p.ofNetwork[c.from.Network]++
 	}
 }
 
 // spareWhy is why a connection has a place of the reserve alone, "" when it has one of all.
-func (p *places) spareWhy(c *conn) string {
+func (p *places) spareWhy(c *Conn) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return c.spare
@@ -165,7 +161,7 @@ func (p *places) spareWhy(c *conn) string {
 
 // promote waits until a connection of the reserve can have one of all places, and reports whether
 // it has it: clients that are found to be slow give way soon.
-func (p *places) promote(ctx context.Context, c *conn) bool {
+func (p *places) promote(ctx context.Context, c *Conn) bool {
 	const looks, late = 24, 4
 	tick := time.NewTicker(p.times.Reserve / looks)
 	defer tick.Stop()
@@ -182,14 +178,14 @@ func (p *places) promote(ctx context.Context, c *conn) bool {
 	return false
 }
 
-func (p *places) tryPromote(c *conn) bool {
+func (p *places) tryPromote(c *Conn) bool {
 	p.mu.Lock()
 	_, here := p.spare[c]
-	var victim *conn
+	var victim *Conn
 	if len(p.taken) >= p.bounds.All {
 		victim = p.givesWay(c.from, time.Now())
 	}
-	if !here || c.spare != whyFull || len(p.taken) >= p.bounds.All && victim == nil {
+	if !here || c.spare != refusal.WhyFull || len(p.taken) >= p.bounds.All && victim == nil {
 		p.mu.Unlock()
 		return false
 	}
@@ -201,7 +197,7 @@ func (p *places) tryPromote(c *conn) bool {
 	p.take(c)
 	p.mu.Unlock()
 	if victim != nil {
-		victim.cut(gaveWay)
+		victim.Cut(gaveWay)
 	}
 	c.until.Store(0)
 	_ = c.SetDeadline(time.Time{}) // as above
@@ -211,24 +207,24 @@ func (p *places) tryPromote(c *conn) bool {
 // perNetwork is how many connections all addresses of an IPv6 network may have: never all places.
 func (p *places) perNetwork() int {
 	if p.bounds.All == 0 {
-		return crowd * p.bounds.PerClient
+		return client.Share * p.bounds.PerClient
 	}
-	return max(p.bounds.PerClient, min(crowd*p.bounds.PerClient, p.bounds.All/2))
+	return max(p.bounds.PerClient, min(client.Share*p.bounds.PerClient, p.bounds.All/2))
 }
 
 // givesWay is the connection that gives way to a new one, nil for none: one that has waited for its
 // client for a while, so that who has just connected can ask, or else one whose client takes hardly
 // anything while its address has many times what the new one's has. The caller holds p.mu.
-func (p *places) givesWay(from source, now time.Time) *conn {
+func (p *places) givesWay(from client.Address, now time.Time) *Conn {
 	const many, grace = 4, 3
-	var idle, slow *conn
-	mine := p.ofNetwork[from.network]
+	var idle, slow *Conn
+	mine := p.ofNetwork[from.Network]
 	for c := range p.taken {
-		has := p.ofNetwork[c.from.network]
+		has := p.ofNetwork[c.from.Network]
 		switch {
 		case c.state != http.StateActive && has >= mine && now.Sub(c.since) >= p.times.Reserve/grace:
 			idle = p.heavier(idle, c)
-		case c.state == http.StateActive && has >= many*(mine+1) && c.slow(now):
+		case c.state == http.StateActive && has >= many*(mine+1) && c.Slow(now):
 			slow = p.heavier(slow, c)
 		}
 	}
@@ -239,11 +235,11 @@ func (p *places) givesWay(from source, now time.Time) *conn {
 }
 
 // heavier is that of two connections whose address has more, or else the one that is so longer.
-func (p *places) heavier(a, b *conn) *conn {
+func (p *places) heavier(a, b *Conn) *Conn {
 	if a == nil {
 		return b
 	}
-	na, nb := p.ofNetwork[a.from.network], p.ofNetwork[b.from.network]
+	na, nb := p.ofNetwork[a.from.Network], p.ofNetwork[b.from.Network]
 	if nb > na || nb == na && b.since.Before(a.since) {
 		return b
 	}
@@ -252,13 +248,13 @@ func (p *places) heavier(a, b *conn) *conn {
 
 // spareFor finds a place of the reserve for an address, and the connection that gives way for it,
 // if any: the oldest that waits for its client. The caller holds p.mu.
-func (p *places) spareFor(from source) (victim *conn, ok bool) {
+func (p *places) spareFor(from client.Address) (victim *Conn, ok bool) {
 	most, mostOfMine := p.bounds.spares()
 	mine := 0
-	var oldest, oldestOfMine *conn
+	var oldest, oldestOfMine *Conn
 	for c := range p.spare {
 		waits := c.state != http.StateActive
-		if c.from.network == from.network && from.known() {
+		if c.from.Network == from.Network && from.Known() {
 			mine++
 			if waits && (oldestOfMine == nil || c.since.Before(oldestOfMine.since)) {
 				oldestOfMine = c
@@ -278,25 +274,25 @@ func (p *places) spareFor(from source) (victim *conn, ok bool) {
 }
 
 // forget gives a connection's place back. The caller holds p.mu.
-func (p *places) forget(c *conn) {
+func (p *places) forget(c *Conn) {
 	c.gone.Do(func() {
 		if c.http2 {
-			p.http2.leave(c.from)
+			p.http2.Leave(c.from)
 		}
 		if c.spare != "" {
 			delete(p.spare, c)
 			return
 		}
 		delete(p.taken, c)
-		if !c.from.known() {
+		if !c.from.Known() {
 			return
 		}
-		fewer(p.ofHost, c.from.host)
-		fewer(p.ofNetwork, c.from.network)
+		client.Decrement(p.ofHost, c.from.Host)
+		client.Decrement(p.ofNetwork, c.from.Network)
 	})
 }
 
-func (p *places) leave(c *conn) {
+func (p *places) leave(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forget(c)
@@ -317,7 +313,7 @@ func (p *places) changed(nc net.Conn, s http.ConnState) {
 		c.seen.wrote.Store(0) // that of a handshake
 	case http.StateIdle, http.StateClosed:
 		if why := c.unheard(nc, was, s, since); why != "" && !p.closing.Load() {
-			p.refusals.note(refusal{why: cmp.Or(spare, why), from: c.from})
+			p.refusals.Note(refusal.Refusal{Why: cmp.Or(spare, why), From: c.from})
 		}
 		c.handling.Store(false)
 		c.seen.read.Store(0)
@@ -325,18 +321,9 @@ func (p *places) changed(nc net.Conn, s http.ConnState) {
 	}
 }
 
-// Why http.Server refuses requests by itself, as metrics have it.
-const (
-	whyHeader    = "header"
-	whyLate      = "timeout"
-	whyTLS       = "tls"
-	whyMalformed = "malformed"
-	whyHTTP2     = "http2"
-)
-
 // unheard is why http.Server refused what no handler has seen of a connection that is idle or
 // closed now, "" when it didn't.
-func (c *conn) unheard(nc net.Conn, was, now http.ConnState, since time.Time) string {
+func (c *Conn) unheard(nc net.Conn, was, now http.ConnState, since time.Time) string {
 	const (
 		notice = 64 // bytes that TLS has for a last message; any answer has more
 		packed = 2  // how much less a header takes in HTTP/2
@@ -349,22 +336,22 @@ func (c *conn) unheard(nc net.Conn, was, now http.ConnState, since time.Time) st
 		c.greeted = true
 		return ""
 	case now == http.StateIdle && read >= limits.RequestHeaderBytes/packed:
-		return whyHeader
+		return refusal.WhyHeader
 	case now == http.StateIdle:
-		return whyMalformed
+		return refusal.WhyMalformed
 	case was == http.StateIdle: // or with the beginning of a request, which came with the one before
 		if c.seen.late.Load() && time.Since(since) < c.places.times.Idle {
-			return whyLate
+			return refusal.WhyLate
 		}
 		return ""
 	case was == http.StateActive && read >= limits.RequestHeaderBytes:
-		return whyHeader
+		return refusal.WhyHeader
 	case c.seen.late.Load():
-		return whyLate
+		return refusal.WhyLate
 	case was == http.StateNew && secure != nil && read > 0 && !secure.ConnectionState().HandshakeComplete:
-		return whyTLS
+		return refusal.WhyTLS
 	case was == http.StateActive && c.seen.wrote.Load() > notice:
-		return whyMalformed
+		return refusal.WhyMalformed
 	}
 	return ""
 }
@@ -377,10 +364,10 @@ func (p *places) count() int {
 }
 
 // connOf is the connection below one that a http.Server has, nil where it isn't one of places.
-func connOf(nc net.Conn) *conn {
+func connOf(nc net.Conn) *Conn {
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // tls.Conn
 		nc = t.NetConn()
 	}
-	c, _ := nc.(*conn)
+	c, _ := nc.(*Conn)
 	return c
 }

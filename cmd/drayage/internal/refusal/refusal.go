@@ -1,4 +1,5 @@
-package web
+// Package refusal counts what a server refuses, logs it, and tells of floods in a few lines.
+package refusal
 
 import (
 	"context"
@@ -9,15 +10,16 @@ import (
 	"sync"
 	"time"
 
+	"drayage/cmd/drayage/internal/client"
 	"drayage/engine/mirror"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Refusals count what was refused, and log it: a line for each or, when they come in floods, some
+// Recorder count what was refused, and log it: a line for each or, when they come in floods, some
 // lines a second of each kind, and how many were left out. Without a log, whoever runs the server is
 // told of each kind every few seconds. Nil notes none.
-type Refusals struct {
+type Recorder struct {
 	log     *slog.Logger // nil is none
 	tell    func(message string)
 	total   *prometheus.CounterVec
@@ -32,24 +34,39 @@ type Refusals struct {
 type flood struct {
 	second time.Time // that lines are counted of
 	lines  int
-	left   int    // out of the log, or to be told of
-	latest source // of those
+	left   int            // out of the log, or to be told of
+	latest client.Address // of those
 	timer  *time.Timer
 }
 
-// refusal is what is told of one. Foreign texts are cut when it is noted.
-type refusal struct {
-	why    string
-	what   string // more of it, in our own words
-	from   source
-	status int // 0 where there was no request
-	user, method, host, path,
-	agent string
+// Refusal is what is told of one. Foreign texts are cut when it is noted.
+type Refusal struct {
+	Why    string
+	What   string // more of it, in our own words
+	From   client.Address
+	Status int // 0 where there was no request
+	User, Method, Host, Path,
+	Agent string
 }
+
+// Why a connection has a place of the reserve alone, as metrics have it.
+const (
+	WhyFull      = "connections"
+	WhyFullOfOne = "client-connections"
+)
+
+// Why http.Server refuses requests by itself, as metrics have it.
+const (
+	WhyHeader    = "header"
+	WhyLate      = "timeout"
+	WhyTLS       = "tls"
+	WhyMalformed = "malformed"
+	WhyHTTP2     = "http2"
+)
 
 // whys are all kinds of refusals, as metrics have them, and what to tell of them; "" is nothing.
 var whys = map[string]string{
-	whyNoLogin:        "", // what clients begin with
+	WhyNoLogin:        "", // what clients begin with
 	"password":        "wrong user name or password",
 	"guesses":         "too many wrong passwords from one address",
 	"passwords-busy":  "too many passwords to check at once",
@@ -60,8 +77,8 @@ var whys = map[string]string{
 	"unavailable":     "unavailable, most often upstream",
 	"upstream":        "more than --client-upstream or --max-upstream",
 	"busy":            "rate limit of upstream exceeded",
-	whyFull:           "more than --max-connections",
-	whyFullOfOne:      "more than --max-per-client",
+	WhyFull:           "more than --max-connections",
+	WhyFullOfOne:      "more than --max-per-client",
 	"gave-way":        "ended to make room for another",
 	"slow":            "the client reads too slowly",
 	"events":          "too many pages show the transfers",
@@ -71,23 +88,23 @@ var whys = map[string]string{
 	"no-room":         "no space left for a blob, on the disk or in --budget",
 	mirror.WhyPrivate: "an image that --private keeps from the user",
 	mirror.WhyRanges:  "too many ranges",
-	whyHeader:         "a header that is too large",
-	whyLate:           "no complete header or TLS handshake in time",
-	whyTLS:            "TLS handshake failed",
-	whyMalformed:      "malformed request",
-	whyHTTP2:          "HTTP/2 protocol error",
+	WhyHeader:         "a header that is too large",
+	WhyLate:           "no complete header or TLS handshake in time",
+	WhyTLS:            "TLS handshake failed",
+	WhyMalformed:      "malformed request",
+	WhyHTTP2:          "HTTP/2 protocol error",
 }
 
-// whyNoLogin: what a client asks for first, before it knows that a password is required.
-const whyNoLogin = "no-login"
+// WhyNoLogin: what a client asks for first, before it knows that a password is required.
+const WhyNoLogin = "no-login"
 
 // Refused notes why a mirror refuses a request, by the request's context.
-func Refused(ctx context.Context, _, why, _ string) { visitOf(ctx).why = why }
+func Refused(ctx context.Context, _, why, _ string) { VisitOf(ctx).Why = why }
 
-// NewRefusals begins to count. Without a log, tell is called with a line about each kind, at once and
+// NewRecorder begins to count. Without a log, tell is called with a line about each kind, at once and
 // then every ten seconds while there are more; nil tells nobody. Close it when done.
-func NewRefusals(log *slog.Logger, tell func(message string)) *Refusals {
-	r := &Refusals{
+func NewRecorder(log *slog.Logger, tell func(message string)) *Recorder {
+	r := &Recorder{
 		log: log, tell: tell, kinds: make(map[string]*flood),
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "drayage_serve_refused_total", Help: "Requests and connections that were refused, by why."}, []string{"why"}),
 	}
@@ -97,8 +114,11 @@ func NewRefusals(log *slog.Logger, tell func(message string)) *Refusals {
 	return r
 }
 
+// Collector counts refusals, for metrics.
+func (r *Recorder) Collector() prometheus.Collector { return r.total }
+
 // Close logs what was left out so far, or tells of it.
-func (r *Refusals) Close() {
+func (r *Recorder) Close() {
 	r.mu.Lock()
 	r.closed = true
 	var rest []string
@@ -122,33 +142,34 @@ func (r *Refusals) Close() {
 	}
 }
 
-func (r *Refusals) note(x refusal) {
+// Note counts a refusal, and logs it or tells of it.
+func (r *Recorder) Note(x Refusal) {
 	if r == nil {
 		return
 	}
-	r.total.WithLabelValues(x.why).Inc()
-	if r.log == nil && (r.tell == nil || whys[x.why] == "") {
+	r.total.WithLabelValues(x.Why).Inc()
+	if r.log == nil && (r.tell == nil || whys[x.Why] == "") {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f := r.kinds[x.why]
+	f := r.kinds[x.Why]
 	if f == nil {
 		f = new(flood)
-		r.kinds[x.why] = f
+		r.kinds[x.Why] = f
 	}
 	if r.log == nil {
 		f.left++
-		f.latest = x.from
+		f.latest = x.From
 		if f.timer == nil && !r.closed {
-			r.tellAfter(0, x.why, f)
+			r.tellAfter(0, x.Why, f)
 		}
 		return
 	}
 	const lines = 10 // a second
 	now := time.Now()
 	if now.Sub(f.second) >= time.Second {
-		r.sum(x.why, f)
+		r.sum(x.Why, f)
 		f.second, f.lines = now, 0
 	}
 	if f.lines >= lines || r.closed {
@@ -156,7 +177,7 @@ func (r *Refusals) note(x refusal) {
 			f.timer = time.AfterFunc(time.Second, func() {
 				r.mu.Lock()
 				defer r.mu.Unlock()
-				r.sum(x.why, f)
+				r.sum(x.Why, f)
 			})
 		}
 		return
@@ -167,7 +188,7 @@ func (r *Refusals) note(x refusal) {
 
 // tellAfter tells of a kind's refusals after a while, and again while there are more. Nobody who is
 // refused waits for who is told. The caller holds r.mu.
-func (r *Refusals) tellAfter(wait time.Duration, why string, f *flood) {
+func (r *Recorder) tellAfter(wait time.Duration, why string, f *flood) {
 	const often = 10 * time.Second
 	r.telling.Add(1)
 	f.timer = time.AfterFunc(wait, func() {
@@ -192,14 +213,14 @@ func (f *flood) message(why string) string {
 	if f.left > 1 {
 		times = fmt.Sprintf("%d requests", f.left)
 	}
-	if f.latest.known() {
-		from = ", latest client " + f.latest.host.Addr().String()
+	if f.latest.Known() {
+		from = ", latest client " + f.latest.Host.Addr().String()
 	}
 	return fmt.Sprintf("refused %s: %s (%s%s)", times, whys[why], why, from)
 }
 
 // sum logs how many refusals of a kind were left out. The caller holds r.mu.
-func (r *Refusals) sum(why string, f *flood) {
+func (r *Recorder) sum(why string, f *flood) {
 	if f.timer != nil {
 		f.timer.Stop()
 		f.timer = nil
@@ -210,32 +231,32 @@ func (r *Refusals) sum(why string, f *flood) {
 	}
 }
 
-func (x refusal) attrs() []any {
+func (x Refusal) attrs() []any {
 	client := ""
-	if x.from.known() {
-		client = x.from.host.Addr().String()
+	if x.From.Known() {
+		client = x.From.Host.Addr().String()
 	}
-	out := []any{"why", x.why, "client", client}
-	if x.what != "" {
-		out = append(out, "what", x.what)
+	out := []any{"why", x.Why, "client", client}
+	if x.What != "" {
+		out = append(out, "what", x.What)
 	}
-	if x.status == 0 {
+	if x.Status == 0 {
 		return out
 	}
-	return append(out, "status", x.status, "user", short(x.user, mostUser), "method", short(x.method, mostMethod), "host", short(x.host, mostHost), "path", short(x.path, mostPath), "agent", short(x.agent, mostAgent))
+	return append(out, "status", x.Status, "user", Short(x.User, MostUser), "method", Short(x.Method, MostMethod), "host", Short(x.Host, MostHost), "path", Short(x.Path, MostPath), "agent", Short(x.Agent, MostAgent))
 }
 
 // How many bytes of foreign texts a log has. Paths of honest clients are shorter.
 const (
-	mostPath   = 600
-	mostAgent  = 200
-	mostHost   = 100
-	mostUser   = 64
-	mostMethod = 16
+	MostPath   = 600
+	MostAgent  = 200
+	MostHost   = 100
+	MostUser   = 64
+	MostMethod = 16
 )
 
-// short is a foreign text for a log, cut. What isn't printable is escaped by slog.
-func short(s string, most int) string {
+// Short is a foreign text for a log, cut. What isn't printable is escaped by slog.
+func Short(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

@@ -1,4 +1,6 @@
-package web
+// Package conns takes connections and keeps none for good: each has a place and deadlines, and one
+// whose client takes hardly anything gives way to others.
+package conns
 
 import (
 	"cmp"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/limits"
+	"drayage/cmd/drayage/internal/refusal"
 )
 
 // Timeouts bound how long a connection may wait for its client. A field that is 0 has its default.
@@ -23,7 +26,8 @@ type Timeouts struct {
 	Reserve time.Duration // for a connection that has a place of the reserve, in all; default 3s
 }
 
-func (t Timeouts) orDefaults() Timeouts {
+// OrDefaults is t with defaults for what is 0.
+func (t Timeouts) OrDefaults() Timeouts {
 	const (
 		header  = 10 * time.Second
 		idle    = 2 * time.Minute
@@ -37,14 +41,14 @@ func (t Timeouts) orDefaults() Timeouts {
 	}
 }
 
-// ServerOptions say how a Server takes its clients.
-type ServerOptions struct {
+// Options say how a Server takes its clients.
+type Options struct {
 	Handler  http.Handler
 	TLS      *tls.Config     // nil is plain HTTP
 	Base     context.Context // of all requests
 	Bounds   Bounds
 	Timeouts Timeouts
-	Refusals *Refusals // nil notes none
+	Refusals *refusal.Recorder // nil notes none
 }
 
 // Server is a http.Server whose connections have places and deadlines: whatever clients do or
@@ -54,12 +58,12 @@ type Server struct {
 	places *places
 }
 
-// NewServer makes one. It serves what Serve is given.
-func NewServer(o ServerOptions) *Server {
+// New makes a Server. It serves what Serve is given.
+func New(o Options) *Server {
 	const (
 		window = 64 << 10 // bytes of bodies, which nothing here has, that a client may send ahead
 	)
-	p := newPlaces(o.Bounds, o.Timeouts.orDefaults(), o.Refusals)
+	p := newPlaces(o.Bounds, o.Timeouts.OrDefaults(), o.Refusals)
 	s := &http.Server{
 		Handler: handled(o.Handler), ReadHeaderTimeout: p.times.Header, IdleTimeout: p.times.Idle, MaxHeaderBytes: limits.RequestHeaderBytes, TLSConfig: o.TLS,
 		ErrorLog:                     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what clients do wrong
@@ -68,7 +72,7 @@ func NewServer(o ServerOptions) *Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: mostStreamsOfConn, MaxReceiveBufferPerConnection: 2 * window, MaxReceiveBufferPerStream: window,
 			SendPingTimeout: p.times.Idle / 2, PingTimeout: p.times.Header,
-			CountError: func(kind string) { o.Refusals.note(refusal{why: whyHTTP2, what: kind}) }, // of which connection isn't told
+			CountError: func(kind string) { o.Refusals.Note(refusal.Refusal{Why: refusal.WhyHTTP2, What: kind}) }, // of which connection isn't told
 		},
 		ConnState: p.changed,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
@@ -93,10 +97,16 @@ func NewServer(o ServerOptions) *Server {
 
 type connKey struct{}
 
+// ConnOf is the connection of a request's context, nil where it isn't a Server's.
+func ConnOf(ctx context.Context) *Conn {
+	c, _ := ctx.Value(connKey{}).(*Conn)
+	return c
+}
+
 // handled has connections know that h has their request.
 func handled(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+		if c := ConnOf(r.Context()); c != nil {
 			c.handle()
 		}
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // places and streams watch what handlers write
@@ -126,20 +136,21 @@ func (s *Server) Connections() int { return s.places.count() }
 // their connection: those by GET and HEAD with status 400, others as h does.
 func NoBodies(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if refuseBody(w, r) {
-			http.Error(w, noBody(r), http.StatusBadRequest)
+		if RefuseBody(w, r) {
+			http.Error(w, BodyText(r), http.StatusBadRequest)
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-func noBody(r *http.Request) string { return "a request by " + r.Method + " has no body here" }
+// BodyText says why a request that has a body is refused.
+func BodyText(r *http.Request) string { return "a request by " + r.Method + " has no body here" }
 
-// refuseBody has a connection end after the answer when the request has a body, without that. It
+// RefuseBody has a connection end after the answer when the request has a body, without that. It
 // reports whether the request is one that may have none (RFC 9110, sections 9.3.1 and 9.3.2): who
 // sends one all the same may be about to smuggle the next request past a proxy.
-func refuseBody(w http.ResponseWriter, r *http.Request) bool {
+func RefuseBody(w http.ResponseWriter, r *http.Request) bool {
 	if r.ContentLength == 0 && r.Header.Get("Expect") == "" {
 		return false
 	}
@@ -148,7 +159,7 @@ func refuseBody(w http.ResponseWriter, r *http.Request) bool {
 	if get && r.ContentLength < 0 && r.Header.Get("Expect") == "" && isEmpty(out, r.Body) {
 		return false
 	}
-	if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+	if c := ConnOf(r.Context()); c != nil {
 		c.linger.Store(true)
 	}
 	w.Header().Set("Connection", "close")
