@@ -51,7 +51,7 @@ func TestNamesAndHintsAreThoseNearestToTheError(t *testing.T) {
 	if got := fault.Bare(err).Error(); got != "fetching: r.example: login required" {
 		t.Errorf("without its name it says %q", got)
 	}
-	if other := fault.New(fault.Local, "boo"); fault.Bare(other) != other || fault.Bare(nil) != nil {
+	if other := fault.New(fault.Local, "boo"); !errors.Is(fault.Bare(other), other) || fault.Bare(nil) != nil {
 		t.Error("an error without a name has changed")
 	}
 	if got := fault.HintOf(errors.Join(errors.New("boo"), err)); got != "run drayage login r.example" {

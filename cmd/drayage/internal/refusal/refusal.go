@@ -95,7 +95,7 @@ var whys = map[string]string{
 	WhyHTTP2:          "HTTP/2 protocol error",
 }
 
-// WhyNoLogin: what a client asks for first, before it knows that a password is required.
+// WhyNoLogin is what a client asks for first, before it knows that a password is required.
 const WhyNoLogin = "no-login"
 
 // Refused notes why a mirror refuses a request, by the request's context.
