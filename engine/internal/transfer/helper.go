@@ -60,7 +60,7 @@ func (t *Transfer) refuse(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	wait := min(most, first<<min(t.help.refusals, 10))
-	if errors.Is(err, ErrRange) && !t.sources.first().honoured {
+	if errors.Is(err, ErrRange) && !t.sources.First().Honoured {
 		wait = forGood
 	}
 	t.help.refusals++
@@ -70,5 +70,5 @@ func (t *Transfer) refuse(err error) {
 // isHelpable reports whether others than the primary may fetch. The caller holds
 // t.mu.
 func (t *Transfer) isHelpable() bool {
-	return t.primary.began && !t.stopped() && !t.help.excluded && !t.sources.first().noRanges && time.Now().After(t.help.until)
+	return t.primary.began && !t.stopped() && !t.help.excluded && !t.sources.First().NoRanges && time.Now().After(t.help.until)
 }

@@ -25,16 +25,16 @@ const (
 // transfer is over, ctx is done, or the source is of no use; what fails is left to
 // the others. joined is false when it came too late.
 func (t *Transfer) Join(ctx context.Context, s Source) (joined bool) {
-	src := &source{Source: s, joined: true, beaten: little, noRanges: t.opts.IgnoresRange(s.Host())}
+	src := &source{At: s, Joined: true, Beaten: little, NoRanges: t.opts.IgnoresRange(s.Host())}
 	w := t.newWorker(guest)
-	defer func() { w.buf.free() }()
+	defer func() { w.buf.Free() }()
 	t.mu.Lock()
-	if t.stopped() || t.sources.closed {
+	if t.stopped() || t.sources.IsClosed() {
 		t.mu.Unlock()
 		return false
 	}
-	w.lost = t.sources.hasHost(s.Host()) // another connection to a host makes it no faster
-	t.sources.add(src)
+	w.lost = t.sources.HasHost(s.Host()) // another connection to a host makes it no faster
+	t.sources.Add(src)
 	t.mu.Unlock()
 	for t.awaitGuestPiece(ctx, w, src) {
 		before := w.wrote()
@@ -75,19 +75,19 @@ func (t *Transfer) awaitGuestPiece(ctx context.Context, w *worker, src *source) 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for {
-		if ctx.Err() != nil || t.stopped() || !t.sources.has(src) {
+		if ctx.Err() != nil || t.stopped() || !t.sources.Has(src) {
 			return false
 		}
 		now := time.Now()
 		slow := t.crawling(now)
-		inParts := !t.help.excluded && !src.noRanges
+		inParts := !t.help.excluded && !src.NoRanges
 		switch {
 		case t.phase == created:
 		case slow != nil && slow.source != src && !inParts:
 			// The primary reads the blob as a whole there, or it can't be had in
 			// parts here: it is to turn to the source that has joined.
-			src.beaten = slow.rate(now)
-			t.sources.prefer(src)
+			src.Beaten = slow.rate(now)
+			t.sources.Prefer(src)
 			slow.interrupt()
 		case inParts && t.takeAsGuest(w, src, now):
 			return true
@@ -149,10 +149,10 @@ func (t *Transfer) crawling(now time.Time) *worker {
 // it and crawls there, and there are others. The caller holds t.mu.
 func (t *Transfer) leaveJoined(now time.Time) {
 	slow := t.crawling(now)
-	if slow == nil || slow.source == nil || !slow.source.joined || slow.rate(now) > slow.source.beaten {
+	if slow == nil || slow.source == nil || !slow.source.Joined || slow.rate(now) > slow.source.Beaten {
 		return
 	}
-	if t.sources.drop(slow.source) {
+	if t.sources.Drop(slow.source) {
 		slow.interrupt()
 	}
 }

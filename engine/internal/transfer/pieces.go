@@ -8,7 +8,7 @@ import (
 
 // view is what the policy is to know now. The caller holds t.mu.
 func (t *Transfer) view(now time.Time) policy.Transfer {
-	v := policy.Transfer{Size: t.want.Size, Connections: max(1, len(t.workers)), Hashing: t.prefix.speed}
+	v := policy.Transfer{Size: t.want.Size, Connections: max(1, len(t.workers)), Hashing: t.prefix.Speed()}
 	v.Free, _ = t.missing.Sizes()
 	for w := range t.workers {
 		rate := w.rate(now)
@@ -34,7 +34,7 @@ func (t *Transfer) take(w *worker) *gap {
 	g := t.missing.FirstFree()
 	if g != nil {
 		t.cut(g, w, now)
-	} else if !t.sources.first().noRanges {
+	} else if !t.sources.First().NoRanges {
 		if slowest := t.slowest(w, now); slowest != nil {
 			g = t.takeOver(slowest, w, now)
 		}
@@ -100,8 +100,8 @@ func (t *Transfer) oust(from, by *worker) {
 	switch {
 	case from.role == guest:
 		from.lost = true
-	case by.role == guest && t.sources.len() > 1 && t.sources.first() == from.source:
-		t.sources.turn()
+	case by.role == guest && t.sources.Len() > 1 && t.sources.First() == from.source:
+		t.sources.Turn()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"drayage/engine/internal/retry"
+	"drayage/engine/internal/transfer/internal/rotation"
 )
 
 // primary is what the primary connection has to remember from one try to the
@@ -97,7 +98,7 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 			return err
 		}
 		// Wrong totals and refused ranges are counted with their source.
-		if t.primary.stuck++; moved || t.primary.stuck <= mostOdd || errors.Is(err, ErrRange) {
+		if t.primary.stuck++; moved || t.primary.stuck <= rotation.MostOdd || errors.Is(err, ErrRange) {
 			return nil
 		}
 		err = fmt.Errorf("%s: %w: %w", src.Host(), ErrGaveUp, err)
@@ -117,7 +118,7 @@ func (t *Transfer) settle(ctx context.Context, src *source, err error, moved boo
 		// The source has done what tries it had.
 		t.primary.failed++
 		t.mu.Lock()
-		sources := t.sources.len()
+		sources := t.sources.Len()
 		t.mu.Unlock()
 		if sources == 1 {
 			return err
@@ -148,12 +149,12 @@ func (t *Transfer) settleRange(src *source, err error) error {
 	defer t.mu.Unlock()
 	var total *TotalError
 	if errors.As(err, &total) && total.Total != t.want.Size {
-		if src.isOdd() {
-			t.sources.turn()
+		if src.IsOdd() {
+			t.sources.Turn()
 			return nil
 		}
-		src.odd = 0
-		if t.sources.len() > 1 {
+		src.Odd = 0
+		if t.sources.Len() > 1 {
 			return err // and is left out
 		}
 		return &MismatchError{Want: t.want.Digest, WantSize: t.want.Size, GotSize: min(total.Total, t.want.Size+1), Host: src.Host()}
@@ -175,9 +176,9 @@ func (t *Transfer) settleRange(src *source, err error) error {
 	if ended == nil && t.primary.askedWhole {
 		return err
 	}
-	if src.isOdd() && src.honoured {
+	if src.IsOdd() && src.Honoured {
 		return nil
 	}
-	src.noRanges = true
+	src.NoRanges = true
 	return nil
 }

@@ -3,12 +3,14 @@ package transfer
 import (
 	"encoding"
 	"hash"
-	"hash/crc32"
+
+	"drayage/engine/internal/transfer/internal/buffer"
+	"drayage/engine/internal/transfer/internal/record"
 )
 
 // load takes over what an earlier transfer has noted: all else is missing.
 func (t *Transfer) load() {
-	extents, _ := parseNotes(t.sink.Notes(), t.want.Size)
+	extents, _ := record.Parse(t.sink.Notes(), t.want.Size)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(extents) == 0 {
@@ -16,12 +18,12 @@ func (t *Transfer) load() {
 		return
 	}
 	t.phase = checking
-	t.prefix.hold() // nothing is to be hashed before check says from where
+	t.prefix.Hold() // nothing is to be hashed before check says from where
 	t.missing = ranges{}
 	at := int64(0)
 	for _, e := range extents {
-		t.missing.Add(at, e.off)
-		at = e.off + e.size
+		t.missing.Add(at, e.Off)
+		at = e.Off + e.Size
 	}
 	t.missing.Add(at, t.want.Size)
 }
@@ -32,7 +34,7 @@ func (t *Transfer) load() {
 // fetched anew are always hashed, for a checksum proves nothing against a
 // source.
 func (t *Transfer) check() {
-	extents, states := parseNotes(t.sink.Notes(), t.want.Size)
+	extents, states := record.Parse(t.sink.Notes(), t.want.Size)
 	sound, damaged, ok := t.checkExtents(extents)
 	if !ok {
 		return
@@ -42,7 +44,7 @@ func (t *Transfer) check() {
 	if t.phase == checking {
 		t.phase = fetching
 	}
-	t.prefix.start(h, from)
+	t.prefix.Start(h, from)
 	kept := t.kept
 	t.opts.Prefix(from)
 	t.changed.Broadcast()
@@ -55,28 +57,28 @@ func (t *Transfer) check() {
 
 // checkExtents checks block by block. Before the offset sound nothing was
 // missing, nor is damaged; ok is false when the transfer is over.
-func (t *Transfer) checkExtents(extents []extent) (sound, damaged int64, ok bool) {
+func (t *Transfer) checkExtents(extents []record.Extent) (sound, damaged int64, ok bool) {
 	for _, e := range extents {
-		if e.off != sound {
+		if e.Off != sound {
 			break
 		}
-		sound = e.off + e.size
+		sound = e.Off + e.Size
 	}
-	buf := newBuffer(largeBuffer)
-	defer buf.free()
+	buf := buffer.New(buffer.Large)
+	defer buf.Free()
 	for _, e := range extents {
 		if t.isOver() {
 			return 0, 0, false
 		}
-		_, err := t.sink.ReadAt(buf.p[:e.size], e.off)
-		right := err == nil && crc32.Checksum(buf.p[:e.size], castagnoli) == e.sum
+		_, err := t.sink.ReadAt(buf.P[:e.Size], e.Off)
+		right := err == nil && e.Matches(buf.P[:e.Size])
 		t.mu.Lock()
 		if right {
-			t.kept += e.size
+			t.kept += e.Size
 		} else {
-			damaged += e.size
-			sound = min(sound, e.off)
-			t.missing.Add(e.off, e.off+e.size)
+			damaged += e.Size
+			sound = min(sound, e.Off)
+			t.missing.Add(e.Off, e.Off+e.Size)
 			t.changed.Broadcast()
 		}
 		t.mu.Unlock()
@@ -86,15 +88,15 @@ func (t *Transfer) checkExtents(extents []extent) (sound, damaged int64, ok bool
 
 // lastState is the hash of as many of the blob's first bytes as a state tells,
 // up to the offset sound.
-func (t *Transfer) lastState(states []hashState, sound int64) (h hash.Hash, from int64) {
+func (t *Transfer) lastState(states []record.State, sound int64) (h hash.Hash, from int64) {
 	h = t.sink.Hash()
 	for _, s := range states {
-		if s.at > sound || s.at <= from {
+		if s.At > sound || s.At <= from {
 			continue
 		}
 		restored := t.sink.Hash()
-		if u, ok := restored.(encoding.BinaryUnmarshaler); ok && u.UnmarshalBinary(s.hash) == nil {
-			h, from = restored, s.at
+		if u, ok := restored.(encoding.BinaryUnmarshaler); ok && u.UnmarshalBinary(s.Hash) == nil {
+			h, from = restored, s.At
 		}
 	}
 	return h, from

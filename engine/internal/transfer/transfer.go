@@ -11,7 +11,11 @@ import (
 
 	"drayage/engine/fault"
 	"drayage/engine/internal/retry"
+	"drayage/engine/internal/transfer/internal/buffer"
 	"drayage/engine/internal/transfer/internal/interval"
+	"drayage/engine/internal/transfer/internal/prefix"
+	"drayage/engine/internal/transfer/internal/record"
+	"drayage/engine/internal/transfer/internal/rotation"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -200,10 +204,10 @@ type Transfer struct {
 	mu      sync.Mutex
 	changed *sync.Cond // anything below
 	phase   phase
-	sources rotation
+	sources rotation.Rotation[Source]
 	missing ranges
 	workers map[*worker]bool
-	prefix  hasher
+	prefix  *prefix.Hasher
 	begun   time.Time
 	arrived int64 // bytes since the start, or since all was thrown away
 	kept    int64 // bytes from an earlier transfer
@@ -215,6 +219,7 @@ type Transfer struct {
 }
 
 type (
+	source = rotation.Source[Source]
 	ranges = interval.Set[worker]
 	gap    = interval.Range[worker]
 )
@@ -226,13 +231,14 @@ func New(want ocispec.Descriptor, sources []Source, sink Sink, o Options) *Trans
 	t := &Transfer{want: want, sink: sink, opts: o, workers: make(map[*worker]bool), begun: time.Now()}
 	t.changed = sync.NewCond(&t.mu)
 	for _, s := range sources {
-		t.sources.add(&source{Source: s, noRanges: o.IgnoresRange(s.Host())})
+		t.sources.Add(&source{At: s, NoRanges: o.IgnoresRange(s.Host())})
 	}
 	t.missing = interval.Whole[worker](want.Size)
 	t.primary.endedAt = -1
-	t.prefix = hasher{changed: t.changed, read: sink, grown: o.Prefix, failed: t.failed,
-		note: func(at int64, h hash.Hash) error { return sink.Note(stateNote(at, h)) }}
-	t.prefix.start(t.sink.Hash(), 0)
+	t.prefix = prefix.New(t.changed, sink, prefix.Events{
+		Grown: o.Prefix, Failed: t.failed, State: func(at int64, h hash.Hash) error { return sink.Note(record.Hashed(at, h)) },
+	})
+	t.prefix.Start(t.sink.Hash(), 0)
 	return t
 }
 
@@ -315,20 +321,20 @@ func (t *Transfer) hashPrefix() {
 	if unchecked {
 		t.check()
 	}
-	buf := newBuffer(t.want.Size)
-	defer buf.free()
+	buf := buffer.New(t.want.Size)
+	defer buf.Free()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for t.phase != over || t.prefix.busy {
+	for t.phase != over || t.prefix.IsBusy() {
 		there := t.missing.Prefix(t.want.Size)
 		if t.fault != nil {
 			there = -1 // nothing can be read
 		}
-		if !t.prefix.step(there, buf) {
+		if !t.prefix.Step(there, buf) {
 			t.changed.Wait()
 		}
 	}
-	t.prefix.start(nil, 0)
+	t.prefix.Start(nil, 0)
 }
 
 // await waits for the hash of the whole.
@@ -343,8 +349,8 @@ func (t *Transfer) await(ctx context.Context) ([]byte, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if sum, done := t.prefix.sum(t.want.Size); done {
-			t.whole = t.prefix.hash
+		if sum, done := t.prefix.Sum(t.want.Size); done {
+			t.whole = t.prefix.Hash()
 			return sum, nil
 		}
 		t.changed.Wait()
@@ -369,7 +375,7 @@ func (t *Transfer) restart() error {
 	t.mu.Lock()
 	t.help.excluded = true
 	t.interruptAll()
-	for len(t.workers) > 0 || t.prefix.busy || t.phase == checking && t.fault == nil {
+	for len(t.workers) > 0 || t.prefix.IsBusy() || t.phase == checking && t.fault == nil {
 		t.changed.Wait()
 	}
 	lost, kept := t.arrived, t.kept
@@ -378,7 +384,7 @@ func (t *Transfer) restart() error {
 	t.missing = interval.Whole[worker](t.want.Size)
 	t.arrived, t.kept, t.phase = 0, 0, fetching
 	t.primary.endedAt, t.primary.began = -1, false
-	t.prefix.start(t.sink.Hash(), 0)
+	t.prefix.Start(t.sink.Hash(), 0)
 	t.mu.Unlock()
 	t.opts.Progress(-lost)
 	if kept > 0 {
@@ -410,25 +416,25 @@ func (t *Transfer) wake() {
 func (t *Transfer) source() *source {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.sources.first()
+	return t.sources.First()
 }
 
 func (t *Transfer) turn() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sources.turn()
+	t.sources.Turn()
 }
 
 func (t *Transfer) drop(s *source) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.sources.drop(s)
+	return t.sources.Drop(s)
 }
 
 func (t *Transfer) dropJoined() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.sources.dropJoined()
+	return t.sources.DropJoined()
 }
 
 // fail records a fault of the sink, which ends the transfer.

@@ -70,7 +70,7 @@ func (t *Transfer) watch(stop <-chan struct{}) {
 // isTooSlow reports whether a worker's connection is so much slower than the
 // others that a new one should replace it. The caller holds t.mu.
 func (t *Transfer) isTooSlow(w *worker, now time.Time) bool {
-	if now.Sub(w.began) < policy.SlowWatch || now.Sub(w.meter.from) > policy.SlowWatch || now.Sub(w.replaced) < policy.SlowAgain || w.gap == nil {
+	if now.Sub(w.began) < policy.SlowWatch || w.meter.Since(now) > policy.SlowWatch || now.Sub(w.replaced) < policy.SlowAgain || w.gap == nil {
 		return false
 	}
 	var others []float64

@@ -3,8 +3,11 @@ package transfer
 import (
 	"context"
 	"errors"
-	"sync"
+	"fmt"
 	"time"
+
+	"drayage/engine/internal/transfer/internal/buffer"
+	"drayage/engine/internal/transfer/internal/meter"
 )
 
 // worker is a connection at work on a transfer, one piece after the other. What
@@ -13,7 +16,7 @@ type worker struct {
 	t    *Transfer
 	role role
 	host string // of the source that it is at
-	buf  *buffer
+	buf  *buffer.Buffer
 
 	// Under t.mu:
 	state     state
@@ -29,7 +32,7 @@ type worker struct {
 	began     time.Time // when it was given its piece, or the body's first byte was waited for
 	heard     time.Time // when a byte last came, or was first waited for
 	replaced  time.Time // when its connection was last found too slow
-	meter     meter
+	meter     meter.Meter
 }
 
 // A role is what a worker is there for.
@@ -40,35 +43,6 @@ const (
 	leading             // it is the primary: it stays until nothing is missing
 	guest               // it is at a source that has joined, and at no other
 )
-
-// A buffer is as large as keeps a fast link busy and hashing in the cache, or as a small blob needs.
-// Each connection has one in use, and the hasher a few.
-type buffer struct {
-	p    []byte
-	pool *sync.Pool
-}
-
-const (
-	largeBuffer = 128 << 10
-	smallBuffer = 16 << 10
-)
-
-var largeBuffers, smallBuffers sync.Pool
-
-func init() {
-	largeBuffers.New = func() any { return &buffer{make([]byte, largeBuffer), &largeBuffers} }
-	smallBuffers.New = func() any { return &buffer{make([]byte, smallBuffer), &smallBuffers} }
-}
-
-// newBuffer returns a buffer for a blob of a size.
-func newBuffer(size int64) *buffer {
-	if size <= smallBuffer {
-		return smallBuffers.Get().(*buffer)
-	}
-	return largeBuffers.Get().(*buffer)
-}
-
-func (b *buffer) free() { b.pool.Put(b) }
 
 var (
 	errIgnored = errors.New("the server sent the whole blob for a range of it")
@@ -97,7 +71,7 @@ func (e *brokenError) Error() string { return e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
 func (t *Transfer) newWorker(r role) *worker {
-	return &worker{t: t, role: r, buf: newBuffer(t.want.Size)}
+	return &worker{t: t, role: r, buf: buffer.New(t.want.Size)}
 }
 
 // enter makes a worker, or returns nil when nobody may help. leave must be
@@ -107,7 +81,7 @@ func (t *Transfer) enter(r role) *worker {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.phase == over || t.help.excluded {
-		w.buf.free()
+		w.buf.Free()
 		return nil
 	}
 	t.workers[w] = true
@@ -119,7 +93,7 @@ func (w *worker) leave() {
 	defer w.t.mu.Unlock()
 	w.t.release(w)
 	delete(w.t.workers, w)
-	w.buf.free()
+	w.buf.Free()
 	w.t.changed.Broadcast()
 }
 
@@ -145,18 +119,18 @@ func (w *worker) replace() {
 
 // rate is a worker's speed in bytes a second, 0 while it isn't known. The caller
 // holds t.mu.
-func (w *worker) rate(now time.Time) float64 { return w.meter.rate(now) }
+func (w *worker) rate(now time.Time) float64 { return w.meter.Rate(now) }
 
 // heardOf counts bytes that have come. The caller holds t.mu.
 func (w *worker) heardOf(n int64, now time.Time) {
 	w.heard = now
-	w.meter.count(n, now)
+	w.meter.Count(n, now)
 }
 
 // listenAnew forgets how long nothing has come. The caller holds t.mu.
 func (w *worker) listenAnew(now time.Time) {
 	w.heard = now
-	w.meter.restart(now)
+	w.meter.Restart(now)
 }
 
 // wrote is how many bytes a worker has written, to tell whether a try brought
@@ -167,48 +141,54 @@ func (w *worker) wrote() int64 {
 	return w.written
 }
 
-// A meter measures the speed of a connection.
-type meter struct {
-	speed float64   // bytes a second, smoothed; 0 while it isn't known
-	from  time.Time // the window over which it is measured
-	bytes int64
+// A phase is how far a transfer is.
+type phase int
+
+const (
+	created  phase = iota // what is missing isn't known yet
+	checking              // what an earlier transfer left is held against its checksums, while more arrives
+	fetching              // all that is there is right
+	over                  // Run is returning: everybody leaves
+)
+
+// A state is what a worker's connection does.
+type state int
+
+const (
+	idle        state = iota // there is none
+	opening                  // a source was asked, and has not answered yet
+	reading                  // a body arrives
+	pacing                   // a body waits for the hash
+	passing                  // the whole blob arrives, for whatever is missing
+	interrupted              // it is ended: its piece was given to another, or the transfer is over
+	replaced                 // it is ended because it was silent or too slow: a new one goes on
+)
+
+// transitions are the states that follow each state. Everything else is a bug.
+var transitions = map[state][]state{
+	idle:        {opening, idle},
+	opening:     {reading, interrupted, idle},
+	reading:     {pacing, passing, interrupted, replaced, idle},
+	pacing:      {reading, interrupted, idle},
+	passing:     {interrupted, idle},
+	interrupted: {interrupted, idle},
+	replaced:    {interrupted, idle},
 }
 
-// restart begins a window.
-func (m *meter) restart(now time.Time) { m.from, m.bytes = now, 0 }
+var stateNames = [...]string{"idle", "opening", "reading", "pacing", "passing", "interrupted", "replaced"}
 
-// count counts bytes that came.
-func (m *meter) count(n int64, now time.Time) {
-	const window, weight = 200 * time.Millisecond, 0.4
-	m.bytes += n
-	took := now.Sub(m.from)
-	if took < window {
-		return
+func (s state) String() string { return stateNames[s] }
+
+// to changes a state to another, which must be one that may follow it.
+func (s *state) to(next state) {
+	for _, may := range transitions[*s] {
+		if may == next {
+			*s = next
+			return
+		}
 	}
-	if current := float64(m.bytes) / took.Seconds(); m.speed == 0 {
-		m.speed = current
-	} else {
-		m.speed += (current - m.speed) * weight
-	}
-	m.restart(now)
+	panic(fmt.Sprintf("transfer: a connection that is %v becomes %v", *s, next))
 }
 
-// rate is the speed in bytes a second, 0 while it isn't known. Where nothing
-// comes it gets lower as time goes by.
-func (m *meter) rate(now time.Time) float64 {
-	const enough = 50 * time.Millisecond
-	if m.from.IsZero() {
-		return m.speed
-	}
-	took := now.Sub(m.from)
-	current := float64(m.bytes) / max(took, enough).Seconds()
-	switch {
-	case m.speed == 0 && took < enough:
-		return 0
-	case m.speed == 0:
-		return current
-	case took > time.Second:
-		return min(m.speed, current)
-	}
-	return m.speed
-}
+// hasBody reports whether bytes arrive, or could.
+func (s state) hasBody() bool { return s == reading || s == pacing || s == passing }
