@@ -59,7 +59,7 @@ type benchOptions struct {
 // add adds the flags.
 func (o *benchOptions) add(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.StringVar(&o.connections, "connections", "1,2,4,8,16", "numbers of connections to measure with, as a `LIST`")
+	f.StringVar(&o.connections, "connections", "1,2,4,8,16", "`LIST` of connection counts to measure")
 	f.Float64Var(&o.rate, "rate", 0, "start `N` requests per second, an open loop (default: closed loop)")
 	f.IntVar(&o.rounds, "rounds", 0, fmt.Sprintf("measure each setting `N` times (default %d, or 1 with --replay)", defaultRounds))
 	f.DurationVar(&o.duration, "duration", time.Minute, "maximum total time `DUR`")
@@ -72,7 +72,7 @@ func (o *benchOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.profile, "profile", "", "weighted `MIX` of read sizes, e.g. 70*64KiB,30*4MiB, or a file with one per line")
 	f.BoolVar(&o.verify, "verify", false, "verify digests of layers, with --whole or --replay")
 	f.StringVar(&o.http, "http", "1.1", "HTTP `VERSIONS` to offer: 1.1, 2 or 1.1,2")
-	f.StringVar(&o.store, "store", "", "write what is read to the store `DIR`, and keep whole layers there")
+	f.StringVar(&o.store, "store", "", "write what is read to the store `DIR`, and keep whole layers")
 	f.StringVar(&o.replay, "replay", "", "repeat the reads of a pull at their times, from `FILE` of pull --report")
 	f.StringVar(&o.from, "from", "", "`REGISTRIES` to replay from (default: the original ones)")
 	platformFlag(f, &o.platform, "platform to select from a multi-platform image")

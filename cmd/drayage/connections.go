@@ -16,8 +16,8 @@ type connectionLimits struct {
 
 // add adds the flags; which says what hosts they are about.
 func (c *connectionLimits) add(f *pflag.FlagSet, which string) {
-	f.VarP(&c.jobs, "jobs", "j", "at most `N` connections to all "+which+"hosts (default: found by measurement, up to 128)")
-	f.Var(&c.perHost, "per-host", "at most `N` connections to one "+which+"host (default: found by measurement, up to 64)")
+	f.VarP(&c.jobs, "jobs", "j", "maximum connections to all "+which+"hosts: `N` (default: automatic, up to 128)")
+	f.Var(&c.perHost, "per-host", "maximum connections per "+which+"host: `N` (default: automatic, up to 64)")
 }
 
 // limits are the flags' values, 0 for what is found by measurement.

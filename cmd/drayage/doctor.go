@@ -24,13 +24,14 @@ func doctorCommand(s process.Streams) *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "doctor [flags] IMAGE",
-		Short: "Find out what a registry and its storage really do",
-		Long: `Doctor asks a registry for an image's manifest and for small parts of one layer, in
-the ways that pulls do and in some that they don't, and tells what it does with them: digests,
-ranges, redirects and the life of their URLs, tokens and their scopes, quota, clocks, addresses,
-certificates, caches. It reads a few kilobytes, and where HTTP/2 is offered 32 MiB, to compare
-it. Mirrors are not asked, but the registry itself. The report has no secrets, and can be put
-in a bug report. Pulls into the store make use of what it found out, if there is a store.`,
+		Short: "Diagnose a registry and its storage",
+		Long: `Request the manifest of an image and small parts of one layer, in the ways that
+pulls do and in some others, and report how the registry and its storage respond:
+digests, ranges, redirects and how long their URLs are valid, tokens and their
+scopes, rate limits, clocks, addresses, certificates, caches. It reads a few
+kilobytes, and 32 MiB where HTTP/2 is offered, to compare it. Mirrors are not
+used. The report has no secrets and may be put in a bug report. If there is a
+store, later pulls into it use the results.`,
 		Example: "  drayage doctor registry.example/app:1\n  drayage doctor --json ghcr.io/org/app:1 > report.json",
 		Args:    oneImage,
 		RunE:    func(cmd *cobra.Command, args []string) error { return runDoctor(cmd.Context(), s, q, dir, args[0]) },

@@ -15,7 +15,7 @@ import (
 
 // foreignFlag adds the flag for layers that registries may not give away.
 func foreignFlag(f *pflag.FlagSet, yes *bool) {
-	f.BoolVar(yes, "foreign-layers", false, "fetch layers that a registry may not give away from the URLs in their manifest")
+	f.BoolVar(yes, "foreign-layers", false, "download foreign layers from the URLs in their manifest")
 }
 
 // platformFlag adds the flag for which image of several is meant.

@@ -32,9 +32,9 @@ func inspectCommand(s process.Streams) *cobra.Command {
 	var o inspectOptions
 	cmd := &cobra.Command{
 		Use:   "inspect [flags] IMAGE",
-		Short: "Show an image's platforms, layers and sizes, and what a pull would still fetch",
-		Long: `Inspect shows what an image's name stands for: the platforms of its index, the
-layers of one of them, their sizes, and which of them the store has. It fetches
+		Short: "Show platforms, layers and sizes of an image, and what is in the store",
+		Long: `Show what an image name refers to: the platforms of its index, the layers of one
+of them, their sizes, and which of them are in the store. Inspect downloads
 manifests only, and changes nothing.`,
 		Example: "  drayage inspect alpine:3.20\n  drayage inspect --json --platform linux/arm64 ghcr.io/org/app:1.2",
 		Args:    oneImage,
@@ -42,7 +42,7 @@ manifests only, and changes nothing.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.BoolVar(&o.raw, "raw", false, "the manifest or index that the name stands for, as the registry has it")
+	f.BoolVar(&o.raw, "raw", false, "print the manifest or index unchanged")
 	storeFlag(cmd, &o.store)
 	o.add(f)
 	return cmd

@@ -41,9 +41,9 @@ func loginCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "login [flags] [REGISTRY]",
 		Short: "Store credentials for a registry",
-		Long: `Login asks for a user name and password, tries them at the registry (default
-Docker Hub), and stores them where docker login does: with the credential helper that
-Docker's config.json names, or in that file.`,
+		Long: `Ask for a user name and password, try them at the registry (default: Docker Hub),
+and store them where docker login does: with the credential helper that Docker's
+config.json names, or in that file.`,
 		Example: "  drayage login ghcr.io\n  cat token.txt | drayage login -u ann --password-stdin registry.example:5000",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,8 +52,8 @@ Docker's config.json names, or in that file.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVarP(&o.user, "username", "u", "", "the `USER` (default: ask)")
-	f.StringVar(&o.password, "password", "", "the `PASSWORD`; others can see it on the command line (default: ask)")
+	f.StringVarP(&o.user, "username", "u", "", "`USER` name (default: prompt)")
+	f.StringVar(&o.password, "password", "", "`PASSWORD`, visible to other users of this machine (default: prompt)")
 	f.BoolVar(&o.stdin, "password-stdin", false, "read the password from standard input")
 	o.net.AddTransport(f)
 	return cmd
@@ -144,7 +144,7 @@ func logoutCommand(s process.Streams) *cobra.Command {
 	return &cobra.Command{
 		Use:     "logout [REGISTRY]",
 		Short:   "Remove the credentials for a registry",
-		Long:    "Logout removes the credentials for a registry (default Docker Hub) from where login stores them.",
+		Long:    "Remove the credentials for a registry (default: Docker Hub) that login has stored.",
 		Example: "  drayage logout ghcr.io",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -38,7 +38,7 @@ func storeDir(dir string) (string, error) {
 }
 
 func storeFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "store", "", "store `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
+	cmd.Flags().StringVar(dir, "store", "", "store directory `DIR` (default $DRAYAGE_STORE, else $XDG_CACHE_HOME/drayage, else ~/.cache/drayage)")
 }
 
 func peekStore(given string) (*blobstore.Store, error) {

@@ -34,13 +34,13 @@ func pullCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull [flags] IMAGE...",
 		Short: "Download images into the store and write an archive",
-		Long: `Pull downloads images, all at once, into the store, and writes them into one
-archive or folder, or loads them. An image is [registry/]repository[:tag][@digest]
-with Docker's defaults. Blobs that the store has, or that images share, are
-fetched once. Without an output the images are in the store, for later.
+		Long: `Download images, all at once, into the store, and write them to one archive or
+directory, or load them. An IMAGE is [registry/]repository[:tag][@digest], with
+Docker's defaults. Blobs that are in the store, or that images share, are
+downloaded once. Without an output, the images are only kept in the store.
 
-Standard output has one line an image: name, digest, bytes fetched, bytes
-reused. Everything else goes to standard error.`,
+Standard output has one line per image: name, digest, bytes downloaded, bytes
+reused. Everything else is written to standard error.`,
 		Example: `  drayage pull -o images.tar alpine:3.20 ghcr.io/org/app:1.2
   drayage pull -f list.txt --keep-going --failed again.txt -o all.tar
   drayage pull -l --platform linux/arm64 alpine

@@ -25,8 +25,8 @@ type query struct {
 }
 
 func (q *query) add(f *pflag.FlagSet) {
-	platformFlag(f, &q.platform, "which image of a multi-platform index")
-	f.BoolVar(&q.json, "json", false, "as JSON")
+	platformFlag(f, &q.platform, "platform to select from a multi-platform image")
+	f.BoolVar(&q.json, "json", false, "print JSON")
 	q.net.Add(f)
 	q.show.Add(f)
 }

@@ -23,9 +23,10 @@ func run(ctx context.Context, args []string, s process.Streams) error {
 	root := &cobra.Command{
 		Use:   "drayage",
 		Short: "Download container images: many at once, verified, into one archive",
-		Long: `Drayage downloads container images from registries, many at once, each blob
-once, verified as it arrives, into a store; and composes them into one archive
-that docker load, podman load and ctr images import take.`,
+		Long: `Drayage downloads container images, many at once, into a store: each blob once,
+verified while it arrives, resumed after interruptions. It writes them to one
+archive for docker load, podman load and ctr images import, keeps them fresh,
+and serves them as a mirror.`,
 		Example:           "  drayage pull -o images.tar alpine:3.20 ghcr.io/org/app:1.2\n  docker load -i images.tar",
 		SilenceUsage:      true,
 		SilenceErrors:     true,

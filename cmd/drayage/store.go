@@ -49,15 +49,15 @@ func storeImportCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import [flags] FILE...",
 		Short: "Import images from archives into the store",
-		Long: `Import reads archives into the store: those that drayage writes, in every format
-and as a folder or in volumes, those of pull --since together with what they build on, and those
-of docker save, podman, skopeo, crane and ctr, compressed with gzip, bzip2, zstd or
-not. FILE may be - for standard input. Everything is verified. An image that is whole
-is taken even when another one of the archive is not; the exit status tells. Of what no image
-of the archive needs nothing stays in the store.
+		Long: `Import the images of archives into the store: archives of drayage in every format,
+unpacked or in volumes, and those of pull --since together with what they build
+on; archives of docker save, podman, skopeo, crane and ctr; uncompressed or
+compressed with gzip, bzip2 or zstd. FILE may be - for standard input. Everything
+is verified. Complete images are imported even if others in the archive are not;
+the exit status reports that. Blobs that no imported image needs are not kept.
 
-Standard output has one line an image: name, digest, bytes added, bytes that were
-there.`,
+Standard output has one line per image: name, digest, bytes added, bytes that
+were in the store.`,
 		Example: "  drayage store import base.tar difference.tar.zst\n  docker save alpine:3.20 | drayage store import -",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -150,8 +150,8 @@ func storeExportCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [flags] [IMAGE...]",
 		Short: "Export images from the store to an archive",
-		Long: `Export writes images of the store, or all of them, into an archive, as pull does,
-without a network. Images have all platforms that are in the store.`,
+		Long: `Export images from the store, or all of them, to an archive, as pull does, without
+a network. Images have all platforms that are in the store.`,
 		Example: "  drayage store export -o all.tar\n  drayage store export -l alpine:3.20",
 		RunE:    func(cmd *cobra.Command, args []string) error { return runExport(cmd.Context(), s, o, args) },
 	}

@@ -70,7 +70,7 @@ Standard output has one line per deleted image, and a summary.`,
 	f.Var((*days)(&o.grace), "grace", "keep unreferenced blobs for `DUR` (default 1d)")
 	f.Var((*days)(&o.partials), "partials", "keep partial downloads for `DUR` (default 14d)")
 	f.BoolVar(&o.quarantined, "quarantined", false, "delete quarantined blobs, too")
-	f.BoolVarP(&o.quiet, "quiet", "q", false, "say nothing")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "print errors only")
 	return cmd
 }
 
@@ -205,8 +205,8 @@ func storeRemoveCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm [flags] IMAGE...",
 		Short: "Remove images from the store",
-		Long: `Rm removes images from the store. Their blobs stay until the next gc, which takes those that
-no other image needs, at once with --gc.`,
+		Long: `Remove images from the store. Their blobs are deleted by the next gc, or at once
+with --gc, unless other images need them.`,
 		Example: "  drayage store rm --gc alpine:3.19\n  drayage store rm --all",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
@@ -241,7 +241,7 @@ no other image needs, at once with --gc.`,
 	}
 	storeFlag(cmd, &dir)
 	cmd.Flags().BoolVar(&all, "all", false, "remove all images")
-	cmd.Flags().BoolVar(&sweep, "gc", false, "delete blobs that are unreferenced then, as gc does")
+	cmd.Flags().BoolVar(&sweep, "gc", false, "delete unreferenced blobs afterwards, as gc does")
 	return cmd
 }
 

@@ -43,9 +43,10 @@ func storeListCommand(s process.Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the images of the store",
-		Long: `Ls lists the images of the store with their digests, the bytes that they take, those of
-them that no other image needs, when they were last used (pulled, imported, exported or
-served), and which of them came out of an archive. With --digests it lists the digests of all their blobs, one a line: a list for pull --since.`,
+		Long: `List the images of the store with their digests, sizes, the bytes that no other
+image needs, when they were last used (pulled, imported, exported or served), and
+which of them were imported from an archive. With --digests, list the digests of
+all their blobs, one per line, e.g. for pull --since.`,
 		Example: "  drayage store ls\n  drayage store ls --sort used\n  drayage store ls --digests > carried.txt",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -83,9 +84,9 @@ served), and which of them came out of an archive. With --digests it lists the d
 		},
 	}
 	storeFlag(cmd, &dir)
-	cmd.Flags().BoolVar(&digests, "digests", false, "list the digests of all blobs of the images, sorted, one a line")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON, with the digests of each image's blobs")
-	cmd.Flags().StringVar(&order, "sort", "name", "in `ORDER` of name, size, own or used")
+	cmd.Flags().BoolVar(&digests, "digests", false, "list the digests of all blobs, sorted, one per line")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with the digests of each image's blobs")
+	cmd.Flags().StringVar(&order, "sort", "name", "sort by `ORDER`: name, size, own or used")
 	return cmd
 }
 
@@ -199,7 +200,7 @@ func storeInfoCommand(s process.Streams) *cobra.Command {
 		},
 	}
 	storeFlag(cmd, &dir)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 

@@ -46,16 +46,16 @@ func warmCommand(s process.Streams) *cobra.Command {
 	var o warmOptions
 	cmd := &cobra.Command{
 		Use:   "warm -c FILE",
-		Short: "Keep chosen images fresh in the store, on a schedule",
-		Long: `Warm keeps the images that a file names fresh in the store: it looks by HEAD whether a tag has
-changed, fetches what has, within times of the day and rates, drops what isn't wanted any more, and
-keeps a budget of disk. docs/warm.md says what the file may have; drayage warm schema writes its JSON
-Schema.
+		Short: "Keep images in the store fresh, on a schedule",
+		Long: `Keep the images of a configuration file fresh in the store: check by HEAD whether
+tags have changed, download what has, within time windows and rate limits, delete
+what is no longer listed, and keep the store within a disk quota. docs/warm.md
+describes the file, and "drayage warm schema" writes its JSON Schema.
 
-It runs until it is told to end, and reads the file again on SIGHUP, and when it has changed.
-With --once it has one round of each group, for a scheduler outside; the exit status is then 0 when
-all images are complete and fresh. What it knows is in the store, so that a round that was missed is
-made up for.`,
+Warm runs until it is stopped. It reloads the file on SIGHUP, and when it has
+changed. With --once it runs each group once, e.g. from a scheduler; the exit
+status is then 0 if all images are complete and fresh. Its state is kept in the
+store, so that missed runs are made up for.`,
 		Example: `  drayage warm -c warm.yaml
   drayage warm -c warm.yaml --once --group deploys
   drayage warm status -c warm.yaml`,
@@ -64,14 +64,14 @@ made up for.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVarP(&o.config, "config", "c", "", "what to keep fresh: a `FILE` of YAML, - for standard input")
+	f.StringVarP(&o.config, "config", "c", "", "configuration `FILE`, YAML (-: standard input)")
 	storeFlag(cmd, &o.dir)
-	f.BoolVar(&o.once, "once", false, "have one round of each group now, and end")
-	f.StringSliceVar(&o.groups, "group", nil, "with --once, only these groups: `NAMES`")
+	f.BoolVar(&o.once, "once", false, "run each group once, then exit")
+	f.StringSliceVar(&o.groups, "group", nil, "with --once, only groups `NAMES`")
 	o.connections.add(f, "")
-	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "try the others when no byte has arrived for `DUR`")
+	f.DurationVar(&o.giveUp, "give-up-after", 2*time.Minute, "give up on an image after `DUR` without progress")
 	foreignFlag(f, &o.foreign)
-	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk: a power cut may cost the store")
+	f.BoolVar(&o.noSync, "no-sync", false, "don't wait for the disk; a power cut may damage the store")
 	o.net.Add(f)
 	o.show.Add(f)
 	cmd.AddCommand(warmStatusCommand(s), warmCheckCommand(s), warmSchemaCommand(s))
@@ -266,10 +266,10 @@ func warmStatusCommand(s process.Streams) *cobra.Command {
 	var groups []string
 	cmd := &cobra.Command{
 		Use:   "status -c FILE",
-		Short: "Tell whether all images are complete and fresh",
-		Long: `Status tells of each image whether all of it is in the store, and was found fresh since the last
-round was due. The exit status is 0 when that is so of every image of every group, or of those that
-are named, and else 1: a gate for a deployment.`,
+		Short: "Show whether all images are complete and fresh",
+		Long: `Show for each image whether it is complete in the store, and has been checked
+since the last scheduled run. The exit status is 0 if that is true of all images,
+or of those in the groups given, and 1 otherwise, e.g. as a gate for deployments.`,
 		Example: "  drayage warm status -c warm.yaml && deploy\n  drayage warm status -c warm.yaml --group deploys --json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -303,10 +303,10 @@ are named, and else 1: a gate for a deployment.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&path, "config", "c", "", "what is to be kept fresh: a `FILE` of YAML")
+	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration `FILE`, YAML")
 	storeFlag(cmd, &dir)
-	cmd.Flags().StringSliceVar(&groups, "group", nil, "only these groups: `NAMES`")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	cmd.Flags().StringSliceVar(&groups, "group", nil, "only groups `NAMES`")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -332,7 +332,7 @@ func warmCheckCommand(s process.Streams) *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:     "check -c FILE",
-		Short:   "Tell whether a file can be used, and when its rounds would be",
+		Short:   "Validate the configuration and show upcoming runs",
 		Example: "  drayage warm check -c warm.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -353,14 +353,14 @@ func warmCheckCommand(s process.Streams) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&path, "config", "c", "", "a `FILE` of YAML, - for standard input")
+	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration `FILE`, YAML (-: standard input)")
 	return cmd
 }
 
 func warmSchemaCommand(s process.Streams) *cobra.Command {
 	return &cobra.Command{
 		Use:     "schema",
-		Short:   "Write the JSON Schema of warm's file",
+		Short:   "Write the JSON Schema of the configuration",
 		Example: "  drayage warm schema > warm.schema.json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

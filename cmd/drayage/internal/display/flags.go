@@ -9,16 +9,16 @@ import (
 
 // Add adds the flags to a command's. What has -c already keeps it.
 func (d *Flags) Add(f *pflag.FlagSet) {
-	f.StringVarP(&d.Progress, "progress", "p", "auto", "progress as `MODE`: auto, bar, plain, json or none; bare -p is bar")
+	f.StringVarP(&d.Progress, "progress", "p", "auto", "progress `MODE`: auto, bar, plain, json or none")
 	f.Lookup("progress").NoOptDefVal = "bar"
-	f.BoolVarP(&d.Quiet, "quiet", "q", false, "warnings and errors only")
-	f.CountVarP(&d.debug, "debug", "D", "log requests and decisions; twice: headers too")
+	f.BoolVarP(&d.Quiet, "quiet", "q", false, "print warnings and errors only")
+	f.CountVarP(&d.debug, "debug", "D", "log requests and decisions (twice: headers, too)")
 	short := "c"
 	if f.ShorthandLookup(short) != nil { // warm -c is its file
 		short = ""
 	}
-	f.BoolVarP(&d.color, "color", short, false, "use colour even when not on a terminal")
-	f.BoolVarP(&d.noColor, "no-color", "C", false, "use no colour")
+	f.BoolVarP(&d.color, "color", short, false, "always use colour")
+	f.BoolVarP(&d.noColor, "no-color", "C", false, "never use colour")
 }
 
 // progressModes are the values of --progress.

@@ -14,7 +14,7 @@ type UnpackRatio int64
 
 // Add adds the flag to a command's.
 func (m *UnpackRatio) Add(f *pflag.FlagSet) {
-	f.Int64Var((*int64)(m), "max-ratio", compress.Ratio, "refuse layers and archives that unpack to more than `N` times their size and 64 MiB; 0: any")
+	f.Int64Var((*int64)(m), "max-ratio", compress.Ratio, "refuse what expands to more than `N` times its size and 64 MiB (0: no limit)")
 }
 
 // Limit is the flag's value for package limits.
