@@ -22,7 +22,7 @@ import (
 type Keep struct {
 	// Unused is how long an image is kept that nobody uses; 0 is for ever.
 	Unused time.Duration
-	// Budget is how many bytes the blobs may take, half-fetched ones included: of these go those
+	// Budget is how many bytes the blobs may take, partial ones included: of these go those
 	// that nobody is at and that were continued longest ago, and then those images that were used
 	// longest ago, until that is so. 0 is no bound. What living processes hold counts and stays.
 	Budget int64
@@ -35,7 +35,7 @@ type Keep struct {
 	// Grace is how long a blob is kept that no image needs and that no image was removed
 	// with: it may be of a pull that was broken off. 0 means a day, less than that none.
 	Grace time.Duration
-	// Partials is how long half-fetched blobs are kept that nobody continues; 0 is as long
+	// Partials is how long partial blobs are kept that nobody continues; 0 is as long
 	// as the store keeps them by itself, less than that none.
 	Partials time.Duration
 	// Quarantined has what verifying found damaged removed, too.
@@ -46,11 +46,11 @@ type Keep struct {
 type Garbage struct {
 	Images      []Root   // that go for being unused, or for the budget
 	Blobs       []Stored // whole ones that nothing needs then
-	Partials    []Stored // of half-fetched blobs
+	Partials    []Stored // of partial blobs
 	Quarantined []Stored
 	Derived     int   // records of conversions whose blobs are gone or going
 	Left        int64 // bytes of the whole blobs that stay
-	LeftPartial int64 // of the half-fetched ones that stay
+	LeftPartial int64 // of the partial ones that stay
 	Young       int   // blobs among them that nothing needs, and that stay for their age
 	YoungBytes  int64
 

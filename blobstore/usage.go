@@ -18,7 +18,7 @@ type Usage struct {
 	Bytes       int64 `json:"bytes"`     // of the blobs
 	Unneeded    int64 `json:"unneeded"`  // of them, bytes of those that no image needs
 	Converted   int   `json:"converted"` // blobs that were made of others
-	Partial     int   `json:"partial"`   // half-fetched blobs
+	Partial     int   `json:"partial"`   // partial blobs
 	PartialSize int64 `json:"partialBytes"`
 	Quarantined int   `json:"quarantined"` // that verifying, or a pull, found damaged
 	Leases      int   `json:"leases"`      // digests that living processes keep

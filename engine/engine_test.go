@@ -128,7 +128,7 @@ func (f *fixture) mustPull(t *testing.T, names ...string) []engine.Result {
 }
 
 // checkStore holds every file under blobs/ against its name, and wants no
-// half-fetched blobs.
+// partial blobs.
 func (f *fixture) checkStore(t *testing.T) {
 	t.Helper()
 	f.checkBlobs(t)

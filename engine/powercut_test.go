@@ -166,7 +166,7 @@ func TestAnInterruptedPullGoesOnWithinItsBlobs(t *testing.T) {
 		t.Errorf("%d bytes were taken over from the first pull, want half at least", resumed)
 	}
 	if r := results[0]; r.Fetched+resumed < size || r.Fetched > size-resumed+10_000 || r.Fetched+r.Reused < size {
-		t.Errorf("%d bytes count as fetched and %d as reused, of which %d were half-fetched", r.Fetched, r.Reused, resumed)
+		t.Errorf("%d bytes count as fetched and %d as reused, of which %d were partial", r.Fetched, r.Reused, resumed)
 	}
 	if _, err := os.Stat(dir + "/hosts"); err != nil {
 		t.Errorf("nothing was learned of the host: %v", err)

@@ -1,5 +1,5 @@
 // Package quota keeps a store below a number of bytes while blobs are added to it: by deleting
-// half-fetched blobs and images that were used longest ago, and by ending transfers that have stalled.
+// partial blobs and images that were used longest ago, and by ending transfers that have stalled.
 //
 // Begin with New, and have Keep work out what there is. Each blob is announced by Quota.Begin, its
 // progress by Space.Grow, and its end by Space.End.
@@ -170,7 +170,7 @@ func (r *Space) names() [2]digest.Digest {
 	return [2]digest.Digest{r.desc.Digest, layout.ApartName(r.desc)}
 }
 
-// there is how many bytes there are of a blob, whole or half-fetched.
+// there is how many bytes there are of a blob, whole or partial.
 func (q *Quota) there(name digest.Digest) int64 {
 	if n, err := q.store.Stat(name); err == nil {
 		return n
@@ -224,7 +224,7 @@ func (q *Quota) findFixed() (n int64, err error) {
 	return n, nil
 }
 
-// Grow tells how many bytes of the blob have arrived. For those that are to come, half-fetched blobs
+// Grow tells how many bytes of the blob have arrived. For those that are to come, partial blobs
 // that nobody fetches and then images that were used longest ago are deleted, and then transfers
 // give way that have stalled, or that take more than their registry's share. It waits for those,
 // and is an *ExceededError when that isn't enough.

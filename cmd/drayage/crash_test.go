@@ -264,7 +264,7 @@ func TestKillAtEveryCall(t *testing.T) {
 	}
 }
 
-// A store whose half-fetched blobs were damaged between runs gives the right
+// A store whose partial blobs were damaged between runs gives the right
 // result all the same, and where the journal still tells only what was damaged
 // is fetched again.
 func TestDamageBetweenRuns(t *testing.T) {
@@ -304,7 +304,7 @@ func TestDamageBetweenRuns(t *testing.T) {
 			change(t, journal, c.journal)
 		}
 		if len(files) != 1 {
-			t.Fatalf("%s: %d half-fetched blobs", c.name, len(files))
+			t.Fatalf("%s: %d partial blobs", c.name, len(files))
 		}
 		if status, stderr := in.run(t, 0, 0); status != 0 {
 			t.Fatalf("%s: status %d\n%s", c.name, status, stderr)

@@ -76,7 +76,7 @@ type inspectedBlob struct {
 // oneImage is what commands take that look at one image.
 func oneImage(_ *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return status.Misuse(fmt.Errorf("name one image, such as alpine:3.20, and not %d", len(args)))
+		return status.Misuse(fmt.Errorf("exactly one image is required, e.g. alpine:3.20, not %d", len(args)))
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
 		return nil, nil
 	}
 	if _, _, err := net.SplitHostPort(address); err != nil {
-		return nil, status.Misuse(fmt.Errorf("--metrics-listen %q: want HOST:PORT, such as 127.0.0.1:9090", address))
+		return nil, status.Misuse(fmt.Errorf("--metrics-listen %q: must be HOST:PORT, e.g. 127.0.0.1:9090", address))
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {

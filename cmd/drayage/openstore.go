@@ -31,7 +31,7 @@ func storeDir(dir string) (string, error) {
 		}
 		var err error
 		if dir, err = from(); err != nil {
-			return "", status.Misuse(fmt.Errorf("no place for a store: %w; name one with --store", err))
+			return "", status.Misuse(fmt.Errorf("no default store directory: %w; use --store DIR", err))
 		}
 	}
 	return dir, nil

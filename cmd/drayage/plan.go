@@ -47,7 +47,7 @@ func (o *pullOptions) plan(ctx context.Context, s process.Streams, opts engine.O
 		return err
 	}
 	if shared > 0 {
-		printable.Fprintf(s.Out, "blobs that several images need, %s more, are fetched with the first of them\n", progress.Size(shared))
+		printable.Fprintf(s.Out, "blobs shared by several images, %s more, are downloaded with the first of them\n", progress.Size(shared))
 	}
 	if err := o.planTotals(s, opts.Store, done, p); err != nil {
 		return err
@@ -78,7 +78,7 @@ func (o *pullOptions) planTotals(s process.Streams, store *blobstore.Store, done
 	printable.Fprintf(s.Out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
 	if t.Excluded > 0 {
-		printable.Fprintf(s.Out, "left out, since they were carried before: layers of %s\n", progress.Size(t.Excluded))
+		printable.Fprintf(s.Out, "omitted, contained in --since: layers of %s\n", progress.Size(t.Excluded))
 	}
 	disk := fmt.Sprintf("disk needed: %s in the store", progress.Size(fetch+manifests))
 	if o.out.Any() && len(done) > 0 {

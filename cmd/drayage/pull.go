@@ -204,7 +204,7 @@ func (o *pullOptions) pull(ctx context.Context, s process.Streams, opts engine.O
 	}
 	display.Close()
 	if err == nil && len(done) > 0 && !o.out.Any() && !display.IsSilent() {
-		display.Say("", fmt.Sprintf("the images are in the store %s; drayage store export -o FILE writes them into an archive", opts.Store.Dir()))
+		display.Say("", fmt.Sprintf("the images are in the store %s; drayage store export -o FILE writes them to an archive", opts.Store.Dir()))
 	}
 	failed = o.suggest(ctx, opts.Registry, failed)
 	for _, err := range []error{err, o.writeReport()} {

@@ -107,7 +107,7 @@ func (o *pullOptions) images(s process.Streams, args []string) (refs []reference
 		}
 	}
 	if len(words) == 0 {
-		return nil, nil, status.Misuse(errors.New("no images named: give some, or a list with -f"))
+		return nil, nil, status.Misuse(errors.New("no images given; name some, or use -f LIST"))
 	}
 	refs, bad = images.ParseNames(words)
 	if len(bad) > 0 && !o.keepGoing {
@@ -121,15 +121,15 @@ func (o *pullOptions) wantedPlatforms() ([]image.Platform, error) {
 	words := o.platforms
 	if o.arch != "" {
 		if len(words) > 0 {
-			return nil, status.Misuse(errors.New("-r and --platform say the same thing: give one"))
+			return nil, status.Misuse(errors.New("-r and --platform exclude each other"))
 		}
 		words = []string{"linux/" + o.arch}
 	}
 	if o.out.Format == "legacy" && o.referrers {
-		return nil, status.Misuse(errors.New("the legacy format has no place for referrers: use --format docker or oci"))
+		return nil, status.Misuse(errors.New("--referrers requires --format docker or oci"))
 	}
 	if o.out.Format == "legacy" && (len(words) > 1 || o.all) {
-		return nil, status.Misuse(errors.New("the legacy format has one platform: use --format docker or oci"))
+		return nil, status.Misuse(errors.New("several platforms require --format docker or oci"))
 	}
 	if len(words) == 0 {
 		return []image.Platform{image.DefaultPlatform()}, nil
@@ -152,14 +152,14 @@ func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
 		value time.Duration
 	}{{"--give-up-after", o.giveUp}, {"--stall", o.net.Stall}, {"--connect-timeout", o.net.Connect}, {"--answer-timeout", o.net.FirstByte}} {
 		if d.value <= 0 {
-			return status.Misuse(fmt.Errorf("%s must be longer than nothing, such as 30s", d.flag))
+			return status.Misuse(fmt.Errorf("%s must be positive, e.g. 30s", d.flag))
 		}
 	}
 	if err := o.out.CheckNames(refs); err != nil {
 		return err
 	}
 	if o.report == "-" || o.report != "" && o.dryRun {
-		return status.Misuse(errors.New("--report takes a file, of a pull that is done"))
+		return status.Misuse(errors.New("--report cannot be combined with --dry-run"))
 	}
 	if o.report != "" { // not found out when all is done
 		if _, err := os.Stat(filepath.Dir(o.report)); err != nil {

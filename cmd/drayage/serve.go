@@ -167,9 +167,9 @@ func (o *serveOptions) check() error {
 	}
 	switch {
 	case (o.tlsCert == "") != (o.tlsKey == ""):
-		return status.Misuse(errors.New("--tls-cert and --tls-key go together"))
+		return status.Misuse(errors.New("--tls-cert and --tls-key must be used together"))
 	case len(o.private) > 0 && o.htpasswd == "":
-		return status.Misuse(errors.New("--private needs --htpasswd: without passwords nobody has a name"))
+		return status.Misuse(errors.New("--private requires --htpasswd"))
 	case o.fresh < 0 || o.drain < 0 || o.patience <= 0:
 		return status.Misuse(errors.New("--fresh and --drain must not be negative, and --give-up-after must be positive"))
 	}
@@ -533,7 +533,7 @@ func (o *serveOptions) listeners(ctx context.Context) ([]net.Listener, error) {
 		return given, nil
 	}
 	if _, port, err := net.SplitHostPort(o.listen); err != nil || !validPort(port) {
-		return nil, status.Misuse(fmt.Errorf("--listen %q: want HOST:PORT, such as :5000", o.listen))
+		return nil, status.Misuse(fmt.Errorf("--listen %q: must be HOST:PORT, e.g. :5000", o.listen))
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
 	if err != nil {
@@ -547,7 +547,7 @@ func listenError(flag, address string, err error) error {
 	var reason syscall.Errno
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		err = fmt.Errorf("%s %s: another program listens there; choose another address", flag, address)
+		err = fmt.Errorf("%s %s: address already in use; choose another", flag, address)
 	case errors.As(err, &reason):
 		err = fmt.Errorf("%s %s: %w", flag, address, reason)
 	default:
@@ -695,9 +695,9 @@ func (r *reloading) watch(ctx context.Context, warn func(string)) {
 		r.mu.Unlock()
 		switch {
 		case err != nil && !broken:
-			warn(fmt.Sprintf("--tls-cert and --tls-key can't be read again, and the certificate from before stays in use: %v", err))
+			warn(fmt.Sprintf("cannot reload --tls-cert and --tls-key; keeping the previous certificate: %v", err))
 		case err == nil && broken:
-			warn("--tls-cert and --tls-key can be read again")
+			warn("reloaded --tls-cert and --tls-key")
 		}
 		broken = err != nil
 	})

@@ -340,7 +340,7 @@ func TestServeKeepsItsCertificate(t *testing.T) {
 				}
 			}
 		}
-		if len(told) != 2 || !strings.Contains(told[0], "from before stays in use") || !strings.Contains(told[1], "can be read again") {
+		if len(told) != 2 || !strings.Contains(told[0], "keeping the previous certificate") || !strings.Contains(told[1], "reloaded") {
 			t.Errorf("told: %q", told)
 		}
 	})

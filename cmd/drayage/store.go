@@ -61,7 +61,7 @@ were in the store.`,
 		Example: "  drayage store import base.tar difference.tar.zst\n  docker save alpine:3.20 | drayage store import -",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return status.Misuse(errors.New("no archive named"))
+				return status.Misuse(errors.New("at least one archive is required"))
 			}
 			if err := ratio.Check(); err != nil {
 				return err
@@ -169,7 +169,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 		return err
 	}
 	if !o.out.Any() {
-		return status.Misuse(errors.New("say where to: -o FILE, -O, -d DIR or -l"))
+		return status.Misuse(errors.New("an output is required: -o FILE, -O, -d DIR or -l"))
 	}
 	platform, err := platformOf(o.platform)
 	if err != nil {
@@ -193,7 +193,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 		img, err := compose.Stored(ctx, store, r, platform)
 		if errors.Is(err, blobstore.ErrNotFound) && len(args) == 0 { // all that there are
 			skipped++
-			printable.Fprintf(s.Err, "drayage: warning: %s is left out: it is incomplete\n", familiar(r.Name))
+			printable.Fprintf(s.Err, "drayage: warning: %s is incomplete and was skipped\n", familiar(r.Name))
 			continue
 		}
 		if err != nil {

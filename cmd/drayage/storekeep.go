@@ -100,19 +100,19 @@ func parseDays(text string) (time.Duration, error) {
 	if n, after, ok := strings.Cut(text, "d"); ok {
 		var count int
 		if _, err := fmt.Sscanf(n, "%d", &count); err != nil || fmt.Sprint(count) != n || count < 0 || count > 36500 {
-			return 0, fmt.Errorf("%q is no duration such as 30d or 12h", text)
+			return 0, fmt.Errorf("invalid duration %q; examples: 30d, 12h", text)
 		}
 		out, rest = time.Duration(count)*24*time.Hour, after
 	}
 	if rest != "" {
 		d, err := time.ParseDuration(rest)
 		if err != nil || d < 0 {
-			return 0, fmt.Errorf("%q is no duration such as 30d or 12h", text)
+			return 0, fmt.Errorf("invalid duration %q; examples: 30d, 12h", text)
 		}
 		out += d
 	}
 	if text == "" {
-		return 0, errors.New("want a duration such as 30d or 12h")
+		return 0, errors.New("invalid duration; examples: 30d, 12h")
 	}
 	if out == 0 {
 		return -1, nil
@@ -159,7 +159,7 @@ func runGC(ctx context.Context, s process.Streams, o gcOptions) error {
 		return err
 	}
 	if o.unused < 0 {
-		return status.Misuse(errors.New("--unused must be longer than nothing"))
+		return status.Misuse(errors.New("--unused must be positive"))
 	}
 	warmed, err := warmPins(store)
 	if err != nil {
@@ -187,10 +187,10 @@ func runGC(ctx context.Context, s process.Streams, o gcOptions) error {
 	if o.dryRun {
 		verb = "would remove"
 	}
-	printable.Fprintf(s.Out, "%s %s, %s and %s half-fetched: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "blob"),
+	printable.Fprintf(s.Out, "%s %s, %s and %s: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "partial blob"),
 		progress.Size(g.Bytes()), progress.Size(g.Left))
 	if g.Young > 0 {
-		printable.Fprintf(s.Err, "drayage: %s that no image needs, %s, came less than %s ago and may be of a pull that was broken off: they stay; --grace 0s takes them, too\n",
+		printable.Fprintf(s.Err, "drayage: kept %s (%s) that no image references: younger than %s, and possibly of an interrupted pull; --grace 0s deletes them, too\n",
 			count(g.Young, "blob"), progress.Size(g.YoungBytes), cmp.Or((*days)(&o.grace).String(), "a day"))
 	}
 	if all := g.Left + g.LeftPartial; o.budget > 0 && all > int64(o.budget) {
@@ -210,7 +210,7 @@ with --gc, unless other images need them.`,
 		Example: "  drayage store rm --gc alpine:3.19\n  drayage store rm --all",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
-				return status.Misuse(errors.New("name the images to remove, or give --all"))
+				return status.Misuse(errors.New("name the images to remove, or use --all"))
 			}
 			store, err := openOldStore(s, dir)
 			if err != nil {
@@ -289,7 +289,7 @@ not repaired.`,
 type damagedError struct{ blobs int }
 
 func (e damagedError) Error() string {
-	return fmt.Sprintf("%s damaged or missing: pull the images again, or verify with --repair", count(e.blobs, "blob"))
+	return fmt.Sprintf("%s damaged or missing; pull the images again, or use --repair", count(e.blobs, "blob"))
 }
 
 // FaultKind is its kind: see fault.Of.
@@ -333,7 +333,7 @@ func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 		printable.Fprintf(s.Out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
 	}
 	if n := len(incompleteImages(ctx, store, images)) - len(broken); n > 0 {
-		display.Say("", fmt.Sprintf("drayage: %s incomplete: only some of it was asked for so far; pull it for the rest", are(n, "image")))
+		display.Say("", fmt.Sprintf("drayage: %s incomplete: clients have requested only part of it; pull it for the rest", are(n, "image")))
 	}
 	took := time.Since(began)
 	printable.Fprintf(s.Out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
@@ -393,7 +393,7 @@ func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blob
 	for _, i := range broken {
 		ref, err := reference.Parse(i.Name)
 		if err != nil || digest.Digest(i.Name).Validate() == nil {
-			failed = append(failed, fmt.Errorf("%s has no name that tells where it is from: import it again", i.Name))
+			failed = append(failed, fmt.Errorf("%s has no registry to fetch it from; import it again", i.Name))
 			continue
 		}
 		refs = append(refs, ref)
@@ -427,7 +427,7 @@ func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blob
 	}
 	printable.Fprintf(s.Out, "repaired %s\n", count(n, "blob"))
 	if left := len(damaged); left > 0 && len(broken) == 0 {
-		printable.Fprintf(s.Out, "%s of no image: nothing to fetch\n", count(left, "damaged blob"))
+		printable.Fprintf(s.Out, "%s of no image; nothing to fetch\n", count(left, "damaged blob"))
 	}
 	return nil
 }

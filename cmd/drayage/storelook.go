@@ -51,7 +51,7 @@ all their blobs, one per line, e.g. for pull --since.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains([]string{"name", "size", "own", "used"}, order) {
-				return status.Misuse(fmt.Errorf("--sort %q: want name, size, own or used", order))
+				return status.Misuse(fmt.Errorf("--sort %q: must be name, size, own or used", order))
 			}
 			store, err := peekStore(dir)
 			if err != nil {
@@ -156,7 +156,7 @@ func printImages(s process.Streams, images []blobstore.ImageUsage, incomplete ma
 		return err
 	}
 	if missing > 0 {
-		printable.Fprintf(s.Err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", count(missing, "blob"))
+		printable.Fprintf(s.Err, "drayage: %s missing; pull the images again, or run drayage store verify --repair\n", count(missing, "blob"))
 	}
 	return nil
 }
@@ -208,15 +208,15 @@ func printUsage(_ context.Context, s process.Streams, store *blobstore.Store, u 
 	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "store\t%s\n", store.Dir())
 	if may := store.OthersMay(); may != "" {
-		printable.Fprintf(w, "other users may\t%s: chmod 700 keeps it to its owner\n", may)
+		printable.Fprintf(w, "other users may\t%s; chmod 700 restricts it to its owner\n", may)
 	}
 	printable.Fprintf(w, "images\t%d\n", u.Images)
 	printable.Fprintf(w, "blobs\t%d, %s\n", u.Blobs, progress.Size(u.Bytes))
-	printable.Fprintf(w, "needed by no image\t%s\n", progress.Size(u.Unneeded))
+	printable.Fprintf(w, "unreferenced\t%s\n", progress.Size(u.Unneeded))
 	if u.Converted > 0 {
 		printable.Fprintf(w, "converted layers\t%d\n", u.Converted)
 	}
-	printable.Fprintf(w, "half-fetched\t%d, %s\n", u.Partial, progress.Size(u.PartialSize))
+	printable.Fprintf(w, "partial\t%d, %s\n", u.Partial, progress.Size(u.PartialSize))
 	if u.Quarantined > 0 {
 		printable.Fprintf(w, "damaged, in quarantine\t%d\n", u.Quarantined)
 	}

@@ -28,7 +28,7 @@ func versionCommand(s process.Streams) *cobra.Command {
 
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return status.Misuse(fmt.Errorf("%s takes no arguments, and got %q", cmd.CommandPath(), args[0]))
+		return status.Misuse(fmt.Errorf("%s takes no arguments, got %q", cmd.CommandPath(), args[0]))
 	}
 	return nil
 }

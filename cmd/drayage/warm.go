@@ -81,7 +81,7 @@ store, so that missed runs are made up for.`,
 // loadWarm reads a file, and finds the store that it is for.
 func loadWarm(s process.Streams, path, dir string) (*warm.Config, string, error) {
 	if path == "" {
-		return nil, "", status.Misuse(errors.New("say what to keep fresh: -c FILE"))
+		return nil, "", status.Misuse(errors.New("-c FILE is required"))
 	}
 	c, err := func() (*warm.Config, error) {
 		if path == "-" {
@@ -113,10 +113,10 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 		return err
 	}
 	if len(o.groups) > 0 && !o.once {
-		return status.Misuse(errors.New("--group goes with --once"))
+		return status.Misuse(errors.New("--group requires --once"))
 	}
 	if o.giveUp <= 0 {
-		return status.Misuse(errors.New("--give-up-after must be longer than nothing, such as 30s"))
+		return status.Misuse(errors.New("--give-up-after must be positive, e.g. 30s"))
 	}
 	store, err := blobstore.OpenWith(dir, blobstore.Options{NoSync: o.noSync, Disk: s.Disk})
 	if err != nil {
@@ -176,7 +176,7 @@ func (o *warmOptions) round(ctx context.Context, d *display.Display, r *warm.Run
 type notReadyError struct{}
 
 func (notReadyError) Error() string {
-	return "not all images are complete and fresh: drayage warm status tells which"
+	return "some images are missing or stale; see drayage warm status"
 }
 
 // keep keeps the groups fresh, with the file as it is now and as it becomes. To end
@@ -206,7 +206,7 @@ func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.
 			return nil
 		}
 		config = next
-		w.display.Say("", fmt.Sprintf("drayage: %s is read again", o.config))
+		w.display.Say("", fmt.Sprintf("drayage: reloaded %s", o.config))
 	}
 }
 
@@ -238,12 +238,12 @@ func (o *warmOptions) changed(ctx context.Context, s process.Streams, d *display
 		stamp = fileStamp(o.config)
 		c, now, err := loadWarm(s, o.config, o.dir)
 		if err == nil && now != dir {
-			err = fmt.Errorf("it names another store, %s: end this and begin anew", now)
+			err = fmt.Errorf("it names another store, %s; restart drayage warm to use it", now)
 		}
 		if err == nil {
 			return c, stamp
 		}
-		d.Say("", fmt.Sprintf("drayage: what is read again can't be used, and what was read before counts on: %v", err))
+		d.Say("", fmt.Sprintf("drayage: cannot reload the configuration; keeping the previous one: %v", err))
 	}
 }
 
@@ -255,7 +255,7 @@ func lockWarm(store *blobstore.Store) (*os.File, error) {
 		return nil, err
 	}
 	if !won {
-		return nil, fmt.Errorf("another drayage keeps %s warm already", store.Dir())
+		return nil, fmt.Errorf("another drayage warm is running for %s", store.Dir())
 	}
 	return f, nil
 }
@@ -283,7 +283,7 @@ or of those in the groups given, and 1 otherwise, e.g. as a gate for deployments
 			}
 			for _, name := range groups {
 				if !slices.ContainsFunc(config.Groups, func(g warm.Group) bool { return g.Name == name }) {
-					return status.Misuse(fmt.Errorf("--group %s: the file has none of that name", name))
+					return status.Misuse(fmt.Errorf("--group %s: no such group in the file", name))
 				}
 			}
 			var all []groupStatus

@@ -223,7 +223,7 @@ func (w *warmWork) Tell(ctx context.Context, h warm.Hook, e warm.Event) error {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success():
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("%s: it takes longer than %s: %s", h.Command[0], patience, w.hookWords(&out))
+		return fmt.Errorf("%s: no result within %s: %s", h.Command[0], patience, w.hookWords(&out))
 	default:
 		return fmt.Errorf("%s: %w: %s", h.Command[0], err, w.hookWords(&out))
 	}
@@ -249,11 +249,11 @@ func post(ctx context.Context, url string, raw []byte) error {
 	req.Header.Set("User-Agent", "drayage/"+build.Version())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("POST to %s fails: %w", req.URL.Host, errors.Unwrap(err))
+		return fmt.Errorf("POST to %s: %w", req.URL.Host, errors.Unwrap(err))
 	}
 	resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		return fmt.Errorf("POST to %s is answered by %s", req.URL.Host, printable.Line(resp.Status))
+		return fmt.Errorf("POST to %s: %s", req.URL.Host, printable.Line(resp.Status))
 	}
 	return nil
 }

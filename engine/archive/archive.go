@@ -258,7 +258,7 @@ func check(h *tar.Header) (m member, ok bool, err error) {
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return m, false, nil
 	default:
-		return m, false, fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, printable.Line(h.Name))
+		return m, false, fmt.Errorf("%w: %q is not a file, directory or link", errInvalid, printable.Line(h.Name))
 	}
 	return m, true, err
 }
@@ -278,7 +278,7 @@ func isSparse(h *tar.Header) bool {
 
 // outside tells of a link that leads out of an archive, and how to take in what it leads to.
 func outside(name, to string) error {
-	return fmt.Errorf("%w: %q links to %q, outside of it: copy the folder with cp -RL, or pack it with tar -h", errInvalid, printable.Line(name), printable.Line(to))
+	return fmt.Errorf("%w: %q links to %q, outside of it: copy the directory with cp -RL, or pack it with tar -h", errInvalid, printable.Line(name), printable.Line(to))
 }
 
 // leftByMacOS reports whether a file is one that macOS adds to archives and folders, beside
@@ -336,7 +336,7 @@ func walkFolder(ctx context.Context, root *os.Root, f func(member) error) error 
 			m.size = 0
 			return f(m)
 		case !d.Type().IsRegular():
-			return fmt.Errorf("%w: %q is neither file, folder nor link", errInvalid, printable.Line(name))
+			return fmt.Errorf("%w: %q is not a file, directory or link", errInvalid, printable.Line(name))
 		}
 		file, err := root.Open(name)
 		if err != nil {

@@ -59,7 +59,7 @@ func Lock(ctx context.Context, path string, waiting func()) (*os.File, error) {
 		if err != nil {
 			f.Close()
 			if hasNone(err) || errors.Is(err, syscall.ENOLCK) {
-				return nil, fmt.Errorf("locking %s: the file system has no locks, without which processes would spoil each other's work; name a folder on another one: %w", path, err)
+				return nil, fmt.Errorf("locking %s: the file system does not support locks; use a directory on another one: %w", path, err)
 			}
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}

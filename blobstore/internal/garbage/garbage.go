@@ -36,7 +36,7 @@ type Policy struct {
 	Unused   time.Duration // of an image since it was used; 0 is for ever
 	Budget   int64         // bytes of all; 0 is no bound
 	Grace    time.Duration // of a blob that no image needs
-	Partials time.Duration // of a half-fetched blob that nobody continues
+	Partials time.Duration // of a partial blob that nobody continues
 }
 
 // Input is what there is. Blobs that are on their way are in none of its lists.
@@ -57,7 +57,7 @@ type Plan struct {
 	Partials    []int
 	Derived     int   // records of conversions whose blobs are gone or going
 	Left        int64 // bytes of the whole blobs that stay
-	LeftPartial int64 // of the half-fetched ones that stay
+	LeftPartial int64 // of the partial ones that stay
 	Young       int   // blobs among them that nothing needs, and that stay for their age
 	YoungBytes  int64
 }
@@ -102,7 +102,7 @@ func (p *planner) dropUnused() {
 	}
 }
 
-// dropOldPartials has half-fetched blobs go that nobody is at work on, and that nobody has
+// dropOldPartials has partial blobs go that nobody is at work on, and that nobody has
 // continued for some time.
 func (p *planner) dropOldPartials() {
 	for i, b := range p.Input.Partials {
@@ -115,7 +115,7 @@ func (p *planner) dropOldPartials() {
 	}
 }
 
-// fit has half-fetched blobs, then what was made of others, and then images go, until the rest
+// fit has partial blobs, then what was made of others, and then images go, until the rest
 // fits into the budget.
 func (p *planner) fit() {
 	c := count(p.Blobs, p.images)
@@ -138,7 +138,7 @@ func (p *planner) fit() {
 	}
 }
 
-// dropPartials has so many bytes of half-fetched blobs go, those first that were continued longest
+// dropPartials has so many bytes of partial blobs go, those first that were continued longest
 // ago, and of those that nobody is at.
 func (p *planner) dropPartials(over int64) {
 	slices.SortFunc(p.partials, func(a, b int) int {

@@ -53,11 +53,11 @@ func (d Dir) Check() error {
 			foreign = e.Name()
 		case name == filepath.Base(d.Lock()) || name == lostFile:
 		default:
-			return Problem(fmt.Sprintf(": it has %q in it; name a folder that is empty or absent", e.Name()))
+			return Problem(fmt.Sprintf(": it contains %q; choose a directory that is empty or does not exist", e.Name()))
 		}
 	}
 	if _, err := os.Stat(d.Lock()); foreign != "" && err != nil {
-		return Problem(fmt.Sprintf(": it has %q, but drayage didn't make it; name a folder that is empty or absent", foreign))
+		return Problem(fmt.Sprintf(": it contains %q, which is not part of a store; choose a directory that is empty or does not exist", foreign))
 	}
 	return fs.ErrNotExist
 }

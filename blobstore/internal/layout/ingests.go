@@ -22,7 +22,7 @@ func (d Dir) Arrived(of digest.Digest) int64 {
 	return disk.Allocated(info)
 }
 
-// DropPartial removes a half-fetched blob, unless somebody is at work on it.
+// DropPartial removes a partial blob, unless somebody is at work on it.
 func (d Dir) DropPartial(of digest.Digest) {
 	f, err := durable.OpenPlain(d.IngestLock(of), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {

@@ -59,7 +59,7 @@ func (d Dir) ListBlobs(ctx context.Context) ([]File, error) {
 	return out, nil
 }
 
-// ListPartials lists half-fetched blobs, with when one was last written to.
+// ListPartials lists partial blobs, with when one was last written to.
 func (d Dir) ListPartials() []File {
 	entries, _ := os.ReadDir(d.Ingests())
 	var out []File

@@ -255,7 +255,7 @@ func TestThroughFetchesEndWithTheirLastClient(t *testing.T) {
 	}
 }
 
-// ingests are the half-fetched blobs of a store.
+// ingests are the partial blobs of a store.
 func (r *relay) ingests() []string {
 	r.t.Helper()
 	entries, err := os.ReadDir(filepath.Join(r.store.Dir(), "ingest"))

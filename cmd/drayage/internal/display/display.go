@@ -51,10 +51,10 @@ type Display struct {
 func (d *Flags) Start(s process.Streams) (*Display, error) {
 	mode := d.Progress
 	if !slices.Contains(progressModes[:], mode) {
-		return nil, status.Misuse(fmt.Errorf("--progress %q: want auto, bar, plain, json or none", mode))
+		return nil, status.Misuse(fmt.Errorf("--progress %q: must be auto, bar, plain, json or none", mode))
 	}
 	if d.color && d.noColor {
-		return nil, status.Misuse(errors.New("-c and -C contradict each other"))
+		return nil, status.Misuse(errors.New("-c and -C exclude each other"))
 	}
 	capable := terminal.Is(s.Err) && os.Getenv("TERM") != "dumb"
 	if mode == "auto" {
@@ -86,7 +86,7 @@ func (d *Flags) Start(s process.Streams) (*Display, error) {
 // LeftOut is the message about lines or events that nobody has read in time.
 func LeftOut(n int, asEvent bool) []byte {
 	var b bytes.Buffer
-	message := fmt.Sprintf("%d lines were left out, since they were not read", n)
+	message := fmt.Sprintf("%d lines were dropped because they were not read in time", n)
 	if asEvent {
 		progress.NewJSON(&b).Observe(event.Warned{Message: message})
 	} else {

@@ -122,7 +122,7 @@ func (e *exam) drain(resp *http.Response, most int64) ([]byte, error) {
 	host := resp.Request.URL.Host
 	if wait := resp.Header.Get("Retry-After"); wait != "" && !e.asked[host] {
 		e.asked[host] = true
-		e.add("Retry-After", host, note, fmt.Sprintf("answers %d and wants to be left alone: %s", resp.StatusCode, printable.Line(wait)), "drayage holds back all requests to it for so long; fewer connections help (--per-host)")
+		e.add("Retry-After", host, note, fmt.Sprintf("answers %d, Retry-After: %s", resp.StatusCode, printable.Line(wait)), "drayage holds back all requests to it for so long; fewer connections help (--per-host)")
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	return raw, errors.Join(err, resp.Body.Close())
@@ -386,8 +386,8 @@ func (e *exam) ranges(ctx context.Context) error {
 		needed     bool
 		means      string
 	}{
-		{"a closed range", fmt.Sprintf("bytes=%d-%d", n/2, n/2+99), 206, n / 2, n/2 + 100, true, "half-fetched layers start over, and a layer has one connection"},
-		{"the last byte", fmt.Sprintf("bytes=%d-%d", n-1, n-1), 206, n - 1, n, true, "half-fetched layers start over"},
+		{"a closed range", fmt.Sprintf("bytes=%d-%d", n/2, n/2+99), 206, n / 2, n/2 + 100, true, "partial layers start over, and a layer has one connection"},
+		{"the last byte", fmt.Sprintf("bytes=%d-%d", n-1, n-1), 206, n - 1, n, true, "partial layers start over"},
 		{"an open range", fmt.Sprintf("bytes=%d-", n-100), 206, n - 100, n, false, "drayage uses closed ranges; containerd doesn't"},
 		{"a suffix", "bytes=-100", 206, n - 100, n, false, "nobody needs it to pull"},
 		{"a range past the end", fmt.Sprintf("bytes=%d-%d", n-50, n+49), 206, n - 50, n, false, "drayage asks for none"},

@@ -127,7 +127,7 @@ func TestLeftAlone(t *testing.T) {
 	s.Break("/referrers/", 1, chaostest.Status(http.StatusTooManyRequests, "Retry-After", "1"))
 	began := time.Now()
 	r := examine(t, s, 1000)
-	if f := found(t, r, "Retry-After"); f.Found != "answers 429 and wants to be left alone: 1" {
+	if f := found(t, r, "Retry-After"); f.Found != "answers 429, Retry-After: 1" {
 		t.Errorf("%+v after %s", f, time.Since(began))
 	}
 }

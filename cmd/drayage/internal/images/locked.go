@@ -14,12 +14,12 @@ import (
 
 // LockHead opens a lock. What follows is a list as -f reads it: each image with
 // its tag and the digest it stood for.
-const LockHead = "# Images with their digests, written by drayage pull --lock. --update-lock writes it anew.\n"
+const LockHead = "# Images with their digests, written by drayage pull --lock. --update-lock rewrites it.\n"
 
 // LockedOptions are options with what a lock says was pulled of its images.
 func LockedOptions(opts engine.Options, with string) (engine.Options, error) {
 	if with == "" {
-		return opts, status.Misuse(errors.New("it does not tell which platforms were pulled; an archive or a list of digests does"))
+		return opts, status.Misuse(errors.New("it does not record which platforms were pulled; use an archive or a list of digests"))
 	}
 	var words []string
 	var all, referrers bool
@@ -28,7 +28,7 @@ func LockedOptions(opts engine.Options, with string) (engine.Options, error) {
 	f.BoolVar(&all, "all-platforms", false, "")
 	f.BoolVar(&referrers, "referrers", false, "")
 	if err := f.Parse(strings.Fields(with)); err != nil || len(words) == 0 {
-		return opts, status.Misuse(fmt.Errorf("its line %q is not drayage's", with))
+		return opts, status.Misuse(fmt.Errorf("unexpected line %q", with))
 	}
 	opts.AllPlatforms, opts.Referrers, opts.Others = all, referrers, nil
 	for i, w := range words {

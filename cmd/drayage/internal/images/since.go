@@ -51,7 +51,7 @@ func ReadSince(ctx context.Context, path string, stdin io.Reader, ratio compress
 			return nil
 		}
 		if len(digests) >= limits.ListDigests || len(refs) >= limits.ListImages {
-			return status.Misuse(fmt.Errorf("it lists more than %d digests, or %d images", limits.ListDigests, limits.ListImages))
+			return status.Misuse(fmt.Errorf("more than %d digests, or %d images", limits.ListDigests, limits.ListImages))
 		}
 		if d := digest.Digest(line); d.Validate() == nil {
 			digests = append(digests, digest.Digest(strings.Clone(line)))

@@ -48,7 +48,7 @@ type Flags struct {
 func (n *Flags) Credentials(refs []reference.Image) (*credential.Set, error) {
 	switch {
 	case n.noAuth && n.Auth != "":
-		return nil, status.Misuse(errors.New("-a and -A contradict each other"))
+		return nil, status.Misuse(errors.New("-a and -A exclude each other"))
 	case n.noAuth:
 		return nil, nil
 	case n.Auth == "":
@@ -60,7 +60,7 @@ func (n *Flags) Credentials(refs []reference.Image) (*credential.Set, error) {
 	}
 	for _, ref := range refs {
 		if c.ForOne() && ref.Registry() != refs[0].Registry() {
-			return nil, status.Misuse(fmt.Errorf("-a has credentials for one registry, and the images are from %s and %s; "+
+			return nil, status.Misuse(fmt.Errorf("-a has credentials for one registry, but the images are from %s and %s; "+
 				"-a file:PATH takes a file like Docker's config.json, with one for each", refs[0].Registry(), ref.Registry()))
 		}
 	}
@@ -145,7 +145,7 @@ func (n *Flags) places(refs []reference.Image, conf *tls.Config) ([]hosts.Mirror
 
 func (n *Flags) tls() (*tls.Config, error) {
 	if (n.cert == "") != (n.key == "") {
-		return nil, status.Misuse(errors.New("--cert and --key go together"))
+		return nil, status.Misuse(errors.New("--cert and --key must be used together"))
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: n.skipVerify} // asked for by its name
 	if n.caCert != "" {
@@ -160,7 +160,7 @@ func (n *Flags) tls() (*tls.Config, error) {
 			conf.RootCAs = x509.NewCertPool()
 		}
 		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, status.Misuse(fmt.Errorf("--ca-cert: %s has no certificate in PEM form", n.caCert))
+			return nil, status.Misuse(fmt.Errorf("--ca-cert: %s contains no PEM certificate", n.caCert))
 		}
 	}
 	if n.cert != "" {

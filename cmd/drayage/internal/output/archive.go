@@ -238,7 +238,7 @@ func (a *Archive) writeOutput(ctx context.Context, o Destination, members []tarw
 	a.Observer.Observe(event.Composing{Output: o.name, Size: size})
 	r, err := o.Write(ctx, members, from, func(n int64) { a.Observer.Observe(event.Composed{Output: o.name, N: n}) })
 	if errors.Is(err, syscall.EPIPE) {
-		return fmt.Errorf("%s: its reader went away before the end: %w", o.name, err)
+		return fmt.Errorf("%s: the reading program exited early: %w", o.name, err)
 	}
 	if err != nil {
 		return err
@@ -287,10 +287,10 @@ func (o *Flags) Acceptor(observer event.Observer) func(*plan.Image) error {
 		defer mu.Unlock()
 		if !zstd && o.Layers == "keep" && !o.Load && hasZstd(engine.Result{Image: img}) {
 			zstd = true
-			observer.Observe(event.Warned{Message: fmt.Sprintf("%s has layers compressed with zstd, which Docker loads from version 23 on; --layers tar is for older ones", img.Ref)})
+			observer.Observe(event.Warned{Message: fmt.Sprintf("%s has zstd-compressed layers, which require Docker 23; use --layers tar for older versions", img.Ref)})
 		}
 		if n := len(img.Main().Layers); n > maxDockerLayers && img.Main().Runnable() {
-			observer.Observe(event.Warned{Message: fmt.Sprintf("%s has %d layers, and Docker takes at most %d", img.Ref, n, maxDockerLayers)})
+			observer.Observe(event.Warned{Message: fmt.Sprintf("%s has %d layers; Docker supports at most %d", img.Ref, n, maxDockerLayers)})
 		}
 		return nil
 	}

@@ -80,7 +80,7 @@ func (o *Flags) Check(s process.Streams) error {
 	case o.split > 0 && o.File == "":
 		return status.Misuse(errors.New("--split requires -o FILE"))
 	case o.split > 0 && o.IsOpen():
-		return status.Misuse(fmt.Errorf("--split requires a file, and %s is none", o.File))
+		return status.Misuse(fmt.Errorf("--split requires a file; %s is not one", o.File))
 	case o.split > 0 && o.split < tarwriter.VolumeUnit:
 		return status.Misuse(fmt.Errorf("--split: volumes must have at least %d KiB", tarwriter.VolumeUnit>>10))
 	case o.Since != "" && !o.Any():

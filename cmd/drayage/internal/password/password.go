@@ -231,14 +231,14 @@ func parseUsers(path string, in io.Reader) (*users, error) {
 		}
 		user, hash, ok := strings.Cut(line, ":")
 		if !ok || user == "" {
-			return fmt.Errorf("line %d: want user:hash", n)
+			return fmt.Errorf("line %d: must be user:hash", n)
 		}
 		cost, err := bcrypt.Cost([]byte(hash))
 		if err != nil || len(hash) > bcryptLength {
-			return fmt.Errorf("line %d: the hash is not by bcrypt, as htpasswd -B makes it", n)
+			return fmt.Errorf("line %d: not a bcrypt hash (use htpasswd -B)", n)
 		}
 		if cost > mostCost {
-			return fmt.Errorf("line %d: the hash has a cost of %d, which takes too long to check; want at most %d (htpasswd -B -C %d)", n, cost, mostCost, mostCost)
+			return fmt.Errorf("line %d: bcrypt cost %d takes too long to check; at most %d is allowed (htpasswd -B -C %d)", n, cost, mostCost, mostCost)
 		}
 		u.hashes[user] = hash
 		if cost > dearest {

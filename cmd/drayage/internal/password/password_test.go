@@ -170,7 +170,7 @@ func TestPasswordFileThatCanNotBeUsedIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "users")
 	write(t, path, strings.Replace(line(t, "ann", "x"), "$04$", "$16$", 1))
-	for p, want := range map[string]string{path: "cost of 16", dir: "not a regular file", filepath.Join(dir, "absent"): "no such file"} {
+	for p, want := range map[string]string{path: "cost 16", dir: "not a regular file", filepath.Join(dir, "absent"): "no such file"} {
 		if _, err := password.Read(p, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", p, err, want)
 		}

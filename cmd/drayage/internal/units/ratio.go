@@ -28,7 +28,7 @@ func (m UnpackRatio) Limit() compress.MaxRatio {
 // Check finds out whether it is a ratio.
 func (m UnpackRatio) Check() error {
 	if m < 0 {
-		return status.Misuse(fmt.Errorf("--max-ratio %d: want a whole number, or 0 for any ratio", m))
+		return status.Misuse(fmt.Errorf("--max-ratio %d: must not be negative; 0 means no limit", m))
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func (r *ByteRate) Set(s string) error {
 		return err
 	}
 	if n < 1 {
-		return errors.New("want at least one byte a second")
+		return errors.New("must be at least one byte per second")
 	}
 	*r = ByteRate(n)
 	return nil
@@ -44,7 +44,7 @@ func ParseSize(s string) (int64, error) {
 	per, ok := units[strings.ToUpper(strings.TrimSpace(s[i:]))]
 	n, err := strconv.ParseFloat(s[:i], 64)
 	if err != nil || !ok || n*per > 1<<60 {
-		return 0, fmt.Errorf("%q is no number of bytes such as 20M or 1.5MiB", s)
+		return 0, fmt.Errorf("invalid size %q; examples: 20M, 1.5MiB", s)
 	}
 	return int64(n * per), nil
 }
@@ -80,7 +80,7 @@ type Size int64
 func (z *Size) Set(s string) error {
 	n, err := ParseSize(s)
 	if err == nil && n < 1 {
-		err = errors.New("want at least one byte")
+		err = errors.New("must be at least one byte")
 	}
 	*z = Size(n)
 	return err

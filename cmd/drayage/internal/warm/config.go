@@ -182,13 +182,16 @@ func checkMappings(raw []byte) error {
 	return nil
 }
 
-var typeName = regexp.MustCompile(` in type \S+`)
+var (
+	unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	typeName     = regexp.MustCompile(` in type \S+`)
+)
 
 // tidy makes an error of the library one line, without names of this program's types.
 func tidy(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
-	text = strings.ReplaceAll(typeName.ReplaceAllString(text, ""), "not found", "is not known here")
+	text = typeName.ReplaceAllString(unknownField.ReplaceAllString(text, "unknown field $1"), "")
 	const most = 10 // a file can have thousands of mistakes
 	var lines []string
 	for l := range strings.Lines(text) {
@@ -210,30 +213,30 @@ func (c *Config) check() error {
 	for i := range c.Groups {
 		g := &c.Groups[i]
 		if g.Name == "" || strings.ContainsAny(g.Name, "/\\\n ") {
-			return fmt.Errorf("group %d: want a name without spaces and slashes", i+1)
+			return fmt.Errorf("group %d: a name without spaces and slashes is required", i+1)
 		}
 		if names[g.Name] {
-			return fmt.Errorf("group %s: there are two of that name", g.Name)
+			return fmt.Errorf("group %s is defined twice", g.Name)
 		}
 		names[g.Name] = true
 		switch {
 		case len(g.Images) == 0:
-			return fmt.Errorf("group %s: it has no images", g.Name)
+			return fmt.Errorf("group %s has no images", g.Name)
 		case g.Schedule.Schedule == nil && g.Every == 0:
-			return fmt.Errorf("group %s: want schedule or every", g.Name)
+			return fmt.Errorf("group %s: schedule or every is required", g.Name)
 		case g.Schedule.Schedule != nil && g.Every != 0:
-			return fmt.Errorf("group %s: schedule and every say the same thing: give one", g.Name)
+			return fmt.Errorf("group %s: schedule and every exclude each other", g.Name)
 		case g.Every != 0 && time.Duration(g.Every) < time.Minute:
 			return fmt.Errorf("group %s: every must be at least a minute", g.Name)
 		}
 	}
 	if c.Windows.closed() {
-		return errors.New("windows: nothing could ever be fetched: they are all off")
+		return errors.New("windows: all are off; nothing could be downloaded")
 	}
 	for _, hooks := range [][]Hook{c.Hooks.Fresh, c.Hooks.Failed, c.Hooks.Round} {
 		for _, h := range hooks {
 			if (len(h.Command) == 0) == (h.URL == "") {
-				return errors.New("hooks: each is a command or a url")
+				return errors.New("hooks: each must be a command or a url")
 			}
 		}
 	}
@@ -294,7 +297,7 @@ func (s *Selector) UnmarshalYAML(n *yaml.Node) error {
 			}
 			s.Newest = v
 		default:
-			return at(key, "field %s is not known here", key.Value)
+			return at(key, "unknown field %s", key.Value)
 		}
 	}
 	if s.Tags == "" {
@@ -338,7 +341,7 @@ func (b *Budget) UnmarshalYAML(n *yaml.Node) error {
 		case "low":
 			b.Low = size
 		default:
-			return at(key, "field %s is not known here", key.Value)
+			return at(key, "unknown field %s", key.Value)
 		}
 	}
 	if b.Low > b.High || b.High <= 0 || b.Low <= 0 {
@@ -353,11 +356,11 @@ var sizeForm = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?$`)
 func parseBytes(text string) (int64, error) {
 	m := sizeForm.FindStringSubmatch(text)
 	if m == nil {
-		return 0, fmt.Errorf("%q is no number of bytes such as 20M or 1.5GiB", text)
+		return 0, fmt.Errorf("invalid size %q; examples: 20M, 1.5GiB", text)
 	}
 	n, err := strconv.ParseFloat(m[1], 64)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no number of bytes such as 20M or 1.5GiB", text)
+		return 0, fmt.Errorf("invalid size %q; examples: 20M, 1.5GiB", text)
 	}
 	base := 1000.0
 	if m[3] == "i" {
@@ -411,7 +414,7 @@ func parseRate(text string) (Rate, error) {
 	}
 	n, err := parseBytes(strings.TrimSuffix(text, "/s"))
 	if err != nil {
-		return 0, fmt.Errorf("%q is no rate such as 50MiB/s, full or off", text)
+		return 0, fmt.Errorf("invalid rate %q; examples: 50MiB/s, full, off", text)
 	}
 	return Rate(n), nil
 }
@@ -420,7 +423,7 @@ func parseTime(text string) (TimeOfDay, error) {
 	var h, m int
 	text = strings.TrimSpace(text)
 	if _, err := fmt.Sscanf(text, "%2d:%2d", &h, &m); err != nil || len(text) != 5 || h < 0 || m < 0 || h > 24 || m > 59 || h == 24 && m > 0 {
-		return 0, fmt.Errorf("%q is no time such as 05:30", text)
+		return 0, fmt.Errorf("invalid time %q; example: 05:30", text)
 	}
 	return TimeOfDay(60*h+m) + 1, nil
 }
@@ -441,7 +444,7 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	if before, after, ok := strings.Cut(text, "d"); ok {
 		v, err := strconv.Atoi(before)
 		if err != nil || v < 0 || v > 36500 {
-			return at(n, "%q is no duration such as 30d or 12h", n.Value)
+			return at(n, "invalid duration %q; examples: 30d, 12h", n.Value)
 		}
 		days, text = v, after
 	}
@@ -449,11 +452,11 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	if text != "" {
 		var err error
 		if rest, err = time.ParseDuration(text); err != nil || rest < 0 {
-			return at(n, "%q is no duration such as 30d or 12h", n.Value)
+			return at(n, "invalid duration %q; examples: 30d, 12h", n.Value)
 		}
 	}
 	if *d = Duration(time.Duration(days)*24*time.Hour + rest); *d <= 0 {
-		return at(n, "%q is no duration such as 30d or 12h", n.Value)
+		return at(n, "invalid duration %q; examples: 30d, 12h", n.Value)
 	}
 	return nil
 }
