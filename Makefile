@@ -33,8 +33,9 @@ help: ## list the targets
 build: ## build bin/drayage, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X drayage/cmd/drayage/internal/build.version=$(VERSION)' -o bin/drayage ./cmd/drayage
 
-cross: ## compile for every platform
+cross: ## compile for every platform, and for Windows the tests as well
 	@set -e; for p in $(PLATFORMS); do echo $$p; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build ./...; done
+	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 $(GO) vet ./...
 
 demo: build ## pull several images from a registry on this machine into demo.tar, and check it
 	CGO_ENABLED=0 $(GO) build -o bin/demo ./cmd/demo

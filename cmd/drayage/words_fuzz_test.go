@@ -4,23 +4,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode"
 
 	"drayage/bench"
 	"drayage/cmd/drayage/internal/units"
+	"drayage/engine/printable/printabletest"
 )
-
-// printed fails when what an error says is not one printable line.
-func printed(t *testing.T, err error) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	const longest = 10_000 // a line of a list is shown as it is
-	if text := err.Error(); text == "" || len(text) > longest || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		t.Errorf("not a printable line: %.11000q", text)
-	}
-}
 
 // FuzzFlags reads words that flags have. What is taken is in bounds, and is read again as it is
 // shown.
@@ -36,39 +24,39 @@ func FuzzFlags(f *testing.F) {
 		}
 		var r units.ByteRate
 		if err := r.Set(s); err != nil {
-			printed(t, err)
+			printabletest.Check(t, err)
 		} else if again := units.ByteRate(0); r < 1 || again.Set(r.String()) != nil || again != r {
 			t.Errorf("the rate %q is %d, and that is %d", s, r, again)
 		}
 		var z units.Size
 		if err := z.Set(s); err != nil {
-			printed(t, err)
+			printabletest.Check(t, err)
 		} else if z < 1 || z > 1<<60 {
 			t.Errorf("the size %q is %d", s, z)
 		}
 		var b byteSize
 		if err := b.Set(s); err != nil {
-			printed(t, err)
+			printabletest.Check(t, err)
 		} else if b < 1 || b > 1<<60 {
 			t.Errorf("the size %q is %d", s, b)
 		}
 		var p share
 		if err := p.Set(s); err != nil {
-			printed(t, err)
+			printabletest.Check(t, err)
 		} else if !(p >= 0 && p <= 1) {
 			t.Errorf("the share %q is %v", s, p)
 		}
 		if d, err := parseDays(s); err != nil {
-			printed(t, err)
+			printabletest.Check(t, err)
 		} else if d < 0 && d != -time.Nanosecond {
 			t.Errorf("the time %q is %v", s, d)
 		}
 		mix, err := parseMix(s)
-		printed(t, err)
+		printabletest.Check(t, err)
 		if err == nil && len(mix) == 0 {
 			t.Errorf("the mix %q is %v", s, bench.Mix(mix))
 		}
 		_, err = platformOf(s)
-		printed(t, err)
+		printabletest.Check(t, err)
 	})
 }

@@ -243,7 +243,7 @@ func (e *exam) authentication(ctx context.Context) error {
 	const short = time.Minute
 	switch {
 	case t.Life == 0:
-		e.add("life of tokens", t.Host, note, "isn't told: a minute, by the specification", "a new one is fetched when it is refused")
+		e.add("life of tokens", t.Host, note, "not stated: a minute, by the specification", "a new one is fetched when it is refused")
 	case t.Life < short:
 		e.add("life of tokens", t.Host, note, t.Life.String(), "slow pulls fetch many")
 	default:
@@ -320,7 +320,7 @@ func (e *exam) redirect(ctx context.Context) error {
 	const short = 2 * time.Minute
 	switch until := registry.Expiry(to); {
 	case until.IsZero():
-		e.add("life of signed URLs", to.Host, note, "isn't told", "a URL is used until it stops working")
+		e.add("life of signed URLs", to.Host, note, "not stated", "a URL is used until it stops working")
 	case time.Until(until) <= 0:
 		e.add("life of signed URLs", to.Host, bad, "has ended already", "a cache keeps redirects, or a clock is wrong")
 	case time.Until(until) < short:
@@ -646,7 +646,7 @@ func (e *exam) proxies(ctx context.Context) error {
 	}
 	slices.Sort(found)
 	if len(found) == 0 {
-		found = []string{"none that tells of itself"}
+		found = []string{"none that identifies itself"}
 	}
 	e.add("caches and proxies", e.holder(), good, strings.Join(found, ", "), "")
 	return nil

@@ -8,24 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unicode"
 
 	"drayage/engine"
+	"drayage/engine/printable/printabletest"
 
 	"github.com/opencontainers/go-digest"
 )
-
-// printed fails when what an error says is not one printable line.
-func printed(t *testing.T, err error) {
-	t.Helper()
-	if err == nil {
-		return
-	}
-	const longest = 10_000 // a line of a list is shown as it is
-	if text := err.Error(); text == "" || len(text) > longest || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		t.Errorf("not a printable line: %.11000q", text)
-	}
-}
 
 // FuzzLists reads any file as a list of images, as a lock, and as what was carried before.
 func FuzzLists(f *testing.F) {
@@ -42,21 +30,21 @@ func FuzzLists(f *testing.F) {
 			t.Fatal(err)
 		}
 		words, err := ReadList(path, nil)
-		printed(t, err)
+		printabletest.Check(t, err)
 		refs, bad := ParseNames(words)
 		for _, err := range bad {
-			printed(t, err)
+			printabletest.Check(t, err)
 		}
 		if len(refs)+len(bad) != len(words) {
 			t.Errorf("of %d words %d are images and %d are none", len(words), len(refs), len(bad))
 		}
 		piped, err := ReadList("-", bytes.NewReader(raw))
-		printed(t, err)
+		printabletest.Check(t, err)
 		if len(piped) != len(words) {
 			t.Errorf("%d words by a pipe, and %d in a file", len(piped), len(words))
 		}
 		lock, err := ReadLock(path)
-		printed(t, err)
+		printabletest.Check(t, err)
 		for ref, d := range lock {
 			if d.Validate() != nil || ref.Tag() == "" {
 				t.Errorf("it locks %s to %q", ref, d)
@@ -67,13 +55,13 @@ func FuzzLists(f *testing.F) {
 			stdin io.Reader
 		}{{path, nil}, {"-", bytes.NewReader(raw)}} {
 			digests, refs, with, err := ReadSince(t.Context(), in.path, in.stdin, 0)
-			printed(t, err)
+			printabletest.Check(t, err)
 			if slices.ContainsFunc(digests, func(d digest.Digest) bool { return d.Validate() != nil }) {
 				t.Errorf("it carried %q", digests)
 			}
 			if err == nil && len(refs) > 0 {
 				_, err = LockedOptions(engine.Options{}, with)
-				printed(t, err)
+				printabletest.Check(t, err)
 			}
 		}
 	})
