@@ -97,6 +97,7 @@ func runPull(ctx context.Context, s process.Streams, o pullOptions, args []strin
 	if one(o.net.Auth) {
 		observer.Observe(event.Warned{Message: "credentials on the command line can be seen by others; -a env:VAR and -a file:PATH are safer"})
 	}
+	o.out.Recall(store)
 	opts := engine.Options{
 		Store: store, Registry: client, KeepGoing: o.keepGoing, Observer: observer,
 		Platform: want[0], Others: want[1:], AllPlatforms: o.all, Referrers: o.referrers, ForeignLayers: o.foreign,

@@ -19,6 +19,7 @@ import (
 	"drayage/engine"
 	archives "drayage/engine/archive"
 	"drayage/engine/compose"
+	"drayage/engine/image"
 	"drayage/engine/printable"
 	"drayage/engine/reference"
 
@@ -187,26 +188,40 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	if err != nil {
 		return err
 	}
+	results, err := o.exported(ctx, s, store, roots, platform, len(args) == 0)
+	if err != nil {
+		return err
+	}
+	return o.write(ctx, s, store, results)
+}
+
+// exported are the images of roots. Incomplete ones are skipped if all that there are were asked for.
+func (o *exportOptions) exported(ctx context.Context, s process.Streams, store *blobstore.Store, roots []blobstore.Root, platform image.Platform, all bool) ([]engine.Result, error) {
 	var results []engine.Result
 	skipped := 0
 	for _, r := range roots {
 		img, err := compose.Stored(ctx, store, r, platform)
-		if errors.Is(err, blobstore.ErrNotFound) && len(args) == 0 { // all that there are
+		if errors.Is(err, blobstore.ErrNotFound) && all {
 			skipped++
 			printable.Fprintf(s.Err, "drayage: warning: %s is incomplete and was skipped\n", familiar(r.Name))
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := o.out.Accept(img); err != nil {
-			return fmt.Errorf("%s: %w", img.Ref, err)
+			return nil, fmt.Errorf("%s: %w", img.Ref, err)
 		}
 		results = append(results, engine.Result{Ref: img.Ref, Image: img})
 	}
 	if skipped > 0 && len(results) == 0 {
-		return fmt.Errorf("no image is complete: %w", blobstore.ErrNotFound)
+		return nil, fmt.Errorf("no image is complete: %w", blobstore.ErrNotFound)
 	}
+	return results, nil
+}
+
+// write writes images to the outputs.
+func (o *exportOptions) write(ctx context.Context, s process.Streams, store *blobstore.Store, results []engine.Result) error {
 	var refs []reference.Image
 	for _, r := range results {
 		refs = append(refs, r.Ref)
@@ -229,6 +244,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 			return status.Misuse(errors.New("--since of store export takes an archive or a list of digests"))
 		}
 	}
+	o.out.Recall(store)
 	if a.Outs, err = o.out.Open(ctx, s, display); err != nil {
 		return err
 	}

@@ -132,11 +132,12 @@ type Composed struct {
 
 // Written reports that an archive is complete and has its name.
 type Written struct {
-	Output string `json:"output"`
-	Size   int64  `json:"size"`   // after compression
-	Cloned int64  `json:"cloned"` // bytes of blobs whose extents the output shares with the store
-	Kernel int64  `json:"kernel"` // bytes that the kernel copied
-	ByHand int64  `json:"byHand"` // bytes that this process copied
+	Output    string `json:"output"`
+	Size      int64  `json:"size"`      // after compression
+	Cloned    int64  `json:"cloned"`    // bytes of blobs whose extents the output shares with the store
+	Kernel    int64  `json:"kernel"`    // bytes that the kernel copied
+	ByHand    int64  `json:"byHand"`    // bytes that this process copied
+	Unchanged bool   `json:"unchanged"` // it existed with the same bytes, and was not written
 }
 
 // Converted reports that the manifest of an image in an archive differs from the one in the registry.

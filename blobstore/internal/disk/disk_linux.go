@@ -1,10 +1,8 @@
 package disk
 
 import (
-	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,13 +31,4 @@ func Free(path string) (free int64, shares bool, err error) {
 // DontCache lets go of what the system keeps in memory of a file that was read once.
 func DontCache(f *os.File) {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // a hint
-}
-
-// Identity is a file's number on its file system, and when it was last changed, its name and
-// mode included, in nanoseconds since 1970; zeros where that can't be told.
-func Identity(info fs.FileInfo) (inode uint64, changed int64) {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return uint64(st.Ino), st.Ctim.Nano()
-	}
-	return 0, 0
 }

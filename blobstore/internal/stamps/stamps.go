@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"drayage/blobstore/durable"
-	"drayage/blobstore/internal/disk"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -29,7 +28,7 @@ type stamp struct {
 
 // of is the stamp of a file that info is of.
 func of(info fs.FileInfo) stamp {
-	inode, changed := disk.Identity(info)
+	inode, changed := durable.Identity(info)
 	return stamp{size: info.Size(), modified: info.ModTime().UnixNano(), changed: changed, inode: inode}
 }
 

@@ -235,6 +235,9 @@ func (a *Archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 
 // writeOutput writes one output.
 func (a *Archive) writeOutput(ctx context.Context, o Destination, members []tarwriter.Member, size int64, from tarwriter.Blobs) error {
+	if k, ok := o.Output.(kept); ok {
+		return a.leave(ctx, o.name, k, members)
+	}
 	a.Observer.Observe(event.Composing{Output: o.name, Size: size})
 	r, err := o.Write(ctx, members, from, func(n int64) { a.Observer.Observe(event.Composed{Output: o.name, N: n}) })
 	if errors.Is(err, syscall.EPIPE) {
@@ -244,6 +247,9 @@ func (a *Archive) writeOutput(ctx context.Context, o Destination, members []tarw
 		return err
 	}
 	a.Observer.Observe(event.Written{Output: o.name, Size: r.Size, Cloned: r.Cloned, Kernel: r.Kernel, ByHand: r.ByHand})
+	if err := a.remember(o, members); err != nil {
+		a.Observer.Observe(event.Warned{Message: fmt.Sprintf("%s will be written again by the next run even if nothing changes: %v", o.name, err)})
+	}
 	return nil
 }
 

@@ -23,6 +23,8 @@ import (
 	"drayage/engine/printable"
 	"drayage/tarwriter"
 	"drayage/tarwriter/compress"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Flags say where images go besides the store, and as what.
@@ -43,6 +45,8 @@ type Flags struct {
 	NoSync   bool
 	Verify   bool
 	MaxRatio units.UnpackRatio
+
+	kept digest.Digest // the fingerprint of the archive that File is, "" when it isn't one; see Recall
 }
 
 // Any reports whether there is an output at all.
@@ -177,6 +181,9 @@ func (o *Flags) create(compression compress.Format) (tarwriter.Output, error) {
 		}
 		return openOutput{tarwriter.NewStream(f, compression), f}, nil
 	}
+	if o.kept != "" {
+		return kept{path: path, fingerprint: o.kept, compression: compression}, nil
+	}
 	if o.split > 0 {
 		path = o.File // which is the beginning of the volumes' names
 	}
@@ -232,6 +239,9 @@ func (outs Outputs) Close() error {
 func (o *Flags) Folder() string {
 	if o.File == "" {
 		return o.Dir
+	}
+	if o.kept != "" {
+		return o.Dir // it is there
 	}
 	if info, err := os.Stat(o.File); o.IsOpen() || err == nil && !info.Mode().IsRegular() {
 		return o.Dir // a device or a pipe takes none

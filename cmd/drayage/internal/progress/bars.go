@@ -126,6 +126,9 @@ func (b *Bars) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.summed && b.tally.images > 0 {
+		if b.tally.unchanged != "" {
+			printable.Fprintf(b.w, "%s is unchanged\n", b.tally.unchanged)
+		}
 		printable.Fprintf(b.w, "%s\n", b.tally.summary())
 	}
 	b.summed = true

@@ -51,6 +51,9 @@ func (p *Plain) Observe(e event.Event) {
 		if into := loaders[e.Output]; into != "" {
 			line = printable.Sprintf("loaded into %s, %s", into, Size(e.Size))
 		}
+		if e.Unchanged {
+			line = printable.Sprintf("%s is unchanged, %s", e.Output, Size(e.Size))
+		}
 		if e.Cloned > 0 {
 			line += fmt.Sprintf(", of which %s share disk space with the store", Size(e.Cloned))
 		}

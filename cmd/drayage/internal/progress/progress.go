@@ -38,6 +38,7 @@ type tally struct {
 	transfers                map[digest.Digest]*transfer
 	order                    []*transfer // by line: one that ends leaves its line to the next
 	output                   string      // being written, or ""
+	unchanged                string      // the output that was not written, or ""
 	size, written            int64
 }
 
@@ -98,6 +99,9 @@ func (t *tally) add(e event.Event) {
 		t.written += e.N
 	case event.Written:
 		t.output = ""
+		if e.Unchanged {
+			t.unchanged = e.Output
+		}
 	}
 }
 
