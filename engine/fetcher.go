@@ -229,5 +229,6 @@ func (f *fetcher) transferOptions(r request, slot *schedule.Slot) transfer.Optio
 			}
 		},
 		Broken: func(host string) { f.queue.Trouble(host, false) },
+		Late:   slot.Nudge,
 	}
 }

@@ -119,7 +119,8 @@ func TestConcurrencyIsReducedWhereItDoesNotPay(t *testing.T) {
 		w := &work{host: "h", perConn: 100 * mib, cap: 100 * mib, ranges: true, left: 2000 * mib}
 		var sum, samples int
 		done := make(chan struct{})
-		go func() {
+		var sampling sync.WaitGroup
+		sampling.Go(func() {
 			for {
 				select {
 				case <-done:
@@ -131,9 +132,10 @@ func TestConcurrencyIsReducedWhereItDoesNotPay(t *testing.T) {
 					w.mu.Unlock()
 				}
 			}
-		}()
+		})
 		runWork(t, schedule.Limits{Jobs: 16, PerHost: 8}, w)
 		close(done)
+		sampling.Wait()
 		if average := float64(sum) / float64(samples); average > 3.5 {
 			t.Errorf("%.1f connections on average, where one is enough", average)
 		}

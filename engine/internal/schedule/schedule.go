@@ -291,6 +291,7 @@ type Slot struct {
 	answered bool
 	held     bool
 	shared   Sharer
+	nudged   bool // while Nudge looks for a place
 }
 
 // Release frees the slot before the job ends, for work that needs no connection. It does nothing when
@@ -357,6 +358,18 @@ func (p *Slot) Answered() {
 	p.queue.dispatch()
 }
 
+// Nudge asks for one more helper connection for a job whose Rest has changed although nothing has
+// arrived: for one in place of another that is late, and not for more throughput. So it is added
+// whatever more connections are worth, if the host's limit allows it and no job waits. It may be called
+// from any goroutine.
+func (p *Slot) Nudge() {
+	p.queue.mu.Lock()
+	defer p.queue.mu.Unlock()
+	p.nudged = true
+	p.queue.dispatch()
+	p.nudged = false
+}
+
 // Share lets helper connections take part in the job. Share(nil) ends that for new ones; those that are
 // in Help return by themselves.
 func (p *Slot) Share(s Sharer) {
@@ -421,10 +434,14 @@ func (q *Queue) help() bool {
 	var most int64
 	first := 0 // the turn of the best
 	for _, h := range q.hosts {
-		if h.busy() || h.total() >= h.concurrency.toAddHelper() || h.reserves && h.running[Bulk] >= h.concurrency.limit-1 {
+		if h.busy() || h.total() >= h.concurrency.limit || h.reserves && h.running[Bulk] >= h.concurrency.limit-1 {
 			continue
 		}
+		full := h.total() >= h.concurrency.toAddHelper()
 		for _, p := range h.sharing {
+			if full && !p.nudged {
+				continue
+			}
 			rest, turn := p.shared.Rest(), q.turn(p.id)
 			if rest > 0 && (best == nil || turn < first || turn == first && rest > most) {
 				best, most, first = p, rest, turn
@@ -434,7 +451,8 @@ func (q *Queue) help() bool {
 	if best == nil {
 		return false
 	}
-	h, work, within := best.host, best.shared, best.within
+	h, work, within, extra := best.host, best.shared, best.within, best.nudged
+	best.nudged = false
 	h.running[Bulk]++
 	h.helping++
 	q.running++
@@ -448,7 +466,11 @@ func (q *Queue) help() bool {
 		err := work.Help(ctx, func() bool {
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			return h.busy() || h.total() > h.concurrency.toKeepHelper()
+			keep := h.concurrency.toKeepHelper()
+			if extra { // at first: what it is there for isn't more throughput
+				keep, extra = h.concurrency.limit, false
+			}
+			return h.busy() || h.total() > keep
 		})
 		q.mu.Lock()
 		defer q.mu.Unlock()

@@ -196,3 +196,64 @@ func TestPreferredJobsGoFirst(t *testing.T) {
 		}
 	})
 }
+
+// stuck is a job from whose connection nothing comes until another one helps.
+type stuck struct {
+	helped chan struct{}
+	kept   bool // the first helper may stay
+}
+
+func (s *stuck) Rest() int64 { return 1 }
+
+func (s *stuck) Help(_ context.Context, surplus func() bool) error {
+	s.kept = !surplus()
+	close(s.helped)
+	return nil
+}
+
+// A job that nudges has one helper more, though nothing was measured yet; not beyond the limits, and not
+// while other jobs wait.
+func TestNudgedJobsGetAHelper(t *testing.T) {
+	for name, c := range map[string]struct {
+		limits  schedule.Limits
+		waiting bool
+		want    bool
+	}{
+		"a free place":      {schedule.Limits{Jobs: 4, PerHost: 4}, false, true},
+		"the host is full":  {schedule.Limits{Jobs: 4, PerHost: 1}, false, false},
+		"all are in use":    {schedule.Limits{Jobs: 1, PerHost: 4}, false, false},
+		"another job waits": {schedule.Limits{Jobs: 2, PerHost: 1}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &stuck{helped: make(chan struct{})}
+				helped := false
+				err := schedule.Run(t.Context(), c.limits, func(q *schedule.Queue) error {
+					q.Add(schedule.Job{Host: "h", Cost: 2, Run: func(_ context.Context, p *schedule.Slot) error {
+						p.Share(s)
+						time.Sleep(time.Second) // the clock is synctest's
+						select {
+						case <-s.helped:
+							t.Error("a helper came by itself")
+						default:
+						}
+						p.Nudge()
+						select {
+						case <-s.helped:
+							helped = true
+						case <-time.After(time.Second):
+						}
+						return nil
+					}})
+					if c.waiting {
+						q.Add(schedule.Job{Host: "h", Cost: 1, Run: func(context.Context, *schedule.Slot) error { return nil }})
+					}
+					return nil
+				})
+				if err != nil || helped != c.want || helped && !s.kept {
+					t.Errorf("helped: %v, and may stay: %v; %v", helped, s.kept, err)
+				}
+			})
+		})
+	}
+}

@@ -50,13 +50,19 @@ func (w *worker) prepare(src *source, cancel context.CancelFunc) (ask Ask, ok bo
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w.host, w.source = src.Host(), src
-	if w.gap == nil {
+	gap := w.gap
+	if w.rival != nil {
+		gap = w.rival.gap
+	}
+	if gap == nil {
+		t.lost(w)
 		return Ask{}, false, nil
 	}
 	if t.stopped() || w.role != leading && (t.help.excluded || src.NoRanges) { // since it took its piece
+		t.lost(w)
 		return Ask{}, false, errInterrupted
 	}
-	ask = Ask{From: w.gap.Off, To: w.gap.End, Size: t.want.Size, Budget: t.opts.Budget, Once: t.sources.Len() > 1}
+	ask = Ask{From: gap.Off, To: gap.End, Size: t.want.Size, Budget: t.opts.Budget, Once: t.sources.Len() > 1}
 	if src.NoRanges {
 		ask.From, ask.To = 0, t.want.Size
 	}
@@ -67,7 +73,7 @@ func (w *worker) prepare(src *source, cancel context.CancelFunc) (ask Ask, ok bo
 		t.primary.asked, t.primary.askedWhole = ask.From, ask.From == 0 && ask.To == ask.Size
 	}
 	w.state.to(opening)
-	w.cancel, w.pos = cancel, ask.From
+	w.cancel, w.pos, w.asked = cancel, ask.From, time.Now()
 	return ask, true, nil
 }
 
@@ -83,6 +89,11 @@ func (w *worker) opened(body *Body) {
 	now := time.Now()
 	w.body, w.began = body, now
 	w.listenAnew(now)
+	w.t.answeredAfter(now.Sub(w.asked))
+	if w.rival != nil && (!body.Ranged || body.From != w.pos) {
+		w.t.lost(w)
+		w.interrupt()
+	}
 }
 
 // finish makes a worker idle, and returns the state that it was in.
@@ -90,6 +101,7 @@ func (w *worker) finish() state {
 	w.t.mu.Lock()
 	defer w.t.mu.Unlock()
 	was := w.state
+	w.t.lost(w)
 	w.state.to(idle)
 	w.body, w.cancel = nil, nil
 	return was
@@ -254,6 +266,9 @@ func (w *worker) copy(src *source, body *Body, end int64) error {
 			}
 			return nil // more than was asked for: of no use
 		}
+		if n > 0 && !w.contend() {
+			return errInterrupted
+		}
 		for n > 0 {
 			own, werr := w.write(n)
 			if werr != nil {
@@ -296,7 +311,7 @@ func (w *worker) room(end int64) (bool, error) {
 	if w.state == interrupted || t.stopped() {
 		return false, errInterrupted
 	}
-	return w.gap != nil || w.pos == end || t.goOn(w, end), nil
+	return w.gap != nil || w.rival != nil || w.pos == end || t.goOn(w, end), nil
 }
 
 // write writes of the first n bytes of the buffer those that are in the worker's

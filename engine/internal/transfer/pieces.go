@@ -155,6 +155,9 @@ func (t *Transfer) Rest() int64 {
 		return 0
 	}
 	now := time.Now()
+	if late := t.late(now); late != nil {
+		return late.gap.Left()
+	}
 	_, owned := t.missing.Sizes()
 	return t.view(now).Helpful(owned, t.slowest(nil, now) != nil)
 }

@@ -28,6 +28,8 @@ type lineSource struct {
 	// line says what the nth connection is like: bytes a second, and after how
 	// many it hangs, -1 for never.
 	line func(nth int) (rate int, hang int)
+	// wait, if not nil, is how long the nth connection waits for its answer.
+	wait func(nth int) time.Duration
 
 	mu    sync.Mutex
 	asks  []transfer.Ask
@@ -51,6 +53,13 @@ func (s *lineSource) Open(ctx context.Context, a transfer.Ask) (*transfer.Body, 
 	s.opens++
 	s.asks = append(s.asks, a)
 	s.mu.Unlock()
+	if s.wait != nil {
+		select {
+		case <-time.After(s.wait(nth)):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	rate, hang := s.line(nth)
 	from, to := a.From, a.To
 	if s.ignores || from == 0 && to == a.Size {
@@ -209,6 +218,93 @@ func TestASilentConnectionIsReplaced(t *testing.T) {
 }
 
 // What the bytes of an earlier transfer have left is not fetched again.
+// A connection that falls silent, or isn't answered, costs about a second, though no other moves: a
+// second one asks for the same, and has it when it is answered.
+func TestALateConnectionGetsARival(t *testing.T) {
+	const size, rate = 16 << 20, 4 << 20
+	for name, line := range map[string]func(nth int) (rate, hang int, wait time.Duration){
+		"the only one": func(nth int) (int, int, time.Duration) {
+			if nth == 0 {
+				return rate, 5 << 20, 0
+			}
+			return rate, -1, 0
+		},
+		"the first two": func(nth int) (int, int, time.Duration) {
+			if nth < 2 {
+				return rate, 5 << 20, 0
+			}
+			return rate, -1, 0
+		},
+		"an answer": func(nth int) (int, int, time.Duration) {
+			if nth == 1 { // to the rival of the first
+				return rate, -1, time.Hour
+			}
+			return rate, 5 << 20, 10 * time.Millisecond
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &lineSource{content: content(size), line: func(nth int) (int, int) { r, h, _ := line(nth); return r, h }, wait: func(nth int) time.Duration { _, _, w := line(nth); return w }}
+				took := fetchWith(t, src, new(sink), 2, transfer.Options{})
+				if most := size/rate*time.Second + 5*time.Second; took > most {
+					t.Errorf("it took %s, want %s", took, most)
+				}
+				if sent, most := src.sent.Load(), int64(size+size/20); sent > most {
+					t.Errorf("%d bytes were sent of %d", sent, size)
+				}
+			})
+		})
+	}
+}
+
+// Who can help is told of a late connection, though nothing arrives that would have it look.
+func TestHelpersAreToldOfLateConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, rate = 4 << 20, 4 << 20
+		src := &lineSource{content: content(size), line: func(nth int) (int, int) {
+			if nth == 0 {
+				return rate, 1 << 20
+			}
+			return rate, -1
+		}}
+		var tr *transfer.Transfer
+		var helping sync.WaitGroup
+		help := sync.OnceFunc(func() {
+			helping.Go(func() {
+				if err := tr.Help(t.Context(), func() bool { return false }); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+		want := describe(src.content)
+		tr = transfer.New(want, []transfer.Source{src}, new(sink), transfer.Options{Late: help})
+		began := time.Now()
+		if got, err := tr.Run(t.Context()); err != nil || got != want.Digest {
+			t.Errorf("%s, %v", got, err)
+		}
+		if took, most := time.Since(began), 3*time.Second; took > most {
+			t.Errorf("it took %s, want %s", took, most)
+		}
+		helping.Wait()
+	})
+}
+
+// A host that is slow with everything, and silent for seconds again and again, is asked little more
+// than once, and what comes counts.
+func TestASlowHostGetsFewRivals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, rate = 256 << 10, 8 << 10 // 16 KiB in 2 seconds
+		src := &lineSource{content: content(size), line: steady(rate)}
+		took := fetchWith(t, src, new(sink), 1, transfer.Options{})
+		if most := size/rate*time.Second + 2*time.Second; took > most {
+			t.Errorf("it took %s, want %s", took, most)
+		}
+		if src.opens > 5 {
+			t.Errorf("%d requests", src.opens)
+		}
+	})
+}
+
 func TestFetchGoesOnFromNotes(t *testing.T) {
 	const size = 4 << 20
 	whole := content(size)

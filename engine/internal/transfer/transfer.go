@@ -144,6 +144,7 @@ type Options struct {
 	Arrived  func(host string, n int64)                   // n of the bytes of Progress came from there
 	Ranged   func(host string, yes bool)                  // it gave a connection its first range, or ignores ranges
 	Broken   func(host string)                            // a connection broke, or fell silent
+	Late     func()                                       // a connection is late: Help would ask on another one
 	// Prefix is called with the offset up to which all is present and hashed; with 0 when all is thrown
 	// away. One call at a time.
 	Prefix func(n int64)
@@ -182,6 +183,9 @@ func (o *Options) fill() {
 	}
 	if o.Ranged == nil {
 		o.Ranged = func(string, bool) {}
+	}
+	if o.Late == nil {
+		o.Late = func() {}
 	}
 	if o.Broken == nil {
 		o.Broken = func(string) {}

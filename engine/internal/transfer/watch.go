@@ -42,7 +42,7 @@ func (t *Transfer) save(stop <-chan struct{}) {
 // watch replaces connections that are silent, or much too slow, while others
 // move.
 func (t *Transfer) watch(stop <-chan struct{}) {
-	tick := time.NewTicker(t.opts.PeerStall / 6)
+	tick := time.NewTicker(min(t.opts.PeerStall/6, lateLeast/2))
 	defer tick.Stop()
 	for {
 		select {
@@ -63,7 +63,11 @@ func (t *Transfer) watch(stop <-chan struct{}) {
 				w.replace()
 			}
 		}
+		late := t.late(now) != nil
 		t.mu.Unlock()
+		if late {
+			t.opts.Late()
+		}
 	}
 }
 

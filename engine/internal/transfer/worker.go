@@ -33,6 +33,8 @@ type worker struct {
 	heard     time.Time // when a byte last came, or was first waited for
 	replaced  time.Time // when its connection was last found too slow
 	meter     meter.Meter
+	rival     *worker   // whose piece it has asked for, because it is late
+	asked     time.Time // when it last asked
 }
 
 // A role is what a worker is there for.
