@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
+	"drayage/cmd/drayage/internal/listen"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
@@ -26,8 +25,8 @@ type chaosOptions struct {
 	upstream, listen string
 
 	perConnection, all, slow        units.ByteRate
-	reset, closing, stall, flip     byteSize
-	ignore, wrong, errors, slowPart share
+	reset, closing, stall, flip     units.Size
+	ignore, wrong, errors, slowPart units.Share
 }
 
 func chaosCommand(s process.Streams) *cobra.Command {
@@ -107,7 +106,7 @@ func runChaos(ctx context.Context, s process.Streams, o chaosOptions) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", o.listen)
 	if err != nil {
-		return listenError("--listen", o.listen, err)
+		return listen.Explain("--listen", o.listen, err)
 	}
 	printable.Fprintf(s.Out, "http://%s\n", l.Addr())
 	if err := proxy.Serve(ctx, l); err != nil {
@@ -120,55 +119,3 @@ func runChaos(ctx context.Context, s process.Streams, o chaosOptions) error {
 	_, err = printable.Fprintf(s.Out, "%s\n", raw)
 	return err
 }
-
-// byteSize is a flag with a number of bytes; 0 means never.
-type byteSize int64
-
-// Set implements pflag.Value.
-func (b *byteSize) Set(s string) error {
-	n, err := units.ParseSize(s)
-	if err == nil && n < 1 {
-		err = errors.New("must be at least one byte")
-	}
-	*b = byteSize(n)
-	return err
-}
-
-// String implements pflag.Value.
-func (b *byteSize) String() string {
-	if *b == 0 {
-		return ""
-	}
-	return strconv.FormatInt(int64(*b), 10)
-}
-
-// Type implements pflag.Value.
-func (*byteSize) Type() string { return "size" }
-
-// share is a flag with a share from 0 to 1.
-type share float64
-
-// Set implements pflag.Value.
-func (p *share) Set(s string) error {
-	text, percent := strings.CutSuffix(s, "%")
-	v, err := strconv.ParseFloat(text, 64)
-	if percent {
-		v /= 100
-	}
-	if err != nil || !(v >= 0 && v <= 1) {
-		return fmt.Errorf("invalid share %q: must be from 0 to 1, such as 0.05 or 5%%", s)
-	}
-	*p = share(v)
-	return nil
-}
-
-// String implements pflag.Value.
-func (p *share) String() string {
-	if *p == 0 {
-		return ""
-	}
-	return strconv.FormatFloat(float64(*p), 'g', -1, 64)
-}
-
-// Type implements pflag.Value.
-func (*share) Type() string { return "share" }

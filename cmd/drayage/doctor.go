@@ -12,6 +12,7 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/doctor"
 	"drayage/cmd/drayage/internal/process"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/engine"
 	"drayage/engine/printable"
 
@@ -38,17 +39,17 @@ store, later pulls into it use the results.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	storeFlag(cmd, &dir)
+	stores.AddFlag(cmd.Flags(), &dir)
 	q.add(f)
 	return cmd
 }
 
 func runDoctor(ctx context.Context, s process.Streams, q query, dir, name string) error {
-	kept, err := peekStore(dir)
+	kept, err := stores.Peek(dir)
 	if err != nil {
 		return err
 	}
-	store, err := noStore()
+	store, err := stores.Empty()
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func runDoctor(ctx context.Context, s process.Streams, q query, dir, name string
 		}
 		print := printFindings
 		if q.json {
-			print = func(s process.Streams, r *doctor.Report) error { return printJSON(s, r) }
+			print = func(s process.Streams, r *doctor.Report) error { return s.Out.JSON(r) }
 		}
 		if err := print(s, report); err != nil {
 			return err

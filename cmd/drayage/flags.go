@@ -6,9 +6,6 @@ import (
 	"io"
 	"regexp"
 
-	"drayage/cmd/drayage/internal/status"
-	"drayage/engine/image"
-
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -16,23 +13,6 @@ import (
 // foreignFlag adds the flag for layers that registries may not give away.
 func foreignFlag(f *pflag.FlagSet, yes *bool) {
 	f.BoolVar(yes, "foreign-layers", false, "download foreign layers from the URLs in their manifest")
-}
-
-// platformFlag adds the flag for which image of several is meant.
-func platformFlag(f *pflag.FlagSet, word *string, which string) {
-	f.StringVar(word, "platform", "", which+": `OS/ARCH[/VARIANT]` (default "+image.DefaultPlatform().String()+")")
-}
-
-// platformOf is the platform of that flag.
-func platformOf(word string) (image.Platform, error) {
-	if word == "" {
-		return image.DefaultPlatform(), nil
-	}
-	p, err := image.ParsePlatform(word)
-	if err != nil {
-		return p, status.Misuse(err)
-	}
-	return p, nil
 }
 
 // plainUsage leaves out of the usage text what pflag says of each switch, that

@@ -11,6 +11,7 @@ import (
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/engine"
 	"drayage/engine/image"
 	"drayage/engine/plan"
@@ -43,7 +44,7 @@ manifests only, and changes nothing.`,
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.BoolVar(&o.raw, "raw", false, "print the manifest or index unchanged")
-	storeFlag(cmd, &o.store)
+	stores.AddFlag(cmd.Flags(), &o.store)
 	o.add(f)
 	return cmd
 }
@@ -82,7 +83,7 @@ func oneImage(_ *cobra.Command, args []string) error {
 }
 
 func runInspect(ctx context.Context, s process.Streams, o inspectOptions, name string) error {
-	store, err := peekStore(o.store)
+	store, err := stores.Peek(o.store)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (o *inspectOptions) show(s process.Streams, store *blobstore.Store, r engin
 		return err
 	}
 	if o.json {
-		return printJSON(s, in)
+		return s.Out.JSON(in)
 	}
 	return in.print(s)
 }

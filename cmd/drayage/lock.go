@@ -12,8 +12,8 @@ import (
 
 	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/output"
-	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/reference"
 )
@@ -98,7 +98,7 @@ func (o *pullOptions) writeLock(results []engine.Result) error {
 
 // writeText writes a small file of text, as durable.WriteFile does.
 func writeText(path, text string) error {
-	return toFile(process.Streams{}, path, func(w io.Writer) error {
+	return terminal.WriteFile(terminal.Escaper{}, path, func(w io.Writer) error {
 		_, err := io.WriteString(w, text)
 		return err
 	})

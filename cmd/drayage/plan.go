@@ -11,6 +11,7 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/output"
+	"drayage/cmd/drayage/internal/phrase"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
@@ -75,7 +76,7 @@ func (o *pullOptions) planTotals(s process.Streams, store *blobstore.Store, done
 	for _, r := range done {
 		manifests += r.Image.ManifestSize()
 	}
-	printable.Fprintf(s.Out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", count(len(done), "image"), count(t.Blobs, "blob"),
+	printable.Fprintf(s.Out, "\n%s, %s: %s, of which %s are here; to fetch: %s\n", phrase.Count(len(done), "image"), phrase.Count(t.Blobs, "blob"),
 		progress.Size(t.Size), progress.Size(t.Here), progress.Size(fetch))
 	if t.Excluded > 0 {
 		printable.Fprintf(s.Out, "omitted, contained in --since: layers of %s\n", progress.Size(t.Excluded))
@@ -94,7 +95,7 @@ func (o *pullOptions) planTotals(s process.Streams, store *blobstore.Store, done
 	}
 	printable.Fprintf(s.Out, "%s\n", disk)
 	if t.ZstdLayers > 0 {
-		printable.Fprintf(s.Out, "warning: %s compressed with zstd, which Docker loads from version 23 on\n", count(t.ZstdLayers, "layer"))
+		printable.Fprintf(s.Out, "warning: %s compressed with zstd, which Docker loads from version 23 on\n", phrase.Count(t.ZstdLayers, "layer"))
 	}
 	return nil
 }

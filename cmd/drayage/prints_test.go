@@ -18,19 +18,18 @@ var raw = []string{
 	"cmd/drayage/internal/terminal.Fd",
 	"cmd/drayage/internal/output.Open",   // an archive
 	"cmd/drayage.show",                   // a manifest as the registry has it
-	"cmd/drayage.toFile",                 // a report
 	"cmd/drayage/internal/display.Start", // for the printers
 	"cmd/drayage.tellReading",            // numbers, and the codes to draw over them
 	"cmd/drayage/internal/status.Report", // oneLine's, with a colour before it
 	"cmd/drayage/internal/display.Fail",  // report's lines
-	"cmd/drayage.row",                    // cells by printable.Text
+	"cmd/drayage/internal/benchmark.row", // cells by printable.Text
 	"cmd/drayage.plainUsage",             // of our own flags
 	"cmd/drayage.writeText",              // a file
-	"cmd/drayage.Ready",                  // a file
+	"cmd/drayage/internal/warmer.Ready",  // a file
 	"cmd/drayage.warmSchemaCommand",
 	"cmd/drayage/internal/process.sayInTime",   // report's line
 	"cmd/drayage/internal/output.PrintResults", // of printable.Fprintf
-	"cmd/drayage.servePprof",                   // our own words
+	"cmd/drayage/internal/listen.Pprof",        // our own words
 	"cmd/drayage/internal/progress.Log",        // display's lines, with colours
 	"cmd/drayage/internal/progress.erase",      // codes
 	"cmd/drayage/internal/progress.Hide",       // as erase

@@ -15,6 +15,7 @@ import (
 	"drayage/cmd/drayage/internal/output"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine"
 	"drayage/engine/event"
 	"drayage/engine/image"
@@ -123,7 +124,7 @@ func (o *pullOptions) writeReport() error {
 	if o.record == nil {
 		return nil
 	}
-	if err := toFile(process.Streams{}, o.report, o.record.Pull().Write); err != nil {
+	if err := terminal.WriteFile(terminal.Escaper{}, o.report, o.record.Pull().Write); err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 	"drayage/cmd/drayage/internal/output"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/engine/image"
 	"drayage/engine/reference"
 
@@ -170,7 +171,7 @@ func (o *pullOptions) check(s process.Streams, refs []reference.Image) error {
 }
 
 func (o *pullOptions) openStore(disk durable.Disk) (*blobstore.Store, error) {
-	dir, err := storeDir(o.store)
+	dir, err := stores.Dir(o.store)
 	if err != nil {
 		return nil, err
 	}

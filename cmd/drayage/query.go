@@ -7,6 +7,7 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/platform"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/engine"
@@ -20,12 +21,12 @@ import (
 type query struct {
 	net      network.Flags
 	show     display.Flags
-	platform string
+	platform platform.Flag
 	json     bool
 }
 
 func (q *query) add(f *pflag.FlagSet) {
-	platformFlag(f, &q.platform, "platform to select from a multi-platform image")
+	q.platform.Add(f, "platform to select from a multi-platform image")
 	f.BoolVar(&q.json, "json", false, "print JSON")
 	q.net.Add(f)
 	q.show.Add(f)
@@ -42,7 +43,7 @@ func (q *query) ask(ctx context.Context, s process.Streams, store *blobstore.Sto
 		return status.Misuse(err)
 	}
 	refs := []reference.Image{ref}
-	platform, err := platformOf(q.platform)
+	platform, err := q.platform.Platform()
 	if err != nil {
 		return err
 	}

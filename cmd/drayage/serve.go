@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,16 +9,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"drayage/blobstore"
@@ -29,25 +23,26 @@ import (
 	"drayage/cmd/drayage/internal/client"
 	"drayage/cmd/drayage/internal/conns"
 	"drayage/cmd/drayage/internal/display"
+	"drayage/cmd/drayage/internal/listen"
 	"drayage/cmd/drayage/internal/network"
 	"drayage/cmd/drayage/internal/password"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/refusal"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/cmd/drayage/internal/units"
 	"drayage/cmd/drayage/internal/upstream"
+	"drayage/cmd/drayage/internal/warmer"
 	"drayage/cmd/drayage/internal/web"
 	"drayage/engine"
 	"drayage/engine/cpulimit"
 	"drayage/engine/event"
-	"drayage/engine/fault"
 	"drayage/engine/mirror"
 	"drayage/engine/reference"
 	"drayage/engine/registry"
 	"drayage/engine/registry/hosts"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	limiting "golang.org/x/time/rate"
@@ -117,7 +112,7 @@ its sockets, and reports when it is ready.`,
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.listen, "listen", "127.0.0.1:5000", "listen on `HOST:PORT`")
-	storeFlag(cmd, &o.dir)
+	stores.AddFlag(cmd.Flags(), &o.dir)
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate `FILE` for HTTPS")
 	f.StringVar(&o.tlsKey, "tls-key", "", "private key `FILE` for HTTPS")
 	f.StringVar(&o.htpasswd, "htpasswd", "", "require a login listed in `FILE` (htpasswd -B)")
@@ -183,8 +178,8 @@ type serving struct {
 	private     *mirror.Private
 	dir         string
 	display     *display.Display
-	conf        *tls.Config // nil for plain HTTP
-	certificate *reloading  // as conf
+	conf        *tls.Config         // nil for plain HTTP
+	certificate *listen.Certificate // as conf
 	work        *cpulimit.Limit
 	passwords   *password.Passwords // nil lets everybody in
 	store       *blobstore.Store
@@ -223,13 +218,13 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	}
 	defer done()
 	o.fitFiles(r.warn)
-	ls, err := o.listeners(ctx)
+	ls, err := listen.Open(ctx, o.listen)
 	if err != nil {
 		return err
 	}
 	hosts, err := o.hosts(ls)
 	if err != nil {
-		return errors.Join(err, closeAll(ls))
+		return errors.Join(err, listen.Close(ls))
 	}
 	closing, endStreams := context.WithCancel(context.Background())
 	defer endStreams()
@@ -262,7 +257,7 @@ func (r *serving) parse() (err error) {
 	if r.private, err = o.privacy(); err != nil {
 		return err
 	}
-	r.dir, err = storeDir(o.dir)
+	r.dir, err = stores.Dir(o.dir)
 	return err
 }
 
@@ -283,7 +278,7 @@ func (r *serving) open(s process.Streams) (err error) {
 		return err
 	}
 	if o.budget > 0 {
-		r.budget = quota.New(r.store, int64(o.budget), func() (func(string) bool, error) { return warmPins(r.store) })
+		r.budget = quota.New(r.store, int64(o.budget), func() (func(string) bool, error) { return warmer.Pins(r.store) })
 	}
 	r.metrics = web.NewMetrics()
 	r.transfers = web.NewTransfers(r.metrics)
@@ -316,8 +311,8 @@ func (r *serving) handler(answers *mirror.Handler, hosts *web.Hosts, closing <-c
 		Store: r.store, Mirror: answers, Private: r.private, Passwords: r.passwords, Log: r.log, Metrics: r.metrics, Transfers: r.transfers, Budget: int64(r.o.budget),
 		Limits: r.o.limits(),
 		Hosts:  hosts, Refusals: r.refusals,
-		Groups:  func() []web.Group { return warmGroups(r.store) },
-		Fresh:   func() map[string]web.Freshness { return warmFreshness(r.store) },
+		Groups:  func() []web.Group { return warmer.Groups(r.store) },
+		Fresh:   func() map[string]web.Freshness { return warmer.Freshness(r.store) },
 		Version: build.Version(), Closing: closing,
 		Fault: r.warn,
 	})
@@ -332,7 +327,7 @@ func (r *serving) watch(ctx context.Context) (stop func()) {
 		watchers.Go(func() { r.passwords.Watch(watching, r.warn) })
 	}
 	if r.certificate != nil {
-		watchers.Go(func() { r.certificate.watch(watching, r.warn) })
+		watchers.Go(func() { r.certificate.Watch(watching, r.warn) })
 	}
 	return func() { stopWatching(); watchers.Wait() }
 }
@@ -386,7 +381,7 @@ func (o *serveOptions) limits() client.Limits {
 func (o *serveOptions) hosts(ls []net.Listener) (*web.Hosts, error) {
 	loopback := true
 	for _, l := range ls {
-		loopback = loopback && isLoopback(l.Addr())
+		loopback = loopback && listen.IsLoopback(l.Addr())
 	}
 	names := o.allowed
 	if host, _, err := net.SplitHostPort(o.listen); loopback && err == nil && host != "" {
@@ -397,21 +392,6 @@ func (o *serveOptions) hosts(ls []net.Listener) (*web.Hosts, error) {
 		return nil, status.Misuse(fmt.Errorf("--allow-host: %w", err))
 	}
 	return hosts, nil
-}
-
-// isLoopback reports whether only this machine can connect to an address. A Unix socket is none:
-// what connects to it is a proxy, which has its own names.
-func isLoopback(a net.Addr) bool {
-	tcp, ok := a.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback()
-}
-
-func closeAll(ls []net.Listener) error {
-	var err error
-	for _, l := range ls {
-		err = errors.Join(err, l.Close())
-	}
-	return err
 }
 
 // sharePrecisely has the kernel, and not the runtime, share out the processors between what is
@@ -441,15 +421,15 @@ func registries(list string) ([]string, error) {
 }
 
 // serverTLS is how HTTPS is spoken, and by what certificate; nil for plain HTTP.
-func (o *serveOptions) serverTLS() (*tls.Config, *reloading, error) {
+func (o *serveOptions) serverTLS() (*tls.Config, *listen.Certificate, error) {
 	if o.tlsCert == "" {
 		return nil, nil, nil
 	}
-	reload, err := newReloading(o.tlsCert, o.tlsKey)
+	reload, err := listen.ReadCertificate(o.tlsCert, o.tlsKey)
 	if err != nil {
 		return nil, nil, status.Misuse(fmt.Errorf("--tls-cert and --tls-key: %w", err))
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.get, NextProtos: []string{"h2", "http/1.1"}}, reload, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: reload.Get, NextProtos: []string{"h2", "http/1.1"}}, reload, nil
 }
 
 // logs are where requests and refusals are logged, nil for nowhere. Refusals are logged with
@@ -522,51 +502,11 @@ func (o *serveOptions) upstream(ctx context.Context, store *blobstore.Store, bud
 	return through, func() { through.Close(); client.Close(); manifests.Close() }, nil
 }
 
-// listeners are those that systemd has opened, or one of its own.
-func (o *serveOptions) listeners(ctx context.Context) ([]net.Listener, error) {
-	given, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("taking systemd's sockets: %w", err)
-	}
-	given = slices.DeleteFunc(given, func(l net.Listener) bool { return l == nil })
-	if len(given) > 0 {
-		return given, nil
-	}
-	if _, port, err := net.SplitHostPort(o.listen); err != nil || !validPort(port) {
-		return nil, status.Misuse(fmt.Errorf("--listen %q: must be HOST:PORT, e.g. :5000", o.listen))
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
-	if err != nil {
-		return nil, listenError("--listen", o.listen, err)
-	}
-	return []net.Listener{l}, nil
-}
-
-// listenError is the error of an address that can't be listened at: a local fault.
-func listenError(flag, address string, err error) error {
-	var reason syscall.Errno
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		err = fmt.Errorf("%s %s: address already in use; choose another", flag, address)
-	case errors.As(err, &reason):
-		err = fmt.Errorf("%s %s: %w", flag, address, reason)
-	default:
-		err = fmt.Errorf("%s: %w", flag, err)
-	}
-	return fault.As(fault.Local, err)
-}
-
-// validPort reports whether a text is a port's number.
-func validPort(text string) bool {
-	_, err := strconv.ParseUint(text, 10, 16)
-	return err == nil
-}
-
 // run serves until ctx is done, and then until what is under way has ended. cancel ends that.
 func (o *serveOptions) run(ctx context.Context, store *blobstore.Store, budget *quota.Quota, server *conns.Server, ls []net.Listener, d *display.Display, cancel func()) error {
-	profiles, err := servePprof(ctx, o.pprof, d)
+	profiles, err := listen.Pprof(ctx, o.pprof, func(message string) { d.Observe(event.Warned{Message: message}) })
 	if err != nil {
-		return errors.Join(err, closeAll(ls))
+		return errors.Join(err, listen.Close(ls))
 	}
 	served := make(chan error, len(ls))
 	for _, l := range ls {
@@ -632,116 +572,3 @@ func keepBudget(ctx context.Context, budget *quota.Quota, d *display.Display) {
 		}
 	}
 }
-
-// servePprof serves profiles at an address of their own; "" is nowhere.
-func servePprof(ctx context.Context, address string, d *display.Display) (*conns.Server, error) {
-	if address == "" {
-		return nil, nil
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, listenError("--pprof", address, err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	var hosts *web.Hosts
-	if isLoopback(l.Addr()) {
-		if hosts, err = web.NewHosts(nil, true); err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-	} else {
-		d.Observe(event.Warned{Message: fmt.Sprintf("--pprof %s: profiles are served to other machines, without a password, and tell what is in memory", address)})
-	}
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !hosts.Allows(r.Host) {
-			http.Error(w, "ask for profiles by localhost or an address of this machine", http.StatusMisdirectedRequest)
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
-	const connections = 64
-	server := conns.New(conns.Options{Handler: conns.NoBodies(handler), Bounds: conns.Bounds{All: connections, PerClient: connections}})
-	go func() { _ = server.Serve(l) }() // ends with Close
-	return server, nil
-}
-
-// reloading is a certificate that watch reads again when its files have changed. What was read
-// before stays good when they can't be read, or don't fit each other; clients wait for no file.
-type reloading struct {
-	cert, key string
-	pair      atomic.Pointer[tls.Certificate]
-
-	mu     sync.Mutex
-	raw    [2][]byte // what the files had
-	looked time.Time
-	err    error // of the latest look
-}
-
-func newReloading(cert, key string) (*reloading, error) {
-	r := &reloading{cert: filepath.Clean(cert), key: filepath.Clean(key)}
-	return r, r.look()
-}
-
-// watch reads the files again every few seconds until ctx is done, and warns when they break.
-func (r *reloading) watch(ctx context.Context, warn func(string)) {
-	broken := false
-	process.Poll(ctx, r.due, func() { _ = r.look() }, func() {
-		r.mu.Lock()
-		err := r.err
-		r.mu.Unlock()
-		switch {
-		case err != nil && !broken:
-			warn(fmt.Sprintf("cannot reload --tls-cert and --tls-key; keeping the previous certificate: %v", err))
-		case err == nil && broken:
-			warn("reloaded --tls-cert and --tls-key")
-		}
-		broken = err != nil
-	})
-}
-
-func (r *reloading) due() bool {
-	const often = 10 * time.Second
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return time.Since(r.looked) >= often
-}
-
-// look reads the files. It is called by one at a time.
-func (r *reloading) look() error {
-	r.mu.Lock()
-	r.looked = time.Now()
-	old := r.raw
-	r.mu.Unlock()
-	raw, pair, err := readPair(r.cert, r.key, old)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = err
-	if pair != nil {
-		r.raw = raw
-		r.pair.Store(pair)
-	}
-	return err
-}
-
-// readPair reads a certificate and its key; nil says that they are what they were.
-func readPair(cert, key string, old [2][]byte) (raw [2][]byte, pair *tls.Certificate, err error) {
-	for i, path := range []string{cert, key} {
-		if raw[i], err = network.ReadPEM(durable.OpenRegular(path)); err != nil {
-			return raw, nil, err
-		}
-	}
-	if bytes.Equal(raw[0], old[0]) && bytes.Equal(raw[1], old[1]) {
-		return raw, nil, nil
-	}
-	made, err := tls.X509KeyPair(raw[0], raw[1])
-	if err != nil {
-		return raw, nil, err
-	}
-	return raw, &made, nil
-}
-
-func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.pair.Load(), nil }

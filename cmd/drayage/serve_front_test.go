@@ -4,9 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"drayage/engine/registry/registrytest"
@@ -307,65 +303,6 @@ func TestServeProfiles(t *testing.T) {
 		if _, out := d.stop(syscall.SIGTERM); strings.Contains(out, "without a password") != warned {
 			t.Errorf("%s:\n%s", listen, out)
 		}
-	}
-}
-
-// A certificate that can't be read again leaves the one from before in use, and is told of once.
-func TestServeKeepsItsCertificate(t *testing.T) {
-	s := registrytest.NewTLS()
-	defer s.Close()
-	dir := t.TempDir()
-	cert, key := certificate(t, dir, s)
-	whole, err := os.ReadFile(cert)
-	if err != nil {
-		t.Fatal(err)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		var told []string
-		r, err := newReloading(cert, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); r.watch(ctx, func(m string) { told = append(told, m) }) }()
-		defer func() { cancel(); <-done }()
-		time.Sleep(time.Second) // nothing is written while it is read
-		for _, raw := range [][]byte{whole[:len(whole)/2], nil, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("none")}), whole, whole} {
-			if err := os.WriteFile(cert, raw, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			for range 3 {
-				time.Sleep(time.Minute)
-				if pair, err := r.get(nil); err != nil || pair == nil {
-					t.Fatalf("no certificate: %v", err)
-				}
-			}
-		}
-		if len(told) != 2 || !strings.Contains(told[0], "keeping the previous certificate") || !strings.Contains(told[1], "reloaded") {
-			t.Errorf("told: %q", told)
-		}
-	})
-}
-
-// A pipe in a certificate's place is refused at once, and what was read before stays.
-func TestServeHasACertificateWhenItsFileBecomesAPipe(t *testing.T) {
-	s := registrytest.NewTLS()
-	defer s.Close()
-	dir := t.TempDir()
-	cert, key := certificate(t, dir, s)
-	r, err := newReloading(cert, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Remove(cert), syscall.Mkfifo(cert, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.look(); err == nil {
-		t.Error("a pipe is taken for a certificate")
-	}
-	if pair, err := r.get(nil); err != nil || pair == nil {
-		t.Errorf("no certificate: %v", err)
 	}
 }
 

@@ -11,9 +11,11 @@ import (
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/output"
+	"drayage/cmd/drayage/internal/platform"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/cmd/drayage/internal/units"
 	"drayage/engine"
@@ -71,7 +73,7 @@ were in the store.`,
 			return runImport(cmd.Context(), s, dir, noSync, opts, args)
 		},
 	}
-	storeFlag(cmd, &dir)
+	stores.AddFlag(cmd.Flags(), &dir)
 	cmd.Flags().BoolVar(&opts.NoReplace, "no-replace", false, "refuse names that the store has with another digest")
 	ratio.Add(cmd.Flags())
 	cmd.Flags().BoolVar(&noSync, "no-sync", false, "don't wait for the disk; a power cut may damage the store")
@@ -79,7 +81,7 @@ were in the store.`,
 }
 
 func runImport(ctx context.Context, s process.Streams, dir string, noSync bool, opts archives.Options, files []string) error {
-	dir, err := storeDir(dir)
+	dir, err := stores.Dir(dir)
 	if err != nil {
 		return err
 	}
@@ -130,9 +132,9 @@ func printImported(s process.Streams, images []archives.Image) error {
 	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	for _, img := range images {
 		if people {
-			printable.Fprintf(w, "%s\t%s\t%s added\t%s reused\n", familiar(img.Name), img.Digest, progress.Size(img.Added), progress.Size(img.Reused))
+			printable.Fprintf(w, "%s\t%s\t%s added\t%s reused\n", stores.Familiar(img.Name), img.Digest, progress.Size(img.Added), progress.Size(img.Reused))
 		} else {
-			printable.Fprintf(s.Out, "%s\t%s\t%d\t%d\n", familiar(img.Name), img.Digest, img.Added, img.Reused)
+			printable.Fprintf(s.Out, "%s\t%s\t%d\t%d\n", stores.Familiar(img.Name), img.Digest, img.Added, img.Reused)
 		}
 	}
 	return w.Flush()
@@ -143,7 +145,7 @@ type exportOptions struct {
 	out      output.Flags
 	show     display.Flags
 	dir      string
-	platform string
+	platform platform.Flag
 }
 
 func storeExportCommand(s process.Streams) *cobra.Command {
@@ -159,8 +161,8 @@ a network. Images have all platforms that are in the store.`,
 	f := cmd.Flags()
 	f.SortFlags = false
 	o.out.Add(f)
-	storeFlag(cmd, &o.dir)
-	platformFlag(f, &o.platform, "platform that docker load gets of a multi-platform image")
+	stores.AddFlag(cmd.Flags(), &o.dir)
+	o.platform.Add(f, "platform that docker load gets of a multi-platform image")
 	o.show.Add(f)
 	return cmd
 }
@@ -172,11 +174,11 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	if !o.out.Any() {
 		return status.Misuse(errors.New("an output is required: -o FILE, -O, -d DIR or -l"))
 	}
-	platform, err := platformOf(o.platform)
+	platform, err := o.platform.Platform()
 	if err != nil {
 		return err
 	}
-	dir, err := storeDir(o.dir)
+	dir, err := stores.Dir(o.dir)
 	if err != nil {
 		return err
 	}
@@ -184,7 +186,7 @@ func runExport(ctx context.Context, s process.Streams, o exportOptions, args []s
 	if err != nil {
 		return err
 	}
-	roots, err := wantedRoots(store, args)
+	roots, err := stores.Roots(store, args)
 	if err != nil {
 		return err
 	}
@@ -203,7 +205,7 @@ func (o *exportOptions) exported(ctx context.Context, s process.Streams, store *
 		img, err := compose.Stored(ctx, store, r, platform)
 		if errors.Is(err, blobstore.ErrNotFound) && all {
 			skipped++
-			printable.Fprintf(s.Err, "drayage: warning: %s is incomplete and was skipped\n", familiar(r.Name))
+			printable.Fprintf(s.Err, "drayage: warning: %s is incomplete and was skipped\n", stores.Familiar(r.Name))
 			continue
 		}
 		if err != nil {
@@ -241,7 +243,7 @@ func (o *exportOptions) write(ctx context.Context, s process.Streams, store *blo
 			return fmt.Errorf("--since %s: %w", o.out.Since, err)
 		}
 		if a.Base = base; len(refs) > 0 {
-			return status.Misuse(errors.New("--since of store export takes an archive or a list of digests"))
+			return status.Misuse(errors.New("--since requires an archive or a list of digests"))
 		}
 	}
 	o.out.Recall(store)

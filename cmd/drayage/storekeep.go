@@ -14,11 +14,14 @@ import (
 	"drayage/blobstore"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/phrase"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/cmd/drayage/internal/units"
+	"drayage/cmd/drayage/internal/warmer"
 	"drayage/engine"
 	"drayage/engine/fault"
 	"drayage/engine/printable"
@@ -32,11 +35,11 @@ import (
 type gcOptions struct {
 	dir         string
 	dryRun      bool
-	unused      time.Duration
+	unused      units.Duration
 	budget      units.Size
 	pins        []string
-	grace       time.Duration
-	partials    time.Duration
+	grace       units.Duration
+	partials    units.Duration
 	quarantined bool
 	quiet       bool
 }
@@ -62,62 +65,16 @@ Standard output has one line per deleted image, and a summary.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	storeFlag(cmd, &o.dir)
+	stores.AddFlag(cmd.Flags(), &o.dir)
 	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "show what would be deleted, and delete nothing")
-	f.Var((*days)(&o.unused), "unused", "delete images not used for `DUR`, e.g. 30d or 12h")
+	f.Var(&o.unused, "unused", "delete images not used for `DUR`, e.g. 30d or 12h")
 	f.Var(&o.budget, "budget", "delete images, least recently used first, until the store fits `SIZE`")
 	f.StringArrayVar(&o.pins, "pin", nil, "keep images whose names match `PATTERN` (repeatable)")
-	f.Var((*days)(&o.grace), "grace", "keep unreferenced blobs for `DUR` (default 1d)")
-	f.Var((*days)(&o.partials), "partials", "keep partial downloads for `DUR` (default 14d)")
+	f.Var(&o.grace, "grace", "keep unreferenced blobs for `DUR` (default 1d)")
+	f.Var(&o.partials, "partials", "keep partial downloads for `DUR` (default 14d)")
 	f.BoolVar(&o.quarantined, "quarantined", false, "delete quarantined blobs, too")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print errors only")
 	return cmd
-}
-
-// days is a duration that may be in days.
-type days time.Duration
-
-func (d *days) String() string {
-	if *d == 0 {
-		return ""
-	}
-	return time.Duration(*d).String()
-}
-
-func (d *days) Type() string { return "duration" }
-
-func (d *days) Set(text string) error {
-	v, err := parseDays(text)
-	*d = days(v)
-	return err
-}
-
-// parseDays reads a duration such as 30d, 12h or 1d12h. Nothing becomes a moment less
-// than nothing, so that it can be told from what isn't given.
-func parseDays(text string) (time.Duration, error) {
-	var out time.Duration
-	rest := text
-	if n, after, ok := strings.Cut(text, "d"); ok {
-		var count int
-		if _, err := fmt.Sscanf(n, "%d", &count); err != nil || fmt.Sprint(count) != n || count < 0 || count > 36500 {
-			return 0, fmt.Errorf("invalid duration %q; examples: 30d, 12h", text)
-		}
-		out, rest = time.Duration(count)*24*time.Hour, after
-	}
-	if rest != "" {
-		d, err := time.ParseDuration(rest)
-		if err != nil || d < 0 {
-			return 0, fmt.Errorf("invalid duration %q; examples: 30d, 12h", text)
-		}
-		out += d
-	}
-	if text == "" {
-		return 0, errors.New("invalid duration; examples: 30d, 12h")
-	}
-	if out == 0 {
-		return -1, nil
-	}
-	return out, nil
 }
 
 // pinned reports whether an image's name, as people type it or whole, matches a pattern.
@@ -135,7 +92,7 @@ func pinned(patterns []string) (func(name string) bool, error) {
 // matchName matches a name against a pattern in which * is any part of a path; without
 // a tag it is for every tag.
 func matchName(pattern, name string) bool {
-	for _, form := range []string{name, familiar(name)} {
+	for _, form := range []string{name, stores.Familiar(name)} {
 		repository, _, _ := strings.Cut(form, "@")
 		if i := strings.LastIndexByte(repository, ':'); i > strings.LastIndexByte(repository, '/') {
 			repository = repository[:i]
@@ -154,20 +111,20 @@ func runGC(ctx context.Context, s process.Streams, o gcOptions) error {
 	if err != nil {
 		return err
 	}
-	store, err := openOldStore(s, o.dir)
+	store, err := stores.OpenExisting(o.dir, s.Disk)
 	if err != nil {
 		return err
 	}
 	if o.unused < 0 {
-		return status.Misuse(errors.New("--unused must be positive"))
+		return status.Misuse(errors.New("--unused must be positive, e.g. 30d"))
 	}
-	warmed, err := warmPins(store)
+	warmed, err := warmer.Pins(store)
 	if err != nil {
 		return err
 	}
 	pin := func(name string) bool { return byPattern(name) || warmed(name) }
 	g, err := store.FindGarbage(ctx, blobstore.Keep{
-		Unused: o.unused, Budget: int64(o.budget), Pinned: pin, Grace: o.grace, Partials: o.partials, Quarantined: o.quarantined,
+		Unused: time.Duration(o.unused), Budget: int64(o.budget), Pinned: pin, Grace: time.Duration(o.grace), Partials: time.Duration(o.partials), Quarantined: o.quarantined,
 	})
 	if err != nil {
 		return err
@@ -181,17 +138,17 @@ func runGC(ctx context.Context, s process.Streams, o gcOptions) error {
 		return nil
 	}
 	for _, r := range g.Images {
-		printable.Fprintf(s.Out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+		printable.Fprintf(s.Out, "%s\t%s\n", stores.Familiar(r.Name), r.Target.Digest)
 	}
 	verb := "removed"
 	if o.dryRun {
 		verb = "would remove"
 	}
-	printable.Fprintf(s.Out, "%s %s, %s and %s: %s; %s left\n", verb, count(len(g.Images), "image"), count(len(g.Blobs), "blob"), count(len(g.Partials), "partial blob"),
+	printable.Fprintf(s.Out, "%s %s, %s and %s: %s; %s left\n", verb, phrase.Count(len(g.Images), "image"), phrase.Count(len(g.Blobs), "blob"), phrase.Count(len(g.Partials), "partial blob"),
 		progress.Size(g.Bytes()), progress.Size(g.Left))
 	if g.Young > 0 {
-		printable.Fprintf(s.Err, "drayage: kept %s (%s) that no image references: younger than %s, and possibly of an interrupted pull; --grace 0s deletes them, too\n",
-			count(g.Young, "blob"), progress.Size(g.YoungBytes), cmp.Or((*days)(&o.grace).String(), "a day"))
+		printable.Fprintf(s.Err, "drayage: kept %s, %s, younger than %s, which an interrupted pull may resume; --grace 0s deletes them, too\n",
+			phrase.Count(g.Young, "unreferenced blob"), progress.Size(g.YoungBytes), cmp.Or(o.grace.String(), "a day"))
 	}
 	if all := g.Left + g.LeftPartial; o.budget > 0 && all > int64(o.budget) {
 		printable.Fprintf(s.Err, "drayage: still %s over the disk quota of %s (--budget): pinned and in-use images were kept\n", progress.Size(all-int64(o.budget)), progress.Size(int64(o.budget)))
@@ -212,11 +169,11 @@ with --gc, unless other images need them.`,
 			if all == (len(args) > 0) {
 				return status.Misuse(errors.New("name the images to remove, or use --all"))
 			}
-			store, err := openOldStore(s, dir)
+			store, err := stores.OpenExisting(dir, s.Disk)
 			if err != nil {
 				return err
 			}
-			roots, err := wantedRoots(store, args)
+			roots, err := stores.Roots(store, args)
 			if all && errors.Is(err, blobstore.ErrNotFound) {
 				return nil
 			}
@@ -231,7 +188,7 @@ with --gc, unless other images need them.`,
 				return err
 			}
 			for _, r := range roots {
-				printable.Fprintf(s.Out, "%s\t%s\n", familiar(r.Name), r.Target.Digest)
+				printable.Fprintf(s.Out, "%s\t%s\n", stores.Familiar(r.Name), r.Target.Digest)
 			}
 			if sweep {
 				return runGC(cmd.Context(), s, gcOptions{dir: dir})
@@ -239,7 +196,7 @@ with --gc, unless other images need them.`,
 			return nil
 		},
 	}
-	storeFlag(cmd, &dir)
+	stores.AddFlag(cmd.Flags(), &dir)
 	cmd.Flags().BoolVar(&all, "all", false, "remove all images")
 	cmd.Flags().BoolVar(&sweep, "gc", false, "delete unreferenced blobs afterwards, as gc does")
 	return cmd
@@ -275,7 +232,7 @@ not repaired.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	storeFlag(cmd, &o.dir)
+	stores.AddFlag(cmd.Flags(), &o.dir)
 	f.BoolVar(&o.again, "again", false, "start over instead of resuming an interrupted run")
 	f.Var(&o.limit, "read-rate", "limit reading to `RATE` bytes per second, e.g. 50M")
 	f.BoolVar(&o.repair, "repair", false, "fetch damaged and missing blobs from their registries")
@@ -289,14 +246,14 @@ not repaired.`,
 type damagedError struct{ blobs int }
 
 func (e damagedError) Error() string {
-	return fmt.Sprintf("%s damaged or missing; pull the images again, or use --repair", count(e.blobs, "blob"))
+	return fmt.Sprintf("%s damaged or missing: pull the images again, or verify with --repair", phrase.Count(e.blobs, "blob"))
 }
 
 // FaultKind is its kind: see fault.Of.
 func (damagedError) FaultKind() fault.Kind { return fault.Content }
 
 func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
-	store, err := openOldStore(s, o.dir)
+	store, err := stores.OpenExisting(o.dir, s.Disk)
 	if err != nil {
 		return err
 	}
@@ -323,7 +280,7 @@ func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 		var names []string
 		for _, i := range broken {
 			if slices.Contains(i.Missing, d) {
-				names = append(names, familiar(i.Name))
+				names = append(names, stores.Familiar(i.Name))
 			}
 		}
 		state := "missing"
@@ -333,10 +290,10 @@ func runVerify(ctx context.Context, s process.Streams, o verifyOptions) error {
 		printable.Fprintf(s.Out, "%s\t%s\t%s\n", state, d, strings.Join(names, " "))
 	}
 	if n := len(incompleteImages(ctx, store, images)) - len(broken); n > 0 {
-		display.Say("", fmt.Sprintf("drayage: %s incomplete: clients have requested only part of it; pull it for the rest", are(n, "image")))
+		display.Say("", fmt.Sprintf("drayage: %s incomplete: only some of it was asked for so far; pull it for the rest", phrase.Are(n, "image")))
 	}
 	took := time.Since(began)
-	printable.Fprintf(s.Out, "verified %s, %s, in %s: %d damaged, %d missing\n", count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
+	printable.Fprintf(s.Out, "verified %s, %s, in %s: %d damaged, %d missing\n", phrase.Count(found.Blobs, "blob"), progress.Size(found.Bytes), took.Round(10*time.Millisecond), len(found.Damaged), len(bad)-len(found.Damaged))
 	switch {
 	case len(bad) == 0:
 		return nil
@@ -393,7 +350,7 @@ func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blob
 	for _, i := range broken {
 		ref, err := reference.Parse(i.Name)
 		if err != nil || digest.Digest(i.Name).Validate() == nil {
-			failed = append(failed, fmt.Errorf("%s has no registry to fetch it from; import it again", i.Name))
+			failed = append(failed, fmt.Errorf("%s has no registry to fetch from: import it again", i.Name))
 			continue
 		}
 		refs = append(refs, ref)
@@ -425,9 +382,9 @@ func (o *verifyOptions) mend(ctx context.Context, s process.Streams, store *blob
 	if len(failed) > 0 {
 		return display.Fail(failed)
 	}
-	printable.Fprintf(s.Out, "repaired %s\n", count(n, "blob"))
+	printable.Fprintf(s.Out, "repaired %s\n", phrase.Count(n, "blob"))
 	if left := len(damaged); left > 0 && len(broken) == 0 {
-		printable.Fprintf(s.Out, "%s of no image; nothing to fetch\n", count(left, "damaged blob"))
+		printable.Fprintf(s.Out, "%s of no image: nothing to fetch\n", phrase.Count(left, "damaged blob"))
 	}
 	return nil
 }

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/phrase"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/cmd/drayage/internal/terminal"
 	"drayage/engine/compose"
 	"drayage/engine/image"
@@ -53,7 +55,7 @@ all their blobs, one per line, e.g. for pull --since.`,
 			if !slices.Contains([]string{"name", "size", "own", "used"}, order) {
 				return status.Misuse(fmt.Errorf("--sort %q: must be name, size, own or used", order))
 			}
-			store, err := peekStore(dir)
+			store, err := stores.Peek(dir)
 			if err != nil {
 				return err
 			}
@@ -83,7 +85,7 @@ all their blobs, one per line, e.g. for pull --since.`,
 			return printImages(s, images, incomplete)
 		},
 	}
-	storeFlag(cmd, &dir)
+	stores.AddFlag(cmd.Flags(), &dir)
 	cmd.Flags().BoolVar(&digests, "digests", false, "list the digests of all blobs, sorted, one per line")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, with the digests of each image's blobs")
 	cmd.Flags().StringVar(&order, "sort", "name", "sort by `ORDER`: name, size, own or used")
@@ -120,7 +122,7 @@ func printImagesJSON(s process.Streams, images []blobstore.ImageUsage, incomplet
 	for _, i := range images {
 		out = append(out, listedImage{Name: i.Name, Digest: i.Target.Digest, Size: i.Size, Own: i.Own, Used: i.Used.UTC(), From: i.From, Missing: i.Missing, Incomplete: incomplete[i.Name], Blobs: i.Blobs})
 	}
-	return printJSON(s, out)
+	return s.Out.JSON(out)
 }
 
 // printImages prints a table for people, and for programs lines whose first fields
@@ -128,7 +130,7 @@ func printImagesJSON(s process.Streams, images []blobstore.ImageUsage, incomplet
 func printImages(s process.Streams, images []blobstore.ImageUsage, incomplete map[string]bool) error {
 	if !terminal.Is(s.Out) {
 		for _, i := range images {
-			format, values := "%s\t%s\t%d\t%d\t%s", []any{familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339)}
+			format, values := "%s\t%s\t%d\t%d\t%s", []any{stores.Familiar(i.Name), i.Target.Digest, i.Size, i.Own, i.Used.UTC().Format(time.RFC3339)}
 			if incomplete[i.Name] {
 				format += "\tincomplete"
 			} else if i.From.Kind == blobstore.FromArchive {
@@ -150,13 +152,13 @@ func printImages(s process.Streams, images []blobstore.ImageUsage, incomplete ma
 		if incomplete[i.Name] {
 			state = "incomplete"
 		}
-		printable.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\n", familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), state, ago(i.Used), origin(i.From))
+		printable.Fprintf(w, "%s\t%.19s\t%s\t%s\t%s\t%s\t%s\n", stores.Familiar(i.Name), i.Target.Digest, progress.Size(i.Size), progress.Size(i.Own), state, phrase.Ago(i.Used), origin(i.From))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	if missing > 0 {
-		printable.Fprintf(s.Err, "drayage: %s missing; pull the images again, or run drayage store verify --repair\n", count(missing, "blob"))
+		printable.Fprintf(s.Err, "drayage: %s missing: pull the images again, or drayage store verify --repair\n", phrase.Count(missing, "blob"))
 	}
 	return nil
 }
@@ -182,7 +184,7 @@ func storeInfoCommand(s process.Streams) *cobra.Command {
 		Example: "  drayage store info\n  drayage store info --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			store, err := peekStore(dir)
+			store, err := stores.Peek(dir)
 			if err != nil {
 				return err
 			}
@@ -191,7 +193,7 @@ func storeInfoCommand(s process.Streams) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printJSON(s, struct {
+				return s.Out.JSON(struct {
 					Dir string `json:"dir"`
 					blobstore.Usage
 				}{store.Dir(), u})
@@ -199,7 +201,7 @@ func storeInfoCommand(s process.Streams) *cobra.Command {
 			return printUsage(cmd.Context(), s, store, u)
 		},
 	}
-	storeFlag(cmd, &dir)
+	stores.AddFlag(cmd.Flags(), &dir)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

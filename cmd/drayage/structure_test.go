@@ -15,16 +15,18 @@ import (
 // layers is the direction of imports: a package imports only from lower lines,
 // and one that is not here has no place yet. docs/architecture.md explains it.
 var layers = []string{
-	0: "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/siege bench/internal/stats blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/drayage/internal/client cmd/drayage/internal/limits cmd/structure engine/chaos/internal/wire engine/cpulimit engine/event engine/fault engine/internal/limits engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/buffer engine/internal/transfer/internal/interval engine/internal/transfer/internal/meter engine/internal/transfer/internal/policy engine/internal/transfer/internal/rotation engine/limitstest engine/printable engine/printable/printabletest engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/compress",
-	1: "blobstore/blobstoretest blobstore/internal/disk blobstore/internal/journal blobstore/internal/space cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/chaos engine/chaos/chaostest engine/credential engine/image engine/internal/transfer/internal/prefix engine/internal/transfer/internal/record engine/internal/volumes engine/jsonstream engine/registry/hosts engine/registry/internal/notice engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
-	2: "blobstore/internal/files blobstore/internal/layout blobstore/internal/stamps cmd/drayage/internal/history cmd/drayage/internal/status cmd/drayage/internal/warm engine/internal/transfer engine/plan engine/registry/internal/bearer engine/registry/internal/latency engine/registry/internal/listing engine/registry/internal/probing engine/registry/internal/reach engine/registry/registrytest",
-	3: "bench/race blobstore cmd/demo cmd/drayage/internal/process cmd/drayage/internal/units engine/registry/internal/lease engine/registry/internal/retrying engine/registry/internal/tracing",
-	4: "bench/bars blobstore/quota cmd/drayage/internal/display cmd/drayage/internal/password engine/compose engine/mirror engine/registry",
-	5: "bench cmd/drayage/internal/doctor cmd/drayage/internal/refusal engine/archive engine/internal/pullthrough",
-	6: "cmd/drayage/internal/conns cmd/drayage/internal/upstream engine",
-	7: "cmd/drayage/internal/images cmd/drayage/internal/output cmd/drayage/internal/web",
-	8: "cmd/drayage/internal/network",
-	9: "cmd/drayage",
+	0:  "bench/internal/course bench/internal/drawing bench/internal/load bench/internal/siege bench/internal/stats blobstore/durable blobstore/internal/garbage cmd/drayage/internal/build cmd/drayage/internal/client cmd/drayage/internal/limits cmd/drayage/internal/phrase cmd/structure engine/chaos/internal/wire engine/cpulimit engine/event engine/fault engine/internal/limits engine/internal/retry engine/internal/schedule engine/internal/transfer/internal/buffer engine/internal/transfer/internal/interval engine/internal/transfer/internal/meter engine/internal/transfer/internal/policy engine/internal/transfer/internal/rotation engine/limitstest engine/printable engine/printable/printabletest engine/reference engine/registry/internal/failure engine/registry/internal/origin engine/registry/internal/wire engine/textfile tarwriter/compress",
+	1:  "blobstore/blobstoretest blobstore/internal/disk blobstore/internal/journal blobstore/internal/space blobstore/internal/stamps cmd/drayage/internal/progress cmd/drayage/internal/terminal engine/chaos engine/chaos/chaostest engine/credential engine/image engine/internal/transfer/internal/prefix engine/internal/transfer/internal/record engine/internal/volumes engine/jsonstream engine/registry/hosts engine/registry/internal/notice engine/registry/internal/proxies engine/registry/internal/redact engine/registry/internal/redirect engine/registry/internal/response tarwriter",
+	2:  "blobstore/internal/files blobstore/internal/layout cmd/drayage/internal/history cmd/drayage/internal/status engine/internal/transfer engine/plan engine/registry/internal/bearer engine/registry/internal/latency engine/registry/internal/listing engine/registry/internal/probing engine/registry/internal/reach engine/registry/registrytest",
+	3:  "bench/race blobstore cmd/demo cmd/drayage/internal/platform cmd/drayage/internal/process cmd/drayage/internal/units engine/registry/internal/lease engine/registry/internal/retrying engine/registry/internal/tracing",
+	4:  "bench/bars blobstore/quota cmd/drayage/internal/display cmd/drayage/internal/password cmd/drayage/internal/stores cmd/drayage/internal/warm engine/compose engine/mirror engine/registry",
+	5:  "bench cmd/drayage/internal/doctor cmd/drayage/internal/refusal engine/archive engine/internal/pullthrough",
+	6:  "cmd/drayage/internal/conns cmd/drayage/internal/upstream engine",
+	7:  "cmd/drayage/internal/images cmd/drayage/internal/output cmd/drayage/internal/web",
+	8:  "cmd/drayage/internal/network",
+	9:  "cmd/drayage/internal/listen cmd/drayage/internal/warmer",
+	10: "cmd/drayage/internal/benchmark",
+	11: "cmd/drayage",
 }
 
 // leaves import nothing of the project, and are imported from wherever they are
@@ -53,8 +55,8 @@ var goroutines = []string{
 	"cmd/drayage.keep",
 	"cmd/drayage.run",
 	"cmd/drayage/internal/process.sayInTime", // the process ends then
-	"cmd/drayage.servePprof",
-	"cmd/drayage.startMetrics",
+	"cmd/drayage/internal/listen.Pprof",
+	"cmd/drayage/internal/benchmark.startMetrics",
 	"cmd/drayage.tellReading",
 	"cmd/drayage.watch",
 	"cmd/drayage/internal/progress.NewBars",

@@ -18,9 +18,12 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/phrase"
 	"drayage/cmd/drayage/internal/process"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/cmd/drayage/internal/warm"
+	"drayage/cmd/drayage/internal/warmer"
 	"drayage/engine"
 	"drayage/engine/printable"
 
@@ -65,7 +68,7 @@ store, so that missed runs are made up for.`,
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVarP(&o.config, "config", "c", "", "configuration `FILE`, YAML (-: standard input)")
-	storeFlag(cmd, &o.dir)
+	stores.AddFlag(cmd.Flags(), &o.dir)
 	f.BoolVar(&o.once, "once", false, "run each group once, then exit")
 	f.StringSliceVar(&o.groups, "group", nil, "with --once, only groups `NAMES`")
 	o.connections.add(f, "")
@@ -81,7 +84,7 @@ store, so that missed runs are made up for.`,
 // loadWarm reads a file, and finds the store that it is for.
 func loadWarm(s process.Streams, path, dir string) (*warm.Config, string, error) {
 	if path == "" {
-		return nil, "", status.Misuse(errors.New("-c FILE is required"))
+		return nil, "", status.Misuse(errors.New("a configuration file is required: -c FILE"))
 	}
 	c, err := func() (*warm.Config, error) {
 		if path == "-" {
@@ -103,7 +106,7 @@ func loadWarm(s process.Streams, path, dir string) (*warm.Config, string, error)
 	if dir == "" {
 		dir = c.Store
 	}
-	dir, err = storeDir(dir)
+	dir, err = stores.Dir(dir)
 	return c, dir, err
 }
 
@@ -132,7 +135,7 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 	if err != nil {
 		return err
 	}
-	// What the environment and the flags have wrong is told before the first round.
+	// Errors in the environment and the flags are reported before the first run.
 	c, err := o.net.Client(credentials, nil, o.connections.limits().PerHost, engine.Retry{}, display)
 	if err != nil {
 		return err
@@ -143,9 +146,9 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 		return err
 	}
 	defer lock.Close()
-	w := &warmWork{
-		net: &o.net, quiet: o.show.Quiet, limits: o.connections.limits(), giveUp: o.giveUp, foreign: o.foreign,
-		checkpoint: s.Checkpoint, store: store, display: display, credentials: credentials,
+	w := &warmer.Work{
+		Net: &o.net, Quiet: o.show.Quiet, Limits: o.connections.limits(), GiveUp: o.giveUp, Foreign: o.foreign,
+		Checkpoint: s.Checkpoint, Store: store, Display: display, Credentials: credentials,
 	}
 	host, _ := os.Hostname() // without a name, jitter is that of all such
 	if o.once {
@@ -176,12 +179,12 @@ func (o *warmOptions) round(ctx context.Context, d *display.Display, r *warm.Run
 type notReadyError struct{}
 
 func (notReadyError) Error() string {
-	return "some images are missing or stale; see drayage warm status"
+	return "some images are missing or stale; see `drayage warm status`"
 }
 
 // keep keeps the groups fresh, with the file as it is now and as it becomes. To end
 // when told to is what it is for.
-func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.Config, dir string, w *warmWork, host string) error {
+func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.Config, dir string, w *warmer.Work, host string) error {
 	reload := make(chan os.Signal, 1)
 	s.Ending.KeepHangups()
 	signal.Notify(reload, syscall.SIGHUP)
@@ -198,7 +201,7 @@ func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.
 		ended := make(chan struct{})
 		go func() { defer close(ended); _ = warm.New(config, w, host, warm.Rate(o.net.Limit)).Run(inner) }() // ends with inner alone
 		var next *warm.Config
-		next, stamp = o.changed(inner, s, w.display, reload, dir, stamp)
+		next, stamp = o.changed(inner, s, w.Display, reload, dir, stamp)
 		cancel()
 		<-ended
 		if next == nil {
@@ -206,11 +209,11 @@ func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.
 			return nil
 		}
 		config = next
-		w.display.Say("", fmt.Sprintf("drayage: reloaded %s", o.config))
+		w.Display.Say("", fmt.Sprintf("drayage: reloaded %s", o.config))
 	}
 }
 
-// fileStamp tells whether a file is the one that it was.
+// fileStamp changes when a file does.
 func fileStamp(path string) string {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -219,8 +222,8 @@ func fileStamp(path string) string {
 	return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
 }
 
-// changed waits until the file has changed and can be read, and returns what it says; nil
-// when ctx is done. What can't be read is told, and left.
+// changed waits until the file has changed and is valid, and returns its configuration; nil when ctx
+// is done. Invalid files are reported and otherwise ignored.
 func (o *warmOptions) changed(ctx context.Context, s process.Streams, d *display.Display, reload <-chan os.Signal, dir, stamp string) (*warm.Config, string) {
 	const often = 5 * time.Second
 	tick := time.NewTicker(often)
@@ -238,12 +241,12 @@ func (o *warmOptions) changed(ctx context.Context, s process.Streams, d *display
 		stamp = fileStamp(o.config)
 		c, now, err := loadWarm(s, o.config, o.dir)
 		if err == nil && now != dir {
-			err = fmt.Errorf("it names another store, %s; restart drayage warm to use it", now)
+			err = fmt.Errorf("it names another store, %s: restart to use it", now)
 		}
 		if err == nil {
 			return c, stamp
 		}
-		d.Say("", fmt.Sprintf("drayage: cannot reload the configuration; keeping the previous one: %v", err))
+		d.Say("", fmt.Sprintf("drayage: %v; keeping the previous configuration", err))
 	}
 }
 
@@ -255,7 +258,7 @@ func lockWarm(store *blobstore.Store) (*os.File, error) {
 		return nil, err
 	}
 	if !won {
-		return nil, fmt.Errorf("another drayage warm is running for %s", store.Dir())
+		return nil, fmt.Errorf("another drayage warm is already running on the store %s", store.Dir())
 	}
 	return f, nil
 }
@@ -283,34 +286,34 @@ or of those in the groups given, and 1 otherwise, e.g. as a gate for deployments
 			}
 			for _, name := range groups {
 				if !slices.ContainsFunc(config.Groups, func(g warm.Group) bool { return g.Name == name }) {
-					return status.Misuse(fmt.Errorf("--group %s: no such group in the file", name))
+					return status.Misuse(fmt.Errorf("--group %s: no such group in the configuration", name))
 				}
 			}
-			var all []groupStatus
+			var all []warmer.GroupStatus
 			for _, g := range config.Groups {
 				if len(groups) == 0 || slices.Contains(groups, g.Name) {
-					all = append(all, statusOfGroup(store, g.Name, g.Unlooked, time.Now()))
+					all = append(all, warmer.StatusOf(store, g.Name, g.Unlooked, time.Now()))
 				}
 			}
 			if asJSON {
-				err = printJSON(s, all)
+				err = s.Out.JSON(all)
 			} else {
 				err = printStatus(s, all)
 			}
-			if err == nil && slices.ContainsFunc(all, func(g groupStatus) bool { return !g.Ready }) {
+			if err == nil && slices.ContainsFunc(all, func(g warmer.GroupStatus) bool { return !g.Ready }) {
 				err = notReadyError{}
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration `FILE`, YAML")
-	storeFlag(cmd, &dir)
+	stores.AddFlag(cmd.Flags(), &dir)
 	cmd.Flags().StringSliceVar(&groups, "group", nil, "only groups `NAMES`")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func printStatus(s process.Streams, all []groupStatus) error {
+func printStatus(s process.Streams, all []warmer.GroupStatus) error {
 	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	printable.Fprintf(w, "GROUP\tIMAGE\tREADY\tCHECKED\tCHANGED\tWHY NOT\n")
 	for _, g := range all {
@@ -319,7 +322,7 @@ func printStatus(s process.Streams, all []groupStatus) error {
 			if i.Ready {
 				ready = "yes"
 			}
-			printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", g.Group, i.Image, ready, ago(i.Checked), ago(i.Changed), i.Why)
+			printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", g.Group, i.Image, ready, phrase.Ago(i.Checked), phrase.Ago(i.Changed), i.Why)
 		}
 		if g.Error != "" {
 			printable.Fprintf(w, "%s\t\tno\t\t\t%s\n", g.Group, strings.ReplaceAll(g.Error, "\n", "; "))
@@ -348,7 +351,7 @@ func warmCheckCommand(s process.Streams) *cobra.Command {
 					at = config.Next(g.Name, at)
 					when = append(when, at.Format("Mon 2006-01-02 15:04 MST"))
 				}
-				printable.Fprintf(s.Out, "%s\t%s\tnext: %s\n", g.Name, count(len(g.Images), "selector"), strings.Join(when, ", "))
+				printable.Fprintf(s.Out, "%s\t%s\tnext: %s\n", g.Name, phrase.Count(len(g.Images), "selector"), strings.Join(when, ", "))
 			}
 			return nil
 		},

@@ -54,7 +54,7 @@ func (d *Flags) Start(s process.Streams) (*Display, error) {
 		return nil, status.Misuse(fmt.Errorf("--progress %q: must be auto, bar, plain, json or none", mode))
 	}
 	if d.color && d.noColor {
-		return nil, status.Misuse(errors.New("-c and -C exclude each other"))
+		return nil, status.Misuse(errors.New("-c and -C cannot be combined"))
 	}
 	capable := terminal.Is(s.Err) && os.Getenv("TERM") != "dumb"
 	if mode == "auto" {
@@ -86,7 +86,7 @@ func (d *Flags) Start(s process.Streams) (*Display, error) {
 // LeftOut is the message about lines or events that nobody has read in time.
 func LeftOut(n int, asEvent bool) []byte {
 	var b bytes.Buffer
-	message := fmt.Sprintf("%d lines were dropped because they were not read in time", n)
+	message := fmt.Sprintf("%d lines were dropped because the reader is slow", n)
 	if asEvent {
 		progress.NewJSON(&b).Observe(event.Warned{Message: message})
 	} else {
@@ -129,13 +129,13 @@ func trace(e event.Event) []string {
 		out = append(out, headers("> ", e.Request)...)
 		return append(out, headers("< ", e.Response)...)
 	case event.Retrying:
-		return []string{now + fmt.Sprintf("try %d in %s: %s: %s", e.Try, e.Delay.Round(time.Millisecond), e.What, e.Why)}
+		return []string{now + fmt.Sprintf("attempt %d in %s: %s: %s", e.Try, e.Delay.Round(time.Millisecond), e.What, e.Why)}
 	case event.Resolved:
-		return []string{now + fmt.Sprintf("%s is %s: %d blobs, %d bytes, %d here", e.Image, e.Digest, e.Blobs, e.Size, e.Here)}
+		return []string{now + fmt.Sprintf("%s is %s: %d blobs, %d bytes, %d local", e.Image, e.Digest, e.Blobs, e.Size, e.Here)}
 	case event.Fetching:
 		return []string{now + fmt.Sprintf("fetching %s, %d bytes, for %s", e.Digest, e.Size, e.Image)}
 	case event.Fetched:
-		return []string{now + fmt.Sprintf("have %s", e.Digest)}
+		return []string{now + fmt.Sprintf("fetched %s", e.Digest)}
 	case event.Failed:
 		return []string{now + fmt.Sprintf("gave up %s: %s", e.Digest, e.Why)}
 	}

@@ -48,7 +48,7 @@ type Flags struct {
 func (n *Flags) Credentials(refs []reference.Image) (*credential.Set, error) {
 	switch {
 	case n.noAuth && n.Auth != "":
-		return nil, status.Misuse(errors.New("-a and -A exclude each other"))
+		return nil, status.Misuse(errors.New("-a and -A cannot be combined"))
 	case n.noAuth:
 		return nil, nil
 	case n.Auth == "":

@@ -137,19 +137,19 @@ func Hint(err error) string {
 	}
 	switch {
 	case errors.Is(err, errQuota):
-		return "the disk quota of this user is used up: free some of it and run the same command again; what arrived is kept"
+		return "disk quota exceeded: free some space, then rerun to resume; downloaded data is kept"
 	case errors.Is(err, syscall.ENOSPC):
 		var at *fs.PathError
 		if errors.As(err, &at) && durable.FewInodes(filepath.Dir(at.Path)) {
-			return "the file system has no inodes left, whatever space it has: remove files there, or use another --store, and run the same command again; what arrived is kept"
+			return "no inodes left on the file system: remove files there or use another --store, then rerun to resume; downloaded data is kept"
 		}
-		return "free some space and run the same command again: what arrived is kept"
+		return "free some space, then rerun to resume; downloaded data is kept"
 	case As[*credential.Error](err):
 		return ""
 	case errors.Is(err, exec.ErrNotFound):
 		return "write to a file with -o and load it elsewhere"
 	case Of(err) == exitNetwork && !As[MeasureError](err):
-		return "run the same command again to go on: what arrived is kept"
+		return "downloaded data is kept; rerun to resume"
 	}
 	return ""
 }

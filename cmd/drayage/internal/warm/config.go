@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"drayage/cmd/drayage/internal/limits"
+	"drayage/cmd/drayage/internal/units"
 	"drayage/engine/image"
 	"drayage/engine/reference"
 
@@ -318,7 +319,7 @@ func (s *Selector) UnmarshalYAML(n *yaml.Node) error {
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (b *Budget) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind == yaml.ScalarNode {
-		size, err := parseBytes(n.Value)
+		size, err := units.ParseSize(n.Value)
 		if err != nil {
 			return at(n, "budget: %v", err)
 		}
@@ -331,7 +332,7 @@ func (b *Budget) UnmarshalYAML(n *yaml.Node) error {
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		size, err := parseBytes(value.Value)
+		size, err := units.ParseSize(value.Value)
 		if err != nil {
 			return at(value, "%s: %v", key.Value, err)
 		}
@@ -348,34 +349,6 @@ func (b *Budget) UnmarshalYAML(n *yaml.Node) error {
 		return at(n, "budget: want low and high, and low not over high")
 	}
 	return nil
-}
-
-var sizeForm = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?$`)
-
-// parseBytes reads a number of bytes: 20M (of 1000), 1.5GiB (of 1024).
-func parseBytes(text string) (int64, error) {
-	m := sizeForm.FindStringSubmatch(text)
-	if m == nil {
-		return 0, fmt.Errorf("invalid size %q; examples: 20M, 1.5GiB", text)
-	}
-	n, err := strconv.ParseFloat(m[1], 64)
-	if err != nil {
-		return 0, fmt.Errorf("invalid size %q; examples: 20M, 1.5GiB", text)
-	}
-	base := 1000.0
-	if m[3] == "i" {
-		base = 1024
-	}
-	for range strings.Index(" KMGT", m[2]+"") {
-		if m[2] == "" {
-			break
-		}
-		n *= base
-	}
-	if n > 1<<60 || n < 1 {
-		return 0, fmt.Errorf("%q is out of range", text)
-	}
-	return int64(n), nil
 }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -412,7 +385,7 @@ func parseRate(text string) (Rate, error) {
 	case "full", "unlimited":
 		return unbound, nil
 	}
-	n, err := parseBytes(strings.TrimSuffix(text, "/s"))
+	n, err := units.ParseRate(text)
 	if err != nil {
 		return 0, fmt.Errorf("invalid rate %q; examples: 50MiB/s, full, off", text)
 	}
@@ -440,24 +413,14 @@ func (t *TimeOfDay) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
-	text, days := n.Value, 0
-	if before, after, ok := strings.Cut(text, "d"); ok {
-		v, err := strconv.Atoi(before)
-		if err != nil || v < 0 || v > 36500 {
-			return at(n, "invalid duration %q; examples: 30d, 12h", n.Value)
-		}
-		days, text = v, after
+	v, err := units.ParseDuration(n.Value)
+	if err != nil {
+		return at(n, "%v", err)
 	}
-	var rest time.Duration
-	if text != "" {
-		var err error
-		if rest, err = time.ParseDuration(text); err != nil || rest < 0 {
-			return at(n, "invalid duration %q; examples: 30d, 12h", n.Value)
-		}
+	if v == 0 {
+		return at(n, "%q must be positive, e.g. 30d or 12h", n.Value)
 	}
-	if *d = Duration(time.Duration(days)*24*time.Hour + rest); *d <= 0 {
-		return at(n, "invalid duration %q; examples: 30d, 12h", n.Value)
-	}
+	*d = Duration(v)
 	return nil
 }
 

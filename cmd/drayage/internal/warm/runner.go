@@ -16,34 +16,59 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Work is what a Runner has done by others. Its methods may be called from several
-// goroutines.
+// Work is what a Runner has done by others. Its methods may be called from several goroutines.
 type Work interface {
+	registry
+	store
+	states
+	reporter
+}
+
+// registry is where images come from.
+type registry interface {
 	// Tags lists the tags of a repository.
 	Tags(ctx context.Context, repository reference.Image) ([]string, error)
-	// Missing is how many bytes of images would have to be fetched.
+	// Missing is how many bytes of images would have to be downloaded.
 	Missing(ctx context.Context, p Pull) (int64, error)
-	// Look tells of each image whether it is fresh, and all of it in the store, and fetches no
-	// blob: an image that isn't has an error.
+	// Look reports of each image whether it is fresh and complete in the store; one that is not has
+	// an error. It downloads no blobs.
 	Look(ctx context.Context, p Pull) ([]Outcome, error)
-	// Complete reports whether all of an image is in the store, as it was found.
-	Complete(name string, d digest.Digest) bool
-	// Pull brings images into the store, and tells what became of each. The error is of
-	// all of it.
+}
+
+// store is what images are kept in.
+type store interface {
+	// Pull downloads images into the store, and reports the outcome of each. The error is of all of
+	// it.
 	Pull(ctx context.Context, p Pull) ([]Outcome, error)
-	// Drop takes images out of the store. Those that are not there are no error.
+	// Complete reports whether an image is complete in the store, with this digest.
+	Complete(name string, d digest.Digest) bool
+	keeper
+}
+
+// keeper deletes images.
+type keeper interface {
+	// Drop removes images from the store. Missing ones are no error.
 	Drop(names []string) error
-	// KeepBudget has the store take no more than it may, without the images that pinned
+	// KeepBudget deletes images until the store is within its quota, except those that pinned
 	// reports.
 	KeepBudget(ctx context.Context, b Budget, pinned func(name string) bool) error
-	// Load and Save keep a group's state.
+}
+
+// states keeps the state of each group.
+type states interface {
+	// Load returns a group's state; nil if there is none.
 	Load(group string) []byte
+	// Save keeps a group's state.
 	Save(group string, state []byte) error
+}
+
+// reporter reports what happens.
+type reporter interface {
 	// Tell runs a hook.
 	Tell(ctx context.Context, h Hook, e Event) error
-	// Ready is told whether all of a group is complete and fresh.
+	// Ready is called with whether all of a group is complete and fresh.
 	Ready(g Group, yes bool) error
-	// Log tells people of something.
+	// Log writes a line for the operator.
 	Log(format string, args ...any)
 }
 

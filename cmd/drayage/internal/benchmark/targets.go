@@ -1,4 +1,4 @@
-package main
+package benchmark
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/images"
 	"drayage/cmd/drayage/internal/status"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/engine"
 	"drayage/engine/event"
 	"drayage/engine/reference"
@@ -20,8 +21,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// benchTargets are the targets of a benchmark, with the clients and the store that they use.
-type benchTargets struct {
+// targets are the targets of a benchmark, with the clients and the store that they use.
+type targets struct {
 	targets     []*bench.Target
 	concurrency int // of a replay's pull
 	clients     []*registry.Client
@@ -29,7 +30,7 @@ type benchTargets struct {
 }
 
 // Close closes what the targets use.
-func (t *benchTargets) Close() error {
+func (t *targets) Close() error {
 	for _, client := range t.clients {
 		client.Close()
 	}
@@ -39,9 +40,9 @@ func (t *benchTargets) Close() error {
 	return t.lease.Close()
 }
 
-// findBenchTargets resolves the images, or reads the replay. Its result must be closed.
-func findBenchTargets(ctx context.Context, o *benchOptions, args []string, observer event.Observer, d *display.Display) (_ *benchTargets, err error) {
-	t := new(benchTargets)
+// findTargets resolves the images, or reads the replay. Its result must be closed.
+func findTargets(ctx context.Context, o *Options, args []string, observer event.Observer, d *display.Display) (_ *targets, err error) {
+	t := new(targets)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -55,7 +56,7 @@ func findBenchTargets(ctx context.Context, o *benchOptions, args []string, obser
 	if err != nil {
 		return nil, err
 	}
-	images, err := namedBenchImages(o, args)
+	images, err := named(o, args)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +98,7 @@ func findBenchTargets(ctx context.Context, o *benchOptions, args []string, obser
 }
 
 // open opens the store to write to, if there is one.
-func (t *benchTargets) open(store string) error {
+func (t *targets) open(store string) error {
 	if store == "" {
 		return nil
 	}
@@ -110,7 +111,7 @@ func (t *benchTargets) open(store string) error {
 }
 
 // add adds targets whose client offers a version of HTTP.
-func (t *benchTargets) add(targets []*bench.Target, version string, named bool) {
+func (t *targets) add(targets []*bench.Target, version string, named bool) {
 	for _, x := range targets {
 		if named {
 			x.Name += " over HTTP/" + version
@@ -123,7 +124,7 @@ func (t *benchTargets) add(targets []*bench.Target, version string, named bool) 
 }
 
 // options are what to measure. For a replay the bounds default to what it takes.
-func (t *benchTargets) options(o *benchOptions) (bench.Options, error) {
+func (t *targets) options(o *Options) (bench.Options, error) {
 	connections, err := o.numbers()
 	if err != nil {
 		return bench.Options{}, err
@@ -133,7 +134,7 @@ func (t *benchTargets) options(o *benchOptions) (bench.Options, error) {
 		return b, nil
 	}
 	b.WarmUp = 0
-	if !o.given("connections") {
+	if !o.Given("connections") {
 		b.Connections = []int{min(t.concurrency, maxConnections)}
 	}
 	var bytes int64
@@ -143,23 +144,23 @@ func (t *benchTargets) options(o *benchOptions) (bench.Options, error) {
 		bytes, within = bytes+n, within+d
 	}
 	times := o.rounds * len(b.Connections)
-	if !o.given("bytes") {
+	if !o.Given("bytes") {
 		b.Bytes = bytes * int64(times)
 	}
-	if !o.given("duration") {
+	if !o.Given("duration") {
 		const tail = time.Minute // for reads in flight at the end
 		b.Duration = (time.Duration(times) * (within*5/4 + tail)).Round(time.Second)
 	}
 	return b, nil
 }
 
-// benchImages are what to read: images by their names, or the blobs of a recorded pull.
-type benchImages struct {
+// selection are what to read: images by their names, or the blobs of a recorded pull.
+type selection struct {
 	refs   []reference.Image
 	replay *replay
 }
 
-func namedBenchImages(o *benchOptions, args []string) (*benchImages, error) {
+func named(o *Options, args []string) (*selection, error) {
 	if o.replay == "" {
 		var words []images.Word
 		for _, a := range args {
@@ -169,25 +170,25 @@ func namedBenchImages(o *benchOptions, args []string) (*benchImages, error) {
 		if len(bad) > 0 {
 			return nil, status.Misuse(bad[0])
 		}
-		return &benchImages{refs: refs}, nil
+		return &selection{refs: refs}, nil
 	}
 	r, err := readReplay(o.replay, o.from)
 	if err != nil {
 		return nil, err
 	}
-	return &benchImages{refs: r.refs(), replay: r}, nil
+	return &selection{refs: r.refs(), replay: r}, nil
 }
 
 // targets makes a target of each image for each of the reads.
-func (x *benchImages) targets(ctx context.Context, o *benchOptions, client *registry.Client, reads []benchReads, lease *blobstore.Lease) ([]*bench.Target, error) {
+func (x *selection) targets(ctx context.Context, o *Options, client *registry.Client, reads []readOptions, lease *blobstore.Lease) ([]*bench.Target, error) {
 	if x.replay != nil {
 		return x.replay.targets(client, bench.TargetOptions{Verify: o.verify, Store: lease})
 	}
-	platform, err := platformOf(o.platform)
+	platform, err := o.platform.Platform()
 	if err != nil {
 		return nil, err
 	}
-	store, err := noStore()
+	store, err := stores.Empty()
 	if err != nil {
 		return nil, err
 	}

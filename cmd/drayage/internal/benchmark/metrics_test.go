@@ -1,6 +1,8 @@
-package main
+package benchmark
 
 import (
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -42,4 +44,18 @@ func TestBenchMetrics(t *testing.T) {
 	if _, err := get(t, url); err == nil {
 		t.Error("it is still there")
 	}
+}
+
+func get(t *testing.T, url string) ([]byte, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
 }

@@ -1,4 +1,4 @@
-package main
+package benchmark
 
 import (
 	"errors"
@@ -14,6 +14,7 @@ import (
 	"drayage/blobstore/durable"
 	"drayage/cmd/drayage/internal/display"
 	"drayage/cmd/drayage/internal/network"
+	"drayage/cmd/drayage/internal/platform"
 	"drayage/cmd/drayage/internal/status"
 	"drayage/cmd/drayage/internal/units"
 
@@ -28,11 +29,11 @@ const (
 	defaultBytes = 1 << 30
 )
 
-// benchOptions are the flags of bench, as given.
-type benchOptions struct {
+// Options are the flags of a benchmark, as given.
+type Options struct {
 	net         network.Flags
 	show        display.Flags
-	platform    string
+	platform    platform.Flag
 	connections string
 	rate        float64
 	rounds      int
@@ -48,7 +49,7 @@ type benchOptions struct {
 	replay      string
 	from        string
 	metrics     string
-	given       func(flag string) bool
+	Given       func(flag string) bool // reports whether a flag was given
 
 	json, csv, benchstat, markdown, html string
 	baseline, tolerance                  string
@@ -56,8 +57,8 @@ type benchOptions struct {
 	allowed float64 // tolerance, as check has read it
 }
 
-// add adds the flags.
-func (o *benchOptions) add(f *pflag.FlagSet) {
+// Add adds the flags.
+func (o *Options) Add(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringVar(&o.connections, "connections", "1,2,4,8,16", "`LIST` of connection counts to measure")
 	f.Float64Var(&o.rate, "rate", 0, "start `N` requests per second, an open loop (default: closed loop)")
@@ -75,7 +76,7 @@ func (o *benchOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.store, "store", "", "write what is read to the store `DIR`, and keep whole layers")
 	f.StringVar(&o.replay, "replay", "", "repeat the reads of a pull at their times, from `FILE` of pull --report")
 	f.StringVar(&o.from, "from", "", "`REGISTRIES` to replay from (default: the original ones)")
-	platformFlag(f, &o.platform, "platform to select from a multi-platform image")
+	o.platform.Add(f, "platform to select from a multi-platform image")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to `FILE` (-: standard output)")
 	f.StringVar(&o.csv, "csv", "", "write the results as CSV to `FILE` (-: standard output)")
 	f.StringVar(&o.benchstat, "benchstat", "", "write the rounds for benchstat to `FILE` (-: standard output)")
@@ -89,7 +90,7 @@ func (o *benchOptions) add(f *pflag.FlagSet) {
 }
 
 // check verifies that the options are consistent, and sets those with computed defaults.
-func (o *benchOptions) check(args []string) error {
+func (o *Options) check(args []string) error {
 	if err := o.checkConflicts(args); err != nil {
 		return err
 	}
@@ -104,13 +105,13 @@ func (o *benchOptions) check(args []string) error {
 	if o.whole {
 		o.parts = "whole"
 	}
-	if !o.given("rounds") {
+	if !o.Given("rounds") {
 		o.rounds = defaultRounds
 		if o.replay != "" {
 			o.rounds = 1
 		}
 	}
-	if !o.given("warm-up") {
+	if !o.Given("warm-up") {
 		o.warmUp = o.duration / 10
 	}
 	switch {
@@ -129,7 +130,7 @@ func (o *benchOptions) check(args []string) error {
 }
 
 // checkConflicts finds options that exclude or require each other.
-func (o *benchOptions) checkConflicts(args []string) error {
+func (o *Options) checkConflicts(args []string) error {
 	switch {
 	case o.replay != "" && len(args) > 0:
 		return status.Misuse(errors.New("--replay does not take images: the pull report names them"))
@@ -137,23 +138,19 @@ func (o *benchOptions) checkConflicts(args []string) error {
 		return status.Misuse(errors.New("at least one image is required, or several to compare"))
 	case o.from != "" && o.replay == "":
 		return status.Misuse(errors.New("--from requires --replay; without it, name the image at each registry"))
-	case o.replay != "" && (o.rate > 0 || o.profile != "" || o.whole || o.given("range")):
+	case o.replay != "" && (o.rate > 0 || o.profile != "" || o.whole || o.Given("range")):
 		return status.Misuse(errors.New("--replay cannot be combined with --rate, --range, --whole or --profile"))
-	case o.profile != "" && (o.whole || o.given("range")), o.whole && o.given("range"):
+	case o.profile != "" && (o.whole || o.Given("range")), o.whole && o.Given("range"):
 		return status.Misuse(errors.New("only one of --profile, --range and --whole can be used"))
-	case o.replay != "" && o.given("warm-up"):
+	case o.replay != "" && o.Given("warm-up"):
 		return status.Misuse(errors.New("--warm-up cannot be combined with --replay, which starts as the pull did"))
 	}
 	return nil
 }
 
-func (o *benchOptions) parseTolerance() error {
-	text, percent := strings.CutSuffix(o.tolerance, "%")
-	allowed, err := strconv.ParseFloat(text, 64)
-	if percent {
-		allowed /= 100
-	}
-	if err != nil || !(allowed >= 0 && allowed < 1) {
+func (o *Options) parseTolerance() error {
+	allowed, err := units.ParseShare(o.tolerance)
+	if err != nil || allowed == 1 {
 		return status.Misuse(fmt.Errorf("--tolerance %q: must be a share, e.g. 10%%", o.tolerance))
 	}
 	o.allowed = allowed
@@ -161,7 +158,7 @@ func (o *benchOptions) parseTolerance() error {
 }
 
 // readBaseline reads the earlier report of --baseline; nil if there is none.
-func (o *benchOptions) readBaseline() (*bench.Report, error) {
+func (o *Options) readBaseline() (*bench.Report, error) {
 	if o.baseline == "" {
 		return nil, nil
 	}
@@ -178,7 +175,7 @@ func (o *benchOptions) readBaseline() (*bench.Report, error) {
 }
 
 // numbers are the numbers of connections.
-func (o *benchOptions) numbers() ([]int, error) {
+func (o *Options) numbers() ([]int, error) {
 	var out []int
 	for _, word := range strings.Split(o.connections, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(word))

@@ -1,4 +1,4 @@
-package main
+package warmer
 
 import (
 	"cmp"
@@ -7,83 +7,84 @@ import (
 	"time"
 
 	"drayage/blobstore"
+	"drayage/cmd/drayage/internal/stores"
 	"drayage/cmd/drayage/internal/warm"
 	"drayage/cmd/drayage/internal/web"
 )
 
-// whyIncomplete says why not all of an image is in the store as it was found, "" when it
-// is.
+// whyIncomplete is why an image is not complete in the store; "" if it is.
 func whyIncomplete(store *blobstore.Store, name, d string) string {
 	root, err := store.Root(name)
 	if err != nil || root.Target.Digest.String() != d {
-		return "not in the store as it was found"
+		return "not in the store, or changed there"
 	}
 	for _, blob := range root.Blobs {
 		if _, err := store.Stat(blob); err != nil {
-			return "not all of it is there"
+			return "blobs are missing"
 		}
 	}
 	return ""
 }
 
-// warmNote is the name of a group's state in the store.
-func warmNote(group string) string { return "warm/" + group }
+// stateFile is the name of a group's state file in the store.
+func stateFile(group string) string { return "warm/" + group }
 
-// groupStatus is a group's as status has it in JSON.
-type groupStatus struct {
+// GroupStatus is the status of a group, as status prints it as JSON.
+type GroupStatus struct {
 	Group  string        `json:"group"`
 	Ready  bool          `json:"ready"`
 	Last   time.Time     `json:"last,omitzero"`
 	Next   time.Time     `json:"next,omitzero"`
-	Images []imageStatus `json:"images"`
+	Images []ImageStatus `json:"images"`
 	Error  string        `json:"error,omitempty"`
 }
 
-type imageStatus struct {
+// ImageStatus is the status of an image of a group.
+type ImageStatus struct {
 	Image   string    `json:"image"`
 	Digest  string    `json:"digest,omitempty"`
 	Ready   bool      `json:"ready"`
-	Why     string    `json:"why,omitempty"` // it isn't
+	Why     string    `json:"why,omitempty"` // it is not ready
 	Checked time.Time `json:"checked,omitzero"`
 	Changed time.Time `json:"changed,omitzero"`
 }
 
-// statusOfGroup works out what is complete and fresh of a group, as its state has it, and
-// of what a file names besides.
-func statusOfGroup(store *blobstore.Store, group string, unlooked func(warm.State) []string, now time.Time) groupStatus {
-	state := warm.ReadState(store.Note(warmNote(group)), group)
-	out := groupStatus{Group: group, Last: state.Ended, Next: state.Next, Error: state.Problem, Images: []imageStatus{}}
+// StatusOf reports which images of a group are complete and fresh, by its state file. unlooked lists
+// images that its configuration names and that have not been checked yet.
+func StatusOf(store *blobstore.Store, group string, unlooked func(warm.State) []string, now time.Time) GroupStatus {
+	state := warm.ReadState(store.Note(stateFile(group)), group)
+	out := GroupStatus{Group: group, Last: state.Ended, Next: state.Next, Error: state.Problem, Images: []ImageStatus{}}
 	for _, i := range state.Selected() {
-		s := imageStatus{Image: familiar(i.Name), Digest: i.Digest, Checked: i.Checked, Changed: i.Changed, Why: i.Error}
+		s := ImageStatus{Image: stores.Familiar(i.Name), Digest: i.Digest, Checked: i.Checked, Changed: i.Changed, Why: i.Error}
 		switch why := whyIncomplete(store, i.Name, i.Digest); {
 		case s.Why != "":
 		case why != "":
 			s.Why = why
 		case !state.Fresh(i, now):
-			s.Why = "not looked at since the last round was due"
+			s.Why = "not checked since the last scheduled run"
 		}
 		s.Ready = s.Why == ""
 		out.Images = append(out.Images, s)
 	}
 	for _, name := range unlooked(state) {
-		out.Images = append(out.Images, imageStatus{Image: name, Why: "not looked at yet"})
+		out.Images = append(out.Images, ImageStatus{Image: name, Why: "not checked yet"})
 	}
-	out.Ready = len(out.Images) > 0 && out.Error == "" && !slices.ContainsFunc(out.Images, func(i imageStatus) bool { return !i.Ready })
+	out.Ready = len(out.Images) > 0 && out.Error == "" && !slices.ContainsFunc(out.Images, func(i ImageStatus) bool { return !i.Ready })
 	if out.Error == "" && len(out.Images) == 0 {
-		out.Error = "no round has been yet"
+		out.Error = "not run yet"
 	}
 	return out
 }
 
-// warmGroups are the groups that the store knows of, for the page.
-func warmGroups(store *blobstore.Store) []web.Group {
+// Groups are the groups with a state file in the store, for the page.
+func Groups(store *blobstore.Store) []web.Group {
 	names, err := store.Notes("warm/")
 	if err != nil {
 		return nil
 	}
 	var out []web.Group
 	for _, name := range names {
-		s := statusOfGroup(store, strings.TrimPrefix(name, "warm/"), func(warm.State) []string { return nil }, time.Now())
+		s := StatusOf(store, strings.TrimPrefix(name, "warm/"), func(warm.State) []string { return nil }, time.Now())
 		const forgotten = 7 * 24 * time.Hour // after its next round was due, a group that nobody keeps any more
 		if !s.Next.IsZero() && time.Since(s.Next) > forgotten {
 			continue
@@ -102,8 +103,8 @@ func warmGroups(store *blobstore.Store) []web.Group {
 	return out
 }
 
-// warmFreshness is what is known of images that are kept warm, by name.
-func warmFreshness(store *blobstore.Store) map[string]web.Freshness {
+// Freshness is when the images of warm groups were checked and changed, by name.
+func Freshness(store *blobstore.Store) map[string]web.Freshness {
 	names, err := store.Notes("warm/")
 	if err != nil {
 		return nil
@@ -119,8 +120,8 @@ func warmFreshness(store *blobstore.Store) map[string]web.Freshness {
 	return out
 }
 
-// warmPins reports of images whether a group that is kept warm pins them.
-func warmPins(store *blobstore.Store) (func(name string) bool, error) {
+// Pins returns a function that reports whether a group pins an image.
+func Pins(store *blobstore.Store) (func(name string) bool, error) {
 	names, err := store.Notes("warm/")
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package main
+package benchmark
 
 import (
 	"context"
@@ -10,14 +10,15 @@ import (
 
 	"drayage/bench"
 	"drayage/cmd/drayage/internal/conns"
+	"drayage/cmd/drayage/internal/listen"
 	"drayage/cmd/drayage/internal/status"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// benchMetrics shows a bench to Prometheus while it runs. Nil shows nothing.
-type benchMetrics struct {
+// metrics shows a bench to Prometheus while it runs. Nil shows nothing.
+type metrics struct {
 	server   *conns.Server
 	listener net.Listener
 	served   chan error
@@ -31,7 +32,7 @@ type benchMetrics struct {
 }
 
 // startMetrics serves metrics at an address; "" is nowhere.
-func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
+func startMetrics(ctx context.Context, address string) (*metrics, error) {
 	if address == "" {
 		return nil, nil
 	}
@@ -40,11 +41,11 @@ func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, listenError("--metrics-listen", address, err)
+		return nil, listen.Explain("--metrics-listen", address, err)
 	}
 	// A millisecond to 65 seconds.
 	buckets := prometheus.ExponentialBuckets(0.001, 2, 17)
-	m := &benchMetrics{
+	m := &metrics{
 		listener: listener, served: make(chan error, 1),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "drayage_bench_requests_total", Help: "Reads that have ended, by what went wrong; empty when nothing did."}, []string{"target", "host", "error"}),
@@ -70,10 +71,10 @@ func startMetrics(ctx context.Context, address string) (*benchMetrics, error) {
 }
 
 // Addr is where the metrics are.
-func (m *benchMetrics) Addr() net.Addr { return m.listener.Addr() }
+func (m *metrics) Addr() net.Addr { return m.listener.Addr() }
 
 // Close stops the server, and waits for it.
-func (m *benchMetrics) Close() error {
+func (m *metrics) Close() error {
 	if m == nil {
 		return nil
 	}
@@ -84,7 +85,7 @@ func (m *benchMetrics) Close() error {
 	return err
 }
 
-func (m *benchMetrics) step(st bench.Step) {
+func (m *metrics) step(st bench.Step) {
 	if m == nil {
 		return
 	}
@@ -93,7 +94,7 @@ func (m *benchMetrics) step(st bench.Step) {
 	m.round.Set(float64(st.Round))
 }
 
-func (m *benchMetrics) sample(st bench.Step, s bench.Sample) {
+func (m *metrics) sample(st bench.Step, s bench.Sample) {
 	if m == nil {
 		return
 	}

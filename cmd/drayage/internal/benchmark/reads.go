@@ -1,4 +1,4 @@
-package main
+package benchmark
 
 import (
 	"errors"
@@ -14,29 +14,29 @@ import (
 	"drayage/engine/textfile"
 )
 
-// benchReads are options of reads to compare, with what is appended to the names of their targets.
-type benchReads struct {
+// readOptions are options of reads to compare, with what is appended to the names of their targets.
+type readOptions struct {
 	bench.TargetOptions
 	suffix string
 }
 
 // reads returns what --range, --whole or --profile ask for.
-func (o *benchOptions) reads(connections []int, targets int) ([]benchReads, error) {
+func (o *Options) reads(connections []int, targets int) ([]readOptions, error) {
 	if o.profile != "" {
 		mix, err := parseMix(o.profile)
-		return []benchReads{{TargetOptions: bench.TargetOptions{Mix: mix}}}, err
+		return []readOptions{{TargetOptions: bench.TargetOptions{Mix: mix}}}, err
 	}
 	if o.parts == "" {
-		return []benchReads{{TargetOptions: bench.TargetOptions{RangeSize: o.defaultRange(connections, targets)}}}, nil
+		return []readOptions{{TargetOptions: bench.TargetOptions{RangeSize: o.defaultRange(connections, targets)}}}, nil
 	}
-	var out []benchReads
+	var out []readOptions
 	words := strings.Split(o.parts, ",")
 	for _, word := range words {
 		n, err := rangeSize(word)
 		if err != nil {
 			return nil, err
 		}
-		r := benchReads{TargetOptions: bench.TargetOptions{RangeSize: n, Verify: o.verify}}
+		r := readOptions{TargetOptions: bench.TargetOptions{RangeSize: n, Verify: o.verify}}
 		if len(words) > 1 {
 			r.suffix = " by " + strings.TrimSpace(word)
 		}
@@ -46,7 +46,7 @@ func (o *benchOptions) reads(connections []int, targets int) ([]benchReads, erro
 }
 
 // defaultRange is the size of ranges: 4 MiB, or what leaves each connection 4 reads per round.
-func (o *benchOptions) defaultRange(connections []int, targets int) int64 {
+func (o *Options) defaultRange(connections []int, targets int) int64 {
 	const most, least, reads = 4 << 20, 64 << 10, 4
 	all := 0
 	for _, n := range connections {

@@ -1,4 +1,4 @@
-package main
+package benchmark
 
 import (
 	"fmt"
@@ -10,33 +10,34 @@ import (
 	"time"
 
 	"drayage/bench"
+	"drayage/cmd/drayage/internal/phrase"
 	"drayage/cmd/drayage/internal/progress"
 	"drayage/engine/printable"
 )
 
-// benchTable writes the report as text or Markdown: targets, results, times, and comparisons.
-func benchTable(w io.Writer, r *bench.Report, markdown bool) error {
+// writeTable writes the report as text or Markdown: targets, results, times, and comparisons.
+func writeTable(w io.Writer, r *bench.Report, markdown bool) error {
 	for _, t := range r.Targets {
 		printable.Fprintf(w, "%s\n", describeTarget(r, t))
 	}
 	printable.Fprintf(w, "\n")
-	if err := benchResults(w, r, markdown); err != nil {
+	if err := writeResults(w, r, markdown); err != nil {
 		return err
 	}
 	printable.Fprintf(w, "\n")
-	if err := benchTimes(w, r, markdown); err != nil {
+	if err := writeTimes(w, r, markdown); err != nil {
 		return err
 	}
 	printable.Fprintf(w, "\n")
 	for _, c := range r.Comparisons {
-		printable.Fprintf(w, "%s compared with %s, %s: %s\n", c.Target, c.To, count(c.Connections, "connection"), verdict(c))
+		printable.Fprintf(w, "%s compared with %s, %s: %s\n", c.Target, c.To, phrase.Count(c.Connections, "connection"), verdict(c))
 	}
 	return nil
 }
 
 // describeTarget is one line about a target.
 func describeTarget(r *bench.Report, t bench.ReportTarget) string {
-	line := fmt.Sprintf("%s: %s in %s", t.Name, progress.Size(t.Size), count(t.Blobs, "layer"))
+	line := fmt.Sprintf("%s: %s in %s", t.Name, progress.Size(t.Size), phrase.Count(t.Blobs, "layer"))
 	if t.Knee > 0 {
 		line += "; " + r.KneeText(t)
 	}
@@ -49,8 +50,8 @@ func describeTarget(r *bench.Report, t bench.ReportTarget) string {
 	return line
 }
 
-// benchResults writes the table of results.
-func benchResults(w io.Writer, r *bench.Report, markdown bool) error {
+// writeResults writes the table of results.
+func writeResults(w io.Writer, r *bench.Report, markdown bool) error {
 	out := newTable(w, markdown)
 	out.row("IMAGE", "CONNECTIONS", "THROUGHPUT", "95% INTERVAL", "PER READ p50", "FIRST BYTE p50", "p99", "LATENCY p50", "p99", "p99.9", "READS", "ERRORS")
 	rate := func(f float64) string { return progress.Size(int64(max(0, f))) + "/s" }
@@ -77,9 +78,9 @@ func verdict(c bench.Comparison) string {
 	return "no significant difference"
 }
 
-// benchTimes writes the table of times: of other exchanges, of connections, of parts of reads, and
+// writeTimes writes the table of times: of other exchanges, of connections, of parts of reads, and
 // of the load generator.
-func benchTimes(w io.Writer, r *bench.Report, markdown bool) error {
+func writeTimes(w io.Writer, r *bench.Report, markdown bool) error {
 	out := newTable(w, markdown)
 	out.row("TIME", "COUNT", "p50", "p90", "p99", "MAX")
 	line := func(what string, q bench.Quantiles) {
