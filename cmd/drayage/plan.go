@@ -62,7 +62,7 @@ func (o *pullOptions) plan(ctx context.Context, s process.Streams, opts engine.O
 
 // wouldExist refuses outputs that are there already.
 func (o *pullOptions) wouldExist() error {
-	if info, err := os.Stat(o.out.File); o.out.File != "" && !o.out.Force && !o.out.IsKept() && err == nil && info.Mode().IsRegular() && !o.out.IsOpen() {
+	if info, err := os.Stat(o.out.File); o.out.File != "" && !o.out.Force && err == nil && info.Mode().IsRegular() && !o.out.IsOpen() {
 		return fmt.Errorf("output %s: %w", o.out.File, tarwriter.ErrExists)
 	}
 	return nil

@@ -83,9 +83,6 @@ func TestWorldDisk(t *testing.T) {
 	})
 
 	t.Run("S4", func(t *testing.T) {
-		if runtime.GOOS == "windows" {
-			t.Skip("there is no SIGSTOP")
-		}
 		w := newWorld(t)
 		name := w.reg.Push("large", "1", registrytest.Build("linux/"+runtime.GOARCH, registrytest.Random(3, 2<<20)))
 		reached := make(chan struct{})
@@ -390,9 +387,6 @@ func TestWorldTerminal(t *testing.T) {
 	})
 
 	t.Run("SIGHUP", func(t *testing.T) {
-		if runtime.GOOS == "windows" {
-			t.Skip("there is no SIGHUP")
-		}
 		for _, ignored := range []bool{false, true} {
 			w := newWorld(t)
 			began, release := make(chan struct{}), make(chan struct{})

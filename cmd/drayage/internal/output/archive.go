@@ -210,7 +210,7 @@ func (a *Archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 	if err != nil {
 		return err
 	}
-	if dir := a.Flags.Folder(); dir != "" {
+	if dir := a.Flags.Folder(); dir != "" && a.Flags.kept == "" {
 		compression, err := a.Flags.Compression()
 		if err != nil {
 			return err
@@ -235,8 +235,15 @@ func (a *Archive) writeMembers(ctx context.Context, members []tarwriter.Member, 
 
 // writeOutput writes one output.
 func (a *Archive) writeOutput(ctx context.Context, o Destination, members []tarwriter.Member, size int64, from tarwriter.Blobs) error {
-	if k, ok := o.Output.(kept); ok {
-		return a.leave(ctx, o.name, k, members)
+	if k, ok := o.Output.(*kept); ok {
+		size, same, err := k.isUnchanged(members)
+		if err != nil {
+			return err
+		}
+		if same {
+			a.Observer.Observe(event.Written{Output: o.name, Size: size, Unchanged: true})
+			return nil
+		}
 	}
 	a.Observer.Observe(event.Composing{Output: o.name, Size: size})
 	r, err := o.Write(ctx, members, from, func(n int64) { a.Observer.Observe(event.Composed{Output: o.name, N: n}) })

@@ -181,13 +181,16 @@ func (o *Flags) create(compression compress.Format) (tarwriter.Output, error) {
 		}
 		return openOutput{tarwriter.NewStream(f, compression), f}, nil
 	}
-	if o.kept != "" {
-		return kept{path: path, fingerprint: o.kept, compression: compression}, nil
-	}
 	if o.split > 0 {
 		path = o.File // which is the beginning of the volumes' names
 	}
-	return tarwriter.CreateFile(path, tarwriter.Options{Force: o.Force, Compress: compression, Split: int64(o.split), NoSync: o.NoSync})
+	begin := func() (tarwriter.Output, error) {
+		return tarwriter.CreateFile(path, tarwriter.Options{Force: o.Force, Compress: compression, Split: int64(o.split), NoSync: o.NoSync})
+	}
+	if o.kept != "" {
+		return &kept{path: path, fingerprint: o.kept, compression: compression, open: begin}, nil
+	}
+	return begin()
 }
 
 // openOutput is an archive into what the process had open.
@@ -239,9 +242,6 @@ func (outs Outputs) Close() error {
 func (o *Flags) Folder() string {
 	if o.File == "" {
 		return o.Dir
-	}
-	if o.kept != "" {
-		return o.Dir // it is there
 	}
 	if info, err := os.Stat(o.File); o.IsOpen() || err == nil && !info.Mode().IsRegular() {
 		return o.Dir // a device or a pipe takes none

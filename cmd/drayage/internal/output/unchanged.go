@@ -3,14 +3,13 @@ package output
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"drayage/blobstore"
 	"drayage/blobstore/durable"
-	"drayage/engine/event"
 	"drayage/tarwriter"
 	"drayage/tarwriter/compress"
 
@@ -68,11 +67,11 @@ func readArchives(store *blobstore.Store) archives {
 	return a
 }
 
-// Recall finds out whether FILE is an archive that a command with this store has written, and that is
-// untouched since. It is left as it is then if it would be written again, and refused as any other if
-// not. Call it before Open.
+// Recall finds out whether FILE, which may be overwritten, is an archive that a command with this store
+// has written, and that is untouched since. If the same bytes are to be written, it is left as it is.
+// Call it before Open.
 func (o *Flags) Recall(store *blobstore.Store) {
-	if o.File == "" || o.Force || o.split > 0 {
+	if o.File == "" || !o.Force || o.Verify || o.split > 0 {
 		return
 	}
 	now, ok := look(o.File)
@@ -85,9 +84,6 @@ func (o *Flags) Recall(store *blobstore.Store) {
 		}
 	}
 }
-
-// IsKept reports whether FILE is an archive that stays if it would be written again.
-func (o *Flags) IsKept() bool { return o.kept != "" }
 
 // remember records an archive that was written to a file and is on disk.
 func (a *Archive) remember(o Destination, members []tarwriter.Member) error {
@@ -117,35 +113,34 @@ func (a *Archive) remember(o Destination, members []tarwriter.Member) error {
 	return a.Store.KeepNote(archivesState, raw)
 }
 
-// kept is an archive that exists, as an output: it can only be what it is.
+// kept is the output of an archive that exists and may be what is to be written. It is opened only if
+// it is not.
 type kept struct {
 	path        string
 	fingerprint digest.Digest
 	compression compress.Format
+	open        func() (tarwriter.Output, error)
 }
 
-// Write implements tarwriter.Output. It refuses to write anything else than what is there.
-func (k kept) Write(_ context.Context, members []tarwriter.Member, _ tarwriter.Blobs, _ func(int64)) (tarwriter.Result, error) {
+// isUnchanged reports whether the file is what would be written, and its size in bytes.
+func (k *kept) isUnchanged(members []tarwriter.Member) (size int64, same bool, err error) {
 	is, err := tarwriter.Fingerprint(members, k.compression)
+	if err != nil {
+		return 0, false, err
+	}
+	now, ok := look(k.path)
+	return now.Size, ok && is == k.fingerprint, nil
+}
+
+// Write implements tarwriter.Output.
+func (k *kept) Write(ctx context.Context, members []tarwriter.Member, blobs tarwriter.Blobs, progress func(int64)) (tarwriter.Result, error) {
+	out, err := k.open()
 	if err != nil {
 		return tarwriter.Result{}, err
 	}
-	now, ok := look(k.path)
-	if !ok || is != k.fingerprint {
-		return tarwriter.Result{}, fmt.Errorf("output %s: %w, with other content", k.path, tarwriter.ErrExists)
-	}
-	return tarwriter.Result{Size: now.Size}, nil
+	r, err := out.Write(ctx, members, blobs, progress)
+	return r, errors.Join(err, out.Close())
 }
 
 // Close implements tarwriter.Output.
-func (kept) Close() error { return nil }
-
-// leave leaves an archive as it is, if it is what would be written.
-func (a *Archive) leave(ctx context.Context, name string, k kept, members []tarwriter.Member) error {
-	r, err := k.Write(ctx, members, nil, nil)
-	if err != nil {
-		return err
-	}
-	a.Observer.Observe(event.Written{Output: name, Size: r.Size, Unchanged: true})
-	return nil
-}
+func (*kept) Close() error { return nil }
