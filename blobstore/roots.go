@@ -142,8 +142,8 @@ func (s *Store) Images() (*Images, error) {
 	return images, nil
 }
 
-// LastUse is when an image was last used, the zero time when that can't be told.
-func (s *Store) LastUse(name string) time.Time {
+// lastUse is when an image was last used, the zero time when that can't be told.
+func (s *Store) lastUse(name string) time.Time {
 	info, err := os.Stat(s.rootPath(name))
 	if err != nil {
 		return time.Time{}

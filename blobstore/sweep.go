@@ -88,7 +88,7 @@ func (s *Store) FindGarbage(ctx context.Context, k Keep) (Garbage, error) {
 		return Garbage{}, err
 	}
 	for _, r := range roots {
-		used := s.LastUse(r.Name)
+		used := s.lastUse(r.Name)
 		stays := k.Pinned != nil && k.Pinned(r.Name) || !k.Spare.IsZero() && used.After(k.Spare)
 		in.Images = append(in.Images, garbage.Image{Blobs: r.all(), Used: used, Stays: stays})
 	}
@@ -255,7 +255,7 @@ func (s *Store) removeRoots(roots []Root, unused time.Time) error {
 		if err != nil || now.Target.Digest != r.Target.Digest {
 			continue // removed, or pulled anew, meanwhile
 		}
-		if !unused.IsZero() && s.LastUse(r.Name).After(unused) {
+		if !unused.IsZero() && s.lastUse(r.Name).After(unused) {
 			continue
 		}
 		if err := os.Remove(s.rootPath(r.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -91,7 +91,7 @@ func (s *Store) ImageUsages() ([]ImageUsage, error) {
 	}
 	out := make([]ImageUsage, 0, len(roots))
 	for _, r := range roots {
-		u := ImageUsage{Root: r, Used: s.LastUse(r.Name)}
+		u := ImageUsage{Root: r, Used: s.lastUse(r.Name)}
 		for _, d := range r.Blobs {
 			n, err := s.Stat(d)
 			if errors.Is(err, ErrNotFound) {

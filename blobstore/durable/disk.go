@@ -58,7 +58,7 @@ func (OS) SyncFolder(path string) error { return SyncFolder(path) }
 type osFile struct{ *os.File }
 
 // SyncData implements File.
-func (f osFile) SyncData() error { return SyncData(f.File) }
+func (f osFile) SyncData() error { return syncData(f.File) }
 
 // Reserve implements File.
 func (f osFile) Reserve(off, n int64) error {

@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// SyncData waits until a file's bytes and size are on the disk.
-func SyncData(f *os.File) error { return f.Sync() }
+// syncData waits until a file's bytes and size are on the disk.
+func syncData(f *os.File) error { return f.Sync() }
 
 func reserve(*os.File, int64, int64) error { return errors.ErrUnsupported }
 

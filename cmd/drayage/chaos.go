@@ -26,7 +26,7 @@ type chaosOptions struct {
 
 	perConnection, all, slow        units.ByteRate
 	reset, closing, stall, flip     units.Size
-	ignore, wrong, errors, slowPart units.Share
+	ignore, wrong, errors, slowPart units.Fraction
 }
 
 func chaosCommand(s process.Streams) *cobra.Command {

@@ -187,7 +187,7 @@ type serving struct {
 	metrics     *web.Metrics
 	transfers   *web.Transfers
 	log         *slog.Logger // nil for none
-	refusals    *refusal.Recorder
+	refusals    *refusal.Log
 }
 
 func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error) {
@@ -207,7 +207,7 @@ func runServe(ctx context.Context, s process.Streams, o serveOptions) (err error
 	if err != nil {
 		return err
 	}
-	r.log, r.refusals = log, refusal.NewRecorder(audit, r.warn)
+	r.log, r.refusals = log, refusal.NewLog(audit, r.warn)
 	defer func() {
 		r.refusals.Close()
 		err = errors.Join(err, closeLogs())
@@ -368,8 +368,8 @@ func (o *serveOptions) fitFiles(warn func(string)) {
 
 // limits are what one address may take. The default for requests is not for this machine: what
 // comes from there may be a proxy, with the requests of many.
-func (o *serveOptions) limits() client.Limits {
-	l := client.Limits{Requests: limiting.Limit(o.requests), Bytes: o.clientRate.Limit()}
+func (o *serveOptions) limits() client.RateLimits {
+	l := client.RateLimits{Requests: limiting.Limit(o.requests), Bytes: o.clientRate.Limit()}
 	if !o.ownRequests {
 		l.Burst, l.FreeLoopback = defaultBurst, true
 	}

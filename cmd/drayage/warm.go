@@ -146,7 +146,7 @@ func runWarm(ctx context.Context, s process.Streams, o warmOptions) error {
 		return err
 	}
 	defer lock.Close()
-	w := &warmer.Work{
+	w := &warmer.Engine{
 		Net: &o.net, Quiet: o.show.Quiet, Limits: o.connections.limits(), GiveUp: o.giveUp, Foreign: o.foreign,
 		Checkpoint: s.Checkpoint, Store: store, Display: display, Credentials: credentials,
 	}
@@ -184,7 +184,7 @@ func (notReadyError) Error() string {
 
 // keep keeps the groups fresh, with the file as it is now and as it becomes. To end
 // when told to is what it is for.
-func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.Config, dir string, w *warmer.Work, host string) error {
+func (o *warmOptions) keep(ctx context.Context, s process.Streams, config *warm.Config, dir string, w *warmer.Engine, host string) error {
 	reload := make(chan os.Signal, 1)
 	s.Ending.KeepHangups()
 	signal.Notify(reload, syscall.SIGHUP)

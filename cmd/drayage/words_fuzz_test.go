@@ -33,7 +33,7 @@ func FuzzFlags(f *testing.F) {
 		} else if z < 1 || z > 1<<60 {
 			t.Errorf("the size %q is %d", s, z)
 		}
-		var p units.Share
+		var p units.Fraction
 		if err := p.Set(s); err != nil {
 			printabletest.Check(t, err)
 		} else if !(p >= 0 && p <= 1) {

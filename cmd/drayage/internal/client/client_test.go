@@ -56,7 +56,7 @@ func TestBucketsAreBounded(t *testing.T) {
 func TestMemoryOfAddressesIsBounded(t *testing.T) {
 	const most = 64 << 20
 	limitstest.Within(t, most, func() {
-		c := NewRates(Limits{Requests: 5, Bytes: 1 << 20})
+		c := NewRates(RateLimits{Requests: 5, Bytes: 1 << 20})
 		now := time.Now()
 		for i := range 300_000 {
 			s := AddressOf(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i/65536, i%65536))
@@ -85,7 +85,7 @@ func TestSourcesOfRequests(t *testing.T) {
 
 func TestDefaultRateIsNotForThisMachine(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	c := NewRates(Limits{Requests: 200, Burst: 2000, FreeLoopback: true})
+	c := NewRates(RateLimits{Requests: 200, Burst: 2000, FreeLoopback: true})
 	for address, want := range map[string]int{"127.0.0.1": 5000, "127.1.2.3": 5000, "::1": 5000, "10.0.0.1": 2000, "2001:db8::1": 2000} {
 		n := 0
 		for range 5000 {
@@ -102,7 +102,7 @@ func TestDefaultRateIsNotForThisMachine(t *testing.T) {
 // All addresses of an IPv6 network together may not have everything.
 func TestNetworkIsNoWayRoundBounds(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	c := NewRates(Limits{Requests: 10})
+	c := NewRates(RateLimits{Requests: 10})
 	n := 0
 	for i := range 10_000 {
 		if c.Request(from(fmt.Sprintf("2001:db8::%x", i+1)), false, now) == 0 {

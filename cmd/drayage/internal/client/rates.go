@@ -8,9 +8,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits bound what clients may take. A client is an address; all addresses of an IPv6 network of
+// RateLimits bound what clients may take. A client is an address; all addresses of an IPv6 network of
 // 64 bits together may have as much as 16.
-type Limits struct {
+type RateLimits struct {
 	Requests rate.Limit // a second of one client; 0 is no bound
 	Burst    int        // requests at once; 0 is those of a second
 	Bytes    rate.Limit // a second of one client; 0 is no bound
@@ -30,7 +30,7 @@ type Rates struct {
 }
 
 // NewRates returns what Limits leave to each address at first.
-func NewRates(l Limits) *Rates {
+func NewRates(l RateLimits) *Rates {
 	const (
 		health = 200 // health checks of one address a second, and ten times as many at once
 		burst  = 10 * health

@@ -37,7 +37,7 @@ func (b Bounds) spares() (all, perClient int) {
 type places struct {
 	bounds   Bounds
 	times    Timeouts
-	refusals *refusal.Recorder
+	refusals *refusal.Log
 	closing  atomic.Bool
 
 	mu                sync.Mutex
@@ -47,7 +47,7 @@ type places struct {
 	http2             *client.Counts       // connections that may speak HTTP/2
 }
 
-func newPlaces(b Bounds, t Timeouts, r *refusal.Recorder) *places {
+func newPlaces(b Bounds, t Timeouts, r *refusal.Log) *places {
 	return &places{
 		bounds: b, times: t, refusals: r, taken: make(map[*Conn]struct{}), spare: make(map[*Conn]struct{}),
 		ofHost: make(map[netip.Prefix]int), ofNetwork: make(map[netip.Prefix]int), http2: client.NewCounts(mostHTTP2, mostHTTP2OfOne),

@@ -48,7 +48,7 @@ type Options struct {
 	Base     context.Context // of all requests
 	Bounds   Bounds
 	Timeouts Timeouts
-	Refusals *refusal.Recorder // nil notes none
+	Refusals *refusal.Log // nil notes none
 }
 
 // Server is a http.Server whose connections have places and deadlines: whatever clients do or

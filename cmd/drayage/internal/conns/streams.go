@@ -107,12 +107,12 @@ func (s *Stream) giveWay() {
 	}
 }
 
-// Streams are those that are under way. When an address, or when all have as many as they may, one
+// StreamLimits are those that are under way. When an address, or when all have as many as they may, one
 // whose client takes hardly anything gives way to a new one: of the same address, or of one that
 // has many times as many. Besides, addresses that have few find some room.
-type Streams struct {
+type StreamLimits struct {
 	most, mostOfOne int
-	refusals        *refusal.Recorder
+	refusals        *refusal.Log
 	refused         *client.Counts // those that are being refused
 
 	mu     sync.Mutex
@@ -121,19 +121,19 @@ type Streams struct {
 	looked time.Time // when none was found that gives way
 }
 
-// NewStreams begins with none. refused notes which give way; nil notes none.
-func NewStreams(refused *refusal.Recorder) *Streams {
-	return &Streams{most: mostStreams, mostOfOne: mostStreamsOfOne, refusals: refused, refused: client.NewCounts(mostStreams, mostStreamsOfOne), of: make(map[netip.Prefix]map[*Stream]struct{})}
+// NewStreamLimits begins with none. refused notes which give way; nil notes none.
+func NewStreamLimits(refused *refusal.Log) *StreamLimits {
+	return &StreamLimits{most: mostStreams, mostOfOne: mostStreamsOfOne, refusals: refused, refused: client.NewCounts(mostStreams, mostStreamsOfOne), of: make(map[netip.Prefix]map[*Stream]struct{})}
 }
 
 // EnterRefused reports whether there is room for one that is being refused. LeaveRefused must follow.
-func (s *Streams) EnterRefused(from client.Address) bool { return s.refused.Enter(from) }
+func (s *StreamLimits) EnterRefused(from client.Address) bool { return s.refused.Enter(from) }
 
 // LeaveRefused gives back what EnterRefused has taken.
-func (s *Streams) LeaveRefused(from client.Address) { s.refused.Leave(from) }
+func (s *StreamLimits) LeaveRefused(from client.Address) { s.refused.Leave(from) }
 
 // Enter reports whether there is room for one.
-func (s *Streams) Enter(x *Stream) bool {
+func (s *StreamLimits) Enter(x *Stream) bool {
 	const few, part = 8, 8
 	now := time.Now()
 	s.mu.Lock()
@@ -170,7 +170,7 @@ func (s *Streams) Enter(x *Stream) bool {
 
 // givesWay is the stream that gives way to one of an address that has so many, nil for none. The
 // caller holds s.mu.
-func (s *Streams) givesWay(mine int, now time.Time) (victim *Stream) {
+func (s *StreamLimits) givesWay(mine int, now time.Time) (victim *Stream) {
 	const many, often = 4, 10 * time.Millisecond // it looks at all of them
 	if now.Sub(s.looked) < often {
 		return nil
@@ -206,7 +206,7 @@ func oldest(all map[*Stream]struct{}, now time.Time) (victim *Stream, since time
 
 // drop forgets a stream, and all others of its connection when the client takes hardly anything of
 // them either, which it reports. The caller holds s.mu.
-func (s *Streams) drop(victim *Stream, now time.Time) (whole bool) {
+func (s *StreamLimits) drop(victim *Stream, now time.Time) (whole bool) {
 	if _, all := victim.stalled(now); !all {
 		s.remove(victim)
 		return false
@@ -219,7 +219,7 @@ func (s *Streams) drop(victim *Stream, now time.Time) (whole bool) {
 	return true
 }
 
-func (s *Streams) add(x *Stream) {
+func (s *StreamLimits) add(x *Stream) {
 	all := s.of[x.from.Network]
 	if all == nil {
 		all = make(map[*Stream]struct{})
@@ -232,7 +232,7 @@ func (s *Streams) add(x *Stream) {
 	}
 }
 
-func (s *Streams) remove(x *Stream) {
+func (s *StreamLimits) remove(x *Stream) {
 	all := s.of[x.from.Network]
 	if _, here := all[x]; !here {
 		return
@@ -248,7 +248,7 @@ func (s *Streams) remove(x *Stream) {
 }
 
 // Leave gives back what Enter has taken.
-func (s *Streams) Leave(x *Stream) {
+func (s *StreamLimits) Leave(x *Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remove(x)

@@ -16,10 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Recorder count what was refused, and log it: a line for each or, when they come in floods, some
+// Log count what was refused, and log it: a line for each or, when they come in floods, some
 // lines a second of each kind, and how many were left out. Without a log, whoever runs the server is
 // told of each kind every few seconds. Nil notes none.
-type Recorder struct {
+type Log struct {
 	log     *slog.Logger // nil is none
 	tell    func(message string)
 	total   *prometheus.CounterVec
@@ -101,10 +101,10 @@ const WhyNoLogin = "no-login"
 // Refused notes why a mirror refuses a request, by the request's context.
 func Refused(ctx context.Context, _, why, _ string) { VisitOf(ctx).Why = why }
 
-// NewRecorder begins to count. Without a log, tell is called with a line about each kind, at once and
+// NewLog begins to count. Without a log, tell is called with a line about each kind, at once and
 // then every ten seconds while there are more; nil tells nobody. Close it when done.
-func NewRecorder(log *slog.Logger, tell func(message string)) *Recorder {
-	r := &Recorder{
+func NewLog(log *slog.Logger, tell func(message string)) *Log {
+	r := &Log{
 		log: log, tell: tell, kinds: make(map[string]*flood),
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "drayage_serve_refused_total", Help: "Requests and connections that were refused, by why."}, []string{"why"}),
 	}
@@ -115,10 +115,10 @@ func NewRecorder(log *slog.Logger, tell func(message string)) *Recorder {
 }
 
 // Collector counts refusals, for metrics.
-func (r *Recorder) Collector() prometheus.Collector { return r.total }
+func (r *Log) Collector() prometheus.Collector { return r.total }
 
 // Close logs what was left out so far, or tells of it.
-func (r *Recorder) Close() {
+func (r *Log) Close() {
 	r.mu.Lock()
 	r.closed = true
 	var rest []string
@@ -143,7 +143,7 @@ func (r *Recorder) Close() {
 }
 
 // Note counts a refusal, and logs it or tells of it.
-func (r *Recorder) Note(x Refusal) {
+func (r *Log) Note(x Refusal) {
 	if r == nil {
 		return
 	}
@@ -188,7 +188,7 @@ func (r *Recorder) Note(x Refusal) {
 
 // tellAfter tells of a kind's refusals after a while, and again while there are more. Nobody who is
 // refused waits for who is told. The caller holds r.mu.
-func (r *Recorder) tellAfter(wait time.Duration, why string, f *flood) {
+func (r *Log) tellAfter(wait time.Duration, why string, f *flood) {
 	const often = 10 * time.Second
 	r.telling.Add(1)
 	f.timer = time.AfterFunc(wait, func() {
@@ -220,7 +220,7 @@ func (f *flood) message(why string) string {
 }
 
 // sum logs how many refusals of a kind were left out. The caller holds r.mu.
-func (r *Recorder) sum(why string, f *flood) {
+func (r *Log) sum(why string, f *flood) {
 	if f.timer != nil {
 		f.timer.Stop()
 		f.timer = nil

@@ -22,7 +22,7 @@ func from(address string) client.Address { return client.AddressOf(net.JoinHostP
 func TestFloodOfRefusalsIsAFewLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		r := NewRecorder(slog.New(slog.NewTextHandler(&out, nil)), nil)
+		r := NewLog(slog.New(slog.NewTextHandler(&out, nil)), nil)
 		long := strings.Repeat("\x1b[31mx\n", 2000)
 		for range 3 {
 			for range 1000 {
@@ -61,7 +61,7 @@ func TestRefusalsAreToldWithoutALog(t *testing.T) {
 		var told []string
 		began := time.Now()
 		reading := make(chan struct{}) // standard error is read from when it is closed
-		r := NewRecorder(nil, func(message string) {
+		r := NewLog(nil, func(message string) {
 			<-reading
 			mu.Lock()
 			defer mu.Unlock()

@@ -175,20 +175,20 @@ func (d *Duration) String() string {
 // Type implements pflag.Value.
 func (*Duration) Type() string { return "duration" }
 
-// Share is a flag's share from 0 to 1.
-type Share float64
+// Fraction is a flag's share from 0 to 1.
+type Fraction float64
 
 // Set implements pflag.Value.
-func (p *Share) Set(s string) error {
+func (p *Fraction) Set(s string) error {
 	v, err := ParseShare(s)
 	if err == nil {
-		*p = Share(v)
+		*p = Fraction(v)
 	}
 	return err
 }
 
 // String implements pflag.Value.
-func (p *Share) String() string {
+func (p *Fraction) String() string {
 	if *p == 0 {
 		return ""
 	}
@@ -196,4 +196,4 @@ func (p *Share) String() string {
 }
 
 // Type implements pflag.Value.
-func (*Share) Type() string { return "share" }
+func (*Fraction) Type() string { return "share" }

@@ -57,7 +57,7 @@ func TestADurationFlagTellsZeroFromNone(t *testing.T) {
 
 func TestSharesAreFrom0To1(t *testing.T) {
 	for text, want := range map[string]float64{"0": 0, "5%": 0.05, "0.05": 0.05, "1": 1, "100%": 1} {
-		var p Share
+		var p Fraction
 		if err := p.Set(text); err != nil || float64(p) != want {
 			t.Errorf("%q: %v, %v", text, p, err)
 		}
@@ -72,7 +72,7 @@ func TestSharesAreFrom0To1(t *testing.T) {
 func TestFlagsPrintWhatTheyParse(t *testing.T) {
 	var r ByteRate
 	var z Size
-	var p Share
+	var p Fraction
 	if r.String()+z.String()+p.String() != "" || r.Limiter() != nil {
 		t.Error("values that were not given are printed")
 	}

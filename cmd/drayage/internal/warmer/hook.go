@@ -21,7 +21,7 @@ import (
 )
 
 // Tell implements warm.Work.
-func (w *Work) Tell(ctx context.Context, h warm.Hook, e warm.Event) error {
+func (w *Engine) Tell(ctx context.Context, h warm.Hook, e warm.Event) error {
 	const patience = time.Minute
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -51,7 +51,7 @@ func (w *Work) Tell(ctx context.Context, h warm.Hook, e warm.Event) error {
 
 // hookOutput is the beginning and end of what a failed hook has written, each in one line and
 // without secrets, for the log.
-func (w *Work) hookOutput(out *headAndTail) string {
+func (w *Engine) hookOutput(out *headAndTail) string {
 	head, tail := out.parts()
 	line := hookSecrets(w.Net.Auth).Line
 	if tail == "" {

@@ -28,8 +28,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Work is what a warm.Runner has done by others.
-type Work struct {
+// Engine is what a warm.Runner has done by others.
+type Engine struct {
 	Net         *network.Flags
 	Quiet       bool // nothing is logged
 	Limits      engine.Limits
@@ -44,7 +44,7 @@ type Work struct {
 }
 
 // client makes a client for one piece of work, so that each may have its own rate.
-func (w *Work) client(refs []reference.Image, observer event.Observer, change func(*registry.Options)) (*registry.Client, error) {
+func (w *Engine) client(refs []reference.Image, observer event.Observer, change func(*registry.Options)) (*registry.Client, error) {
 	return w.Net.NewClient(w.Credentials, refs, engine.Retry{Patience: w.GiveUp}, observer, w.Display, func(r *registry.Options) {
 		r.PerHost = w.Limits.PerHost
 		change(r)
@@ -52,7 +52,7 @@ func (w *Work) client(refs []reference.Image, observer event.Observer, change fu
 }
 
 // Tags implements warm.Work.
-func (w *Work) Tags(ctx context.Context, repository reference.Image) ([]string, error) {
+func (w *Engine) Tags(ctx context.Context, repository reference.Image) ([]string, error) {
 	c, err := w.client([]reference.Image{repository}, w.Display, func(*registry.Options) {})
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func (w *Work) Tags(ctx context.Context, repository reference.Image) ([]string, 
 }
 
 // options are the engine's for a pull.
-func (w *Work) options(p warm.Pull, c *registry.Client, observer event.Observer) engine.Options {
+func (w *Engine) options(p warm.Pull, c *registry.Client, observer event.Observer) engine.Options {
 	platforms := p.Platforms
 	if len(platforms) == 0 {
 		platforms = []image.Platform{image.DefaultPlatform()}
@@ -75,7 +75,7 @@ func (w *Work) options(p warm.Pull, c *registry.Client, observer event.Observer)
 }
 
 // Missing implements warm.Work.
-func (w *Work) Missing(ctx context.Context, p warm.Pull) (int64, error) {
+func (w *Engine) Missing(ctx context.Context, p warm.Pull) (int64, error) {
 	c, err := w.client(p.Images, w.Display, func(*registry.Options) {})
 	if err != nil {
 		return 0, err
@@ -95,7 +95,7 @@ func (w *Work) Missing(ctx context.Context, p warm.Pull) (int64, error) {
 }
 
 // Look implements warm.Work.
-func (w *Work) Look(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
+func (w *Engine) Look(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
 	c, err := w.client(p.Images, w.Display, func(*registry.Options) {})
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (w *Work) Look(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
 }
 
 // Complete implements warm.Work.
-func (w *Work) Complete(name string, d digest.Digest) bool {
+func (w *Engine) Complete(name string, d digest.Digest) bool {
 	return whyIncomplete(w.Store, name, d.String()) == ""
 }
 
@@ -140,7 +140,7 @@ func (a arrivals) Observe(e event.Event) {
 }
 
 // Pull implements warm.Work.
-func (w *Work) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
+func (w *Engine) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
 	observer := event.Observers{w.Display}
 	if p.Arrived != nil {
 		observer = append(observer, arrivals(p.Arrived))
@@ -163,7 +163,7 @@ func (w *Work) Pull(ctx context.Context, p warm.Pull) ([]warm.Outcome, error) {
 }
 
 // Drop implements warm.Work.
-func (w *Work) Drop(names []string) error {
+func (w *Engine) Drop(names []string) error {
 	for _, name := range names {
 		if err := w.Store.Remove(name); err != nil && !errors.Is(err, blobstore.ErrNotFound) {
 			return err
@@ -173,7 +173,7 @@ func (w *Work) Drop(names []string) error {
 }
 
 // KeepBudget implements warm.Work.
-func (w *Work) KeepBudget(ctx context.Context, b warm.Budget, pinned func(string) bool) error {
+func (w *Engine) KeepBudget(ctx context.Context, b warm.Budget, pinned func(string) bool) error {
 	u, err := w.Store.Usage(ctx)
 	if err != nil || u.Bytes+u.PartialSize <= b.High {
 		return err
@@ -190,15 +190,15 @@ func (w *Work) KeepBudget(ctx context.Context, b warm.Budget, pinned func(string
 }
 
 // Load implements warm.Work.
-func (w *Work) Load(group string) []byte { return w.Store.Note(stateFile(group)) }
+func (w *Engine) Load(group string) []byte { return w.Store.Note(stateFile(group)) }
 
 // Save implements warm.Work.
-func (w *Work) Save(group string, state []byte) error {
+func (w *Engine) Save(group string, state []byte) error {
 	return w.Store.KeepNote(stateFile(group), state)
 }
 
 // Ready implements warm.Work.
-func (w *Work) Ready(g warm.Group, yes bool) error {
+func (w *Engine) Ready(g warm.Group, yes bool) error {
 	if g.ReadyFile == "" {
 		return nil
 	}
@@ -223,7 +223,7 @@ func (w *Work) Ready(g warm.Group, yes bool) error {
 }
 
 // Log implements warm.Work.
-func (w *Work) Log(format string, args ...any) {
+func (w *Engine) Log(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.Quiet {

@@ -55,7 +55,7 @@ func serve(t *testing.T, mirror http.HandlerFunc, o frontOptions) *front {
 		mirror = func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }
 	}
 	f := &front{t: t, log: new(lines)}
-	refusals := refusal.NewRecorder(f.log.logger(), nil)
+	refusals := refusal.NewLog(f.log.logger(), nil)
 	t.Cleanup(refusals.Close)
 	o.site.Store, o.site.Mirror, o.site.Metrics, o.site.Refusals = store, answering(mirror), web.NewMetrics(), refusals
 	o.site.Timeouts = o.server.Timeouts

@@ -41,11 +41,11 @@ type Options struct {
 	Passwords *password.Passwords
 	// Hosts, if not nil, are the names by which clients may ask for anything but the health checks.
 	Hosts    *Hosts
-	Limits   client.Limits
+	Limits   client.RateLimits
 	Timeouts conns.Timeouts // of streams in HTTP/2; those of connections are a Server's
 	Log      *slog.Logger   // of requests; nil is none
 	// Refusals, if not nil, note what is refused.
-	Refusals *refusal.Recorder
+	Refusals *refusal.Log
 	// Fault, if not nil, is told of faults of this program, which end a request.
 	Fault     func(message string)
 	Metrics   *Metrics
@@ -68,7 +68,7 @@ type Mirror interface {
 // Handler makes the handler of all of it.
 func Handler(o Options) http.Handler {
 	o.Timeouts = o.Timeouts.OrDefaults()
-	s := &site{o: o, clients: client.NewRates(o.Limits), shown: client.NewCounts(mostEvents, mostEventsOfOne), streams: conns.NewStreams(o.Refusals), looks: newLooks(o)}
+	s := &site{o: o, clients: client.NewRates(o.Limits), shown: client.NewCounts(mostEvents, mostEventsOfOne), streams: conns.NewStreamLimits(o.Refusals), looks: newLooks(o)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page)
 	mux.HandleFunc("GET /page.js", script)
@@ -89,8 +89,8 @@ type site struct {
 	o       Options
 	mux     *http.ServeMux
 	clients *client.Rates
-	shown   *client.Counts // transfers on pages
-	streams *conns.Streams // of HTTP/2
+	shown   *client.Counts      // transfers on pages
+	streams *conns.StreamLimits // of HTTP/2
 	looks   looks
 }
 
