@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"sync"
 
 	"drayage/blobstore/internal/disk"
 
@@ -17,14 +18,23 @@ type Pace struct {
 	Progress func(n int64) // told of bytes that were read; may be nil
 }
 
+// buffer is how many bytes are read at once.
+const buffer = 1 << 20
+
+var buffers = sync.Pool{New: func() any { return new([buffer]byte) }}
+
 // Hashes reports whether a file has the content of a digest. One that can't be read hasn't; the
 // error is that of ctx.
 func Hashes(ctx context.Context, f *os.File, want digest.Digest, pace Pace) (bool, error) {
+	const much = 64 << 10 // bytes, from which on the memory that they take counts
 	hash := want.Algorithm().Hash()
-	const buffer = 1 << 20
 	in := &paced{ctx: ctx, in: f, v: pace}
-	_, err := io.CopyBuffer(struct{ io.Writer }{hash}, in, make([]byte, buffer))
-	disk.DontCache(f) // others need the memory more
+	buf := buffers.Get().(*[buffer]byte)
+	defer buffers.Put(buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{hash}, in, buf[:])
+	if n >= much {
+		disk.DontCache(f) // others need the memory more
+	}
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
