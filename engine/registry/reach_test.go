@@ -753,3 +753,28 @@ func TestExaminersGoWhereRegistriesMayLead(t *testing.T) {
 		t.Error("it was asked")
 	}
 }
+
+// Further connections to a host go on with the session of the first.
+func TestTLSSessionsAreResumed(t *testing.T) {
+	var resumed, anew atomic.Int32
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS.DidResume {
+			resumed.Add(1)
+		} else {
+			anew.Add(1)
+		}
+		w.Header().Set("Connection", "close")
+	}))
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	c := client(t, registry.Options{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})
+	for range 5 {
+		if err := c.Ping(t.Context(), s.Listener.Addr().String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if resumed.Load() != 4 || anew.Load() != 1 {
+		t.Errorf("%d sessions were resumed, and %d begun", resumed.Load(), anew.Load())
+	}
+}

@@ -45,13 +45,14 @@ func New(o Options, base *http.Transport) *Transports {
 	base.DialContext = t.DialAny
 	for host, config := range o.Own {
 		t.own[host] = base.Clone()
-		t.own[host].TLSClientConfig = config
+		t.own[host].TLSClientConfig = resuming(config)
 	}
 	bare := func() *http.Transport {
 		out := base.Clone()
 		if out.TLSClientConfig != nil {
 			out.TLSClientConfig.Certificates, out.TLSClientConfig.GetClientCertificate = nil, nil
 		}
+		out.TLSClientConfig = resuming(out.TLSClientConfig)
 		return out
 	}
 	t.proxied = bare()
@@ -63,7 +64,21 @@ func New(o Options, base *http.Transport) *Transports {
 			return t.Dial(ctx, may, network, address)
 		}
 	}
+	base.TLSClientConfig = resuming(base.TLSClientConfig)
 	return t
+}
+
+// resuming is a TLS configuration by which connections go on with the sessions of earlier ones, which
+// costs less than a handshake of their own. Each transport has sessions of its own: they stand for the
+// client certificate that they began with, which other hosts must not get.
+func resuming(config *tls.Config) *tls.Config {
+	const hosts = 64
+	out := new(tls.Config)
+	if config != nil {
+		out = config.Clone()
+	}
+	out.ClientSessionCache = tls.NewLRUClientSessionCache(hosts)
+	return out
 }
 
 // RoundTrip implements http.RoundTripper.
