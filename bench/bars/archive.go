@@ -25,7 +25,7 @@ import (
 // others, the archive through a pipe, memory, and the conversion of layers.
 func archives(ctx context.Context, b bench) ([]bar, error) {
 	var out []bar
-	for _, measure := range []func(context.Context, bench) ([]bar, error){pullAndCompose, intoAPipe, conversion} {
+	for _, measure := range []func(context.Context, bench) ([]bar, error){pullAndCompose, intoAPipe, conversion, unchanged} {
 		more, err := measure(ctx, b)
 		if err != nil {
 			return nil, err
@@ -33,6 +33,37 @@ func archives(ctx context.Context, b bench) ([]bar, error) {
 		out = append(out, more...)
 	}
 	return out, nil
+}
+
+// unchanged measures an archive that is as it would be written, against no archive.
+func unchanged(ctx context.Context, b bench) ([]bar, error) {
+	s, err := startSite(ctx, "8x64M")
+	if err != nil {
+		return nil, err
+	}
+	defer s.Stop()
+	if err := fresh(b.scratch); err != nil {
+		return nil, err
+	}
+	into := b.pull(b.scratch, s.ref, "--force", "-o", filepath.Join(b.scratch, "out.tar"))
+	if _, err := b.timed(ctx, into); err != nil {
+		return nil, err
+	}
+	syscall.Sync()
+	var with, without []float64
+	for range max(9, b.rounds) {
+		took, err := b.timed(ctx, into)
+		if err != nil {
+			return nil, err
+		}
+		with = append(with, took)
+		if took, err = b.timed(ctx, b.pull(b.scratch, s.ref)); err != nil {
+			return nil, err
+		}
+		without = append(without, took)
+	}
+	a, w := median(with), median(without)
+	return []bar{atMost("unchanged image of 512 MiB, with an archive that is there / without", a/w, 1.5, fmt.Sprintf("(%.0f ms / %.0f ms)", 1000*a, 1000*w))}, nil
 }
 
 // loadGenerator measures what drayage bench itself can do, on loopback.

@@ -64,7 +64,7 @@ type group struct {
 
 func groups() []group {
 	return []group{
-		{"loopback", loopback}, {"one", oneLargeBlob}, {"link", fastLink}, {"slow", slowConnection}, {"resets", resets},
+		{"loopback", loopback}, {"one", oneLargeBlob}, {"link", fastLink}, {"slow", slowConnection}, {"silent", silentConnections}, {"resets", resets},
 		{"kills", kills}, {"small", smallBlobs}, {"http2", http2},
 		{"compose", composition}, {"archive", archives}, {"load", loadGenerator},
 		{"serve", serving}, {"siege", besieged}, {"warm", warmRound}, {"after", lookingAfter},

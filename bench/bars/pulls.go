@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -249,6 +250,48 @@ func slowConnection(ctx context.Context, b bench) ([]bar, error) {
 	}
 	return []bar{atMost(fmt.Sprintf("one blob of 512 MiB, the same link, %d connection(s) 20 x slower / none", slow), times[1]/times[0], 1.2,
 		fmt.Sprintf("(%.2fs / %.2fs)", times[1], times[0]))}, nil
+}
+
+// silentConnections measures what connections that fall silent cost, where no other is at work.
+func silentConnections(ctx context.Context, b bench) ([]bar, error) {
+	const most = 1.3 // times as long as without, and a second more
+	var out []bar
+	for _, c := range []struct {
+		what, layers, after string
+		line                []string
+	}{
+		{"one blob of 16 MiB over one connection, each silent for 20 s after about 8 MiB", "1x16M", "8M", nil},
+		{"8 blobs of 32 MiB, each connection silent for 20 s after about 20 MiB", "8x32M", "20M", []string{"--rate-per-connection", "25M"}},
+	} {
+		s, err := startSite(ctx, c.layers)
+		if err != nil {
+			return nil, err
+		}
+		defer s.Stop()
+		line := append([]string{"--latency", "20ms"}, c.line...)
+		var times []float64
+		for _, flags := range [][]string{line, append(slices.Clone(line), "--stall-after", c.after, "--stall-for", "20s")} {
+			l, err := startLink(ctx, b, s, flags...)
+			if err != nil {
+				return nil, err
+			}
+			defer l.Stop()
+			var some []float64
+			for range b.rounds {
+				if err := fresh(b.scratch); err != nil {
+					return nil, err
+				}
+				took, err := b.timed(ctx, b.pull(b.scratch, s.through(l), "--no-sync"))
+				if err != nil {
+					return nil, err
+				}
+				some = append(some, took)
+			}
+			times = append(times, median(some))
+		}
+		out = append(out, bar{c.what + ", to none silent", fmt.Sprintf("%.2fs / %.2fs", times[1], times[0]), fmt.Sprintf("<= %.1fx + 1s", most), times[1] <= most*times[0]+1})
+	}
+	return out, nil
 }
 
 // resets measures what a line that breaks makes a pull fetch again.
