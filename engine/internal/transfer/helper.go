@@ -78,9 +78,10 @@ const (
 	lateUnknown = 3 * time.Second
 )
 
-// late is the connection that is to have a rival, nil for none. The caller holds t.mu.
+// late is the connection that is to have a rival, nil for none: as long as something has failed since
+// the last bytes came, the source may want fewer requests, and not more. The caller holds t.mu.
 func (t *Transfer) late(now time.Time) *worker {
-	if t.help.rivals || !t.isHelpable() || t.phase != fetching {
+	if t.help.rivals || !t.isHelpable() || t.phase != fetching || t.opts.Budget.Tries() > 0 {
 		return nil
 	}
 	var latest *worker

@@ -257,6 +257,20 @@ func TestALateConnectionGetsARival(t *testing.T) {
 	}
 }
 
+// A source that has failed, and makes its next try wait, gets no second request meanwhile.
+func TestAFailingSourceGetsNoRival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, rate = 4 << 20, 4 << 20
+		src := &lineSource{content: content(size), line: steady(rate)}
+		o := transfer.Options{Budget: retry.NewBudget(retry.Policy{}, new(retry.Activity), nil), Late: func() { t.Error("somebody was told to help") }}
+		src.wait = func(int) time.Duration {
+			o.Budget.Next(retry.Failure{Host: "host", Err: errors.New("429"), Reached: true})
+			return 20 * time.Second
+		}
+		fetchWith(t, src, new(sink), 0, o)
+	})
+}
+
 // Who can help is told of a late connection, though nothing arrives that would have it look.
 func TestHelpersAreToldOfLateConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
