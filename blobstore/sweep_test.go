@@ -390,7 +390,8 @@ func TestVerifyGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := s.store.Verify(t.Context(), blobstore.Verification{})
-	if err != nil || got.Blobs != blobs || got.Resumed < blobs/4 || got.Resumed >= blobs {
+	// It goes on after the first blob that wasn't read to its end, however many were read after that.
+	if err != nil || got.Blobs != blobs || got.Resumed < 1 || got.Resumed >= blobs {
 		t.Errorf("%+v, %v", got, err)
 	}
 	got, err = s.store.Verify(t.Context(), blobstore.Verification{})
