@@ -17,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/time/rate"
 )
 
 // shelf is a store with images, for tests of what goes.
@@ -379,7 +380,10 @@ func TestVerifyGoesOn(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	read := 0
 	var mu sync.Mutex
-	_, err := s.store.Verify(ctx, blobstore.Verification{Progress: func(int64) {
+	// Those who read take turns, by the rate: else one of them may be held up at the first blob while
+	// another one reads all the rest.
+	slowly := rate.NewLimiter(40_000, 16)
+	_, err := s.store.Verify(ctx, blobstore.Verification{Limit: slowly, Progress: func(int64) {
 		mu.Lock()
 		defer mu.Unlock()
 		if read++; read == blobs/2 {
